@@ -1,0 +1,32 @@
+"""The one error type that users see, and how a command ends on it."""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: one line with what was seen, what was expected and what to do next."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Returns a hint for a misspelt name: "did you mean 'x'?" or the list of valid names."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(choices)}"
+
+
+def exit_on_user_error(main: Callable[[], None], debug: bool) -> None:
+    """Runs `main`; a UserError ends the process with exit code 2 and one line on stderr.
+
+    Args:
+      main: the command, without arguments.
+      debug: True lets the traceback through.
+    """
+    try:
+        main()
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

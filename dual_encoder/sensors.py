@@ -1,0 +1,98 @@
+"""What a stored image holds: bands in order, unit, dtype, no-data value, statistics. Sensors are data, not code.
+
+One rule for no-data holds everywhere: a pixel is no-data when every band equals `no_data`. Importers see to it that a
+pixel with one unusable band has the value in all of them, and that no valid pixel has it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from dual_encoder.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class SensorSpec:
+    """One kind of stored image.
+
+    Attributes:
+      name: the key in `SENSORS`.
+      modality: 'sar' or 'optical'.
+      bands: band names in the order of the last axis.
+      unit: the physical unit; stored integer x `scale` = value in that unit.
+      scale: see `unit`.
+      dtype: the stored dtype, 'int16', 'uint16' or 'uint8'.
+      no_data: the stored value of a pixel without data, or None when the product has no such value.
+      mean, std: per band, in stored integers.
+      provenance: where mean and std come from.
+    """
+
+    name: str
+    modality: str
+    bands: tuple[str, ...]
+    unit: str
+    scale: float
+    dtype: str
+    no_data: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    provenance: str
+
+    def __post_init__(self):
+        if not len(self.bands) == len(self.mean) == len(self.std):
+            raise UserError(f"sensor '{self.name}': {len(self.bands)} bands, {len(self.mean)} means, {len(self.std)} "
+                            "standard deviations; give one of each per band")
+        if min(self.std) <= 0:
+            raise UserError(f"sensor '{self.name}': std {self.std} must be positive; recompute it with `data_prep "
+                            "stats`")
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain lists, numbers and strings."""
+        return dataclasses.asdict(self) | {k: list(getattr(self, k)) for k in ("bands", "mean", "std")}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "SensorSpec":
+        """Reads what `to_json` returned."""
+        return cls(**dict(values) | {k: tuple(values[k]) for k in ("bands", "mean", "std")})
+
+    def check_matches(self, other: "SensorSpec", seen_in: str, expected_by: str) -> None:
+        """Raises UserError unless `other` (seen in one place) stores the same bands, order and unit as this spec."""
+        for key in ("bands", "unit", "scale", "dtype", "no_data"):
+            seen, expected = getattr(other, key), getattr(self, key)
+            if seen != expected:
+                raise UserError(f"sensor {key} differ: {seen_in} has '{other.name}' {key}={seen}, {expected_by} "
+                                f"expects '{self.name}' {key}={expected}; use data and a checkpoint of one sensor")
+
+
+_L2A = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+_L1C = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+_SSL4EO = "SSL4EO-S12 v1.0, 50k samples (arXiv 2211.07044, dataset code); no +1000 offset"
+
+SENSORS: Mapping[str, SensorSpec] = {spec.name: spec for spec in (
+    SensorSpec("s1_grd", "sar", ("VV", "VH"), "dB (sigma0, GRD)", 0.01, "int16", -32768,
+               (-1254.8, -2019.2), (525.7, 591.2), _SSL4EO),
+    SensorSpec("s1_rtc", "sar", ("VV", "VH"), "dB (gamma0, RTC)", 0.01, "int16", -32768,
+               (-1093.0, -1732.9), (439.1, 445.9), "TerraMind v1 pre-training statistics of TerraMesh S1RTC"),
+    SensorSpec("s2_l2a", "optical", _L2A, "surface reflectance (L2A, offset removed)", 1e-4, "uint16", 0,
+               (752.40, 884.30, 1144.16, 1297.47, 1624.91, 2194.64, 2422.21, 2517.76, 2581.65, 2645.52, 2368.51,
+                1805.07),
+               (1108.03, 1155.15, 1183.63, 1368.11, 1370.27, 1355.55, 1416.51, 1474.79, 1439.31, 1582.28, 1455.52,
+                1343.48), _SSL4EO),
+    SensorSpec("s2_l1c", "optical", _L1C, "top-of-atmosphere reflectance (L1C, offset removed)", 1e-4, "uint16", 0,
+               (1605.58, 1390.78, 1314.87, 1363.52, 1549.44, 2091.75, 2371.72, 2299.90, 2560.30, 830.07, 22.10, 2177.07,
+                1524.07),
+               (786.79, 850.35, 875.06, 1138.85, 1122.18, 1161.59, 1274.39, 1248.43, 1345.53, 577.32, 51.15, 1336.10,
+                1136.54), _SSL4EO),
+    # OMBRIA stretched every radar image to its own minimum and maximum: the unit is lost, contrast is all there is.
+    SensorSpec("ombria_s1", "sar", ("VV",), "grey level, stretched per image", 1.0, "uint8", None,
+               (144.144,), (53.281,), "`data_prep stats` on OMBRIA, train split"),
+    SensorSpec("ombria_s2", "optical", ("B11", "B08", "B03"), "reflectance x 255, wraps in bright cloud", 1.0, "uint8",
+               None, (59.638, 68.750, 34.349), (32.534, 34.883, 30.793), "`data_prep stats` on OMBRIA, train split"),
+)}
+
+
+def sensor(name: str) -> SensorSpec:
+    """Returns the spec called `name`; UserError with the nearest name otherwise."""
+    if name not in SENSORS:
+        raise UserError(f"unknown sensor '{name}'; {nearest(name, SENSORS)}")
+    return SENSORS[name]

@@ -1,0 +1,49 @@
+"""Packaging of dual_encoder. Ranges are the versions that the tests ran with; widen one only with a test run."""
+from setuptools import find_packages, setup
+
+CORE = [
+    "absl-py>=2.1,<3",
+    "etils[epath]>=1.10,<2",
+    "flax>=0.12,<0.13",
+    "google-crc32c>=1.6,<2",
+    "grain>=0.2.15,<0.3",
+    "jax>=0.10,<0.11",
+    "matplotlib>=3.9,<4",
+    "ml-collections>=1.0,<2",
+    "numpy>=2.0,<3",
+    "optax>=0.2.5,<0.3",
+    "orbax-checkpoint>=0.12.3,<0.13",
+    "pillow>=11,<14",
+    "rich>=13,<16",
+    "safetensors>=0.5,<1",
+    "tensorboardX>=2.6.2,<3",
+]
+# Raw products to shards. TensorFlow writes shards; training and `import dual_encoder` never load it.
+DATA = [
+    "importlib_resources>=6",  # tensorflow-datasets needs it and does not declare it
+    "lmdb>=1.5,<4",
+    "mlcroissant>=1.0,<2",  # the `tfds` command needs it and does not declare it
+    "pyarrow>=18,<27",
+    "rasterio>=1.4,<2",
+    "tensorflow>=2.21,<2.22",
+    "tensorflow-datasets==4.9.10",
+]
+
+setup(
+    name="dual_encoder",
+    version="0.1.0",
+    description="Contrastive pre-training of Sentinel-1 / Sentinel-2 dual encoders in JAX",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["dual_encoder*", "data_prep*", "configs*"]),
+    package_data={"data_prep": ["*/*.md", "*/*.txt", "*/*.bib"]},
+    py_modules=["main"],
+    install_requires=CORE + DATA,
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.11"],
+        "cuda": ["jax[cuda12]>=0.10,<0.11"],
+        "beam": ["apache-beam>=2.77,<3", "protobuf>=6.33,<7", "pyarrow<26"],
+        "torch": ["torch>=2.6", "timm>=1.0.15,<2"],
+        "dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "dill>=0.3.8,<1", "ruff>=0.8"],
+    },
+)
