@@ -1,0 +1,124 @@
+"""ResNet-18/34/50 with the geometry of torchvision and timm, so that exported weights load there without a difference.
+
+He et al. 2016 (arXiv 1512.03385) with two later habits: the stride of a bottleneck block is on its 3x3 convolution
+("v1.5"), and the last BatchNorm scale of every block starts at zero (Goyal et al. 2017, arXiv 1706.02677).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dual_encoder.errors import UserError
+
+Features = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+
+# depth -> (bottleneck blocks?, blocks per layer)
+_LAYOUTS = {18: (False, (2, 2, 2, 2)), 34: (False, (3, 4, 6, 3)), 50: (True, (3, 4, 6, 3))}
+
+
+def feature_widths(depth: int, width: int = 64) -> tuple[int, int, int, int, int]:
+    """Returns the channels of the five feature maps of `ResNet(depth, width)`; UserError for an unknown depth."""
+    bottleneck, _ = _layout(depth)
+    expansion = 4 if bottleneck else 1
+    return (width, *(width * 2**layer * expansion for layer in range(4)))
+
+
+def pool(features: Features) -> jax.Array:
+    """Returns the global average of the last feature map, [batch, channels] float32."""
+    return jnp.mean(features[-1], axis=(1, 2), dtype=jnp.float32)
+
+
+class ResNet(nn.Module):
+    """A ResNet without classifier.
+
+    Parameters and BatchNorm statistics are float32 and named as in torchvision (`conv1`, `bn1`, `layer1_0/conv1`, ...,
+    `layer2_0/downsample_conv`). BatchNorm takes its statistics over the whole batch array: under `jit` over a batch
+    that is sharded they are global.
+
+    Attributes:
+      depth: 18, 34 or 50.
+      width: channels of the stem; 64 is the published network.
+      dtype: of the convolutions and of the feature maps; BatchNorm computes in float32.
+      zero_init_residual: the last BatchNorm scale of each block starts at 0, so that every block starts as identity.
+    """
+
+    depth: int
+    width: int = 64
+    dtype: jax.typing.DTypeLike = jnp.float32
+    zero_init_residual: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> Features:
+        """Returns feature maps at strides 2, 4, 8, 16 and 32.
+
+        Args:
+          x: [batch, height, width, bands] float, normalised.
+          train: use and update batch statistics (collection 'batch_stats', mutable); else use the running ones.
+
+        Returns:
+          five arrays [batch, ceil(height / stride), ceil(width / stride), channels] `dtype`, after their ReLU;
+          channels as `feature_widths` says.
+
+        Raises:
+          UserError: unknown depth.
+        """
+        bottleneck, blocks = _layout(self.depth)
+        x = _conv(self.width, 7, 2, self.dtype, "conv1")(x.astype(self.dtype))
+        x = nn.relu(_norm(x, train, "bn1"))
+        features = [x]
+        # Padded by hand and pooled as 'VALID': exact at odd sizes, and exporters understand it.
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+        x = nn.max_pool(x, (3, 3), (2, 2), "VALID")
+        for layer, count in enumerate(blocks):
+            for block in range(count):
+                stride = 2 if layer > 0 and block == 0 else 1
+                x = _Block(self.width * 2**layer, bottleneck, stride, self.dtype, self.zero_init_residual,
+                           name=f"layer{layer + 1}_{block}")(x, train)
+            features.append(x)
+        return tuple(features)
+
+
+class _Block(nn.Module):
+    """A residual block: two 3x3 convolutions, or the bottleneck 1x1, 3x3, 1x1 that widens four times."""
+
+    width: int
+    bottleneck: bool
+    stride: int
+    dtype: jax.typing.DTypeLike
+    zero_init_residual: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.bottleneck:
+            layers = [(self.width, 1, 1), (self.width, 3, self.stride), (4 * self.width, 1, 1)]
+        else:
+            layers = [(self.width, 3, self.stride), (self.width, 3, 1)]
+        y = x
+        for i, (width, kernel, stride) in enumerate(layers, start=1):
+            y = _conv(width, kernel, stride, self.dtype, f"conv{i}")(y)
+            last = i == len(layers)
+            y = _norm(y, train, f"bn{i}", zero_scale=last and self.zero_init_residual)
+            if not last:
+                y = nn.relu(y)
+        if x.shape[-1] != y.shape[-1] or self.stride != 1:
+            x = _conv(y.shape[-1], 1, self.stride, self.dtype, "downsample_conv")(x)
+            x = _norm(x, train, "downsample_bn")
+        return nn.relu(x + y)
+
+
+def _layout(depth: int) -> tuple[bool, tuple[int, ...]]:
+    if depth not in _LAYOUTS:
+        raise UserError(f"there is no ResNet of depth {depth!r}; set the model's depth to one of {sorted(_LAYOUTS)}")
+    return _LAYOUTS[depth]
+
+
+def _conv(features: int, kernel: int, stride: int, dtype: jax.typing.DTypeLike, name: str) -> nn.Conv:
+    pad = (kernel - 1) // 2  # torch's padding; 'SAME' would pad unevenly at stride 2
+    return nn.Conv(features, (kernel, kernel), (stride, stride), padding=((pad, pad), (pad, pad)), use_bias=False,
+                   dtype=dtype, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"), name=name)
+
+
+def _norm(x: jax.Array, train: bool, name: str, zero_scale: bool = False) -> jax.Array:
+    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, name=name,
+                        scale_init=nn.initializers.zeros if zero_scale else nn.initializers.ones)
+    return norm(x.astype(jnp.float32)).astype(x.dtype)
