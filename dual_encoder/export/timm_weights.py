@@ -1,0 +1,90 @@
+"""ResNet weights between our parameter tree and the keys of timm and torchvision; nothing is lost either way.
+
+    params       layer1_0/conv1/kernel  [h, w, in, out]   <->  layer1.0.conv1.weight  [out, in, h, w]
+                 layer2_0/downsample_{conv,bn}            <->  layer2.0.downsample.{0,1}
+                 .../scale, .../bias                      <->  .../weight, .../bias
+    batch_stats  .../mean, .../var                        <->  .../running_mean, .../running_var
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from dual_encoder.errors import UserError
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def to_timm(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns timm's state dict of an encoder.
+
+    Args:
+      variables: {'params': tree, 'batch_stats': tree} of one `ResNet`, numpy arrays.
+
+    Returns:
+      timm key -> float32 array; convolutions OIHW. `fc` and `num_batches_tracked` are not there.
+    """
+    return {_key(path): _transposed(path, np.asarray(leaf, np.float32)) for path, leaf in _leaves(variables)}
+
+
+def from_timm(state: Mapping[str, np.ndarray], template: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the variables of an encoder from timm's state dict.
+
+    Args:
+      state: timm or torchvision key -> array; `num_batches_tracked` is ignored.
+      template: {'params': tree, 'batch_stats': tree} with the wanted names and shapes; arrays, or shapes as
+        `jax.eval_shape` gives them.
+
+    Returns:
+      the tree of `template` with float32 numpy arrays of `state`.
+
+    Raises:
+      UserError: missing or unexpected keys, or another shape; nothing is filled in or left out.
+    """
+    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    shapes = {_key(path): _timm_shape(path, leaf.shape) for path, leaf in _leaves(template)}
+    problems = [f"{what} {_some(keys)}" for what, keys in (
+        ("missing", sorted(shapes.keys() - state.keys())),
+        ("unexpected", sorted(state.keys() - shapes.keys())),
+        ("other shape", [f"{k} {list(np.shape(state[k]))} for {list(shapes[k])}" for k in sorted(shapes)
+                         if k in state and np.shape(state[k]) != shapes[k]])) if keys]
+    if problems:
+        raise UserError(f"the weights do not fit the encoder: {'; '.join(problems)}; give the weights of a ResNet of "
+                        "this depth, width and number of bands, without its classifier fc")
+    variables: dict[str, Any] = {}
+    for path, _ in _leaves(template):
+        tree = variables
+        for name in path[:-1]:
+            tree = tree.setdefault(name, {})
+        value = np.asarray(state[_key(path)], np.float32)
+        tree[path[-1]] = value.transpose(2, 3, 1, 0) if path[-1] == "kernel" else value
+    return variables
+
+
+def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def _key(path: tuple[str, ...]) -> str:
+    _, *modules, leaf = path  # the first name is the collection
+    name = re.sub(r"^(layer\d)_(\d+)", r"\1.\2", ".".join(modules))
+    name = name.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
+    return f"{name}.{_LEAVES[leaf]}"
+
+
+def _transposed(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(value.transpose(3, 2, 0, 1)) if path[-1] == "kernel" else value
+
+
+def _timm_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in (3, 2, 0, 1)) if path[-1] == "kernel" else tuple(shape)
+
+
+def _some(keys: list[str]) -> str:
+    return f"{len(keys)} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
