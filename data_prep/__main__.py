@@ -1,0 +1,169 @@
+"""python -m data_prep {sample,build,inspect,stats,verify}: from raw products to checked training data."""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+import time
+
+from dual_encoder.errors import UserError, exit_on_user_error
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command; a user's mistake ends with one line and exit code 2, damaged data with exit code 1."""
+    options = _parser().parse_args(arguments)
+    exit_on_user_error(lambda: options.command(options), options.debug)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, run, text):
+        sub = commands.add_parser(name, help=text, description=text, parents=[common])
+        sub.set_defaults(command=run)
+        return sub
+
+    sub = command("sample", _sample, "get 32 real BigEarthNet v2 pairs from two wheels on PyPI")
+    sub.add_argument("--out", type=pathlib.Path, required=True, help="folder for the raw sample")
+    sub.add_argument("--wheel", type=pathlib.Path, action="append", default=[], metavar="FILE",
+                     help="a configilm 0.6.3 or 0.7.1 wheel at hand, instead of a download; may be repeated")
+
+    sub = command("build", _build, "turn a raw data set into TFRecord shards, index and manifest")
+    sub.add_argument("--importer", required=True, help="bigearthnet, ombria, sen1floods11 or npz")
+    sub.add_argument("--raw", type=pathlib.Path, required=True, help="folder of the raw data")
+    sub.add_argument("--data_dir", type=pathlib.Path, required=True, help="folder of all built data sets")
+    sub.add_argument("--kind", choices=("pairs", "tiles"), help="default: pairs, or tiles with --labels")
+    sub.add_argument("--labels", choices=("water_weak",), default="", help="label pairs by S2 indices: makes tiles")
+    sub.add_argument("--split-by", choices=("source", "location"), default="source",
+                     help="source: the authors' splits; location: by hash of the place, 80/10/10")
+    sub.add_argument("--sensors", default="", metavar="s1,s2", help="images to store (default: the importer's)")
+    sub.add_argument("--name", default="", help="name of the config (default: made of the options)")
+
+    sub = command("inspect", _inspect, "print what is in a data set and draw a contact sheet")
+    sub.add_argument("folder", type=pathlib.Path)
+    sub.add_argument("--split", default="", help="one split (default: all)")
+    sub.add_argument("--records", type=int, default=512, help="read at most so many records")
+    sub.add_argument("--out", type=pathlib.Path, help="the contact sheet (default: inspect.png in the folder)")
+
+    sub = command("stats", _stats, "compute per-band mean and std for --config.data.statistics")
+    sub.add_argument("folder", type=pathlib.Path)
+    sub.add_argument("--split", default="train")
+    sub.add_argument("--out", type=pathlib.Path, required=True, help="the JSON file")
+
+    sub = command("verify", _verify, "check every record and shard; exit code 1 when something is damaged")
+    sub.add_argument("folder", type=pathlib.Path)
+    sub.add_argument("--rewrite", action="store_true", help="write manifest and index again from sound shards")
+    return parser
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from data_prep import sample
+
+    if sample.fetch(options.out, options.wheel):
+        print(f"sample is in {options.out}; licences in {options.out / 'ATTRIBUTION.md'}")
+    else:
+        print(f"sample is complete in {options.out} already")
+    print(f"next: python -m data_prep build --importer=bigearthnet --raw={options.out} --data_dir=DIR")
+
+
+def _build(options: argparse.Namespace) -> None:
+    if not options.raw.is_dir():
+        from data_prep import importers
+
+        importers.load(options.importer)
+        what = f"a file; name its folder '{options.raw.parent}'" if options.raw.is_file() else "missing"
+        raise UserError(f"raw folder '{options.raw}' is {what}; --raw must name the folder of the raw data")
+    if options.labels and options.kind == "pairs":
+        raise UserError("--labels=water_weak with --kind=pairs: labels make tiles; drop one of the two")
+    kind = "tiles" if options.labels else options.kind or "pairs"
+    # TensorFlow only writes files here: keep it quiet and off the accelerators.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    import tensorflow_datasets as tfds
+
+    from data_prep import building, manifest
+
+    tfds.disable_progress_bar()
+    config = building.make_config(
+        options.importer, kind, raw=options.raw, labels=options.labels, split_by=options.split_by, name=options.name,
+        features=tuple(filter(None, options.sensors.split(","))))
+    if kind == "pairs":
+        from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
+    else:
+        from data_prep.s1s2_tiles.s1s2_tiles_dataset_builder import Builder
+    named = Builder.builder_configs.get(config.name)
+    builder = Builder(data_dir=options.data_dir, config=config.name if named else config)
+    there = builder.is_prepared()
+    start = time.monotonic()
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=options.raw))
+    info = manifest.load_info(builder.data_path)
+    counts = {split: sum(entry["records"] for entry in entries) for split, entries in info.shards.items()}
+    summary = f"{sum(counts.values())} records ({', '.join(f'{split} {count}' for split, count in counts.items())})"
+    if there:
+        print(f"already built: {summary}; to build anew delete the folder or give another --name")
+    else:
+        print(f"built {summary} in {time.monotonic() - start:.1f} s")
+    print(f"data: {builder.data_path}")
+    print(f"check it: python -m data_prep inspect {builder.data_path}")
+    print(f"next: python main.py --config=configs/{'pretrain' if kind == 'pairs' else 'finetune'}.py "
+          f"--config.data.dir={builder.data_path} --workdir=WORKDIR")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from data_prep import inspection
+
+    if options.records < 1:
+        raise UserError(f"--records={options.records} must be at least 1")
+    out = options.out or options.folder / "inspect.png"
+    for line in inspection.inspect(options.folder, options.split, options.records, out):
+        print(line)
+
+
+def _stats(options: argparse.Namespace) -> None:
+    from data_prep import atomic, statistics
+
+    shown = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > 5:
+            shown = time.monotonic()
+            print(f"{done}/{total} records", flush=True)
+
+    result = statistics.compute(options.folder, options.split, progress)
+    if not options.out.parent.is_dir():
+        raise UserError(f"folder '{options.out.parent}' of --out does not exist; make it first")
+    atomic.write(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    for feature, spec in result["sensors"].items():
+        print(f"{feature} ({spec['name']}), stored integers")
+        for band, mean, std in zip(spec["bands"], spec["mean"], spec["std"], strict=True):
+            print(f"  {band:6s} mean {mean:10.2f}  std {std:9.2f}")
+    print(f"{result['provenance']['records']} records of split {options.split}")
+    print(f"next: give --config.data.statistics={options.out} to the training")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from data_prep import manifest
+
+    if options.rewrite:
+        manifest.write(options.folder)
+        print(f"rewrote manifest and index of {options.folder}")
+    damages = 0
+    for damage in manifest.verify(options.folder):
+        damages += 1
+        print(f"damaged: {damage}")
+    if damages:
+        print(f"{damages} damages in {options.folder}; restore the files, or delete the folder and build it again")
+        sys.exit(1)
+    info = manifest.load_info(options.folder)
+    entries = [entry for shards in info.shards.values() for entry in shards]
+    print(f"sound: {sum(entry['records'] for entry in entries)} records in {len(entries)} shards, fingerprint "
+          f"{info.fingerprint[:16]}")
+
+
+if __name__ == "__main__":
+    main()

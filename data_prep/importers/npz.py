@@ -1,0 +1,157 @@
+"""A generic layout for your own data: a folder of .npz files, each of which fits in memory.
+
+Every file holds, for N images (written by np.savez or np.savez_compressed, no object arrays):
+
+    id            str [N]
+    s1            float [N, bands, height, width], dB, not finite = no data   or
+    s1_cdb        int16 [N, bands, height, width], hundredths of dB, -32768 = no data
+    s1_bands      str [bands], e.g. VV VH: bands are picked by these names, in any order
+    s2            uint16 [N, bands, height, width], reflectance x 10000, offset removed, 0 in all bands = no data
+    s2_bands      str [bands], e.g. B01 ... B12
+    optional      label uint8 [N, height, width] (255 = ignored) with classes str [classes]; s1_time, s2_time int64 [N]
+                  Unix seconds; lat, lon float [N] degrees; location_id, split str [N]; s1_sensor, s2_sensor str [],
+                  names of dual_encoder.sensors (else s1_grd, and s2_l1c with a B10 or s2_l2a without); licence,
+                  attribution str []
+
+Tiles may hold one sensor only. All files of a folder must agree in size and sensors.
+"""
+
+import functools
+import math
+import pathlib
+import threading
+import zipfile
+
+import numpy as np
+
+from data_prep.importers import Entry, Layout, no_such_kind
+from data_prep.radiometry import db_to_int16
+from data_prep.record import UNKNOWN_TIME, Pair, Tile
+from dual_encoder.errors import UserError
+from dual_encoder.sensors import SensorSpec, sensor
+
+_IMAGES = ("s1", "s1_cdb", "s2", "label")  # the large ones
+
+
+class Importer:
+    """Reads .npz files. See `importers.Importer`."""
+
+    @staticmethod
+    def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
+        if raw is None:
+            raise UserError("importer 'npz' has no fixed sensors and size; name them in the config's JSON or build "
+                            "with `python -m data_prep build`")
+        path = _files(raw)[0]
+        small = _read(path, large=False)
+        sensors = _sensors(small)
+        if kind == "pairs" and len(sensors) < 2:
+            raise UserError(f"'{path}' holds only {sorted(sensors)} (by its *_bands arrays), pairs need s1 and s2; add "
+                            "the other or build --kind=tiles")
+        if kind == "tiles" and ("label" not in small["shapes"] or "classes" not in small):
+            raise no_such_kind("npz", "tiles", f"'{path}' lacks the arrays label and classes; add them or give "
+                               "--labels=water_weak")
+        image = next((name for name in ("s2", "s1", "s1_cdb") if name in small["shapes"]), None)
+        if image is None or not sensors:
+            raise UserError(f"'{path}' holds no s1, s1_cdb or s2 with its s1_bands or s2_bands; see "
+                            "data_prep/importers/npz.py")
+        return Layout(
+            sensors=sensors, default=tuple(sensors), size=small["shapes"][image][-1],
+            classes=tuple(map(str, small["classes"])) if kind == "tiles" else (),
+            source={"importer": "npz", "licence": str(small.get("licence", "not stated in the files")),
+                    "attribution": str(small.get("attribution", "not stated in the files")),
+                    "notes": "from .npz files"})
+
+    def __init__(self, raw: pathlib.Path, kind: str, features: tuple[str, ...]):
+        self._raw, self._kind = raw, kind
+        self._all_sensors = self.layout(kind, raw).sensors
+        self._sensors = {feature: sensor(name) for feature, name in self._all_sensors.items() if feature in features}
+        # Entries come file by file, and readers are at most a few entries apart: two files are enough.
+        self._lock, self._load = threading.Lock(), functools.lru_cache(maxsize=2)(_read)
+
+    def entries(self) -> list[Entry]:
+        entries = []
+        for path in _files(self._raw):
+            small = _read(path, large=False)
+            if _sensors(small) != self._all_sensors:
+                raise UserError(f"'{path}' holds {_sensors(small)}, '{_files(self._raw)[0].name}' beside it holds "
+                                f"{self._all_sensors}; keep files of different sensors in different folders")
+            ids = _need(small, "id", path).astype(str)
+            for name, shape in small["shapes"].items():
+                if shape[0] != len(ids):
+                    raise UserError(f"'{path}': {name} has {shape[0]} entries, id has {len(ids)}; make them equal")
+            locations, splits = small.get("location_id", ids), small.get("split", np.full(len(ids), ""))
+            entries += [Entry(str(ids[i]), str(locations[i]), str(splits[i]), {"path": path, "row": i})
+                        for i in range(len(ids))]
+        return entries
+
+    def read(self, entry: Entry) -> Pair | Tile:
+        path, row = entry.where["path"], entry.where["row"]
+        with self._lock:
+            arrays = self._load(path, large=True)
+
+        def value(name, unknown):
+            return arrays[name][row].item() if name in arrays else unknown
+
+        images = {feature: _image(arrays, feature, spec, row, path) for feature, spec in self._sensors.items()}
+        common = dict(id=entry.id, s1_time=value("s1_time", UNKNOWN_TIME), s2_time=value("s2_time", UNKNOWN_TIME),
+                      location_id=entry.location_id, lat=value("lat", math.nan), lon=value("lon", math.nan),
+                      source=path.stem, s2_offset_removed=0, split=entry.split)
+        if self._kind == "pairs":
+            return Pair(s1=images["s1"], s2=images["s2"], **common)
+        return Tile(images=images, label=_need(arrays, "label", path)[row], **common)
+
+
+def _files(raw: pathlib.Path) -> list[pathlib.Path]:
+    if raw.is_file():
+        raise UserError(f"'{raw}' is a file; --raw must name the folder that holds it, '{raw.parent}'")
+    files = sorted(raw.glob("*.npz"))
+    if not files:
+        raise UserError(f"'{raw}' holds no .npz file; see data_prep/importers/npz.py for the layout")
+    return files
+
+
+def _sensors(small: dict) -> dict[str, str]:
+    """Feature -> sensor name of what a file holds."""
+    usual = {"s1": "s1_grd", "s2": "s2_l1c" if "B10" in small.get("s2_bands", ()) else "s2_l2a"}
+    return {feature: str(small.get(f"{feature}_sensor", usual[feature]))
+            for feature in usual if f"{feature}_bands" in small}
+
+
+def _read(path: pathlib.Path, large: bool) -> dict:
+    """Returns the arrays of a file, without the images unless `large`, and 'shapes' of the images."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            shapes = {}
+            for name in _IMAGES:
+                if name in file.files:
+                    with file.zip.open(f"{name}.npy") as member:
+                        version = np.lib.format.read_magic(member)
+                        header = (np.lib.format.read_array_header_1_0 if version == (1, 0)
+                                  else np.lib.format.read_array_header_2_0)
+                        shapes[name] = header(member)[0]
+            return {name: file[name] for name in file.files if large or name not in _IMAGES} | {"shapes": shapes}
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        raise UserError(f"'{path}' cannot be read as .npz ({error}); write it with np.savez and no object "
+                        "arrays") from error
+
+
+def _need(arrays: dict, name: str, path: pathlib.Path) -> np.ndarray:
+    if name not in arrays:
+        raise UserError(f"'{path}' lacks the array '{name}'; see data_prep/importers/npz.py for the layout")
+    return arrays[name]
+
+
+def _image(arrays: dict, feature: str, spec: SensorSpec, row: int, path: pathlib.Path) -> np.ndarray:
+    bands = _need(arrays, f"{feature}_bands", path).astype(str).tolist()
+    missing = [band for band in spec.bands if band not in bands]
+    if missing:
+        raise UserError(f"'{path}': {feature}_bands is {' '.join(bands)}, sensor '{spec.name}' needs also "
+                        f"{' '.join(missing)}; add them or set {feature}_sensor")
+    order = [bands.index(band) for band in spec.bands]
+    stored = feature == "s1" and "s1_cdb" in arrays
+    image = np.moveaxis(_need(arrays, "s1_cdb" if stored else feature, path)[row][order], 0, -1)
+    if feature == "s1" and not stored and spec.dtype == "int16":
+        if not np.issubdtype(image.dtype, np.floating):
+            raise UserError(f"'{path}': s1 is {image.dtype}, expected float dB; name hundredths of dB 's1_cdb'")
+        return db_to_int16(image)
+    return np.ascontiguousarray(image)

@@ -1,0 +1,129 @@
+"""Sen1Floods11 v1.1, the 446 hand-labelled chips (github.com/cloudtostreet/Sen1Floods11).
+
+<raw>/data/flood_events/HandLabeled/S1Hand/<EVENT>_<CHIP>_S1Hand.tif        VV VH, float dB, NaN = no data
+                                   /S2Hand/<EVENT>_<CHIP>_S2Hand.tif        13 bands L1C, reflectance x 10000; optional
+                                   /LabelHand/<EVENT>_<CHIP>_LabelHand.tif  1 water, 0 land, -1 no data
+<raw>/splits/flood_handlabeled/flood_{train,valid,test,bolivia}_data.csv    optional
+
+Chips whose radar is all NaN or whose label is all -1 are left out and counted. Bolivia is a region of its own and
+becomes the split 'bolivia' beside train, validation and test, as in the paper.
+"""
+
+import calendar
+import csv
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from data_prep import geotiff
+from data_prep.importers import Entry, Layout
+from data_prep.radiometry import S1_NO_DATA, db_to_int16, remove_s2_offset
+from data_prep.record import IGNORED, UNKNOWN_TIME, Pair, Tile
+from dual_encoder.errors import UserError
+
+_SPLITS = {"train": "train", "valid": "validation", "test": "test", "bolivia": "bolivia"}
+# Days of the S1 and the S2 image of each event (Sen1Floods11_Metadata.geojson). Chips called Mekong are Cambodia there.
+_EVENT_DAYS = {
+    "Bolivia": ("2018-02-15", "2018-02-15"), "Ghana": ("2018-09-18", "2018-09-19"),
+    "India": ("2016-08-12", "2016-08-12"), "Mekong": ("2018-08-05", "2018-08-04"),
+    "Nigeria": ("2018-09-21", "2018-09-20"), "Pakistan": ("2017-06-28", "2017-06-28"),
+    "Paraguay": ("2018-10-31", "2018-10-31"), "Somalia": ("2018-05-07", "2018-05-05"),
+    "Spain": ("2019-09-17", "2019-09-18"), "Sri-Lanka": ("2017-05-30", "2017-05-28"),
+    "USA": ("2019-05-22", "2019-05-22"), "Colombia": ("2018-08-22", "2018-08-23"),
+}
+
+
+class Importer:
+    """Reads Sen1Floods11. See `importers.Importer`."""
+
+    @staticmethod
+    def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
+        return Layout(
+            sensors={"s1": "s1_grd", "s2": "s2_l1c"}, default=("s1",) if kind == "tiles" else ("s1", "s2"), size=512,
+            classes=("land", "water") if kind == "tiles" else (),
+            source={"importer": "sen1floods11", "licence": "CC-BY-4.0",
+                    "attribution": "Bonafilia et al. 2020, Sen1Floods11, CVPR Workshops; contains modified Copernicus "
+                                   "Sentinel data",
+                    "notes": "pixels are square in degrees, not in metres; times are the event's days at 00:00 UTC"})
+
+    def __init__(self, raw: pathlib.Path, kind: str, features: tuple[str, ...]):
+        places = [raw / "data/flood_events/HandLabeled", raw / "v1.1/data/flood_events/HandLabeled",
+                  raw / "HandLabeled", raw]
+        found = [place for place in places if (place / "S1Hand").is_dir()]
+        if not found:
+            raise UserError(f"'{places[0] / 'S1Hand'}' is missing; --raw must name the folder of Sen1Floods11 v1.1 "
+                            "that holds data/flood_events/HandLabeled")
+        self._hand, self._kind, self._features = found[0], kind, features
+        self._splits = _read_splits(self._hand)
+        wanted = {"s2": "S2Hand"} if "s2" in features else {}
+        wanted |= {"label": "LabelHand"} if kind == "tiles" else {}
+        for layer in wanted.values():
+            if not (self._hand / layer).is_dir():
+                raise UserError(f"'{self._hand / layer}' is missing; fetch that layer of Sen1Floods11"
+                                + (" or leave s2 out of --sensors" if layer == "S2Hand" and kind == "tiles" else ""))
+
+    def entries(self) -> list[Entry]:
+        entries, skipped = [], {}
+        for s1 in sorted((self._hand / "S1Hand").glob("*_S1Hand.tif")):
+            chip = s1.stem.removesuffix("_S1Hand")
+            entry = Entry(chip, chip, self._splits.get(chip, ""), {
+                "s1": s1, "s2": self._hand / "S2Hand" / f"{chip}_S2Hand.tif",
+                "label": self._hand / "LabelHand" / f"{chip}_LabelHand.tif"})
+            if reason := self._why_not(entry):
+                skipped.setdefault(reason, []).append(chip)
+            else:
+                entries.append(entry)
+        for reason, chips in skipped.items():
+            print(f"left out {len(chips)} of {len(chips) + len(entries)} chips: {reason}: {' '.join(chips[:8])}"
+                  + (" ..." if len(chips) > 8 else ""), flush=True)
+        return entries
+
+    def _why_not(self, entry: Entry) -> str:
+        if "s2" in self._features and not entry.where["s2"].is_file():
+            return "no S2Hand image"
+        if "s1" in self._features and not np.isfinite(geotiff.read(entry.where["s1"], 2)).all(axis=0).any():
+            return "radar is all NaN"
+        if self._kind == "tiles" and (geotiff.read(entry.where["label"], 1) == -1).all():
+            return "label is all -1 (no data)"
+        return ""
+
+    def read(self, entry: Entry) -> Pair | Tile:
+        images = {}
+        if "s1" in self._features:
+            images["s1"] = db_to_int16(np.moveaxis(geotiff.read(entry.where["s1"], 2), 0, -1))
+        if "s2" in self._features:
+            # All events are older than processing baseline 04.00: there is no offset to remove.
+            images["s2"] = remove_s2_offset(np.moveaxis(geotiff.read(entry.where["s2"], 13), 0, -1), 0)
+        lat, lon = geotiff.centre(entry.where["s1"])
+        s1_time, s2_time = (_midnight(day) for day in _EVENT_DAYS.get(entry.id.rsplit("_", 1)[0], ("", "")))
+        pair = Pair(id=entry.id, s1=images.get("s1"), s2=images.get("s2"), s1_time=s1_time if "s1" in images else -1,
+                    s2_time=s2_time if "s2" in images else -1, location_id=entry.location_id, lat=lat, lon=lon,
+                    source="Sen1Floods11 v1.1 hand-labelled", s2_offset_removed=0, split=entry.split)
+        if self._kind == "pairs":
+            return pair
+        raw_label = geotiff.read(entry.where["label"], 1)[0]
+        if not np.isin(raw_label, (-1, 0, 1)).all():
+            raise UserError(f"'{entry.where['label']}' holds values {np.unique(raw_label)[:6].tolist()}, expected -1, "
+                            "0 and 1; is it a LabelHand file of v1.1?")
+        ignored = raw_label == -1
+        if "s1" in images:
+            ignored |= (images["s1"] == S1_NO_DATA).all(axis=-1)
+        common = {field.name: getattr(pair, field.name) for field in dataclasses.fields(pair)
+                  if field.name not in ("s1", "s2")}
+        return Tile(images=images, label=np.where(ignored, IGNORED, raw_label).astype(np.uint8), **common)
+
+
+def _read_splits(hand: pathlib.Path) -> dict[str, str]:
+    folder = hand.parent.parent.parent / "splits" / "flood_handlabeled"
+    chips = {}
+    for name, split in _SPLITS.items():
+        table = folder / f"flood_{name}_data.csv"
+        if table.is_file():
+            with open(table, newline="") as file:
+                chips |= {row[0].removesuffix(".tif").removesuffix("_S1Hand"): split for row in csv.reader(file) if row}
+    return chips
+
+
+def _midnight(day: str) -> int:
+    return calendar.timegm((*map(int, day.split("-")), 0, 0, 0)) if day else UNKNOWN_TIME

@@ -1,0 +1,14 @@
+"""TFDS builder of unlabelled Sentinel-1/Sentinel-2 pairs."""
+
+import tensorflow_datasets as tfds
+
+from data_prep import building
+
+
+class Builder(building.ShardBuilder):
+    """Pairs; one config per importer with fixed sensors, others by JSON kwargs or `python -m data_prep build`."""
+
+    KIND = "pairs"
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    BUILDER_CONFIGS = [building.make_config(name, "pairs") for name in ("bigearthnet", "ombria", "sen1floods11")]

@@ -1,0 +1,18 @@
+"""TFDS builder of labelled Sentinel-1/Sentinel-2 tiles for segmentation."""
+
+import tensorflow_datasets as tfds
+
+from data_prep import building
+
+
+class Builder(building.ShardBuilder):
+    """Tiles; one config per importer with fixed sensors, others by JSON kwargs or `python -m data_prep build`."""
+
+    KIND = "tiles"
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    BUILDER_CONFIGS = [
+        *(building.make_config(name, "tiles") for name in ("bigearthnet", "ombria", "sen1floods11")),
+        building.make_config("sen1floods11", "tiles", features=("s1", "s2")),
+        *(building.make_config(name, "tiles", labels="water_weak") for name in ("bigearthnet", "sen1floods11")),
+    ]

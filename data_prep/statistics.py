@@ -1,0 +1,93 @@
+"""Per-band mean and standard deviation of a split, in one pass, with their provenance."""
+
+import dataclasses
+import datetime
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dual_encoder.errors import UserError
+from dual_encoder.quicklook import no_data_mask
+from dual_encoder.sensors import SensorSpec
+from dual_encoder.tfrecord import ShardedRecords
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared deviations of each band; float64 [bands]."""
+
+    count: int
+    mean: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> "Moments":
+        """Returns the moments of `pixels`, [pixels, bands] of any number type."""
+        if len(pixels) == 0:
+            return cls(0, np.zeros(pixels.shape[1]), np.zeros(pixels.shape[1]))
+        mean = pixels.mean(axis=0, dtype=np.float64)
+        return cls(len(pixels), mean, np.square(pixels - mean).sum(axis=0))
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Returns the moments of both together (Chan, Golub, LeVeque 1983, eq. 2.1)."""
+        count = self.count + other.count
+        if count == 0:
+            return self
+        difference = other.mean - self.mean
+        return Moments(count, self.mean + difference * (other.count / count),
+                       self.squares + other.squares + difference**2 * (self.count * other.count / count))
+
+    @property
+    def std(self) -> np.ndarray:
+        """Population standard deviation, float64 [bands]."""
+        return np.sqrt(self.squares / max(self.count, 1))
+
+
+def compute(folder: str | os.PathLike, split: str, progress: Callable[[int, int], None] = lambda done, all_: None) \
+        -> dict[str, Any]:
+    """Computes the statistics of every image of a split; pixels without data are left out.
+
+    Args:
+      folder: a data set folder.
+      split: its split; statistics for training come from 'train'.
+      progress: called as (records read, records in all).
+
+    Returns:
+      {'sensors': feature -> SensorSpec JSON with the new mean, std (stored integers) and provenance,
+       'provenance': data set, fingerprint, split, records, pixels, units, date}.
+
+    Raises:
+      UserError: no such data set or split; a band that has one value everywhere.
+    """
+    records = ShardedRecords(folder, split)
+    info = records.info
+    moments = {name: Moments.of(np.zeros((0, len(spec.bands)))) for name, spec in info.sensors.items()}
+    for number in range(len(records)):
+        record = records[number]
+        for name, spec in info.sensors.items():
+            image = record[name]
+            moments[name] = moments[name].merge(Moments.of(image[no_data_mask(image, spec)]))
+        progress(number + 1, len(records))
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    data_set = f"{info.name}/{info.config}/{info.version}"
+    return {
+        "sensors": {name: _with_moments(spec, moments[name], f"`data_prep stats` on {data_set} {split}, {len(records)} "
+                                        f"records, {moments[name].count} pixels, fingerprint {info.fingerprint[:12]}, "
+                                        f"{date}") for name, spec in info.sensors.items()},
+        "provenance": {"data_set": data_set, "fingerprint": info.fingerprint, "split": split, "records": len(records),
+                       "pixels": {name: value.count for name, value in moments.items()},
+                       "units": {name: f"stored integers; x {spec.scale} = {spec.unit}"
+                                 for name, spec in info.sensors.items()},
+                       "date": date},
+    }
+
+
+def _with_moments(spec: SensorSpec, moments: Moments, provenance: str) -> dict[str, Any]:
+    constant = [band for band, std in zip(spec.bands, moments.std, strict=True) if not std > 0]
+    if constant:
+        raise UserError(f"band {constant[0]} of '{spec.name}' has one value in all {moments.count} pixels with data; "
+                        "there is nothing to normalise by, check the raw data with `python -m data_prep inspect`")
+    return dataclasses.replace(spec, mean=tuple(moments.mean.tolist()), std=tuple(moments.std.tolist()),
+                               provenance=provenance).to_json()
