@@ -91,7 +91,7 @@ def load_info(path: epath.PathLike) -> DatasetInfo:
                         "--config.data.dir")
     manifest = folder / MANIFEST
     if not manifest.exists():
-        below = sorted(p.parent for p in folder.glob(f"**/{MANIFEST}")) if folder.is_dir() else []
+        below = sorted(p.parent for depth in ("*", "*/*", "*/*/*") for p in folder.glob(f"{depth}/{MANIFEST}"))
         hint = f"it is in '{below[0]}'" if below else "build the data set with `python -m data_prep build`"
         raise UserError(f"'{folder}' holds no {MANIFEST}; {hint}")
     try:

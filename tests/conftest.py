@@ -1,11 +1,21 @@
 """Strict JAX, eight simulated devices, real data through S1S2_DATA."""
 
+import hashlib
+import json
 import os
 import pathlib
+import struct
 
 import jax
+import numpy as np
 import pytest
+from absl import flags
+from tensorflow_datasets.proto import tf_example_pb2
 
+from dual_encoder import tfrecord
+from dual_encoder.sensors import sensor
+
+flags.FLAGS.mark_as_parsed()  # Grain reads its flags in worker processes; main.py parses them
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -18,3 +28,66 @@ def real_data() -> pathlib.Path:
     if not pathlib.Path(folder, "README.md").is_file() or not folder:
         pytest.skip(f"S1S2_DATA='{folder}' is not the folder of real Sentinel data")
     return pathlib.Path(folder).resolve()
+
+
+@pytest.fixture
+def write_dataset(tmp_path):
+    """Returns a function that writes a small data set folder (shards, index, manifest) without TensorFlow."""
+    return lambda **options: _write_dataset(tmp_path / options.pop("name", "data"), **options)
+
+
+def _write_dataset(folder: pathlib.Path, *, train: int = 16, test: int = 8, size: int = 40, shards: int = 2,
+                   places: int | None = None, labels: bool = False, sensors: tuple[str, str] = ("s1_grd", "s2_l2a"),
+                   seed: int = 0) -> pathlib.Path:
+    """Writes `train` and `test` records whose two images share a pattern, so that pairs can be told apart.
+
+    places: number of distinct places per split (None: one per record); labels: adds a label that the radar shows.
+    """
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    specs = {"s1": sensor(sensors[0]), "s2": sensor(sensors[1])}
+    entries = {}
+    for split, count in (("train", train), ("test", test)):
+        entries[split], rows, number = [], [], 0
+        for shard in range(shards):
+            file = f"s1s2_pairs-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
+            blob = b""
+            for _ in range(count // shards + (shard < count % shards)):
+                payload = _example(specs, f"{split}{number:03d}", number % (places or count), size, labels, rng)
+                header = struct.pack("<Q", len(payload))
+                rows.append((shard, len(blob) + 12, len(payload)))
+                blob += header + struct.pack("<I", tfrecord.masked_crc32c(header)) + payload
+                blob += struct.pack("<I", tfrecord.masked_crc32c(payload))
+                number += 1
+            (folder / file).write_bytes(blob)
+            entries[split].append({"file": file, "bytes": len(blob), "records": sum(r[0] == shard for r in rows),
+                                   "sha256": hashlib.sha256(blob).hexdigest()})
+        np.save(folder / f"{split}.index.npy", np.array(rows, tfrecord.INDEX_DTYPE))
+    tensors = {name: tfrecord.TensorInfo(spec.dtype, (size, size, len(spec.bands))) for name, spec in specs.items()}
+    if labels:
+        tensors["label"] = tfrecord.TensorInfo("uint8", (size, size))
+    fingerprint = hashlib.sha256("".join(e["sha256"] for es in entries.values() for e in es).encode()).hexdigest()
+    info = tfrecord.DatasetInfo("s1s2_pairs", "synthetic", "1.0.0", specs, tensors, ("dry", "wet") if labels else (),
+                                {"importer": "synthetic", "licence": "none"}, entries, fingerprint)
+    (folder / tfrecord.MANIFEST).write_text(json.dumps(info.to_json()))
+    return folder
+
+
+def _example(specs, name, place, size, labels, rng) -> bytes:
+    coarse = rng.normal(size=(5, 5))
+    pattern = np.kron(coarse, np.ones((size // 5, size // 5)))[..., None]
+    images = {}
+    for feature, spec in specs.items():
+        mean, std, limits = np.array(spec.mean), np.array(spec.std), np.iinfo(spec.dtype)
+        values = mean + std * (pattern + 0.1 * rng.normal(size=(size, size, len(spec.bands))))
+        images[feature] = np.clip(values, limits.min + 1, limits.max).astype(spec.dtype)
+    if labels:
+        images["label"] = (pattern[..., 0] > 0).astype(np.uint8)
+    example = tf_example_pb2.Example()
+    for feature, image in images.items():
+        example.features.feature[feature].bytes_list.value.append(image.tobytes())
+    for feature, text in (("id", name), ("location_id", f"place{place}"), ("source", "synthetic")):
+        example.features.feature[feature].bytes_list.value.append(text.encode())
+    for feature in ("s1_time", "s2_time"):
+        example.features.feature[feature].int64_list.value.append(1_500_000_000)
+    return example.SerializeToString(deterministic=True)

@@ -1,0 +1,117 @@
+"""Stored integers -> normalised, augmented images, on the device inside the step.
+
+Random numbers depend on (key, row) alone: devices and hosts change nothing. Geometry is one draw per record, applied to
+every image and label of it; so co-registered pixels stay co-registered.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from dual_encoder.config import AugmentConfig
+from dual_encoder.sensors import SensorSpec
+
+
+def normalise(image: jax.Array, spec: SensorSpec) -> jax.Array:
+    """Standardises a stored image; no-data pixels become 0, the mean.
+
+    Args:
+      image: [batch, height, width, bands] stored integers of `spec`.
+
+    Returns:
+      float32 of the same shape, (x - mean) / std per band.
+    """
+    return _standardise(image.astype(jnp.float32), _holds_data(image, spec), spec)
+
+
+def augment(images: Mapping[str, jax.Array], sensors: Mapping[str, SensorSpec], config: AugmentConfig,
+            key: jax.Array) -> dict[str, jax.Array]:
+    """Crops, flips and turns all images of a record alike, normalises sensor images and applies photometric options.
+
+    Args:
+      images: name -> [batch, height, width, bands] stored integers, or labels [batch, height, width] uint8.
+      sensors: spec of each sensor image; other names are labels, which only move.
+      config: what to do.
+      key: of this step.
+
+    Returns:
+      name -> float32 [batch, crop, crop, bands]; labels uint8 [batch, crop, crop].
+    """
+    batch = next(iter(images.values())).shape[0]
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch))
+    moved = jax.vmap(lambda one, k: _move(one, config, k))(dict(images), keys)
+    out = {}
+    for number, (name, image) in enumerate(sorted(moved.items())):
+        if name not in sensors:
+            out[name] = image
+            continue
+        spec = sensors[name]
+        valid = _holds_data(image, spec)
+        image_keys = jax.vmap(lambda k, n=number: jax.random.fold_in(k, 1 + n))(keys)
+        out[name] = _standardise(_photometric(image.astype(jnp.float32), valid, spec, config, image_keys), valid, spec)
+    return out
+
+
+def _move(images: dict[str, jax.Array], config: AugmentConfig, key: jax.Array) -> dict[str, jax.Array]:
+    """One record: images [height, width, ...] -> [crop, crop, ...] by one draw of window, flips and turn."""
+    height, width = next(iter(images.values())).shape[:2]
+    rows, columns = (config.crop, config.crop) if config.crop else (height, width)
+    top_key, left_key, turn_key, flip_key = jax.random.split(jax.random.fold_in(key, 0), 4)
+    top = jax.random.randint(top_key, (), 0, height - rows + 1)
+    left = jax.random.randint(left_key, (), 0, width - columns + 1)
+    quarter_turns = jax.random.randint(turn_key, (), 0, 4)
+    vertical, horizontal = jax.random.bernoulli(flip_key, 0.5, (2,))
+
+    def move(image):
+        zeros = (jnp.zeros_like(top),) * (image.ndim - 2)
+        image = jax.lax.dynamic_slice(image, (top, left, *zeros), (rows, columns, *image.shape[2:]))
+        if config.turns:
+            image = jnp.where(quarter_turns % 2 == 1, jnp.rot90(image), image)
+            image = jnp.where(quarter_turns >= 2, image[::-1, ::-1], image)
+        if config.flips:
+            image = jnp.where(vertical, image[::-1], image)
+            image = jnp.where(horizontal, image[:, ::-1], image)
+        return image
+
+    return {name: move(image) for name, image in images.items()}
+
+
+def _photometric(values: jax.Array, valid: jax.Array, spec: SensorSpec, config: AugmentConfig, keys: jax.Array
+                 ) -> jax.Array:
+    """Photometric options on stored values, float32 [batch, height, width, bands]; keys: one per record."""
+    first, second = (jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(keys) for n in (0, 1))
+
+    def per_image(draw, keys):
+        return jax.vmap(draw)(keys)[:, None, None, None]
+
+    def uniform(key):
+        return jax.random.uniform(key, (), minval=-1.0, maxval=1.0)
+
+    if spec.modality == "sar" and spec.unit.startswith("dB"):
+        if config.sar_gain_db:
+            values += config.sar_gain_db / spec.scale * per_image(lambda k: jax.random.normal(k, ()), first)
+        if config.sar_looks:
+            # L-look speckle is gamma distributed with mean 1 and shape L (Oliver and Quegan 2004, section 4.3).
+            looks = float(config.sar_looks)
+            speckle = jax.vmap(lambda k: jax.random.gamma(k, looks, values.shape[1:]))(second) / looks
+            values += 10.0 / spec.scale * jnp.log10(jnp.maximum(speckle, 1e-6))
+    if spec.modality == "optical":
+        if config.optical_brightness:
+            values *= 1.0 + config.optical_brightness * per_image(uniform, first)
+        if config.optical_contrast:
+            mean = values.mean(axis=(1, 2), keepdims=True, where=valid)
+            values = mean + (values - mean) * (1.0 + config.optical_contrast * per_image(uniform, second))
+    return values
+
+
+def _holds_data(image: jax.Array, spec: SensorSpec) -> jax.Array:
+    """bool [batch, height, width, 1]: the pixel holds data (the rule of sensors.py)."""
+    if spec.no_data is None:
+        return jnp.ones((*image.shape[:3], 1), bool)
+    return jnp.any(image != jnp.asarray(spec.no_data, image.dtype), axis=-1, keepdims=True)
+
+
+def _standardise(values: jax.Array, valid: jax.Array, spec: SensorSpec) -> jax.Array:
+    mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, -1) for v in (spec.mean, spec.std))
+    return jnp.where(valid, (values - mean) / std, 0.0)

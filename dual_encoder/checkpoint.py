@@ -1,0 +1,211 @@
+"""Checkpoints: the only module that imports Orbax.
+
+    WORKDIR/checkpoints/<step>/{model,optimizer,facts}    Orbax, written beside its place and renamed when complete
+    WORKDIR/digests/<step>.json                           crc32 of each of its files: Orbax does not notice bit rot
+    WORKDIR/damaged/<step>                                checkpoints that did not match their digests, moved aside
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from dual_encoder import mesh as mesh_lib
+from dual_encoder.errors import UserError
+from dual_encoder.sensors import SensorSpec
+from dual_encoder.train_state import TrainState
+
+_CHUNK = 1 << 24
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A checkpoint for use outside training.
+
+    Attributes:
+      step: of the checkpoint.
+      variables: {'params', 'batch_stats'}, nested dictionaries of numpy arrays.
+      config: of the run, nested dictionaries.
+      sensors: feature name -> spec with the statistics that images were normalised with.
+      dataset: name, config, version, source and fingerprint of the training data.
+      code_version: of dual_encoder.
+    """
+
+    step: int
+    variables: Mapping[str, Any]
+    config: Mapping[str, Any]
+    sensors: Mapping[str, SensorSpec]
+    dataset: Mapping[str, Any]
+    code_version: str
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      workdir: of the run.
+      keep: number of newest checkpoints to keep.
+      facts: JSON values stored with each checkpoint: config, sensors, dataset, code_version.
+    """
+
+    def __init__(self, workdir: epath.PathLike, keep: int, facts: Mapping[str, Any]):
+        self._workdir, self._facts = epath.Path(workdir), dict(facts)
+        self._manager = _manager(self._workdir, keep)
+        self._sealer = concurrent.futures.ThreadPoolExecutor(1)
+        self._sealing: concurrent.futures.Future | None = None
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Saves in the background; the digests follow once the files are complete. A failure shows at the next call."""
+        self.wait()
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(step, args=ocp.args.Composite(
+            model=ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
+            optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+            facts=ocp.args.JsonSave(self._facts)))
+        self._sealing = self._sealer.submit(self._seal, step)
+
+    def wait(self) -> None:
+        """Returns when the last save is complete, or raises its failure."""
+        if self._sealing is not None:
+            try:
+                self._sealing.result()
+            finally:
+                self._sealing = None
+
+    def close(self) -> None:
+        """Waits for the last save and releases the threads."""
+        try:
+            self.wait()
+        finally:
+            self._sealer.shutdown()
+            self._manager.close()
+
+    def restore(self, state: TrainState) -> TrainState | None:
+        """Returns the newest checkpoint that matches its digests, or None when there is no checkpoint.
+
+        Damaged ones are moved aside and named.
+
+        Args:
+          state: the freshly initialised state: structure, shapes and the shardings to restore to.
+
+        Raises:
+          UserError: checkpoints exist and none of them is sound.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            fault = _fault(self._workdir, step)
+            if fault is None:
+                return self._read(step, state)
+            if mesh_lib.is_main_process():
+                aside = self._workdir / "damaged" / str(step)
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                (self._workdir / "checkpoints" / str(step)).rename(aside)
+                print(f"checkpoint {step} is damaged ({fault}); moved to '{aside}', falling back to an older one",
+                      flush=True)
+        self._manager.reload()
+        if steps:
+            raise UserError(f"no checkpoint of '{self._workdir}' matches its digests; they were moved to "
+                            f"'{self._workdir / 'damaged'}'; the same command now starts from step 0")
+        return None
+
+    def _read(self, step: int, state: TrainState) -> TrainState:
+        self._manager.reload()
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        restored = self._manager.restore(step, args=ocp.args.Composite(
+            model=ocp.args.StandardRestore({"params": target.params, "batch_stats": target.batch_stats}),
+            optimizer=ocp.args.StandardRestore({"step": target.step, "opt_state": target.opt_state})))
+        return TrainState(step=restored["optimizer"]["step"], params=restored["model"]["params"],
+                          batch_stats=restored["model"]["batch_stats"], opt_state=restored["optimizer"]["opt_state"])
+
+    def _seal(self, step: int) -> None:
+        self._manager.wait_until_finished()
+        if not mesh_lib.is_main_process():
+            return
+        folder = self._workdir / "digests"
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{step}.json.tmp"
+        temporary.write_text(json.dumps(_digests(self._workdir / "checkpoints" / str(step)), indent=0))
+        temporary.rename(folder / f"{step}.json")
+        kept = {str(s) for s in self._manager.all_steps()}
+        for file in folder.glob("*.json"):
+            if file.stem not in kept:
+                file.unlink()
+
+
+def load_model(workdir: epath.PathLike, step: int | None = None) -> LoadedModel:
+    """Reads the model of a checkpoint to host memory, on any number of devices.
+
+    Args:
+      workdir: of a run.
+      step: which checkpoint; None takes the newest that matches its digests.
+
+    Raises:
+      UserError: no such workdir or step, or a damaged checkpoint.
+    """
+    workdir = epath.Path(workdir)
+    if not (workdir / "checkpoints").exists():
+        raise UserError(f"'{workdir}' holds no checkpoints; give the --workdir of a pre-training run")
+    manager = _manager(workdir, None)
+    try:
+        steps = sorted(manager.all_steps(), reverse=True)
+        if step is not None and step not in steps:
+            raise UserError(f"'{workdir}' has no checkpoint of step {step}; it has {sorted(steps)}")
+        faults = {}
+        for candidate in ([step] if step is not None else steps):
+            faults[candidate] = _fault(workdir, candidate)
+            if faults[candidate] is None:
+                return _load(manager, candidate)
+        reason = next(iter(faults.values()), "there is none yet")
+        raise UserError(f"no usable checkpoint in '{workdir}': {reason}; resume the run or choose another step")
+    finally:
+        manager.close()
+
+
+def _load(manager: ocp.CheckpointManager, step: int) -> LoadedModel:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding),
+                          manager.item_metadata(step)["model"])
+    restored = manager.restore(step, args=ocp.args.Composite(
+        model=ocp.args.StandardRestore(target), facts=ocp.args.JsonRestore()))
+    facts = restored["facts"]
+    return LoadedModel(
+        step=step, variables=jax.tree.map(np.asarray, restored["model"]), config=facts["config"],
+        sensors={name: SensorSpec.from_json(spec) for name, spec in facts["sensors"].items()},
+        dataset=facts["dataset"], code_version=facts["code_version"])
+
+
+def _manager(workdir: epath.Path, keep: int | None) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+        (workdir / "checkpoints").resolve(), item_names=("model", "optimizer", "facts"),
+        options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None))
+
+
+def _digests(folder: epath.Path) -> dict[str, int]:
+    """Returns relative path -> crc32 of every file below `folder`."""
+    digests = {}
+    for path in sorted(p for p in folder.glob("**/*") if p.is_file()):
+        crc = 0
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                crc = zlib.crc32(chunk, crc)
+        digests[os.path.relpath(path, folder)] = crc
+    return digests
+
+
+def _fault(workdir: epath.Path, step: int) -> str | None:
+    """Returns what is wrong with a checkpoint, or None. One killed before its digests were written counts as sound."""
+    file = workdir / "digests" / f"{step}.json"
+    if not file.exists():
+        return None
+    expected, seen = json.loads(file.read_text()), _digests(workdir / "checkpoints" / str(step))
+    different = sorted(name for name in expected | seen if expected.get(name) != seen.get(name))
+    return f"{len(different)} files differ from their digests, first '{different[0]}'" if different else None

@@ -1,0 +1,298 @@
+"""Configuration as frozen dataclasses. The values stand in configs/*.py; nothing here has a default.
+
+Unknown, missing and mistyped keys are errors that name the nearest valid key.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from dual_encoder.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Attributes:
+      dir: data set folder made by `python -m data_prep build` (it holds manifest.json).
+      split: split to train on; 'train+validation' joins two.
+      eval_split: split to evaluate on.
+      statistics: JSON file of `python -m data_prep stats`; '' takes the statistics of the data set's sensors.
+      threads: reading threads per process.
+      processes: reading processes per host; 0 reads in the training process.
+    """
+
+    dir: str
+    split: str
+    eval_split: str
+    statistics: str
+    threads: int
+    processes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """Attributes:
+      depth: ResNet depth, 18, 34 or 50.
+      width: channels of the stem; 64 is the standard ResNet.
+      dtype: compute dtype, 'float32' or 'bfloat16'; parameters, norms and loss are float32.
+    """
+
+    depth: int
+    width: int
+    dtype: Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectionConfig:
+    """Attributes:
+      hidden: width of the hidden layer of the projection head.
+      dim: width of the embeddings that the loss compares.
+    """
+
+    hidden: int
+    dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Attributes:
+      temperature: (initial) temperature; similarities are divided by it.
+      learnable_temperature: learn the log of 1 / temperature, clamped at 100.
+      false_negatives: 'keep', or 'mask' to leave pairs of one location out of each other's negatives.
+    """
+
+    temperature: float
+    learnable_temperature: bool
+    false_negatives: Literal["keep", "mask"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Paired geometry (equal for all images of a record) and photometric options.
+
+    Attributes:
+      crop: side of the random crop in pixels; 0 keeps the whole image.
+      flips: random horizontal and vertical flips.
+      turns: random turns by 90 degrees.
+      sar_gain_db: standard deviation of a gain per image, in dB; 0 is off.
+      sar_looks: speckle of a multi-look image with this number of looks, multiplied in; 0 is off.
+      optical_brightness: reflectance is multiplied by 1 + u, u uniform in +-this, per image; 0 is off.
+      optical_contrast: the same about the image's mean per band; 0 is off.
+    """
+
+    crop: int
+    flips: bool
+    turns: bool
+    sar_gain_db: float
+    sar_looks: int
+    optical_brightness: float
+    optical_contrast: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Attributes:
+      name: 'lars', 'lamb', 'adamw' or 'sgd'.
+      learning_rate: peak rate before scaling.
+      scaling: 'none', 'linear' (x batch / 256) or 'sqrt' (x sqrt(batch)).
+      warmup: share of all steps with a linearly rising rate; cosine decay to zero follows.
+      weight_decay: applied to kernels only, never to biases and norms.
+      momentum: of lars and sgd.
+      clip_norm: gradients are scaled down to this global norm; 0 is off.
+    """
+
+    name: Literal["lars", "lamb", "adamw", "sgd"]
+    learning_rate: float
+    scaling: Literal["none", "linear", "sqrt"]
+    warmup: float
+    weight_decay: float
+    momentum: float
+    clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """Attributes:
+      epochs: passes over the data; the last incomplete batch of a pass is left out.
+      steps: number of steps; when not 0 it counts instead of epochs.
+      log_every, eval_every, checkpoint_every: in steps; 0 leaves only the end of the run.
+      keep: checkpoints kept, newest first.
+    """
+
+    epochs: int
+    steps: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+    keep: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """Contrastive pre-training of one encoder per sensor. batch_size is global, over all devices of all hosts."""
+
+    task: Literal["pretrain"]
+    seed: int
+    batch_size: int
+    data: DataConfig
+    encoder: EncoderConfig
+    projection: ProjectionConfig
+    loss: LossConfig
+    augment: AugmentConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """Segmentation on labelled tiles.
+
+    Attributes:
+      init_from: workdir of a pre-training run; '' starts from random weights.
+      init_step: checkpoint step of it; -1 takes the newest.
+      inputs: 's1', 's2' or 's1+s2' (features of both, concatenated per level).
+      frozen: keep the encoder and its BatchNorm statistics as they are.
+      decoder_width: channels of the decoder's last level; each level below has twice as many.
+      class_weights: 'none', or 'inverse' (one over the class's pixel share in the training split, mean 1).
+    """
+
+    task: Literal["finetune"]
+    seed: int
+    batch_size: int
+    init_from: str
+    init_step: int
+    inputs: Literal["s1", "s2", "s1+s2"]
+    frozen: bool
+    decoder_width: int
+    class_weights: Literal["none", "inverse"]
+    data: DataConfig
+    encoder: EncoderConfig
+    augment: AugmentConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Cross-modal retrieval with a pre-trained checkpoint.
+
+    Attributes:
+      init_from: workdir of the pre-training run.
+      init_step: checkpoint step; -1 takes the newest.
+      data_dir: data set folder; '' takes the one of the pre-training run.
+      split: split to evaluate on; '' takes the eval_split of the pre-training run.
+      batch_size: images per forward pass; it changes no figure.
+    """
+
+    task: Literal["evaluate"]
+    init_from: str
+    init_step: int
+    data_dir: str
+    split: str
+    batch_size: int
+
+
+_TASKS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "evaluate": EvaluateConfig}
+Config = PretrainConfig | FinetuneConfig | EvaluateConfig
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """Turns the nested mapping of a config file into the dataclass of its `task`.
+
+    Raises:
+      UserError: an unknown, missing or mistyped key, or a value that cannot be right.
+    """
+    task = values.get("task")
+    if task not in _TASKS:
+        raise UserError(f"config.task is {task!r}; {nearest(str(task), _TASKS)}")
+    config = _build(_TASKS[task], values, "config")
+    _validate(config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Returns nested plain dictionaries, as config.json and checkpoints hold them."""
+    return dataclasses.asdict(config)
+
+
+def key_paths(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Returns 'a', 'a.b', ... of every key of a nested mapping."""
+    paths = []
+    for key, value in values.items():
+        paths.append(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            paths += key_paths(value, f"{prefix}{key}.")
+    return paths
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns key path -> (old value, new value) of the leaves that differ between two nested mappings."""
+    flat_old, flat_new = _flatten(old), _flatten(new)
+    return {key: (flat_old.get(key), flat_new.get(key)) for key in sorted(flat_old | flat_new)
+            if flat_old.get(key) != flat_new.get(key)}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise UserError(f"unknown config key '{path}.{key}'; {nearest(key, hints)}")
+    for key in hints:
+        if key not in values:
+            raise UserError(f"config key '{path}.{key}' is missing; add it to the config file")
+    return cls(**{key: _convert(hint, values[key], f"{path}.{key}") for key, hint in hints.items()})
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{path} is {value!r}; expected a group of keys")
+        return _build(hint, value, path)
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise UserError(f"{path} is {value!r}; {nearest(str(value), choices)}")
+        return value
+    assert not isinstance(hint, types.UnionType), f"{path}: unions are not used in configs"
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise UserError(f"{path} is {value!r} ({type(value).__name__}); expected {hint.__name__}")
+    return value
+
+
+def _validate(config: Config) -> None:
+    _require(config.batch_size >= 1, "config.batch_size", config.batch_size, "at least 1")
+    if isinstance(config, EvaluateConfig):
+        _require(config.init_from != "", "config.init_from", config.init_from, "the workdir of a pre-training run")
+        return
+    _require(config.data.dir != "", "config.data.dir", config.data.dir,
+             "a data set folder made by `python -m data_prep build`")
+    _require(config.encoder.depth in (18, 34, 50), "config.encoder.depth", config.encoder.depth, "18, 34 or 50")
+    _require(config.encoder.width >= 1, "config.encoder.width", config.encoder.width, "at least 1")
+    _require(config.schedule.steps + config.schedule.epochs >= 1, "config.schedule.epochs", config.schedule.epochs,
+             "at least 1 (or schedule.steps)")
+    _require(0 <= config.optimizer.warmup < 1, "config.optimizer.warmup", config.optimizer.warmup, "a share in [0, 1)")
+    _require(config.optimizer.learning_rate > 0, "config.optimizer.learning_rate", config.optimizer.learning_rate,
+             "more than 0")
+    _require(config.augment.crop >= 0, "config.augment.crop", config.augment.crop, "0 or a size in pixels")
+    _require(config.data.threads >= 1, "config.data.threads", config.data.threads, "at least 1")
+    if isinstance(config, PretrainConfig):
+        _require(config.batch_size >= 2, "config.batch_size", config.batch_size, "at least 2: one pair has no negatives")
+        _require(0.01 <= config.loss.temperature, "config.loss.temperature", config.loss.temperature, "at least 0.01")
+
+
+def _require(holds: bool, path: str, seen: Any, expected: str) -> None:
+    if not holds:
+        raise UserError(f"{path} is {seen!r}; expected {expected}")

@@ -1,0 +1,173 @@
+"""What happens around the steps: progress and metrics, checkpoints, evaluation."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import rich.console
+import rich.progress
+from etils import epath
+
+from dual_encoder import mesh as mesh_lib
+from dual_encoder.checkpoint import Checkpoints
+from dual_encoder.errors import UserError
+from dual_encoder.metrics import MetricWriter, flatten
+from dual_encoder.train_state import TrainState
+from dual_encoder.workdir import write_json
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """True when `step` ends an interval of `every` steps (0: none) or the run."""
+    return step == last or (every > 0 and step % every == 0)
+
+
+class TrainLog:
+    """Reads the metrics of finished steps, stops on a non-finite one, writes means and shows progress.
+
+    Metrics are read one step late, so that the devices always have a step to work on.
+
+    Args:
+      writer: None on all but the main process.
+      start, last: the run goes from step `start` to `last`.
+      every: interval of the rows, in steps.
+      batch_size: of the global batch.
+      name_records: step -> ids of the records of its batch.
+    """
+
+    def __init__(self, writer: MetricWriter | None, start: int, last: int, every: int, batch_size: int,
+                 name_records: Callable[[int], list[str]]):
+        self._writer, self._last, self._every, self._batch_size = writer, last, every, batch_size
+        self._name_records = name_records
+        self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
+        self._sums: dict[str, float] = {}
+        self._count, self._waited, self._since = 0, 0.0, time.perf_counter()
+        self._bar = _progress_bar(start, last) if writer and sys.stdout.isatty() else None
+
+    def waited(self, seconds: float) -> None:
+        """Adds time that the step loop spent waiting for data."""
+        self._waited += seconds
+
+    def __call__(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of the step that brought the state to `step` updates."""
+        self._pending.append((step, metrics))
+        while len(self._pending) > 1:
+            self._read_oldest()
+        if is_due(step, self._every, self._last):
+            self.settle()
+            self._write(step)
+
+    def settle(self) -> None:
+        """Waits for all steps; after it, the state is known to be finite."""
+        while self._pending:
+            self._read_oldest()
+
+    def resume_clock(self) -> None:
+        """Leaves the time since the last row out of the rates (an evaluation ran in between)."""
+        self._since, self._waited, self._count, self._sums = time.perf_counter(), 0.0, 0, {}
+
+    def close(self) -> None:
+        """Ends the progress bar."""
+        if self._bar:
+            self._bar.stop()
+
+    def _read_oldest(self) -> None:
+        step, metrics = self._pending.pop(0)
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        if not values.pop("finite"):
+            ids = self._name_records(step - 1)
+            raise UserError(f"loss={values['loss']} grad_norm={values['grad_norm']} at step {step}: not finite, the "
+                            f"update was not applied; pair ids: {' '.join(ids)}; look at these records with `python "
+                            "-m data_prep inspect`, or lower --config.optimizer.learning_rate in a new workdir")
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+
+    def _write(self, step: int) -> None:
+        seconds, count = time.perf_counter() - self._since, self._count
+        if self._writer and count:
+            row = {name: total / count for name, total in self._sums.items()}
+            row |= {"pairs_per_second": count * self._batch_size / seconds, "data_wait": self._waited / seconds}
+            self._writer.write(step, "train", row)
+            self._show(step, row, seconds / count * (self._last - step))
+        self.resume_clock()
+
+    def _show(self, step: int, row: Mapping[str, float], eta: float) -> None:
+        text = f"loss {row['loss']:.4f}  {row['pairs_per_second']:.1f} pairs/s  data wait {row['data_wait']:.0%}"
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=step, facts=text)
+        else:
+            minutes, seconds = divmod(int(eta), 60)
+            print(f"step {step}/{self._last}  {text}  ETA {minutes}:{seconds:02d}", flush=True)
+
+
+def _progress_bar(start: int, last: int) -> rich.progress.Progress:
+    progress = rich.progress
+    bar = progress.Progress(progress.TextColumn("step {task.completed}/{task.total}"), progress.BarColumn(),
+                            progress.TextColumn("{task.fields[facts]}"), progress.TextColumn("ETA"),
+                            progress.TimeRemainingColumn(), console=rich.console.Console(file=sys.stdout))
+    bar.add_task("train", total=last, completed=start, facts="compiling")
+    bar.start()
+    return bar
+
+
+class SaveCheckpoint:
+    """Saves every `every` steps and at the end."""
+
+    def __init__(self, checkpoints: Checkpoints, writer: MetricWriter | None, every: int, last: int):
+        self._checkpoints, self._writer, self._every, self._last = checkpoints, writer, every, last
+
+    def due(self, step: int) -> bool:
+        """True when a checkpoint of `step` is to be saved."""
+        return is_due(step, self._every, self._last)
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        """Saves `state`; the metrics up to it are made safe first."""
+        if self._writer:
+            self._writer.sync()
+        self._checkpoints.save(step, state)
+
+
+class Evaluate:
+    """Scores the evaluation split every `every` steps and at the end.
+
+    Args:
+      evaluate: state -> (scores, pictures), as train_state.Task.evaluate returns them.
+      writer: None on all but the main process.
+      workdir: scores and pictures go to its folder evaluation/.
+      report: called after each evaluation.
+    """
+
+    def __init__(self, evaluate: Callable[[TrainState], tuple[dict, dict]], writer: MetricWriter | None,
+                 workdir: epath.Path, every: int, last: int, report: Callable[[], Any]):
+        self._evaluate, self._writer, self._workdir = evaluate, writer, workdir
+        self._every, self._last, self._report = every, last, report
+
+    def due(self, step: int) -> bool:
+        """True when the state of `step` is to be evaluated."""
+        return is_due(step, self._every, self._last)
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        """Evaluates on all processes; the main one writes."""
+        scores, pictures = self._evaluate(state)
+        if mesh_lib.is_main_process():
+            save_evaluation(self._workdir, step, scores, pictures)
+            self._writer.write(step, "eval", flatten(scores))
+            print(f"evaluation at step {step}: " + summary(scores), flush=True)
+            self._report()
+
+
+def save_evaluation(workdir: epath.Path, step: int, scores: Mapping[str, Any], pictures: Mapping[str, Any]) -> None:
+    """Writes scores (JSON) and pictures (PNG) to WORKDIR/evaluation, in place of older ones."""
+    folder = workdir / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "scores.json", {"step": step, **scores})
+    for name, picture in pictures.items():
+        picture.save(str(folder / f"{name}.png"))
+
+
+def summary(scores: Mapping[str, Any]) -> str:
+    """Returns the scores as one line, numbers with three digits."""
+    return "  ".join(f"{name} {value:.3f}" if value != int(value) else f"{name} {int(value)}"
+                     for name, value in flatten(scores).items())

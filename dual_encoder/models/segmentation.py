@@ -1,0 +1,69 @@
+"""U-Net-style decoder on ResNet features (Ronneberger et al. 2015)."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dual_encoder.models.resnet import ResNet
+
+
+class _Block(nn.Module):
+    """3x3 convolution - BatchNorm - ReLU, twice."""
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        for number in (1, 2):
+            x = nn.Conv(self.width, (3, 3), padding=((1, 1), (1, 1)), use_bias=False, dtype=self.dtype,
+                        name=f"conv{number}")(x)
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=jnp.float32,
+                             name=f"bn{number}")(x.astype(jnp.float32))
+            x = nn.relu(x).astype(self.dtype)
+        return x
+
+
+class SegmentationModel(nn.Module):
+    """Encoders `<sensor>_encoder`, their features concatenated per level, and one decoder.
+
+    Attributes:
+      sensors: names of the images used, e.g. ('s1',) or ('s1', 's2').
+      depth, width: of the ResNets.
+      decoder_width: channels at full resolution; twice as many per level below.
+      classes: number of classes.
+      frozen: run the encoders with their running statistics, without gradient.
+      dtype: compute dtype.
+    """
+
+    sensors: tuple[str, ...]
+    depth: int
+    width: int
+    decoder_width: int
+    classes: int
+    frozen: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images: Mapping[str, jax.Array], train: bool) -> jax.Array:
+        """sensor -> [batch, height, width, bands] float32, normalised; returns logits [batch, height, width, classes]."""
+        levels = [ResNet(self.depth, self.width, self.dtype, name=f"{name}_encoder")(
+            images[name], train and not self.frozen) for name in self.sensors]
+        if self.frozen:
+            levels = jax.lax.stop_gradient(levels)
+        skips = [jnp.concatenate(maps, axis=-1) for maps in zip(*levels, strict=True)]
+        x = skips.pop()
+        for number, skip in reversed(list(enumerate(skips, start=1))):
+            x = jnp.concatenate([_upsample_to(x, skip.shape[1:3]), skip], axis=-1)
+            x = _Block(self.decoder_width * 2**number, self.dtype, name=f"decoder{number}")(x, train)
+        height, width = next(iter(images.values())).shape[1:3]
+        x = _Block(self.decoder_width, self.dtype, name="decoder0")(_upsample_to(x, (height, width)), train)
+        return nn.Conv(self.classes, (1, 1), name="classifier")(x.astype(jnp.float32))
+
+
+def _upsample_to(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Doubles [batch, h, w, c] and cuts it to `size`: strided maps of odd sizes are rounded up."""
+    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    return x[:, :size[0], :size[1]]

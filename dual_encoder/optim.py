@@ -1,0 +1,67 @@
+"""Learning-rate schedule and optimizer: one optax chain from the config."""
+
+from typing import Any
+
+import jax
+import optax
+
+from dual_encoder.config import OptimizerConfig
+
+
+def learning_rate(config: OptimizerConfig, batch_size: int, steps: int) -> optax.Schedule:
+    """Returns the schedule: linear warm-up to the scaled peak, then cosine decay to 0 at `steps`.
+
+    Scaling rules: 'linear' peak = rate x batch / 256 (Goyal et al. 2017), 'sqrt' peak = rate x sqrt(batch)
+    (SimCLR, Chen et al. 2020, appendix B.1).
+    """
+    factor = {"none": 1.0, "linear": batch_size / 256, "sqrt": batch_size**0.5}[config.scaling]
+    peak = config.learning_rate * factor
+    warmup = round(config.warmup * steps)
+    if warmup == 0:
+        return optax.cosine_decay_schedule(peak, steps)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps)
+
+
+def is_kernel(params: Any) -> Any:
+    """Returns a tree of bool: True for kernels, False for biases, norm parameters and scalars.
+
+    Only kernels take weight decay and layer-wise adaptation (SimCLR, appendix B.1).
+    """
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def build(config: OptimizerConfig, batch_size: int, steps: int, frozen: tuple[str, ...] = ()
+          ) -> optax.GradientTransformation:
+    """Returns the optimizer named in the config.
+
+    Args:
+      config: the choice.
+      batch_size: global batch, for the scaling rule.
+      steps: length of the schedule.
+      frozen: top-level names of the parameter tree that never change.
+    """
+    rate = learning_rate(config, batch_size, steps)
+    optimizer = {
+        "lars": lambda: optax.lars(rate, config.weight_decay, weight_decay_mask=is_kernel, trust_coefficient=0.001,
+                                   trust_ratio_mask=is_kernel, momentum=config.momentum),
+        "lamb": lambda: optax.lamb(rate, weight_decay=config.weight_decay, mask=is_kernel),
+        "adamw": lambda: optax.adamw(rate, weight_decay=config.weight_decay, mask=is_kernel),
+        "sgd": lambda: optax.chain(optax.add_decayed_weights(config.weight_decay, is_kernel),
+                                   optax.sgd(rate, momentum=config.momentum)),
+    }[config.name]()
+    if config.clip_norm:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    if frozen:
+        optimizer = optax.partition(
+            {"trained": optimizer, "frozen": optax.set_to_zero()},
+            lambda params: {name: "frozen" if name in frozen else "trained" for name in params})
+    return _under_standard_promotion(optimizer)
+
+
+def _under_standard_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """optax mixes int32 counters with floats, which JAX's strict dtype promotion refuses."""
+    def update(grads, state, params):
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(grads, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)

@@ -1,0 +1,173 @@
+"""The one training loop."""
+
+import functools
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from jax.sharding import Mesh
+
+from dual_encoder import __version__, hooks, optim
+from dual_encoder import input as input_lib
+from dual_encoder import mesh as mesh_lib
+from dual_encoder import workdir as workdir_lib
+from dual_encoder.checkpoint import Checkpoints
+from dual_encoder.config import FinetuneConfig, PretrainConfig, to_dict
+from dual_encoder.input import Records
+from dual_encoder.metrics import MetricWriter
+from dual_encoder.report import write_report
+from dual_encoder.train_state import Task, TrainState
+
+STOPPED = 75  # exit code after SIGTERM or SIGINT: saved, run the same command again (EX_TEMPFAIL)
+_EVAL_BATCH = 64  # images per forward pass of an evaluation, at most; it changes no figure
+
+
+def train_step(state: TrainState, batch: Mapping[str, jax.Array], *, task: Task, optimizer: optax.GradientTransformation,
+               seed: int) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update; a pure function of (state, batch). A non-finite update is not applied.
+
+    Args:
+      state: donated by `compile_step`.
+      batch: the global batch, raw integers.
+      task, optimizer, seed: bound at compile time.
+
+    Returns:
+      The next state and metrics, [] float32 each; `finite` is 0 or 1.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    (loss, (batch_stats, metrics)), grads = jax.value_and_grad(task.loss, has_aux=True)(
+        state.params, state.batch_stats, batch, key)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    grad_norm, param_norm = optax.global_norm(grads), optax.global_norm(params)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
+    proposed = TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
+    return state, metrics | {"loss": loss, "grad_norm": grad_norm, "param_norm": param_norm, "finite": finite}
+
+
+def init_state(task: Task, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
+    """Returns the state at step 0, replicated over the mesh."""
+    params, batch_stats = task.init(jax.random.key(seed))
+    state = TrainState(step=jnp.int32(0), params=params, batch_stats=batch_stats, opt_state=optimizer.init(params))
+    return jax.device_put(state, mesh_lib.replicated(mesh))
+
+
+def compile_step(task: Task, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh):
+    """Returns `train_step` as one program over all devices of the mesh: (state, batch) -> (state, metrics)."""
+    replicated = mesh_lib.replicated(mesh)
+    return jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, seed=seed), donate_argnums=0,
+                   in_shardings=(replicated, mesh_lib.by_row(mesh)), out_shardings=(replicated, replicated))
+
+
+def evaluate(task: Task, state: TrainState, records: Records, batch_size: int, mesh: Mesh
+             ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Runs `task.predict` over the split and returns what `task.evaluate` makes of it."""
+    predict = jax.jit(task.predict, out_shardings=mesh_lib.replicated(mesh))
+    batch_size = -(-min(batch_size, _EVAL_BATCH) // mesh.size) * mesh.size
+    rows = mesh_lib.local_rows(batch_size)
+
+    def outputs() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        for batch, valid in input_lib.in_order(records, batch_size):
+            mine = {name: array[rows.start:rows.stop] for name, array in batch.items()}
+            result = jax.device_get(predict(state.params, state.batch_stats, mesh_lib.to_global(mine, mesh)))
+            yield batch["record"][:valid], {name: array[:valid] for name, array in result.items()}
+
+    return task.evaluate(outputs(), records)
+
+
+def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, eval_records: Records, mesh: Mesh,
+        workdir: epath.Path) -> None:
+    """Trains to the end of the schedule, from the newest checkpoint of `workdir` if there is one.
+
+    Raises:
+      UserError: batch, workdir or data do not fit; a loss that is not finite.
+      SystemExit: with code STOPPED after SIGTERM or SIGINT, when the state is saved.
+    """
+    schedule = config.schedule
+    mesh_lib.check_batch(config.batch_size, mesh)
+    per_epoch = input_lib.steps_per_epoch(len(records), config.batch_size)
+    last = schedule.steps or schedule.epochs * per_epoch
+    workdir_lib.claim(workdir, to_dict(config), records.info.fingerprint)
+    optimizer = optim.build(config.optimizer, config.batch_size, last, task.frozen)
+    state = init_state(task, optimizer, config.seed, mesh)
+    sensors = {name: spec.to_json() for name, spec in task.sensors.items()}
+    checkpoints = Checkpoints(workdir, schedule.keep, {
+        "config": to_dict(config), "sensors": sensors, "dataset": workdir_lib.data_facts(records.info),
+        "code_version": __version__})
+    restored = checkpoints.restore(state)
+    state = state if restored is None else restored
+    start = int(state.step)
+    writer = None
+    if mesh_lib.is_main_process():
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        workdir_lib.record_run(workdir, config.task, records.info, sensors, parameters)
+        writer = MetricWriter(workdir, start)
+        writer.write(start, "event", {"event": "started" if start == 0 else "resumed"})
+        print(f"{config.task}: {len(records)} records, {per_epoch} steps per epoch, {parameters / 1e6:.1f} M "
+              f"parameters, {mesh.size} {mesh.devices.flat[0].platform} device(s), from step {start} to {last}",
+              flush=True)
+
+    def name_records(step: int) -> list[str]:
+        numbers = input_lib.record_numbers(config.seed, step, len(records), config.batch_size)
+        return [records.record(int(number))["id"] for number in numbers]
+
+    log = hooks.TrainLog(writer, start, last, schedule.log_every, config.batch_size, name_records)
+    save = hooks.SaveCheckpoint(checkpoints, writer, schedule.checkpoint_every, last)
+    score = hooks.Evaluate(lambda state: evaluate(task, state, eval_records, config.batch_size, mesh), writer, workdir,
+                           schedule.eval_every, last, lambda: write_report(workdir))
+    step_fn = compile_step(task, optimizer, config.seed, mesh)
+    stream = input_lib.batches(records, seed=config.seed, batch_size=config.batch_size,
+                           rows=mesh_lib.local_rows(config.batch_size), start=start, stop=last,
+                           threads=config.data.threads, processes=config.data.processes)
+    try:
+        with _StopRequest() as stop:
+            for step in range(start + 1, last + 1):
+                began = time.perf_counter()
+                batch = mesh_lib.to_global(next(stream), mesh)
+                log.waited(time.perf_counter() - began)
+                state, metrics = step_fn(state, batch)
+                log(step, metrics)
+                stopping = mesh_lib.all_stop(stop.requested, step)
+                if save.due(step) or stopping:
+                    log.settle()
+                    save(step, state)
+                if stopping:
+                    print(f"stopped by a signal after step {step}; saved, run the same command to continue", flush=True)
+                    sys.exit(STOPPED)
+                if score.due(step):
+                    log.settle()
+                    score(step, state)
+                    log.resume_clock()
+    finally:
+        log.close()
+        checkpoints.close()
+        if writer:
+            writer.close()
+    if mesh_lib.is_main_process():
+        print(f"report: {write_report(workdir)}", flush=True)
+
+
+class _StopRequest:
+    """Notes SIGTERM and SIGINT instead of dying of them; a second SIGINT interrupts at once."""
+
+    def __enter__(self) -> "_StopRequest":
+        self.requested = False
+        self._old = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: Any) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True

@@ -1,0 +1,101 @@
+"""The folder of one run: which run it belongs to, and what the run used.
+
+    config.json       the configuration; a folder belongs to one configuration and one data set
+    run.json          task, command, versions, devices, data set, sensors, number of parameters
+    metrics.jsonl     and tensorboard/: see metrics.py
+    checkpoints/      and digests/: see checkpoint.py
+    evaluation/       scores (JSON) and pictures (PNG with a caption) of the last evaluation
+    report.html       all of it on one page
+"""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from dual_encoder import __version__
+from dual_encoder.config import differences
+from dual_encoder.errors import UserError
+from dual_encoder.tfrecord import DatasetInfo
+
+# Keys that change how a run is carried out or watched, not what it computes.
+_FREE_KEYS = ("data.dir", "data.threads", "data.processes", "schedule.log_every", "schedule.eval_every",
+              "schedule.checkpoint_every", "schedule.keep")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
+
+
+def claim(workdir: epath.Path, config: Mapping[str, Any], fingerprint: str) -> None:
+    """Makes the folder and writes config.json, or checks that the folder belongs to this run.
+
+    Raises:
+      UserError: it holds a run with another configuration or other data.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir '{workdir}' is a file; give a folder")
+    workdir.mkdir(parents=True, exist_ok=True)
+    if (workdir / "config.json").exists():
+        changed = {key: values for key, values in differences(read_json(workdir / "config.json"), config).items()
+                   if key not in _FREE_KEYS}
+        if changed:
+            key, (old, new) = next(iter(changed.items()))
+            more = f" (and {len(changed) - 1} more keys)" if len(changed) > 1 else ""
+            raise UserError(f"--workdir '{workdir}' holds a run with config.{key}={old!r}, this run has {new!r}{more}; "
+                            "use another workdir, or the same configuration to resume")
+    run = workdir / "run.json"
+    if run.exists():
+        seen = read_json(run)["dataset"]["fingerprint"]
+        if seen != fingerprint:
+            raise UserError(f"--workdir '{workdir}' holds a run on data with fingerprint {seen[:12]}, config.data.dir "
+                            f"has {fingerprint[:12]}; use another workdir, or the same data to resume")
+    write_json(workdir / "config.json", config)
+
+
+def record_run(workdir: epath.Path, task: str, info: DatasetInfo, sensors: Mapping[str, Any], parameters: int) -> None:
+    """Writes run.json.
+
+    Args:
+      workdir: claimed before.
+      task: 'pretrain' or 'finetune'.
+      info: the data set.
+      sensors: feature name -> SensorSpec JSON in use.
+      parameters: number of parameters.
+    """
+    devices = jax.devices()
+    write_json(workdir / "run.json", {
+        "task": task, "command": " ".join(sys.argv), "started": datetime.datetime.now().isoformat(timespec="seconds"),
+        "versions": versions(), "parameters": parameters, "sensors": dict(sensors), "dataset": data_facts(info),
+        "devices": {"platform": devices[0].platform, "count": len(devices), "kind": devices[0].device_kind}})
+
+
+def data_facts(info: DatasetInfo) -> dict[str, Any]:
+    """Returns what a run keeps of its data set: all of the manifest, with record counts instead of shard lists."""
+    facts = info.to_json()
+    shards = facts.pop("shards")
+    return facts | {"records": {split: sum(s["records"] for s in entries) for split, entries in shards.items()}}
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of this code, Python and the packages that a result depends on."""
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"dual_encoder": __version__, "python": platform.python_version(), **packages}
+
+
+def read_json(path: epath.Path) -> Any:
+    """Reads a JSON file of the workdir; UserError when it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"'{path}' is damaged ({error}); restore it or use another workdir") from error
+
+
+def write_json(path: epath.Path, values: Any) -> None:
+    """Writes a JSON file that is either complete or not there."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values, indent=2))
+    temporary.rename(path)

@@ -1,0 +1,122 @@
+"""Runs a configuration: pre-training, fine-tuning or evaluation.
+
+    python main.py --config=configs/pretrain.py:smoke --workdir=runs/smoke --config.data.dir=DIR
+
+The only file with flags. Exit codes: 0 done, 2 a mistake that one line on stderr explains, 75 stopped by a signal and
+saved (run the same command again).
+"""
+
+import sys
+
+import jax
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+from dual_encoder import hooks, mesh, trainer
+from dual_encoder.checkpoint import LoadedModel, load_model
+from dual_encoder.config import (EvaluateConfig, FinetuneConfig, PretrainConfig, key_paths, parse)
+from dual_encoder.errors import UserError, exit_on_user_error, nearest
+from dual_encoder.input import Records, load_sensors
+from dual_encoder.report import write_report
+from dual_encoder.sensors import SensorSpec
+from dual_encoder.tasks.finetune import Finetune
+from dual_encoder.tasks.pretrain import SENSORS, Pretrain
+from dual_encoder.train_state import TrainState
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as FILE.py or FILE.py:VARIANT.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+
+def main() -> None:
+    """Runs the task that the configuration names."""
+    _parse_flags()
+    config = parse(_CONFIG.value.to_dict())
+    if not _WORKDIR.value and not isinstance(config, EvaluateConfig):
+        raise UserError("--workdir is missing; give a folder for checkpoints, metrics and the report")
+    mesh.start()
+    {PretrainConfig: _pretrain, FinetuneConfig: _finetune, EvaluateConfig: _evaluate}[type(config)](config)
+
+
+def _pretrain(config: PretrainConfig) -> None:
+    records = Records(config.data.dir, config.data.split, SENSORS)
+    eval_records = Records(config.data.dir, config.data.eval_split, SENSORS)
+    task = Pretrain(config, load_sensors(records.info, config.data.statistics))
+    trainer.fit(config, task, records, eval_records, mesh.make(), epath.Path(_WORKDIR.value))
+
+
+def _finetune(config: FinetuneConfig) -> None:
+    features = (*config.inputs.split("+"), "label")
+    records = Records(config.data.dir, config.data.split, features)
+    eval_records = Records(config.data.dir, config.data.eval_split, features)
+    sensors, pretrained = load_sensors(records.info, config.data.statistics), None
+    if config.init_from:
+        model = _load(config.init_from, config.init_step)
+        sensors = {name: _checked(model, name, records) for name in config.inputs.split("+")}
+        pretrained = model.variables
+    task = Finetune(config, sensors, records, pretrained)
+    trainer.fit(config, task, records, eval_records, mesh.make(), epath.Path(_WORKDIR.value))
+
+
+def _evaluate(config: EvaluateConfig) -> None:
+    model = _load(config.init_from, config.init_step)
+    trained = parse(model.config)
+    if not isinstance(trained, PretrainConfig):
+        raise UserError(f"config.init_from '{config.init_from}' is a {trained.task} run; give a pre-training run")
+    records = Records(config.data_dir or trained.data.dir, config.split or trained.data.eval_split, SENSORS)
+    task = Pretrain(trained, {name: _checked(model, name, records) for name in SENSORS})
+    devices = mesh.make()
+    state = jax.device_put(TrainState(step=model.step, params=model.variables["params"],
+                                      batch_stats=model.variables["batch_stats"], opt_state=()),
+                           mesh.replicated(devices))
+    scores, pictures = trainer.evaluate(task, state, records, config.batch_size, devices)
+    if mesh.is_main_process():
+        workdir = epath.Path(_WORKDIR.value or config.init_from)
+        hooks.save_evaluation(workdir, model.step, scores, pictures)
+        print(f"checkpoint {model.step}, data set '{records.info.config}', split "
+              f"'{config.split or trained.data.eval_split}', one record per place")
+        for direction, values in scores.items():
+            print(f"{direction}: {hooks.summary(values)}")
+        print(f"report: {write_report(workdir)}")
+
+
+def _load(workdir: str, step: int) -> LoadedModel:
+    return load_model(workdir, None if step < 0 else step)
+
+
+def _checked(model: LoadedModel, name: str, records: Records) -> SensorSpec:
+    """Returns the checkpoint's spec of a sensor, once the data set is known to store the same bands and unit."""
+    if name not in model.sensors:
+        raise UserError(f"the checkpoint has no sensor '{name}', it has {sorted(model.sensors)}; choose other inputs")
+    model.sensors[name].check_matches(records.info.sensors[name], f"data set '{records.parts[0].folder}'",
+                                      "the checkpoint")
+    return model.sensors[name]
+
+
+def _parse_flags() -> None:
+    """Parses the command line; a wrong flag, file or override is a UserError."""
+    try:
+        unused = flags.FLAGS(sys.argv)[1:]
+    except (flags.Error, AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        raise _explain(error) from error
+    if unused:
+        raise UserError(f"'{unused[0]}' is not a flag; flags look like --workdir=DIR or --config.batch_size=64")
+    if _CONFIG.value is None:
+        raise UserError("--config is missing; give for example --config=configs/pretrain.py:smoke")
+
+
+def _explain(error: Exception) -> UserError:
+    try:
+        keys = key_paths(_CONFIG.value)
+    except Exception:  # the file itself could not be loaded
+        return UserError(f"--config cannot be loaded: {error}; give FILE.py or FILE.py:VARIANT from configs/")
+    for argument in sys.argv[1:]:
+        key = argument.split("=")[0].removeprefix("--config.")
+        if argument.startswith("--config.") and key not in keys:
+            return UserError(f"unknown config key 'config.{key}'; {nearest(key, keys)}")
+    return UserError(str(error))
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main, debug="--debug" in sys.argv)

@@ -1,0 +1,111 @@
+"""Batch t is a function of (seed, t): whoever reads it, wherever a run starts."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dual_encoder import input as input_lib
+from dual_encoder.errors import UserError
+from dual_encoder.input import Records
+
+FEATURES = ("s1", "s2")
+
+
+def read(records, batch_size=6, start=0, stop=7, rows=None, threads=2, processes=0, seed=3):
+    stream = input_lib.batches(records, seed=seed, batch_size=batch_size, rows=rows or range(batch_size), start=start,
+                               stop=stop, threads=threads, processes=processes)
+    return list(stream)
+
+
+@pytest.fixture
+def records(write_dataset):
+    return Records(write_dataset(train=16, shards=3), "train", FEATURES)
+
+
+def test_batches_equal_the_slow_reference(records):
+    batches = read(records)
+    assert len(batches) == 7
+    for step, batch in enumerate(batches):
+        epoch, within = divmod(step, 2)  # 16 records make two whole batches of 6
+        order = np.random.Generator(np.random.Philox(key=[3, epoch])).permutation(16)
+        expected = order[within * 6:within * 6 + 6]
+        np.testing.assert_array_equal(batch["record"], expected)
+        np.testing.assert_array_equal(input_lib.record_numbers(3, step, 16, 6), expected)
+        for row, number in enumerate(expected):
+            np.testing.assert_array_equal(batch["s1"][row], records.record(int(number))["s1"])
+            np.testing.assert_array_equal(batch["s2"][row], records.record(int(number))["s2"])
+
+
+def test_an_epoch_sees_no_record_twice_and_epochs_differ(records):
+    epochs = [np.concatenate([input_lib.record_numbers(0, step, 16, 4) for step in range(4 * e, 4 * e + 4)])
+              for e in range(3)]
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(16))
+    assert (epochs[0] != epochs[1]).any() and (epochs[1] != epochs[2]).any()
+
+
+@pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 8}, pytest.param({"processes": 2}, id="processes")])
+def test_readers_do_not_change_the_batches(records, options):
+    for one, other in zip(read(records), read(records, **options), strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_hosts_share_the_global_batch(records):
+    whole = read(records)
+    for hosts in (2, 3):
+        share = 6 // hosts
+        parts = [read(records, rows=range(h * share, (h + 1) * share)) for h in range(hosts)]
+        for step, batch in enumerate(whole):
+            for name in batch:
+                np.testing.assert_array_equal(np.concatenate([part[step][name] for part in parts]), batch[name])
+
+
+def test_a_stream_that_starts_later_continues_exactly(records):
+    whole, tail = read(records), read(records, start=3)
+    for one, other in zip(whole[3:], tail, strict=True):
+        np.testing.assert_array_equal(one["record"], other["record"])
+        np.testing.assert_array_equal(one["s2"], other["s2"])
+
+
+def test_location_marks_records_of_one_place(write_dataset):
+    records = Records(write_dataset(train=8, places=4), "train", FEATURES)
+    location = np.array([records[number]["location"] for number in range(8)])
+    assert location.dtype == np.int32
+    np.testing.assert_array_equal(location[:4], location[4:])
+    assert len(set(location.tolist())) == 4
+
+
+def test_joined_splits_and_the_ordered_pass(write_dataset):
+    records = Records(write_dataset(train=5, test=4), "train+test", FEATURES)
+    assert [records.record(n)["id"] for n in range(9)] == [f"train{n:03d}" for n in range(5)] + [
+        f"test{n:03d}" for n in range(4)]
+    seen = [batch["record"][:valid] for batch, valid in input_lib.in_order(records, 4)]
+    np.testing.assert_array_equal(np.concatenate(seen), np.arange(9))
+    assert [len(batch["record"]) for batch, _ in input_lib.in_order(records, 4)] == [4, 4, 4]
+
+
+def test_a_batch_larger_than_the_split_is_refused(records):
+    with pytest.raises(UserError, match="config.batch_size is 17, the split has 16"):
+        input_lib.steps_per_epoch(len(records), 17)
+
+
+def test_a_feature_that_is_not_stored_is_refused(write_dataset):
+    with pytest.raises(UserError, match="no feature 'label', it has"):
+        Records(write_dataset(), "train", ("s1", "label"))
+
+
+def test_statistics_file_replaces_mean_and_std(write_dataset, tmp_path):
+    info = Records(write_dataset(), "train", FEATURES).info
+    assert input_lib.load_sensors(info, "") == info.sensors
+    changed = {name: spec.to_json() | {"mean": [1.0] * len(spec.bands)} for name, spec in info.sensors.items()}
+    file = tmp_path / "statistics.json"
+    file.write_text(json.dumps({"sensors": changed}))
+    assert input_lib.load_sensors(info, str(file))["s1"].mean == (1.0, 1.0)
+    changed["s1"]["bands"] = ["VH", "VV"]
+    file.write_text(json.dumps({"sensors": changed}))
+    with pytest.raises(UserError, match="sensor bands differ"):
+        input_lib.load_sensors(info, str(file))
+    with pytest.raises(UserError, match="cannot be read"):
+        input_lib.load_sensors(info, str(tmp_path / "none.json"))

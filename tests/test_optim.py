@@ -1,0 +1,62 @@
+"""The optimizer named is the one used; who is excluded; the schedule."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dual_encoder import optim
+from dual_encoder.config import OptimizerConfig
+
+PARAMS = {"encoder": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "log_scale": jnp.float32(1.0)}
+GRADS = jax.tree.map(lambda p: 0.5 * jnp.ones_like(p), PARAMS)
+
+
+def config(name, **values):
+    defaults = dict(learning_rate=0.1, scaling="none", warmup=0.0, weight_decay=0.0, momentum=0.9, clip_norm=0.0)
+    return OptimizerConfig(name=name, **(defaults | values))
+
+
+def first_update(optimizer):
+    return optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)[0]
+
+
+@pytest.mark.parametrize("name, kernel, bias", [
+    # By hand, first step, rate 0.1: LARS scales kernels by 0.001 |w| / |g|, with |w| / |g| = 2, biases not at all.
+    ("sgd", -0.05, -0.05), ("lars", -0.05 * 0.002, -0.05), ("adamw", -0.1, -0.1),
+    ("lamb", -0.1, -0.1),
+])
+def test_first_update_is_that_of_the_named_optimizer(name, kernel, bias):
+    update = first_update(optim.build(config(name), 256, 100))
+    np.testing.assert_allclose(update["encoder"]["kernel"], np.full((3, 2), kernel), rtol=1e-4)
+    np.testing.assert_allclose(update["encoder"]["bias"], np.full(2, bias), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb", "adamw", "sgd"])
+def test_weight_decay_moves_kernels_only(name):
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    optimizer = optim.build(config(name, weight_decay=0.1), 256, 100)
+    update = optimizer.update(zero, optimizer.init(PARAMS), PARAMS)[0]
+    assert (update["encoder"]["kernel"] < 0).all()
+    assert not update["encoder"]["bias"].any() and not update["log_scale"].any()
+
+
+def test_frozen_parameters_do_not_move():
+    update = first_update(optim.build(config("adamw", weight_decay=0.1), 256, 100, frozen=("encoder",)))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(update["encoder"]))
+    assert update["log_scale"] != 0
+
+
+def test_schedule_warms_up_scales_and_ends_at_zero():
+    rate = optim.learning_rate(config("lars", warmup=0.1, learning_rate=0.3, scaling="linear"), 4096, 1000)
+    square_root = optim.learning_rate(config("lars", learning_rate=0.075, scaling="sqrt"), 4096, 10)
+    with jax.numpy_dtype_promotion("standard"):
+        np.testing.assert_allclose([rate(0), rate(50), rate(100), rate(550), rate(1000)], [0.0, 2.4, 4.8, 2.4, 0.0],
+                                   atol=1e-6)
+        assert square_root(0) == pytest.approx(4.8)
+
+
+def test_clipping_bounds_the_global_norm():
+    update = first_update(optim.build(config("sgd", clip_norm=0.1, momentum=0.0), 256, 100))
+    norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(update)))
+    assert norm == pytest.approx(0.1 * 0.1, rel=1e-5)
