@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -90,25 +91,23 @@ def _json(values: Mapping[str, Any]) -> bytes:
 
 
 def _write_folder(out: pathlib.Path, files: Mapping[str, bytes]) -> list[pathlib.Path]:
-    """Writes every file under a temporary name first, so that a full disk leaves an earlier export as it was."""
-    if out.is_dir() and any(out.iterdir()) and not _is_export(out):
-        raise UserError(f"'{out}' holds files of something else; give an empty or new folder as --out")
-    temporary = {name: out / f".{name}.{os.getpid()}.tmp" for name in files}
+    """Writes every file aside before the first is put in place, so that a full disk leaves an earlier export alone."""
     try:
+        # Hidden files may stay: a version control folder, or what a killed export left.
+        if out.is_dir() and not _is_export(out) and any(not path.name.startswith(".") for path in out.iterdir()):
+            raise UserError(f"'{out}' holds files of something else; give an empty or new folder as --out")
         out.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            with open(temporary[name], "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for name in files:
-            os.replace(temporary[name], out / name)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as aside:
+            for name, data in files.items():
+                with open(os.path.join(aside, name), "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for name in files:
+                os.replace(os.path.join(aside, name), out / name)
     except OSError as error:
-        raise UserError(f"cannot write the export to '{out}': {error.strerror}; free space there or give another "
-                        "--out") from error
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+        raise UserError(f"cannot write the export to '{out}': {error.strerror}; make room there or give another "
+                        "folder as --out") from error
     return [out / name for name in files]
 
 

@@ -20,8 +20,10 @@ def weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
     rng = np.random.Generator(np.random.Philox(zlib.crc32(key.encode())))
     if len(shape) == 4:
         return (rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
-    if key.endswith(("weight", "running_var")):
+    if key.endswith("running_var"):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    if key.endswith("weight"):  # of a norm: around 0.5 the maps of all layers stay of one size, as in trained networks
+        return rng.uniform(0.25, 0.75, shape).astype(np.float32)
     return rng.uniform(-0.5, 0.5, shape).astype(np.float32)
 
 
