@@ -80,14 +80,14 @@ def _build(options: argparse.Namespace) -> None:
     if options.labels and options.kind == "pairs":
         raise UserError("--labels=water_weak with --kind=pairs: labels make tiles; drop one of the two")
     kind = "tiles" if options.labels else options.kind or "pairs"
-    # TensorFlow only writes files here: keep it quiet and off the accelerators.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # TensorFlow only writes files here
+    import absl.logging
     import tensorflow_datasets as tfds
 
     from data_prep import building, manifest
 
     tfds.disable_progress_bar()
+    absl.logging.set_verbosity(absl.logging.ERROR)
     config = building.make_config(
         options.importer, kind, raw=options.raw, labels=options.labels, split_by=options.split_by, name=options.name,
         features=tuple(filter(None, options.sensors.split(","))))
@@ -98,6 +98,8 @@ def _build(options: argparse.Namespace) -> None:
     named = Builder.builder_configs.get(config.name)
     builder = Builder(data_dir=options.data_dir, config=config.name if named else config)
     there = builder.is_prepared()
+    if not there:
+        _import_tensorflow_quietly()
     start = time.monotonic()
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=options.raw))
     info = manifest.load_info(builder.data_path)
@@ -111,6 +113,18 @@ def _build(options: argparse.Namespace) -> None:
     print(f"check it: python -m data_prep inspect {builder.data_path}")
     print(f"next: python main.py --config=configs/{'pretrain' if kind == 'pairs' else 'finetune'}.py "
           f"--config.data.dir={builder.data_path} --workdir=WORKDIR")
+
+
+def _import_tensorflow_quietly() -> None:
+    """Imports TensorFlow without the lines that its libraries write to stderr whatever their log level is."""
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -134,9 +148,9 @@ def _stats(options: argparse.Namespace) -> None:
             shown = time.monotonic()
             print(f"{done}/{total} records", flush=True)
 
-    result = statistics.compute(options.folder, options.split, progress)
-    if not options.out.parent.is_dir():
+    if not options.out.parent.is_dir():  # before the long computation
         raise UserError(f"folder '{options.out.parent}' of --out does not exist; make it first")
+    result = statistics.compute(options.folder, options.split, progress)
     atomic.write(options.out, (json.dumps(result, indent=1) + "\n").encode())
     for feature, spec in result["sensors"].items():
         print(f"{feature} ({spec['name']}), stored integers")

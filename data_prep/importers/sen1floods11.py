@@ -65,7 +65,8 @@ class Importer:
 
     def entries(self) -> list[Entry]:
         entries, skipped = [], {}
-        for s1 in sorted((self._hand / "S1Hand").glob("*_S1Hand.tif")):
+        files = sorted((self._hand / "S1Hand").glob("*_S1Hand.tif"))
+        for s1 in files:
             chip = s1.stem.removesuffix("_S1Hand")
             entry = Entry(chip, chip, self._splits.get(chip, ""), {
                 "s1": s1, "s2": self._hand / "S2Hand" / f"{chip}_S2Hand.tif",
@@ -75,7 +76,7 @@ class Importer:
             else:
                 entries.append(entry)
         for reason, chips in skipped.items():
-            print(f"left out {len(chips)} of {len(chips) + len(entries)} chips: {reason}: {' '.join(chips[:8])}"
+            print(f"left out {len(chips)} of {len(files)} chips: {reason}: {' '.join(chips[:8])}"
                   + (" ..." if len(chips) > 8 else ""), flush=True)
         return entries
 
