@@ -120,7 +120,8 @@ def _sensors(small: dict) -> dict[str, str]:
 def _read(path: pathlib.Path, large: bool) -> dict:
     """Returns the arrays of a file, without the images unless `large`, and 'shapes' of the images."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: np.load leaves a damaged file open.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             shapes = {}
             for name in _IMAGES:
                 if name in file.files:

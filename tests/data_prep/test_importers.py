@@ -1,0 +1,298 @@
+"""OMBRIA, Sen1Floods11 and npz: pixels against independent reads of the real files; what bad input is told."""
+
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+
+from data_prep import importers, record
+from dual_encoder.errors import UserError
+from dual_encoder.sensors import SENSORS, sensor
+
+BOTH = ("s1", "s2")
+
+
+def make(name, raw, kind="pairs", features=BOTH):
+    return importers.load(name)(pathlib.Path(raw), kind, features)
+
+
+def by_id(importer):
+    return {entry.id: entry for entry in importer.entries()}
+
+
+def check(importer, entry, name, kind, features=BOTH):
+    layout = importers.load(name).layout(kind, getattr(importer, "_raw", None))
+    specs = {feature: sensor(layout.sensors[feature]) for feature in features}
+    item = importer.read(entry)
+    record.check(item, specs, layout.size, len(layout.classes))
+    return item
+
+
+def test_unknown_importer_gets_the_nearest_name():
+    with pytest.raises(UserError, match="unknown importer 'ombira'; did you mean 'ombria'"):
+        importers.load("ombira")
+
+
+def test_importers_state_licence_and_attribution():
+    for name in ("bigearthnet", "ombria", "sen1floods11"):
+        for kind in ("pairs", "tiles"):
+            layout = importers.load(name).layout(kind, None)
+            assert set(layout.source) == {"importer", "licence", "attribution", "notes"}
+            assert all(sensor_name in SENSORS for sensor_name in layout.sensors.values())
+            assert bool(layout.classes) == (kind == "tiles")
+
+
+# OMBRIA
+
+def test_ombria_pairs_are_the_files_pixels(real_data):
+    importer = make("ombria", real_data / "ombria")
+    entries = by_id(importer)
+    assert len(entries) == 630
+    splits = [entry.split for entry in entries.values()]
+    assert splits.count("train") == 490 and splits.count("test") == 140
+    before, after = entries["ombria_0013_before"], entries["ombria_0013_after"]
+    assert before.location_id == after.location_id and before.split == after.split == "test"
+    pair = check(importer, after, "ombria", "pairs")
+    folder = real_data / "ombria"
+    with Image.open(folder / "OmbriaS1/test/AFTER/S1_after_0013.png") as radar, \
+            Image.open(folder / "OmbriaS2/test/AFTER/S2_after_0013.png") as optical:
+        for x, y in ((0, 0), (255, 0), (17, 200)):
+            assert pair.s1[y, x, 0] == radar.getpixel((x, y))
+            assert tuple(pair.s2[y, x]) == optical.getpixel((x, y))
+    # A location that is in one split only, for all its dates.
+    split_of = {}
+    for entry in entries.values():
+        assert split_of.setdefault(entry.location_id, entry.split) == entry.split
+
+
+def test_ombria_tiles_are_after_images_with_their_mask(real_data):
+    importer = make("ombria", real_data / "ombria", "tiles", ("s1",))
+    entries = by_id(importer)
+    assert len(entries) == 315 and all(name.endswith("_after") for name in entries)
+    tile = check(importer, entries["ombria_0001_after"], "ombria", "tiles", ("s1",))
+    assert set(tile.images) == {"s1"}
+    mask = np.asarray(Image.open(real_data / "ombria/OmbriaS1/train/MASK/S1_mask_0001.png"))
+    np.testing.assert_array_equal(tile.label, np.where(mask == 255, 1, 0))
+    assert 0 < tile.label.mean() < 1
+
+
+def test_ombria_names_missing_folders_partners_and_bad_files(real_data, tmp_path):
+    with pytest.raises(UserError, match="OmbriaS1/train/BEFORE' is missing; --raw must name"):
+        make("ombria", tmp_path).entries()
+    for split in ("train", "test"):
+        for when in ("BEFORE", "AFTER"):
+            for s in ("S1", "S2"):
+                (tmp_path / f"Ombria{s}" / split / when).mkdir(parents=True)
+    source = real_data / "ombria"
+    s1 = tmp_path / "OmbriaS1/train/BEFORE/S1_before_0001.png"
+    s2 = tmp_path / "OmbriaS2/train/BEFORE/S2_before_0001.png"
+    shutil.copy(source / "OmbriaS1/train/BEFORE/S1_before_0001.png", s1)
+    with pytest.raises(UserError, match="S1_before_0001.png' has no partner '.*S2_before_0001.png'"):
+        make("ombria", tmp_path).entries()
+    s2.write_bytes((source / "OmbriaS2/train/BEFORE/S2_before_0001.png").read_bytes()[:5000])
+    importer = make("ombria", tmp_path)
+    with pytest.raises(UserError, match="S2_before_0001.png' cannot be read as PNG"):
+        importer.read(importer.entries()[0])
+    shutil.copy(s1, s2)
+    with pytest.raises(UserError, match="S2_before_0001.png' has mode L, expected RGB"):
+        importer.read(importer.entries()[0])
+
+
+# Sen1Floods11
+
+@pytest.fixture
+def floods(real_data):
+    return real_data / "sen1floods11"
+
+
+def hand(root, layer, chip):
+    return root / "data/flood_events/HandLabeled" / layer / f"{chip}_{layer}.tif"
+
+
+def test_sen1floods11_leaves_out_what_cannot_be_used_and_says_why(floods, capsys):
+    importer = make("sen1floods11", floods, "tiles", ("s1",))
+    entries = by_id(importer)
+    assert len(entries) == 9 and not {"Paraguay_34417", "Ghana_83483"} & set(entries)
+    out = capsys.readouterr().out
+    assert "left out 1 of 11 chips: radar is all NaN: Paraguay_34417" in out
+    assert "left out 1 of 11 chips: label is all -1 (no data): Ghana_83483" in out
+    assert all(entry.split == "" for entry in entries.values())
+
+
+def test_sen1floods11_tiles_are_the_files_pixels(floods):
+    importer = make("sen1floods11", floods, "tiles")
+    entries = by_id(importer)
+    assert list(entries) == ["Spain_7370579"]  # the only one with S2
+    tile = check(importer, entries["Spain_7370579"], "sen1floods11", "tiles")
+    with rasterio.open(hand(floods, "S1Hand", "Spain_7370579")) as file:
+        vv, vh, bounds = file.read(1), file.read(2), file.bounds
+        assert file.descriptions[:2] == ("VV", "VH")
+    np.testing.assert_allclose(tile.images["s1"][..., 0], vv * 100, atol=0.51)
+    np.testing.assert_allclose(tile.images["s1"][..., 1], vh * 100, atol=0.51)
+    with rasterio.open(hand(floods, "S2Hand", "Spain_7370579")) as file:
+        for band, name in enumerate(SENSORS["s2_l1c"].bands):
+            np.testing.assert_array_equal(tile.images["s2"][..., band], file.read(band + 1))
+            assert file.descriptions[band].replace("B", "").lstrip("0") == name.replace("B", "").lstrip("0")
+    with rasterio.open(hand(floods, "LabelHand", "Spain_7370579")) as file:
+        raw = file.read(1)
+    for value, stored in ((-1, 255), (0, 0), (1, 1)):
+        assert (raw == value).any() and (tile.label[raw == value] == stored).all()
+    assert bounds.bottom < tile.lat < bounds.top and bounds.left < tile.lon < bounds.right
+    assert tile.s2_time - tile.s1_time == 86400 and tile.s1_time == 1568678400  # 2019-09-17, 2019-09-18
+
+
+def test_sen1floods11_nan_in_one_band_is_no_data_and_ignored(floods, tmp_path):
+    for layer in ("S1Hand", "LabelHand"):
+        hand(tmp_path, layer, "x").parent.mkdir(parents=True)
+        shutil.copy(hand(floods, layer, "Mekong_333434"), hand(tmp_path, layer, "Mekong_1"))
+    with rasterio.open(hand(floods, "S1Hand", "Mekong_333434")) as file:
+        profile, radar = file.profile, file.read()
+    radar[1, 5:9, 7] = np.nan
+    with rasterio.open(hand(tmp_path, "S1Hand", "Mekong_1"), "w", **profile) as file:
+        file.write(radar)
+    importer = make("sen1floods11", tmp_path, "tiles", ("s1",))
+    tile = check(importer, importer.entries()[0], "sen1floods11", "tiles", ("s1",))
+    with rasterio.open(hand(floods, "LabelHand", "Mekong_333434")) as file:
+        raw = file.read(1)
+    assert (raw[5:9, 7] != -1).any()
+    expected = np.where(raw == -1, 255, raw)
+    expected[5:9, 7] = 255
+    np.testing.assert_array_equal(tile.label, expected)
+    assert (tile.images["s1"][5:9, 7] == -32768).all() and (tile.images["s1"] == -32768).sum() == 8
+    assert tile.s1_time == 1533427200  # the event is Cambodia, 2018-08-05
+    assert tile.s2_time == -1  # no S2 image stored
+
+
+def test_sen1floods11_takes_the_official_splits(floods, tmp_path):
+    shutil.copytree(floods, tmp_path / "v1.1")
+    folder = tmp_path / "v1.1/splits/flood_handlabeled"
+    folder.mkdir(parents=True)
+    for name, chip in (("train", "Spain_7370579"), ("valid", "India_900498"), ("test", "Ghana_53713"),
+                       ("bolivia", "Somalia_699062")):
+        (folder / f"flood_{name}_data.csv").write_text(f"{chip}_S1Hand.tif,{chip}_LabelHand.tif\n")
+    entries = by_id(make("sen1floods11", tmp_path, "tiles", ("s1",)))
+    assert {chip: entries[chip].split for chip in ("Spain_7370579", "India_900498", "Ghana_53713", "Somalia_699062")} \
+        == {"Spain_7370579": "train", "India_900498": "validation", "Ghana_53713": "test", "Somalia_699062": "bolivia"}
+    assert entries["Sri-Lanka_534068"].split == ""
+
+
+def test_sen1floods11_names_bad_input(floods, tmp_path):
+    with pytest.raises(UserError, match="S1Hand' is missing; --raw must name the folder of Sen1Floods11"):
+        make("sen1floods11", tmp_path, "tiles", ("s1",))
+    for layer in ("S1Hand", "LabelHand"):
+        hand(tmp_path, layer, "x").parent.mkdir(parents=True)
+    with pytest.raises(UserError, match="S2Hand' is missing; fetch that layer .* or leave s2 out"):
+        make("sen1floods11", tmp_path, "tiles")
+    s1, label = hand(tmp_path, "S1Hand", "Ghana_53713"), hand(tmp_path, "LabelHand", "Ghana_53713")
+    shutil.copy(hand(floods, "S1Hand", "Ghana_53713"), s1)
+    with pytest.raises(UserError, match="Ghana_53713_LabelHand.tif' is missing; restore it"):
+        make("sen1floods11", tmp_path, "tiles", ("s1",)).entries()
+    shutil.copy(hand(floods, "LabelHand", "Ghana_53713"), label)
+    s1.chmod(0o644)
+    s1.write_bytes(s1.read_bytes()[:900_000])
+    with pytest.raises(UserError, match="Ghana_53713_S1Hand.tif' cannot be read as GeoTIFF .* truncated") as error:
+        make("sen1floods11", tmp_path, "tiles", ("s1",)).entries()
+    assert "\n" not in str(error.value)
+    shutil.copy(label, hand(tmp_path, "S1Hand", "Ghana_53713"))
+    with pytest.raises(UserError, match="has 1 bands, 2 expected"):
+        make("sen1floods11", tmp_path, "tiles", ("s1",)).entries()
+
+
+# npz
+
+def test_npz_reads_the_real_pairs(real_data):
+    importer = make("npz", real_data / "bigearthnet")
+    entries = importer.entries()
+    assert len(entries) == 115
+    with np.load(real_data / "bigearthnet" / "pairs.npz") as file:
+        ids, s1, s2 = file["id"], file["s1_cdb"], file["s2"]
+        vv, b8a = file["s1_bands"].tolist().index("VV"), file["s2_bands"].tolist().index("B8A")
+    for row in (0, 57, 114):
+        assert entries[row].id == ids[row]
+        pair = check(importer, entries[row], "npz", "pairs")
+        np.testing.assert_array_equal(pair.s1[..., 0], s1[row, vv])
+        np.testing.assert_array_equal(pair.s2[..., SENSORS["s2_l2a"].bands.index("B8A")], s2[row, b8a])
+        assert pair.s1_time == -1 and np.isnan(pair.lat)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Arrays of a small .npz with shuffled bands, and a function that writes them and opens the importer."""
+    random = np.random.default_rng(0)
+    s1 = random.normal(-15, 5, (3, 2, 10, 10)).astype(np.float32)
+    s1[0, 0, 0, 0] = np.nan
+    arrays = {"id": np.array(["a", "b", "c"]), "s1": s1, "s1_bands": np.array(["VH", "VV"]),
+              "s2": random.integers(1, 9000, (3, 13, 10, 10), np.uint16),
+              "s2_bands": np.array(SENSORS["s2_l1c"].bands[::-1])}
+
+    def write(kind="pairs", features=BOTH, **changes):
+        np.savez(tmp_path / "own.npz", **{k: v for k, v in (arrays | changes).items() if v is not None})
+        return make("npz", tmp_path, kind, features)
+    return arrays, write
+
+
+def test_npz_picks_bands_by_name_and_rounds_decibels(own):
+    arrays, write = own
+    importer = write(s1_time=np.array([1, 2, 3]), lat=np.array([1.5, 2.5, 3.5]), split=np.array(["train", "", "test"]),
+                     location_id=np.array(["x", "x", "y"]))
+    entries = importer.entries()
+    assert [(e.location_id, e.split) for e in entries] == [("x", "train"), ("x", ""), ("y", "test")]
+    pair = check(importer, entries[1], "npz", "pairs")
+    np.testing.assert_allclose(pair.s1[..., 0], arrays["s1"][1, 1] * 100, atol=0.51)  # VV stands second in the file
+    for band, name in enumerate(SENSORS["s2_l1c"].bands):
+        np.testing.assert_array_equal(pair.s2[..., band], arrays["s2"][1, 12 - band], err_msg=name)
+    assert (pair.s1_time, pair.s2_time, pair.lat) == (2, -1, 2.5)
+    assert (importer.read(entries[0]).s1[0, 0] == -32768).all()
+
+
+def test_npz_tiles_may_hold_one_sensor(own):
+    _, write = own
+    label = np.zeros((3, 10, 10), np.uint8)
+    label[2] = 255
+    importer = write("tiles", ("s1",), s2=None, s2_bands=None, label=label, classes=np.array(["no", "yes"]),
+                     s1_sensor=np.array("s1_rtc"))
+    layout = importers.load("npz").layout("tiles", importer._raw)
+    assert layout.sensors == {"s1": "s1_rtc"} and layout.classes == ("no", "yes") and layout.size == 10
+    tile = check(importer, importer.entries()[2], "npz", "tiles", ("s1",))
+    np.testing.assert_array_equal(tile.label, label[2])
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"s1_bands": np.array(["VV", "HH"])}, "s1_bands is VV HH, sensor 's1_grd' needs also VH"),
+    ({"s2_bands": np.array(["B02"] * 13)}, "needs also B01"),
+    ({"id": np.array(["a", "b"])}, "s1 has 3 entries, id has 2"),
+    ({"id": None}, "lacks the array 'id'"),
+    ({"s1": np.zeros((3, 2, 10, 10), np.int32)}, "s1 is int32, expected float dB"),
+    ({"s2": None, "s2_bands": None}, r"holds only \['s1'\] .* pairs need s1 and s2"),
+    ({"id": np.array([{}, {}, {}])}, "cannot be read as .npz .* no object arrays"),
+])
+def test_npz_names_bad_arrays(own, changes, message):
+    _, write = own
+    with pytest.raises(UserError, match=message) as error:
+        importer = write(**changes)
+        importer.read(importer.entries()[0])
+    assert "own.npz" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_npz_names_bad_folders(own, tmp_path):
+    _, write = own
+    with pytest.raises(UserError, match="holds no .npz file"):
+        make("npz", tmp_path)
+    write()
+    with pytest.raises(UserError, match=f"is a file; --raw must name the folder that holds it, '{tmp_path}'"):
+        make("npz", tmp_path / "own.npz")
+    with pytest.raises(UserError, match="lacks the arrays label and classes"):
+        make("npz", tmp_path, "tiles")
+    with pytest.raises(UserError, match="no fixed sensors and size"):
+        importers.load("npz").layout("pairs", None)
+    whole = (tmp_path / "own.npz").read_bytes()
+    np.savez(tmp_path / "second.npz", id=np.array(["d"]), s1=np.zeros((1, 2, 10, 10), np.float32),
+             s1_bands=np.array(["VV", "VH"]))
+    with pytest.raises(UserError, match="second.npz' holds .*keep files of different sensors"):
+        make("npz", tmp_path).entries()
+    (tmp_path / "own.npz").write_bytes(whole[:3000])
+    with pytest.raises(UserError, match="own.npz' cannot be read as .npz"):
+        make("npz", tmp_path)
