@@ -98,8 +98,6 @@ def _build(options: argparse.Namespace) -> None:
     named = Builder.builder_configs.get(config.name)
     builder = Builder(data_dir=options.data_dir, config=config.name if named else config)
     there = builder.is_prepared()
-    if not there:
-        _import_tensorflow_quietly()
     start = time.monotonic()
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=options.raw))
     info = manifest.load_info(builder.data_path)
@@ -113,18 +111,6 @@ def _build(options: argparse.Namespace) -> None:
     print(f"check it: python -m data_prep inspect {builder.data_path}")
     print(f"next: python main.py --config=configs/{'pretrain' if kind == 'pairs' else 'finetune'}.py "
           f"--config.data.dir={builder.data_path} --workdir=WORKDIR")
-
-
-def _import_tensorflow_quietly() -> None:
-    """Imports TensorFlow without the lines that its libraries write to stderr whatever their log level is."""
-    stderr = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        import tensorflow  # noqa: F401
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
 
 
 def _inspect(options: argparse.Namespace) -> None:

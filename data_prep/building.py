@@ -1,7 +1,4 @@
-"""What both TFDS builders share: configurations, splits, weak labels, and the manifest after the build.
-
-Imports TensorFlow (ten seconds): only `build` needs this module.
-"""
+"""What both TFDS builders share: configurations, splits, weak labels, and the manifest after the build."""
 
 import collections
 import dataclasses
@@ -190,6 +187,7 @@ class ShardBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         kind = "pairs" if config.labels else self.KIND
         importer = importers.load(config.importer)(pathlib.Path(dl_manager.manual_dir), kind, tuple(config.sensors))
         splits = assign_splits(importer.entries(), config.split_by)
+        _import_tensorflow_quietly()  # not before the raw data is known to be there: it takes seconds
         return {split: self._generate_examples(split, importer, entries) for split, entries in splits.items()}
 
     def _generate_examples(self, split: str, importer: importers.Importer, entries: list[Entry]):
@@ -230,3 +228,15 @@ def _tensor(shape: tuple[int, ...], dtype: str) -> tfds.features.Tensor:
 
 def _serialize(self: tfds.core.example_serializer.ExampleSerializer, example: Any) -> bytes:
     return self.get_tf_example(example).SerializeToString(deterministic=True)
+
+
+def _import_tensorflow_quietly() -> None:
+    """Imports TensorFlow without the lines that its libraries write to stderr whatever their log level is."""
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)

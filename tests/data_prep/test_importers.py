@@ -74,7 +74,8 @@ def test_ombria_tiles_are_after_images_with_their_mask(real_data):
     assert len(entries) == 315 and all(name.endswith("_after") for name in entries)
     tile = check(importer, entries["ombria_0001_after"], "ombria", "tiles", ("s1",))
     assert set(tile.images) == {"s1"}
-    mask = np.asarray(Image.open(real_data / "ombria/OmbriaS1/train/MASK/S1_mask_0001.png"))
+    with Image.open(real_data / "ombria/OmbriaS1/train/MASK/S1_mask_0001.png") as image:
+        mask = np.asarray(image)
     np.testing.assert_array_equal(tile.label, np.where(mask == 255, 1, 0))
     assert 0 < tile.label.mean() < 1
 
