@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from dual_encoder import hooks, mesh, trainer
 from dual_encoder.checkpoint import LoadedModel, load_model
-from dual_encoder.config import (EvaluateConfig, FinetuneConfig, PretrainConfig, key_paths, parse)
+from dual_encoder.config import EvaluateConfig, FinetuneConfig, PretrainConfig, key_paths, parse
 from dual_encoder.errors import UserError, exit_on_user_error, nearest
 from dual_encoder.input import Records, load_sensors
 from dual_encoder.report import write_report

@@ -35,9 +35,8 @@ setup(
     description="Contrastive pre-training of Sentinel-1 / Sentinel-2 dual encoders in JAX",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["dual_encoder*", "data_prep*", "configs*"]),
+    packages=find_packages(include=["dual_encoder*", "data_prep*"]),
     package_data={"data_prep": ["*/*.md", "*/*.txt", "*/*.bib"]},
-    py_modules=["main"],
     install_requires=CORE + DATA,
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.11"],

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -134,7 +134,7 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{step}.json.tmp"
         temporary.write_text(json.dumps(_digests(self._workdir / "checkpoints" / str(step)), indent=0))
-        temporary.rename(folder / f"{step}.json")
+        temporary.replace(folder / f"{step}.json")
         kept = {str(s) for s in self._manager.all_steps()}
         for file in folder.glob("*.json"):
             if file.stem not in kept:
@@ -185,20 +185,30 @@ def _load(manager: ocp.CheckpointManager, step: int) -> LoadedModel:
 
 def _manager(workdir: epath.Path, keep: int | None) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
-        (workdir / "checkpoints").resolve(), item_names=("model", "optimizer", "facts"),
+        (workdir / "checkpoints").resolve(),
+        item_handlers={"model": ocp.StandardCheckpointHandler(), "optimizer": ocp.StandardCheckpointHandler(),
+                       "facts": ocp.JsonCheckpointHandler()},
         options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None))
 
 
 def _digests(folder: epath.Path) -> dict[str, int]:
     """Returns relative path -> crc32 of every file below `folder`."""
     digests = {}
-    for path in sorted(p for p in folder.glob("**/*") if p.is_file()):
+    for path in sorted(_files(folder)):
         crc = 0
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 crc = zlib.crc32(chunk, crc)
         digests[os.path.relpath(path, folder)] = crc
     return digests
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():  # epath refuses a recursive glob
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
 
 
 def _fault(workdir: epath.Path, step: int) -> str | None:

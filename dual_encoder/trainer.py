@@ -46,7 +46,7 @@ def train_step(state: TrainState, batch: Mapping[str, jax.Array], *, task: Task,
         state.params, state.batch_stats, batch, key)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    grad_norm, param_norm = optax.global_norm(grads), optax.global_norm(params)
+    grad_norm, param_norm = optax.tree.norm(grads), optax.tree.norm(params)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
     proposed = TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
     state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)

@@ -98,4 +98,4 @@ def write_json(path: epath.Path, values: Any) -> None:
     """Writes a JSON file that is either complete or not there."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(values, indent=2))
-    temporary.rename(path)
+    temporary.replace(path)

@@ -18,6 +18,9 @@ from dual_encoder.sensors import sensor
 flags.FLAGS.mark_as_parsed()  # Grain reads its flags in worker processes; main.py parses them
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Tests share compiled programs, also between workers: most of their time is compilation.
+jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -30,10 +33,10 @@ def real_data() -> pathlib.Path:
     return pathlib.Path(folder).resolve()
 
 
-@pytest.fixture
-def write_dataset(tmp_path):
+@pytest.fixture(scope="session")
+def write_dataset(tmp_path_factory):
     """Returns a function that writes a small data set folder (shards, index, manifest) without TensorFlow."""
-    return lambda **options: _write_dataset(tmp_path / options.pop("name", "data"), **options)
+    return lambda **options: _write_dataset(tmp_path_factory.mktemp("written") / "data", **options)
 
 
 def _write_dataset(folder: pathlib.Path, *, train: int = 16, test: int = 8, size: int = 40, shards: int = 2,

@@ -84,12 +84,12 @@ def test_a_flipped_header_is_named(write_dataset):
         list(tfrecord.scan(shard))
 
 
-def test_missing_folder_manifest_split_shard(write_dataset, tmp_path):
+def test_missing_folder_manifest_split_shard(write_dataset):
     with pytest.raises(UserError, match="'nowhere' does not exist"):
         tfrecord.load_info("nowhere")
     folder = write_dataset()
     with pytest.raises(UserError, match=f"holds no manifest.json; it is in '{folder}'"):
-        tfrecord.load_info(tmp_path)
+        tfrecord.load_info(folder.parent)
     with pytest.raises(UserError, match="no split 'valid'; it has"):
         tfrecord.ShardedRecords(folder, "valid")
     next(folder.glob("*-train.*")).unlink()

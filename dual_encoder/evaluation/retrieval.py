@@ -55,7 +55,7 @@ def retrieval_scores(query: np.ndarray, gallery: np.ndarray) -> dict[str, float 
 
 
 def top_matches(query: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
-    """Returns the `k` most similar gallery rows of each query, best first; the lower row number where they tie.
+    """Returns the `k` most similar gallery rows of each query, best first.
 
     Args:
       query: [n, dim] float.

@@ -1,0 +1,301 @@
+"""The step: 1 device == 8 devices == a textbook pmap step; the loop: resume, kill, non-finite, workdirs."""
+
+import contextlib
+import re
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from etils import epath
+
+from configs import pretrain
+from dual_encoder import checkpoint, mesh, metrics, optim, trainer
+from dual_encoder import config as config_lib
+from dual_encoder.errors import UserError
+from dual_encoder.input import Records, batches, record_numbers
+from dual_encoder.losses import info_nce
+from dual_encoder.tasks.pretrain import SENSORS, Pretrain
+
+
+def configure(folder, **changes):
+    values = pretrain.get_config("smoke")
+    values.data.dir, values.data.split = str(folder), "train"
+    values.encoder.width, values.batch_size, values.augment.crop = 8, 8, 32
+    values.projection = {"hidden": 16, "dim": 8}
+    values.schedule.update({"steps": 6, "log_every": 1, "checkpoint_every": 2})
+    for path, value in changes.items():
+        group = values
+        *groups, key = path.split("__")
+        for name in groups:
+            group = group[name]
+        group[key] = value
+    return config_lib.parse(values.to_dict())
+
+
+def open_run(config):
+    records = Records(config.data.dir, config.data.split, SENSORS)
+    return Pretrain(config, records.info.sensors), records
+
+
+def fit(config, workdir, devices=None):
+    task, records = open_run(config)
+    eval_records = Records(config.data.dir, config.data.eval_split, SENSORS)
+    trainer.fit(config, task, records, eval_records, mesh.make(devices), epath.Path(workdir))
+
+
+def final_arrays(workdir):
+    loaded = checkpoint.load_model(workdir)
+    return loaded.step, jax.tree.map(np.asarray, loaded.variables)
+
+
+def assert_identical(one, other):
+    assert one[0] == other[0]
+    jax.tree.map(np.testing.assert_array_equal, one[1], other[1])
+
+
+def loss_and_gradients(task, records, devices, batch_size=16):
+    devices = mesh.make(devices)
+    params, stats = jax.device_put(task.init(jax.random.key(0)), mesh.replicated(devices))
+    stream = batches(records, seed=0, batch_size=batch_size, rows=range(batch_size), start=0, stop=1, threads=1,
+                     processes=0)
+    batch = mesh.to_global(next(stream), devices)
+    function = jax.jit(jax.value_and_grad(task.loss, has_aux=True), out_shardings=mesh.replicated(devices))
+    (loss, (stats, measured)), grads = function(params, stats, batch, jax.random.key(1))
+    return {"loss": loss, "stats": stats, "metrics": measured, "grads": grads}
+
+
+def relative_error(one, other):
+    """Largest |difference| over largest |value|, per tensor, in float64."""
+    def error(a, b):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        return np.abs(a - b).max() / max(np.abs(b).max(), 1e-6)
+    return jax.tree.map(error, one, other)
+
+
+def test_one_device_equals_eight(write_dataset):
+    """Loss, gradients and BatchNorm statistics; the order of float32 sums is all that may differ."""
+    # SGD sees a scale error that Adam hides; the comparison of raw gradients sees it too.
+    task, records = open_run(configure(write_dataset()))
+    one, eight = (loss_and_gradients(task, records, devices) for devices in (jax.devices()[:1], jax.devices()))
+    # Float32 sums in another order differ by 1e-6 or so; 18 BatchNorm layers amplify that some hundred times.
+    assert max(jax.tree.leaves(relative_error(eight, one))) < 1e-3
+    assert relative_error(eight["loss"], one["loss"]) < 1e-5
+    assert max(jax.tree.leaves(relative_error(eight["stats"], one["stats"]))) < 1e-4
+
+
+def test_our_gradient_equals_a_textbook_pmap_step():
+    """The card says 'pmapped': a linear dual encoder, negatives gathered with gradient, gradients averaged."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    x1, x2 = jax.random.normal(keys[0], (32, 10)), jax.random.normal(keys[1], (32, 6))
+    params = {"w1": jax.random.normal(keys[2], (10, 4)), "w2": jax.random.normal(keys[3], (6, 4))}
+
+    def embed(x, w):
+        z = x @ w
+        return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+
+    def ours(params):
+        return info_nce(embed(x1, params["w1"]), embed(x2, params["w2"]), jnp.float32(10.0))[0]
+
+    def pmap_step(params, x1, x2):
+        def loss(params):
+            z1, z2 = embed(x1, params["w1"]), embed(x2, params["w2"])
+            all1, all2 = (jax.lax.all_gather(z, "d").reshape(-1, 4) for z in (z1, z2))
+            own = jax.lax.axis_index("d") * len(z1) + jnp.arange(len(z1))
+            rows = (optax.softmax_cross_entropy_with_integer_labels(10.0 * q @ k.T, own)
+                    for q, k in ((z1, all2), (z2, all1)))
+            return sum(row.mean() for row in rows) / 2
+        value, grads = jax.value_and_grad(loss)(params)
+        return jax.lax.pmean(value, "d"), jax.lax.pmean(grads, "d")
+
+    def per_device(x):
+        return x.reshape(8, 4, *x.shape[1:])
+
+    value, grads = jax.pmap(pmap_step, axis_name="d", in_axes=(None, 0, 0), out_axes=None)(
+        params, per_device(x1), per_device(x2))
+    expected, expected_grads = jax.value_and_grad(ours)(params)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), grads, expected_grads)
+
+
+def test_batchnorm_statistics_are_those_of_the_global_batch(write_dataset):
+    """Records sorted by brightness across devices: per-device statistics would show."""
+    task, records = open_run(configure(write_dataset(), augment__crop=0))
+    rows = [records[n] for n in range(16)]
+    rows.sort(key=lambda r: r["s1"].mean())
+    batch = {k: np.stack([r[k] for r in rows]) for k in rows[0]}
+    params, stats = task.init(jax.random.key(0))
+    out = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        devices = mesh.make(devices)
+        _, (updated, _) = jax.jit(task.loss)(params, stats, mesh.to_global(batch, devices), jax.random.key(0))
+        out.append(updated["s1_encoder"]["bn1"]["mean"])
+    np.testing.assert_allclose(out[1], out[0], rtol=1e-4, atol=1e-6)
+
+
+def test_training_learns_the_pairs_and_writes_all_artefacts(write_dataset, tmp_path):
+    config = configure(write_dataset(train=32), schedule__steps=150, batch_size=16, schedule__checkpoint_every=0,
+                       data__eval_split="train", augment__flips=False, augment__turns=False, augment__crop=0)
+    fit(config, tmp_path / "run", jax.devices()[:1])
+    rows = metrics.read(tmp_path / "run")
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert len(losses) == 150 and np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    final = [row for row in rows if row["kind"] == "eval"][-1]
+    assert final["step"] == 150 and final["s1_to_s2/gallery_size"] == 32
+    assert final["s1_to_s2/recall@5"] > 0.5 and final["s2_to_s1/recall@5"] > 0.5, "chance is 5 / 32"
+    for name in ("config.json", "run.json", "report.html", "evaluation/scores.json", "digests/150.json"):
+        assert (tmp_path / "run" / name).exists(), name
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    assert "retrieval" in (tmp_path / "run" / "report.html").read_text().lower()
+
+
+@pytest.fixture(scope="module")
+def whole_run(write_dataset, tmp_path_factory):
+    config = configure(write_dataset())
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    fit(config, workdir)
+    return config, workdir
+
+
+@pytest.fixture
+def finished(whole_run, tmp_path):
+    """A finished run of 6 steps, checkpoints at 2, 4 and 6, for one test to play with."""
+    config, workdir = whole_run
+    shutil.copytree(workdir, tmp_path / "finished")
+    return config, tmp_path / "finished"
+
+
+@contextlib.contextmanager
+def before_step(number, action):
+    """Calls `action` just before the step that makes update `number`."""
+    compile_step = trainer.compile_step
+
+    def compiling(*args):
+        compiled = compile_step(*args)
+
+        def run(state, batch):
+            if int(state.step) == number - 1:
+                action()
+            return compiled(state, batch)
+        return run
+
+    trainer.compile_step = compiling
+    try:
+        yield
+    finally:
+        trainer.compile_step = compile_step
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_resume_equals_an_uninterrupted_run_bit_for_bit(finished, tmp_path, capfd):
+    def die():
+        raise Killed
+
+    config, whole = finished
+    with before_step(6, die), pytest.raises(Killed):
+        fit(config, tmp_path / "part")
+    fit(config, tmp_path / "part")
+    assert "from step 4 to 6" in capfd.readouterr().out
+    assert_identical(final_arrays(tmp_path / "part"), final_arrays(whole))
+    losses = [[row["loss"] for row in metrics.read(w) if row["kind"] == "train"] for w in (whole, tmp_path / "part")]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+
+
+def test_a_signal_saves_and_the_same_command_continues(finished, tmp_path):
+    config, whole = finished
+    with before_step(3, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(SystemExit) as stopped:
+        fit(config, tmp_path / "part")
+    assert stopped.value.code == trainer.STOPPED
+    assert checkpoint.load_model(tmp_path / "part").step == 3
+    fit(config, tmp_path / "part")
+    assert_identical(final_arrays(tmp_path / "part"), final_arrays(whole))
+
+
+def test_a_non_finite_loss_stops_with_step_and_ids_and_saves_nothing(write_dataset, tmp_path):
+    config = configure(write_dataset(), optimizer__learning_rate=1e30, optimizer__name="sgd")
+    with pytest.raises(UserError) as error:
+        fit(config, tmp_path / "run")
+    message = str(error.value)
+    step = int(re.search(r"at step (\d+): not finite", message)[1])
+    ids = re.search(r"pair ids: ([\w ]+);", message)[1].split()
+    records = open_run(config)[1]
+    assert ids == [records.record(int(n))["id"] for n in record_numbers(0, step - 1, 16, 8)]
+    for saved in (tmp_path / "run" / "checkpoints").iterdir():
+        loaded = checkpoint.load_model(tmp_path / "run", int(saved.name))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.variables))
+
+
+def test_a_workdir_of_another_run_is_refused(finished, write_dataset):
+    config, whole = finished
+    before = sorted(str(p) for p in whole.rglob("*"))
+    with pytest.raises(UserError, match=r"config.seed=0, this run has 1; use another workdir"):
+        fit(configure(config.data.dir, seed=1), whole)
+    other = write_dataset(seed=5)
+    with pytest.raises(UserError, match="fingerprint"):
+        fit(configure(other), whole)
+    assert sorted(str(p) for p in whole.rglob("*")) == before
+    fit(configure(config.data.dir, schedule__log_every=3), whole)  # how often one looks may change
+
+
+def test_a_batch_that_does_not_divide_is_refused(write_dataset, tmp_path):
+    with pytest.raises(UserError, match="batch_size is 12, not a multiple of the 8 devices; use 8 or 16"):
+        fit(configure(write_dataset(), batch_size=12), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_flipped_bits_in_a_checkpoint_fall_back_to_an_older_one(finished, capfd):
+    config, whole = finished
+    final = final_arrays(whole)
+    files = [p for p in (whole / "checkpoints" / "6").rglob("*") if p.is_file() and p.stat().st_size > 1000]
+    victim = max(files, key=lambda p: p.stat().st_size)
+    blob = bytearray(victim.read_bytes())
+    blob[len(blob) // 2] ^= 4
+    victim.write_bytes(blob)
+    assert checkpoint.load_model(whole).step == 4
+    with pytest.raises(UserError, match="differ from their digests"):
+        checkpoint.load_model(whole, 6)
+    fit(config, whole)
+    out = capfd.readouterr().out
+    assert "checkpoint 6 is damaged" in out and "from step 4 to 6" in out
+    assert (whole / "damaged" / "6").exists()
+    assert_identical(final_arrays(whole), final)
+
+
+def test_a_checkpoint_of_eight_devices_continues_on_one(finished):
+    config, whole = finished
+    expected = final_arrays(whole)[1]["params"]
+    shutil.rmtree(whole / "checkpoints" / "6")
+    fit(config, whole, jax.devices()[:1])
+    step, variables = final_arrays(whole)
+    assert step == 6
+    # Two of the six steps added up float32 in another order; Adam turns rounding of small gradients into small steps.
+    for path, error in jax.tree_util.tree_leaves_with_path(relative_error(variables["params"], expected)):
+        assert error < 0.05, path
+
+
+def test_metrics_after_the_restored_step_are_removed(tmp_path):
+    writer = metrics.MetricWriter(tmp_path, 0)
+    for step in range(1, 6):
+        writer.write(step, "train", {"loss": float(step)})
+    writer.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "kin')
+    writer = metrics.MetricWriter(tmp_path, 3)
+    writer.write(4, "train", {"loss": 40.0})
+    writer.close()
+    assert [(row["step"], row["loss"]) for row in metrics.read(tmp_path)] == [(1, 1), (2, 2), (3, 3), (4, 40)]
+
+
+def test_optimizer_of_the_config_reaches_the_step(write_dataset):
+    """Guards against a branch that is never taken: LARS state is a trace, AdamW's has two moments."""
+    for name, expected in (("lars", "TraceState"), ("adamw", "ScaleByAdamState")):
+        config = configure(write_dataset(), optimizer__name=name)
+        task, _ = open_run(config)
+        state = trainer.init_state(task, optim.build(config.optimizer, 8, 6), 0, mesh.make(jax.devices()[:1]))
+        assert expected in str(jax.tree.structure(state.opt_state)), name
