@@ -18,7 +18,7 @@ ALLOWED = {
     "workdir": {"config", "errors", "tfrecord"},
     "checkpoint": {"errors", "mesh", "sensors", "train_state"},
     "hooks": {"checkpoint", "errors", "mesh", "metrics", "train_state", "workdir"},
-    "report": {"errors", "metrics"},
+    "curves": set(), "report": {"curves", "errors", "quicklook"},
     "trainer": {"checkpoint", "config", "hooks", "input", "mesh", "metrics", "optim", "report", "train_state",
                 "workdir"},
     "export": {"checkpoint", "errors", "sensors", "models"},

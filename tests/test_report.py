@@ -1,0 +1,204 @@
+"""The report of a run: what is on the page, what may be missing, and that nothing on it is active."""
+
+import base64
+import html.parser
+import json
+import math
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dual_encoder.curves import plot, thin
+from dual_encoder.errors import UserError
+from dual_encoder.report import write_report
+from dual_encoder.sensors import SENSORS
+
+SCORES = {"recall@1": 0.4, "recall@5": 0.75, "recall@10": None, "median_rank": 2.0, "mean_reciprocal_rank": 0.55,
+          "gallery_size": 8}
+
+
+class Page(html.parser.HTMLParser):
+    """Tags that stand open or close wrongly, attributes, and the visible text in its cells."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.images, self.rows, self.text = [], [], [], [], [], ""
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data + " "
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def make_run(folder, **run):
+    """A small pre-training run: 30 rows, resumed at step 20, one evaluation."""
+    (folder / "evaluation").mkdir()
+    (folder / "config.json").write_text(json.dumps({"task": "pretrain", "data": {"dir": "a/b", "threads": 3}}))
+    (folder / "run.json").write_text(json.dumps({
+        "task": "pretrain", "command": "python main.py", "started": "2026-11-23T10:00:00", "parameters": 22_400_000,
+        "versions": {"jax": "0.10.2"}, "devices": {"platform": "cpu", "count": 8, "kind": "cpu"},
+        "sensors": {"s1": SENSORS["s1_grd"].to_json()},
+        "dataset": {"name": "s1s2_pairs", "config": "demo", "version": "1.0.0", "fingerprint": "f00d" * 16,
+                    "classes": [], "source": {"licence": "CC-BY-4.0"}, "records": {"train": 1234},
+                    "tensors": {"s1": {"dtype": "int16", "shape": [120, 120, 2]}}}} | run))
+    rows = [{"step": 0, "kind": "event", "event": "started"}, {"step": 20, "kind": "event", "event": "resumed"}]
+    rows += [{"step": t, "kind": "train", "loss": 3 / t, "pairs_per_second": 100.0 + t} for t in range(1, 31)]
+    rows += [{"step": 30, "kind": "eval", "s1_to_s2/recall@1": 0.4, "s2_to_s1/recall@1": 0.3}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "evaluation" / "scores.json").write_text(json.dumps({"step": 30, "s1_to_s2": SCORES}))
+    return folder
+
+
+def read(path):
+    return Page(path.read_text())
+
+
+def test_page_shows_the_run(tmp_path):
+    page = read(write_report(make_run(tmp_path)))
+    for fact in ("pretrain · demo", "python main.py", "resumed once", "0.400", "recall@1 S1 → S2, gallery of 8", "0.1",
+                 "loss at step 30", "22.4 M", "8 × CPU", "Checkpoint of step 30", "resumed at step 20", "f00d" * 16,
+                 "CC-BY-4.0", "train 1,234", "dB (sigma0, GRD)", "120 x 120 px", "-1,254.8"):
+        assert fact in page.text, fact
+    assert ["data.threads", "3"] in page.rows and ["data.dir", '"a/b"'] in page.rows and ["jax", "0.10.2"] in page.rows
+    assert {image["alt"] for image in page.images} == {"loss", "pairs_per_second", "recall@1"}
+
+
+def test_retrieval_stands_beside_its_gallery_size_and_chance(tmp_path):
+    page = read(write_report(make_run(tmp_path)))
+    assert ["S1 → S2", "0.400", "0.750", "–", "2", "0.550", "8"] in page.rows
+    assert ["by chance", "0.125", "0.625", "–", "4.5", "0.340", "8"] in page.rows  # 1/8, 5/8, (8+1)/2, H(8)/8
+
+
+def test_segmentation_table_and_pictures_with_captions(tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "scores.json").write_text(json.dumps({
+        "step": 5, "miou": 0.625, "accuracy": 0.9, "iou": {"dry": 0.75, "wet": 0.5, "ice": None},
+        "f1": {"dry": 0.8, "wet": 0.6, "ice": None}, "support": {"dry": 3000, "wet": 1000, "ice": 0}}))
+    for name in ("segmentation_panels", "retrieval_s2_to_s1", "map"):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "evaluation" / f"{name}.png")
+    (tmp_path / "evaluation" / "map.txt").write_text("Places <b>of</b> the pairs")
+    page = read(write_report(tmp_path))
+    assert ["dry", "0.750", "0.800", "3,000", "75.0%"] in page.rows and ["ice", "–", "–", "0", "0.0%"] in page.rows
+    for fact in ("0.625", "mean IoU of 3 classes", "S2 → S1", "Green frame: the right answer", "input, label",
+                 "Places <b>of</b> the pairs", "Checkpoint of step 5"):
+        assert fact in page.text, fact
+    assert sum(image["src"].startswith("data:image/png;base64,") for image in page.images) == 3
+    assert ("style", "background: rgb(33, 102, 200)") in page.attributes  # water's colour in label pictures
+
+
+def test_page_is_static_and_text_cannot_break_out(tmp_path):
+    evil = '"><script>alert(1)</script><img src=http://example.org/x>'
+    make_run(tmp_path, command=evil, versions={evil: evil}, task=evil)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 31, "kind": "train", evil: 1.0, "$x_$": 2.0}) + "\n")
+    (tmp_path / "evaluation" / "more.json").write_text(json.dumps({evil: {evil: 1}}))
+    page = read(write_report(tmp_path))
+    assert not {"script", "iframe", "link", "object", "a"} & set(page.tags) and evil in page.text
+    sources = [value for name, value in page.attributes if name in ("src", "href")]
+    assert sources and all(source.startswith("data:image/") for source in sources)
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+
+
+@pytest.mark.parametrize("missing", ["run.json", "config.json", "metrics.jsonl", "evaluation/scores.json"])
+def test_missing_parts_are_left_out(tmp_path, missing):
+    make_run(tmp_path)
+    (tmp_path / missing).unlink()
+    page = read(write_report(tmp_path))
+    gone = {"run.json": "fingerprint", "config.json": "Configuration", "metrics.jsonl": "Training",
+            "evaluation/scores.json": "gallery size"}
+    for name, fact in gone.items():
+        assert (fact in page.text) == (name != missing), fact
+
+
+def test_a_cut_off_last_line_is_tolerated_and_damage_is_named(tmp_path):
+    make_run(tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 31, "kind": "tra')
+    assert "damaged" not in read(write_report(tmp_path)).text
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "metrics.jsonl").write_text("\n".join([lines[0], "\x00garbage", *lines[1:]]))
+    (tmp_path / "config.json").write_text("{")
+    text = read(write_report(tmp_path)).text
+    assert "metrics.jsonl: 2 damaged lines were left out (first: line 2)" in text and "config.json could not be" in text
+    assert "loss at step 30" in text
+
+
+def test_values_that_are_not_finite_leave_a_gap(tmp_path):
+    make_run(tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 31, "kind": "train", "loss": NaN, "note": "text", "nothing": null}\n')
+    assert "nan" in read(write_report(tmp_path)).text
+
+
+def test_report_replaces_the_old_one_and_is_the_same_for_the_same_files(tmp_path):
+    make_run(tmp_path)
+    first = write_report(tmp_path).read_bytes()
+    assert write_report(tmp_path).read_bytes() == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "evaluation", "metrics.jsonl",
+                                                               "report.html", "run.json"]
+
+
+def test_curves_hold_the_values_as_points_and_marks():
+    svg = ElementTree.fromstring(plot("iou", {"land": ([0, 50, 100], [1.0, 3.0, 2.0]), "w$": ([0, 100], [1.0, 1.0])},
+                                      [37]).decode())
+    text = " ".join("".join(node.itertext()) for node in svg.iter("{http://www.w3.org/2000/svg}text"))
+    assert "IoU" in text and "land" in text and "w$" in text and "step" in text
+    lines = [node.get("d") for group in svg.iter() if group.get("id", "").startswith("line2d")
+             for node in group.iter("{http://www.w3.org/2000/svg}path") if group.get("id") and node.get("clip-path")]
+    points = [[tuple(map(float, p)) for p in re.findall(r"([\d.]+) ([\d.]+)", d)] for d in lines]
+    (x0, y0), (x1, y1), (x2, y2) = next(p for p in points if len(p) == 3)
+    assert math.isclose(x1 - x0, x2 - x1, rel_tol=1e-3) and math.isclose(y0 - y1, 2 * (y0 - y2), rel_tol=1e-3)
+    upright = [(p[0][0] - x0) / (x2 - x0) for p in points if len(p) == 2 and p[0][0] == p[1][0]]  # the grid, too
+    assert any(math.isclose(x, 0.37, rel_tol=1e-3) for x in upright)
+
+
+def test_long_curves_are_block_means():
+    steps, values = list(range(1200)), [float(t % 3) for t in range(1200)]
+    assert thin(steps[:500], values[:500]) == (steps[:500], values[:500])
+    thinned = thin(steps, values)
+    assert len(thinned[0]) == 400 and thinned[0][:2] == [1, 4] and set(thinned[1]) == {1.0}
+
+
+def test_folder_without_a_run_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="holds no run.json, config.json"):
+        write_report(tmp_path)
+    with pytest.raises(UserError, match="is not a folder"):
+        write_report(tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+def test_command(tmp_path):
+    def command(workdir):
+        return subprocess.run([sys.executable, "-m", "dual_encoder.report", f"--workdir={workdir}"],
+                              capture_output=True, text=True)
+
+    make_run(tmp_path)
+    done = command(tmp_path)
+    assert done.returncode == 0 and done.stdout == f"{tmp_path / 'report.html'}\n" and not done.stderr
+    svg = next(image["src"] for image in read(tmp_path / "report.html").images)
+    assert base64.b64decode(svg.partition(",")[2]).startswith(b"<?xml")
+    done = command(tmp_path / "nowhere")
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
