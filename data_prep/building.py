@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import example_serializer, shuffle
 
 from data_prep import importers, manifest, radiometry, record
 from data_prep.importers import Entry
@@ -213,9 +214,11 @@ class ShardBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def download_and_prepare(self, **kwargs) -> None:
         """Builds as TFDS does, then writes manifest.json and the index beside the shards where they are missing."""
-        # TFDS leaves the order of the features in a record to chance; equal data must give equal bytes.
-        with tfds.core.utils.temporary_assignment(
-                tfds.core.example_serializer.ExampleSerializer, "serialize_example", _serialize):
+        assign = tfds.core.utils.temporary_assignment
+        # TFDS leaves the order of the features in a record to chance; equal data must give equal bytes. It also holds
+        # 1 GB before it sorts on disk; the order of the records does not depend on that.
+        with (assign(example_serializer.ExampleSerializer, "serialize_example", _serialize),
+              assign(shuffle, "MAX_MEM_BUFFER_SIZE", 128 << 20)):
             super().download_and_prepare(**kwargs)
         if not manifest.is_written(self.data_path):
             manifest.write(self.data_path)
@@ -226,7 +229,7 @@ def _tensor(shape: tuple[int, ...], dtype: str) -> tfds.features.Tensor:
     return tfds.features.Tensor(shape=shape, dtype=np.dtype(dtype).type, encoding=tfds.features.Encoding.BYTES)
 
 
-def _serialize(self: tfds.core.example_serializer.ExampleSerializer, example: Any) -> bytes:
+def _serialize(self: example_serializer.ExampleSerializer, example: Any) -> bytes:
     return self.get_tf_example(example).SerializeToString(deterministic=True)
 
 

