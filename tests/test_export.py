@@ -13,14 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from safetensors.numpy import load_file
 
-from dual_encoder.checkpoint import LoadedModel
+from dual_encoder.checkpoint import Checkpoints, LoadedModel
 from dual_encoder.errors import UserError
 from dual_encoder.export.timm_folder import export
 from dual_encoder.export.timm_weights import from_timm, to_timm
 from dual_encoder.models.resnet import ResNet
 from dual_encoder.sensors import SENSORS
+from dual_encoder.train_state import TrainState
 
 weight = runpy.run_path(str(pathlib.Path(__file__).parent / "golden" / "make_resnet.py"))["weight"]
 
@@ -132,6 +134,34 @@ def test_unknown_sensor_names_the_nearest(tmp_path):
     with pytest.raises(UserError, match="no encoder of sensor 's3'; did you mean 's[12]'"):
         export(checkpoint(width=4), "s3", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_command_exports_from_a_checkpoint(tmp_path):
+    model = checkpoint(width=4)
+    checkpoints = Checkpoints(epath.Path(tmp_path / "run"), 1, {
+        "config": model.config, "dataset": model.dataset, "code_version": model.code_version,
+        "sensors": {name: spec.to_json() for name, spec in model.sensors.items()}})
+    state = jax.tree.map(jnp.asarray, TrainState(step=1200, params=model.variables["params"],
+                                                 batch_stats=model.variables["batch_stats"], opt_state=()))
+    checkpoints.save(1200, state)
+    checkpoints.close()
+
+    def command(*flags):
+        return subprocess.run([sys.executable, "-m", "dual_encoder.export", f"--workdir={tmp_path / 'run'}",
+                               f"--out={tmp_path / 'out'}", *flags], capture_output=True, text=True)
+
+    done = command("--sensor=s1")
+    assert done.returncode == 0, done.stderr
+    *files, note = done.stdout.splitlines()
+    assert [pathlib.Path(file).name for file in files] == ["model.safetensors", "config.json", "README.md"]
+    assert "stem is 4 channels wide" in note
+    expected = to_timm({key: tree["s1_encoder"] for key, tree in model.variables.items()})
+    state = load_file(files[0])
+    assert all(np.array_equal(state[key], expected[key]) for key in expected)
+    for flags, message in ((["--sensor=s4"], "no encoder of sensor 's4'"),
+                           (["--sensor=s1", "--step=7"], "no checkpoint of step 7; it has [1200]")):
+        done = command(*flags)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
 
 
 def test_command_ends_with_one_line_when_there_is_no_checkpoint(tmp_path):
