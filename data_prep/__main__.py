@@ -7,6 +7,7 @@ import pathlib
 import sys
 import time
 
+from data_prep import importers
 from dual_encoder.errors import UserError, exit_on_user_error
 
 
@@ -33,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
                      help="a configilm 0.6.3 or 0.7.1 wheel at hand, instead of a download; may be repeated")
 
     sub = command("build", _build, "turn a raw data set into TFRecord shards, index and manifest")
-    sub.add_argument("--importer", required=True, help="bigearthnet, ombria, sen1floods11 or npz")
+    sub.add_argument("--importer", required=True, help=f"one of: {', '.join(importers.names())}")
     sub.add_argument("--raw", type=pathlib.Path, required=True, help="folder of the raw data")
     sub.add_argument("--data_dir", type=pathlib.Path, required=True, help="folder of all built data sets")
     sub.add_argument("--kind", choices=("pairs", "tiles"), help="default: pairs, or tiles with --labels")
@@ -72,8 +73,6 @@ def _sample(options: argparse.Namespace) -> None:
 
 def _build(options: argparse.Namespace) -> None:
     if not options.raw.is_dir():
-        from data_prep import importers
-
         importers.load(options.importer)
         what = f"a file; name its folder '{options.raw.parent}'" if options.raw.is_file() else "missing"
         raise UserError(f"raw folder '{options.raw}' is {what}; --raw must name the folder of the raw data")
@@ -96,8 +95,12 @@ def _build(options: argparse.Namespace) -> None:
     else:
         from data_prep.s1s2_tiles.s1s2_tiles_dataset_builder import Builder
     named = Builder.builder_configs.get(config.name)
+    if named and named.facts() != config.facts():
+        raise UserError(f"--name={config.name} is a config of importer '{named.importer}'; choose another name")
     builder = Builder(data_dir=options.data_dir, config=config.name if named else config)
     there = builder.is_prepared()
+    if there and (built := builder.info.metadata[manifest.FACTS]["source"]) != config.facts()["source"]:
+        raise UserError(f"'{builder.data_path}' was built otherwise ({built}); give another --name")
     start = time.monotonic()
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=options.raw))
     info = manifest.load_info(builder.data_path)

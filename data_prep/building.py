@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -48,9 +49,11 @@ class Config(tfds.core.BuilderConfig):
     source: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if not (self.name and self.importer and self.sensors and self.size > 0):
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise UserError(f"config name '{self.name}' must be made of letters, digits, '_', '.' and '-'")
+        if not (self.importer and self.sensors and self.size > 0):
             raise UserError(f"config '{self.name}' has importer='{self.importer}' sensors={dict(self.sensors)} "
-                            f"size={self.size}; give a name, an importer, sensors and a size")
+                            f"size={self.size}; give an importer, sensors and a size")
         importers.load(self.importer)
         if self.split_by not in SPLIT_BY or self.labels not in LABELS:
             raise UserError(f"config '{self.name}' has split_by='{self.split_by}' labels='{self.labels}'; valid are "
@@ -59,6 +62,14 @@ class Config(tfds.core.BuilderConfig):
             self.classes = radiometry.WATER_WEAK_CLASSES
         self.classes = tuple(self.classes)
         self.specs = {feature: sensor(name) for feature, name in self.sensors.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what the manifest and metadata.json say of the config."""
+        origin = {"importer": self.importer, "split_by": self.split_by}
+        if self.labels:
+            origin["labels"] = self.labels
+        return {"sensors": {name: spec.to_json() for name, spec in self.specs.items()}, "classes": list(self.classes),
+                "source": {**self.source, **origin}}
 
 
 def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, features: tuple[str, ...] = (),
@@ -179,9 +190,8 @@ class ShardBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
             metadata=tfds.core.MetadataDict({manifest.FACTS: {
-                "name": self.name, "config": config.name, "version": str(self.version),
-                "sensors": {name: spec.to_json() for name, spec in config.specs.items()}, "tensors": tensors,
-                "classes": list(config.classes), "source": {"importer": config.importer} | dict(config.source)}}))
+                "name": self.name, "config": config.name, "version": str(self.version), "tensors": tensors,
+                **config.facts()}}))
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         config: Config = self.builder_config

@@ -24,7 +24,7 @@ class Layout:
       default: the features that are built unless others are asked for.
       size: height and width of an image in pixels.
       classes: class names of tiles, () for pairs.
-      source: 'importer', 'licence', 'attribution', 'notes', as text.
+      source: 'licence', 'attribution', 'notes', as text.
     """
 
     sensors: Mapping[str, str]
@@ -61,11 +61,15 @@ class Importer(Protocol):
         """Reads one entry; safe to call from several threads. UserError for damaged or missing files."""
 
 
+def names() -> list[str]:
+    """Returns the names of all importers."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
 def load(name: str) -> type[Importer]:
     """Returns the `Importer` of module `name`; UserError with the nearest name otherwise."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    if name not in names:
-        raise UserError(f"unknown importer '{name}'; {nearest(name, names)}")
+    if name not in names():
+        raise UserError(f"unknown importer '{name}'; {nearest(name, names())}")
     return importlib.import_module(f"{__name__}.{name}").Importer
 
 

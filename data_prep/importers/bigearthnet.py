@@ -48,7 +48,7 @@ class Importer:
         return Layout(
             sensors={"s1": "s1_grd", "s2": "s2_l2a"}, default=("s1", "s2"), size=SIZE,
             classes=CORINE_LEVEL_1 if kind == "tiles" else (),
-            source={"importer": "bigearthnet", "licence": "CDLA-Permissive-1.0",
+            source={"licence": "CDLA-Permissive-1.0",
                     "attribution": "Clasen et al. 2024, reBEN, arXiv 2407.03653; contains modified Copernicus Sentinel "
                                    "data 2017-2018; CORINE Land Cover 2018, European Environment Agency",
                     "notes": "S1 GRD of BigEarthNet-S1 (terrain-corrected, dB); S2 L2A without the +1000 offset; bands "

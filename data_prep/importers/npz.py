@@ -57,7 +57,7 @@ class Importer:
         return Layout(
             sensors=sensors, default=tuple(sensors), size=small["shapes"][image][-1],
             classes=tuple(map(str, small["classes"])) if kind == "tiles" else (),
-            source={"importer": "npz", "licence": str(small.get("licence", "not stated in the files")),
+            source={"licence": str(small.get("licence", "not stated in the files")),
                     "attribution": str(small.get("attribution", "not stated in the files")),
                     "notes": "from .npz files"})
 
@@ -155,4 +155,7 @@ def _image(arrays: dict, feature: str, spec: SensorSpec, row: int, path: pathlib
         if not np.issubdtype(image.dtype, np.floating):
             raise UserError(f"'{path}': s1 is {image.dtype}, expected float dB; name hundredths of dB 's1_cdb'")
         return db_to_int16(image)
-    return np.ascontiguousarray(image)
+    image = np.ascontiguousarray(image)
+    if stored:  # one band without data: the pixel has none
+        image[(image == spec.no_data).any(axis=-1)] = spec.no_data
+    return image

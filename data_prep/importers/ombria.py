@@ -27,7 +27,7 @@ class Importer:
         return Layout(
             sensors={"s1": "ombria_s1", "s2": "ombria_s2"}, default=("s1", "s2"), size=256,
             classes=("no flood", "flood") if kind == "tiles" else (),
-            source={"importer": "ombria", "licence": "none stated by the authors; do not redistribute",
+            source={"licence": "none stated by the authors; do not redistribute",
                     "attribution": "Drakonakis et al. 2022, OmbriaNet, IEEE JSTARS; contains modified "
                                    "Copernicus Sentinel data; masks by Copernicus EMS",
                     "notes": "S1 is VV only, stretched per image to 8 bit: dB cannot be recovered; S2 wraps in bright "

@@ -11,7 +11,6 @@ becomes the split 'bolivia' beside train, validation and test, as in the paper.
 
 import calendar
 import csv
-import dataclasses
 import pathlib
 
 import numpy as np
@@ -42,7 +41,7 @@ class Importer:
         return Layout(
             sensors={"s1": "s1_grd", "s2": "s2_l1c"}, default=("s1",) if kind == "tiles" else ("s1", "s2"), size=512,
             classes=("land", "water") if kind == "tiles" else (),
-            source={"importer": "sen1floods11", "licence": "CC-BY-4.0",
+            source={"licence": "CC-BY-4.0",
                     "attribution": "Bonafilia et al. 2020, Sen1Floods11, CVPR Workshops; contains modified Copernicus "
                                    "Sentinel data",
                     "notes": "pixels are square in degrees, not in metres; times are the event's days at 00:00 UTC"})
@@ -98,11 +97,11 @@ class Importer:
             images["s2"] = remove_s2_offset(np.moveaxis(geotiff.read(entry.where["s2"], 13), 0, -1), 0)
         lat, lon = geotiff.centre(entry.where["s1"])
         s1_time, s2_time = (_midnight(day) for day in _EVENT_DAYS.get(entry.id.rsplit("_", 1)[0], ("", "")))
-        pair = Pair(id=entry.id, s1=images.get("s1"), s2=images.get("s2"), s1_time=s1_time if "s1" in images else -1,
-                    s2_time=s2_time if "s2" in images else -1, location_id=entry.location_id, lat=lat, lon=lon,
-                    source="Sen1Floods11 v1.1 hand-labelled", s2_offset_removed=0, split=entry.split)
+        common = dict(id=entry.id, s1_time=s1_time if "s1" in images else UNKNOWN_TIME,
+                      s2_time=s2_time if "s2" in images else UNKNOWN_TIME, location_id=entry.location_id, lat=lat,
+                      lon=lon, source="Sen1Floods11 v1.1 hand-labelled", s2_offset_removed=0, split=entry.split)
         if self._kind == "pairs":
-            return pair
+            return Pair(s1=images["s1"], s2=images["s2"], **common)
         raw_label = geotiff.read(entry.where["label"], 1)[0]
         if not np.isin(raw_label, (-1, 0, 1)).all():
             raise UserError(f"'{entry.where['label']}' holds values {np.unique(raw_label)[:6].tolist()}, expected -1, "
@@ -110,8 +109,6 @@ class Importer:
         ignored = raw_label == -1
         if "s1" in images:
             ignored |= (images["s1"] == S1_NO_DATA).all(axis=-1)
-        common = {field.name: getattr(pair, field.name) for field in dataclasses.fields(pair)
-                  if field.name not in ("s1", "s2")}
         return Tile(images=images, label=np.where(ignored, IGNORED, raw_label).astype(np.uint8), **common)
 
 

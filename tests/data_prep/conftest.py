@@ -94,7 +94,7 @@ def mini_sets(real_pairs, tmp_path_factory):
     (old / "patch_id_s1_mapping.csv").write_text("\n".join(["patch_id,s1_name", *s1_lines]) + "\n")
     split_lines = [f"{patch_id},{'train' if i % 2 else 'test'}" for i, patch_id in enumerate(ids[:6])]
     (old / "patch_id_split_mapping.csv").write_text("\n".join(["patch_id,split", *reversed(split_lines)]) + "\n")
-    write_parquet(new / "metadata.parquet", ids[4:8], ["test", "train", "validation", "val"])
+    write_parquet(new / "metadata.parquet", ids[4:8], ["train", "test", "validation", "val"])
     write_parquet(new / "metadata_for_patches_with_snow_cloud_or_shadow.parquet", ids[8:], ["train", "train"])
     return raw
 

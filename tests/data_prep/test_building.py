@@ -82,12 +82,13 @@ def test_read_ahead_keeps_order_and_stays_a_few_records_ahead():
     def read(number):
         with lock:
             started.append(number)
-        time.sleep(0.002 * (number % 3))
+        time.sleep(0.001 * (number % 3))
         return number * 10
 
     ahead = 0
     for position, value in enumerate(building.read_ahead(read, range(60), workers=3)):
         assert value == position * 10
+        time.sleep(0.002)  # the consumer is the slow one
         ahead = max(ahead, len(started) - position - 1)
     assert 1 <= ahead <= 6
 
@@ -103,6 +104,7 @@ def test_names_of_configs_tell_their_options():
 
 @pytest.mark.parametrize("options, message", [
     ({"features": ("s3",)}, "has no image 's3'; valid: s1, s2"),
+    ({"name": "a/b"}, "config name 'a/b' must be made of letters"),
     ({"features": ("s1",)}, "--sensors=s1 leaves one image, pairs and weak labels need s1,s2"),
 ])
 def test_bad_options_are_named(options, message):
@@ -132,6 +134,7 @@ def test_manifest_states_the_origin(built):
     info = load_info(built[0])
     assert (info.name, info.config, info.version) == ("s1s2_pairs", "bigearthnet", "1.0.0")
     assert info.sensors == {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]}
+    assert info.source["importer"] == "bigearthnet" and info.source["split_by"] == "source"
     assert info.source["licence"] == "CDLA-Permissive-1.0" and "Copernicus" in info.source["attribution"]
     assert info.tensors["s2"].shape == (120, 120, 12) and info.classes == ()
 
@@ -190,6 +193,17 @@ def test_equal_builds_give_equal_bytes_and_a_rerun_changes_nothing(built, cli, m
     assert process.returncode == 0 and "already built: 10 records" in process.stdout, process.stderr
     assert times == {path: path.stat().st_mtime_ns for path in again.glob("*tfrecord*")}
     assert all((again / name).read_bytes() == (folder / name).read_bytes() for name in files)
+
+
+def test_names_in_use_are_not_taken_for_another_data_set(built, cli, real_data, mini_sets):
+    folder, _ = built
+    command = "build", f"--data_dir={folder.parents[2]}", "--name=bigearthnet"
+    process = cli(*command, "--importer=npz", f"--raw={real_data / 'bigearthnet'}")
+    assert process.returncode == 2 and "--name=bigearthnet is a config of importer 'bigearthnet'" in process.stderr
+    shutil.copytree(folder, folder.parents[1] / "mine" / "1.0.0")
+    process = cli(*command[:2], "--name=mine", "--importer=npz", f"--raw={real_data / 'bigearthnet'}")
+    assert process.returncode == 2 and "mine/1.0.0' was built otherwise" in process.stderr
+    assert process.stderr.count("\n") == 1
 
 
 def test_weak_water_tiles(built, cli, mini_sets, tmp_path):

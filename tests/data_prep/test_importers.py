@@ -40,7 +40,7 @@ def test_importers_state_licence_and_attribution():
     for name in ("bigearthnet", "ombria", "sen1floods11"):
         for kind in ("pairs", "tiles"):
             layout = importers.load(name).layout(kind, None)
-            assert set(layout.source) == {"importer", "licence", "attribution", "notes"}
+            assert set(layout.source) == {"licence", "attribution", "notes"}
             assert all(sensor_name in SENSORS for sensor_name in layout.sensors.values())
             assert bool(layout.classes) == (kind == "tiles")
 
@@ -247,6 +247,15 @@ def test_npz_picks_bands_by_name_and_rounds_decibels(own):
         np.testing.assert_array_equal(pair.s2[..., band], arrays["s2"][1, 12 - band], err_msg=name)
     assert (pair.s1_time, pair.s2_time, pair.lat) == (2, -1, 2.5)
     assert (importer.read(entries[0]).s1[0, 0] == -32768).all()
+
+
+def test_npz_pixel_without_one_radar_band_has_none(own):
+    _, write = own
+    stored = np.full((3, 2, 10, 10), -900, np.int16)
+    stored[1, 0, 4, 5] = -32768
+    importer = write(s1=None, s1_cdb=stored)
+    pair = importer.read(importer.entries()[1])
+    assert (pair.s1[4, 5] == -32768).all() and (pair.s1 == -32768).sum() == 2
 
 
 def test_npz_tiles_may_hold_one_sensor(own):
