@@ -199,6 +199,8 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
         sections += _section("Training", _plots({name: {"": train[name]} for name in names}, events))
     panels: dict[str, dict[str, Series]] = {}
     for name, series in _series(rows, "eval").items():
+        if len(series[0]) == 1:
+            continue  # the tables below say it better than a dot
         first, _, rest = name.partition("/")
         head, _, last = name.rpartition("/")
         if last in _RETRIEVAL:  # s1_to_s2/recall@1: one panel per figure, one line per direction

@@ -66,7 +66,8 @@ def make_run(folder, **run):
                     "tensors": {"s1": {"dtype": "int16", "shape": [120, 120, 2]}}}} | run))
     rows = [{"step": 0, "kind": "event", "event": "started"}, {"step": 20, "kind": "event", "event": "resumed"}]
     rows += [{"step": t, "kind": "train", "loss": 3 / t, "pairs_per_second": 100.0 + t} for t in range(1, 31)]
-    rows += [{"step": 30, "kind": "eval", "s1_to_s2/recall@1": 0.4, "s2_to_s1/recall@1": 0.3}]
+    rows += [{"step": t, "kind": "eval", "s1_to_s2/recall@1": 0.4, "s2_to_s1/recall@1": 0.3} for t in (15, 30)]
+    rows += [{"step": 30, "kind": "eval", "only/once": 1.0}]  # no curve
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "evaluation" / "scores.json").write_text(json.dumps({"step": 30, "s1_to_s2": SCORES}))
     return folder

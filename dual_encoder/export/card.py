@@ -23,15 +23,17 @@ def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any]) -> 
     spec = model.sensors[sensor]
     bands = description["model_args"]["in_chans"]
     patch = description["pretrained_cfg"]["input_size"][1]
-    others = " and ".join(f"{s} ({spec.name})" for s, spec in sorted(model.sensors.items()) if s != sensor)
+    others = [f"{name} ({other.name})" for name, other in sorted(model.sensors.items()) if name != sensor]
+    purpose = {"pretrain": "by contrastive pre-training on co-located image pairs",
+               "finetune": "by fine-tuning for segmentation"}[model.config["task"]]
     return f"""---
 library_name: timm
 tags: [remote-sensing, sentinel, contrastive, {spec.modality}]
 ---
 # {description["architecture"]} encoder of {spec.name}
 
-A ResNet ({description["architecture"]}, {description["num_features"]} features, {bands} input bands, no classifier)
-trained on co-located image pairs{f" with {others} as the other sensor" if others else ""}.
+{bands} input bands, {description["num_features"]} features, no classifier. Trained {purpose}\
+{f", beside an encoder of {' and '.join(others)}" if others else ""}.
 
 ## Input
 
@@ -55,8 +57,7 @@ Statistics: {spec.provenance}.
 
 {_other_units(spec)}
 
-`config.json` gives the same mean and std in the physical unit (x {spec.scale:g}); timm reads them but never applies
-them by itself.
+`config.json` gives the same mean and std in the physical unit (x {spec.scale:g}). timm never applies them by itself.
 
 ## Loading
 
