@@ -348,9 +348,7 @@ def _number(value: Any) -> str:
     """Four significant digits, thousands separated; a dash for what could not be computed."""
     if value is None:
         return "–"
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return str(value)
-    if not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return str(value)
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
