@@ -6,6 +6,7 @@ The only file with flags. Exit codes: 0 done, 2 a mistake that one line on stder
 saved (run the same command again).
 """
 
+import importlib.util
 import sys
 
 import jax
@@ -96,26 +97,35 @@ def _checked(model: LoadedModel, name: str, records: Records) -> SensorSpec:
 
 def _parse_flags() -> None:
     """Parses the command line; a wrong flag, file or override is a UserError."""
-    try:
-        unused = flags.FLAGS(sys.argv)[1:]
-    except (flags.Error, AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
-        raise _explain(error) from error
-    if unused:
-        raise UserError(f"'{unused[0]}' is not a flag; flags look like --workdir=DIR or --config.batch_size=64")
-    if _CONFIG.value is None:
+    files = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("--config=")]
+    if not files:
         raise UserError("--config is missing; give for example --config=configs/pretrain.py:smoke")
-
-
-def _explain(error: Exception) -> UserError:
-    try:
-        keys = key_paths(_CONFIG.value)
-    except Exception:  # the file itself could not be loaded
-        return UserError(f"--config cannot be loaded: {error}; give FILE.py or FILE.py:VARIANT from configs/")
+    keys = _declared_keys(files[-1])
     for argument in sys.argv[1:]:
         key = argument.split("=")[0].removeprefix("--config.")
         if argument.startswith("--config.") and key not in keys:
-            return UserError(f"unknown config key 'config.{key}'; {nearest(key, keys)}")
-    return UserError(str(error))
+            raise UserError(f"unknown config key 'config.{key}'; {nearest(key, keys)}")
+    try:
+        unused = flags.FLAGS(sys.argv)[1:]
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+    if unused:
+        raise UserError(f"'{unused[0]}' is not a flag; flags look like --workdir=DIR or --config.batch_size=64")
+
+
+def _declared_keys(file: str) -> list[str]:
+    """Returns the key paths of a configuration file. (ml_collections reports a wrong override as a traceback.)"""
+    path, _, variant = file.partition(":")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    if spec is None:
+        raise UserError(f"--config={file} is not a Python file; give FILE.py or FILE.py:VARIANT, as in configs/")
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return key_paths(module.get_config(*([variant] if variant else [])).to_dict())
+    except Exception as error:
+        raise UserError(f"--config={file} cannot be loaded: {error}; give FILE.py or FILE.py:VARIANT, as in configs/"
+                        ) from error
 
 
 if __name__ == "__main__":

@@ -74,12 +74,16 @@ class Checkpoints:
         self._sealing = self._sealer.submit(self._seal, step)
 
     def wait(self) -> None:
-        """Returns when the last save is complete, or raises its failure."""
-        if self._sealing is not None:
-            try:
-                self._sealing.result()
-            finally:
-                self._sealing = None
+        """Returns when the last save is complete; UserError when it failed, for example on a full disk."""
+        sealing, self._sealing = self._sealing, None
+        if sealing is None:
+            return
+        try:
+            sealing.result()
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"a checkpoint could not be saved to '{self._workdir}': {reason}; older checkpoints are "
+                            "untouched: make room and run the same command again") from error
 
     def close(self) -> None:
         """Waits for the last save and releases the threads."""

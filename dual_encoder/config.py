@@ -289,7 +289,8 @@ def _validate(config: Config) -> None:
     _require(config.augment.crop >= 0, "config.augment.crop", config.augment.crop, "0 or a size in pixels")
     _require(config.data.threads >= 1, "config.data.threads", config.data.threads, "at least 1")
     if isinstance(config, PretrainConfig):
-        _require(config.batch_size >= 2, "config.batch_size", config.batch_size, "at least 2: one pair has no negatives")
+        _require(config.batch_size >= 2, "config.batch_size", config.batch_size,
+                 "at least 2: one pair has no negatives")
         _require(0.01 <= config.loss.temperature, "config.loss.temperature", config.loss.temperature, "at least 0.01")
 
 

@@ -17,7 +17,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def exit_on_user_error(main: Callable[[], None], debug: bool) -> None:
-    """Runs `main`; a UserError ends the process with exit code 2 and one line on stderr.
+    """Runs `main`; a UserError, or what the operating system refuses, ends the process with code 2 and one line.
 
     Args:
       main: the command, without arguments.
@@ -25,8 +25,9 @@ def exit_on_user_error(main: Callable[[], None], debug: bool) -> None:
     """
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:
         if debug:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        hint = "" if isinstance(error, UserError) else "; mend this and run the same command again"
+        print(f"error: {' '.join(str(error).split())}{hint}", file=sys.stderr)
         sys.exit(2)

@@ -60,7 +60,7 @@ class Records:
 
 @functools.lru_cache(maxsize=4)  # readers stand on both sides of an epoch's end
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Returns the order of an epoch, int64 [count], read-only; Philox keyed by (seed, epoch), equal on every machine."""
+    """Returns the order of an epoch, int64 [count], read-only; Philox keyed by (seed, epoch)."""
     order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
     order.flags.writeable = False
     return order

@@ -29,8 +29,8 @@ STOPPED = 75  # exit code after SIGTERM or SIGINT: saved, run the same command a
 _EVAL_BATCH = 64  # images per forward pass of an evaluation, at most; it changes no figure
 
 
-def train_step(state: TrainState, batch: Mapping[str, jax.Array], *, task: Task, optimizer: optax.GradientTransformation,
-               seed: int) -> tuple[TrainState, dict[str, jax.Array]]:
+def train_step(state: TrainState, batch: Mapping[str, jax.Array], *, task: Task,
+               optimizer: optax.GradientTransformation, seed: int) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update; a pure function of (state, batch). A non-finite update is not applied.
 
     Args:

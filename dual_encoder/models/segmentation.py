@@ -48,7 +48,12 @@ class SegmentationModel(nn.Module):
 
     @nn.compact
     def __call__(self, images: Mapping[str, jax.Array], train: bool) -> jax.Array:
-        """sensor -> [batch, height, width, bands] float32, normalised; returns logits [batch, height, width, classes]."""
+        """Returns logits [batch, height, width, classes] float32.
+
+        Args:
+          images: sensor -> [batch, height, width, bands] float32, normalised.
+          train: use and update batch statistics.
+        """
         levels = [ResNet(self.depth, self.width, self.dtype, name=f"{name}_encoder")(
             images[name], train and not self.frozen) for name in self.sensors]
         if self.frozen:

@@ -102,8 +102,8 @@ def _take(pretrained: Mapping[str, Any], name: str, fresh: Any) -> Any:
     if different:
         key = different[0]
         raise UserError(f"the checkpoint's {name} differs from the configured one: '{key}' is {seen.get(key)} in the "
-                        f"checkpoint, {expected.get(key)} in the model ({len(different)} such); set config.encoder.depth "
-                        "and config.encoder.width as in pre-training")
+                        f"checkpoint, {expected.get(key)} in the model ({len(different)} such); set "
+                        "--config.encoder.depth and --config.encoder.width as in pre-training")
     return jax.tree.map(jnp.asarray, pretrained[name])
 
 

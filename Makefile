@@ -1,0 +1,43 @@
+# make demo      real Sentinel pairs -> shards -> pre-training -> fine-tuning -> export -> report, on a CPU
+# make test      the tests (S1S2_DATA=DIR adds those on real data)
+# make install   the first half of both: .venv with the project in it
+PYTHON ?= python3
+DEMO ?= demo_run
+RUN := .venv/bin/python
+
+.PHONY: install demo test lint bench
+.DELETE_ON_ERROR:
+
+install: .venv/installed
+
+.venv/installed: setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), expected 3.11 or later; run make PYTHON=python3.12 ..." >&2; exit 2; }
+	@echo "installing into .venv (some minutes the first time)"
+	@if command -v uv >/dev/null; then \
+	  uv venv --quiet --seed --allow-existing --python $(PYTHON) .venv && uv pip install --quiet --python $(RUN) -e '.[dev]'; \
+	else \
+	  $(PYTHON) -m venv .venv && $(RUN) -m pip install --quiet -e '.[dev]'; \
+	fi
+	@touch $@
+
+demo: install
+	$(RUN) -m data_prep sample --out=$(DEMO)/sample
+	$(RUN) -m data_prep build --importer=bigearthnet --raw=$(DEMO)/sample --data_dir=$(DEMO)/data
+	$(RUN) -m data_prep inspect $(DEMO)/data/s1s2_pairs/bigearthnet/1.0.0 --out=$(DEMO)/pairs.png
+	$(RUN) -m data_prep build --importer=bigearthnet --raw=$(DEMO)/sample --data_dir=$(DEMO)/data --kind=tiles --labels=water_weak
+	$(RUN) main.py --config=configs/pretrain.py:smoke --workdir=$(DEMO)/pretrain \
+	  --config.data.dir=$(DEMO)/data/s1s2_pairs/bigearthnet/1.0.0
+	$(RUN) main.py --config=configs/evaluate.py --config.init_from=$(DEMO)/pretrain
+	$(RUN) main.py --config=configs/finetune.py:water_weak --config.init_from=$(DEMO)/pretrain --workdir=$(DEMO)/water \
+	  --config.data.dir=$(DEMO)/data/s1s2_tiles/bigearthnet_water_weak/1.0.0
+	$(RUN) -m dual_encoder.export --workdir=$(DEMO)/pretrain --sensor=s2 --out=$(DEMO)/encoder_s2
+	@echo
+	@echo "the pairs:          $(DEMO)/pairs.png"
+	@echo "pre-training:       $(DEMO)/pretrain/report.html"
+	@echo "segmentation:       $(DEMO)/water/report.html"
+	@echo "exported encoder:   $(DEMO)/encoder_s2"
+
+test: install
+	$(RUN) -m ruff check --quiet .
+	$(RUN) -m pytest -n 2 --dist=loadfile

@@ -1,0 +1,103 @@
+"""main.py as a user meets it: one line and exit code 2 for each mistake, and nothing written is lost."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMOKE = "--config=configs/pretrain.py:smoke"
+
+
+def run(*arguments, script="main.py"):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "NO_COLOR": "1"}
+    return subprocess.run([sys.executable, script, *map(str, arguments)], cwd=ROOT, env=environment, text=True,
+                          capture_output=True, timeout=300)
+
+
+def assert_refused(result, *parts):
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    for part in parts:
+        assert part in result.stderr
+
+
+@pytest.mark.parametrize("arguments, parts", [
+    ([], ["--config is missing; give"]),
+    ([SMOKE], ["--workdir is missing"]),
+    (["--config=configs/pretrain.py:smok"], ["unknown variant 'smok'; valid: paper, smoke, ombria"]),
+    (["--config=configs/none.py"], ["configs/none.py", "No such file"]),
+    (["--config=README"], ["--config=README is not a Python file"]),
+    ([SMOKE, "--workdir=x", "--config.batchsize=4"], ["'config.batchsize'; did you mean 'batch_size'?"]),
+    ([SMOKE, "--workdir=x", "--config.loss.temprature=1"], ["did you mean 'loss.temperature'?"]),
+    ([SMOKE, "--workdir=x", "--config.batch_size=many"], ["batch_size=many"]),
+    ([SMOKE, "--workdir=x", "--config.encoder.depth=20"], ["config.encoder.depth is 20; expected 18, 34 or 50"]),
+    ([SMOKE, "--wrkdir=x"], ["wrkdir", "workdir"]),
+    ([SMOKE, "--workdir=x", "stray"], ["'stray' is not a flag"]),
+    ([SMOKE, "--workdir=x", "--config.data.dir=nowhere"], ["'nowhere' does not exist", "data_prep build"]),
+    (["--config=configs/pretrain.py", "--workdir=x"], ["config.data.dir is ''"]),
+    (["--config=configs/evaluate.py", "--config.init_from=nowhere"], ["'nowhere' holds no checkpoints"]),
+])
+def test_a_mistake_gets_one_line(arguments, parts):
+    assert_refused(run(*arguments), *parts)
+    assert not (ROOT / "x").exists()
+
+
+def test_debug_shows_the_traceback():
+    result = run(SMOKE, "--workdir=x", "--config.data.dir=nowhere", "--debug")
+    assert "Traceback" in result.stderr and result.returncode == 1
+
+
+def test_a_workdir_that_cannot_be_made_is_one_line(write_dataset, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    result = run(SMOKE, f"--workdir={tmp_path / 'file'}", f"--config.data.dir={write_dataset()}",
+                 "--config.data.split=train")
+    assert_refused(result, "is a file; give a folder")
+    assert (tmp_path / "file").read_text() == "kept"
+    result = run(SMOKE, f"--workdir={tmp_path / 'file' / 'below'}", f"--config.data.dir={write_dataset()}",
+                 "--config.data.split=train")
+    assert_refused(result, "run the same command again")
+
+
+def test_data_of_another_sensor_than_the_checkpoint_is_refused(write_dataset, tmp_path):
+    """One short training run, then data sets that differ from it in one way each."""
+    data = write_dataset()
+    short = [SMOKE, "--config.encoder.width=8", "--config.augment.crop=32", "--config.schedule.steps=1",
+             "--config.data.split=train"]
+    trained = run(*short, f"--workdir={tmp_path / 'run'}", f"--config.data.dir={data}")
+    assert trained.returncode == 0, trained.stderr
+    other = write_dataset(sensors=("s1_rtc", "s2_l2a"))
+    assert_refused(run("--config=configs/evaluate.py", f"--config.init_from={tmp_path / 'run'}",
+                       f"--config.data_dir={other}"), "sensor unit differ", "s1_rtc", "s1_grd")
+    other = write_dataset(sensors=("s1_grd", "s2_l1c"))
+    assert_refused(run("--config=configs/evaluate.py", f"--config.init_from={tmp_path / 'run'}",
+                       f"--config.data_dir={other}"), "sensor bands differ", "'B10'")
+    finetune = ["--config=configs/finetune.py:water_weak", f"--config.init_from={tmp_path / 'run'}",
+                f"--workdir={tmp_path / 'tune'}", "--config.data.split=train", "--config.augment.crop=32"]
+    assert_refused(run(*finetune, f"--config.data.dir={data}"), "no feature 'label'")
+    labelled = write_dataset(labels=True)
+    assert_refused(run(*finetune, f"--config.data.dir={labelled}"), "the checkpoint's s1_encoder differs",
+                   "set --config.encoder.depth and --config.encoder.width")
+    assert_refused(run("--config=configs/evaluate.py", f"--config.init_from={tmp_path / 'run'}",
+                       "--config.init_step=7"), "no checkpoint of step 7; it has [1]")
+
+
+def test_training_never_loads_tensorflow(write_dataset, tmp_path):
+    script = tmp_path / "probe.py"
+    script.write_text("import runpy, sys\nsys.path.insert(0, '.')\nrunpy.run_path('main.py', run_name='__main__')\n"
+                      "loaded = [name for name in sys.modules if name.split('.')[0] == 'tensorflow']\n"
+                      "assert not loaded, loaded\nprint('no tensorflow')\n")
+    result = run(SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.dir={write_dataset()}",
+                 "--config.encoder.width=8", "--config.augment.crop=32", "--config.schedule.steps=2",
+                 "--config.data.split=train", script=script)
+    assert result.returncode == 0, result.stderr
+    assert "no tensorflow" in result.stdout and (tmp_path / "run" / "report.html").exists()
+
+
+def test_importing_the_package_loads_neither_tensorflow_nor_devices():
+    code = ("import dual_encoder.trainer, dual_encoder.tasks.pretrain, dual_encoder.export, sys\n"
+            "from jax._src import xla_bridge\n"
+            "assert 'tensorflow' not in sys.modules and not xla_bridge._backends, 'work at import'")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,0 +1,116 @@
+"""Segmentation: encoders come from the checkpoint, frozen means frozen, fused uses both, no-label pixels do not count."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from configs import finetune
+from dual_encoder import config as config_lib
+from dual_encoder import mesh, metrics, optim, trainer
+from dual_encoder.errors import UserError
+from dual_encoder.input import Records, batches
+from dual_encoder.models.dual_encoder import DualEncoder
+from dual_encoder.tasks.finetune import Finetune
+
+
+def configure(folder, **changes):
+    values = finetune.get_config("water_weak")
+    values.data.dir, values.data.split = str(folder), "train"
+    values.encoder.width, values.batch_size, values.augment.crop, values.decoder_width = 8, 8, 32, 4
+    values.schedule.update({"steps": 60, "log_every": 20, "checkpoint_every": 0})
+    values.update(changes)
+    return config_lib.parse(values.to_dict())
+
+
+def open_run(config, pretrained=None):
+    records = Records(config.data.dir, config.data.split, (*config.inputs.split("+"), "label"))
+    return Finetune(config, records.info.sensors, records, pretrained), records
+
+
+@pytest.fixture(scope="module")
+def labelled(write_dataset):
+    return write_dataset(labels=True)
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    images = {"s1": jnp.zeros((2, 32, 32, 2)), "s2": jnp.zeros((2, 32, 32, 12))}
+    model = DualEncoder(("s1", "s2"), 18, 8, 16, 8, 10.0, jnp.float32)
+    return jax.tree.map(np.asarray, jax.jit(lambda k: model.init(k, images, train=True))(jax.random.key(7)))
+
+
+def first_batch(records):
+    return next(batches(records, seed=0, batch_size=8, rows=range(8), start=0, stop=1, threads=1, processes=0))
+
+
+@pytest.mark.parametrize("inputs", ["s1", "s2", "s1+s2"])
+def test_encoders_come_from_the_checkpoint(labelled, pretrained, inputs):
+    task, records = open_run(configure(labelled, inputs=inputs), pretrained)
+    params, stats = task.init(jax.random.key(0))
+    for name in inputs.split("+"):
+        jax.tree.map(np.testing.assert_array_equal, params[f"{name}_encoder"], pretrained["params"][f"{name}_encoder"])
+    prediction = task.predict(params, stats, first_batch(records))["prediction"]
+    assert prediction.shape == (8, 40, 40) and prediction.dtype == jnp.uint8
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_encoders_stay_as_they_are(labelled, pretrained, frozen):
+    task, records = open_run(configure(labelled, frozen=frozen), pretrained)
+    devices = mesh.make(jax.devices()[:1])
+    optimizer = optim.build(task.config.optimizer, 8, 10, task.frozen)
+    state = trainer.init_state(task, optimizer, 0, devices)
+    before = jax.device_get((state.params, state.batch_stats))
+    step = trainer.compile_step(task, optimizer, 0, devices)
+    batch = mesh.to_global(first_batch(records), devices)
+    for _ in range(2):  # the first step of the warm-up has rate 0
+        state, _ = step(state, batch)
+    for old, new in zip(before, jax.device_get((state.params, state.batch_stats)), strict=True):
+        moved = {name: any((a != b).any() for a, b in zip(jax.tree.leaves(old[name]), jax.tree.leaves(new[name]),
+                                                          strict=True)) for name in old}
+        assert moved["s1_encoder"] is not frozen
+        assert moved["decoder0"] and moved["decoder4"]
+
+
+def test_training_learns_a_label_that_the_radar_shows(labelled, tmp_path):
+    config = configure(labelled, class_weights="inverse")
+    task, records = open_run(config)
+    trainer.fit(config, task, records, Records(labelled, "test", ("s1", "label")), mesh.make(jax.devices()[:1]),
+                epath.Path(tmp_path / "run"))
+    final = [row for row in metrics.read(tmp_path / "run") if row["kind"] == "eval"][-1]
+    assert final["miou"] > 0.6, "guessing one class gives 0.25"
+    assert final["support/dry"] + final["support/wet"] == 8 * 40 * 40
+    assert (tmp_path / "run" / "evaluation" / "segmentation_panels.png").exists()
+
+
+def test_ignored_pixels_change_neither_loss_nor_gradient(labelled):
+    task, records = open_run(configure(labelled))
+    params, stats = task.init(jax.random.key(0))
+    batch = first_batch(records)
+    ignored = batch["label"].copy()
+    ignored[:, :10] = 255
+    results = []
+    for wrong in (0, 1):  # what the label said before it was ignored must not matter
+        label = np.where(ignored == 255, wrong, ignored)
+        marked = batch | {"label": np.where(ignored == 255, 255, label).astype(np.uint8)}
+        results.append(jax.jit(jax.value_and_grad(task.loss, has_aux=True))(params, stats, marked, jax.random.key(0)))
+    jax.tree.map(np.testing.assert_array_equal, *results)
+    (counted, _), _ = jax.jit(jax.value_and_grad(task.loss, has_aux=True))(params, stats, batch, jax.random.key(0))
+    assert counted != results[0][0][0]
+
+
+def test_a_checkpoint_of_another_encoder_is_refused(labelled, pretrained):
+    config = configure(labelled)
+    values = config_lib.to_dict(config)
+    values["encoder"]["width"] = 16
+    task, _ = open_run(config_lib.parse(values), pretrained)
+    with pytest.raises(UserError, match=r"'bn1/bias' is \(8,\) in the checkpoint, \(16,\) in the model"):
+        task.init(jax.random.key(0))
+
+
+def test_inverse_class_weights_are_one_over_the_share(labelled):
+    task, records = open_run(configure(labelled, class_weights="inverse"))
+    labels = np.stack([records[n]["label"] for n in range(len(records))])
+    share = np.array([(labels == value).mean() for value in (0, 1)])
+    np.testing.assert_allclose(task.class_weights, (1 / share) / (1 / share).mean(), rtol=1e-6)
