@@ -110,6 +110,8 @@ def _build(options: argparse.Namespace) -> None:
         print(f"already built: {summary}; to build anew delete the folder or give another --name")
     else:
         print(f"built {summary} in {time.monotonic() - start:.1f} s")
+    for leftover in sorted(builder.data_path.parent.glob("incomplete.*")):
+        print(f"left over from a build that was killed: {leftover}; delete it unless another build is running")
     print(f"data: {builder.data_path}")
     print(f"check it: python -m data_prep inspect {builder.data_path}")
     print(f"next: python main.py --config=configs/{'pretrain' if kind == 'pairs' else 'finetune'}.py "

@@ -189,8 +189,10 @@ def test_equal_builds_give_equal_bytes_and_a_rerun_changes_nothing(built, cli, m
     (again / "manifest.json").unlink()
     (again / "test.index.npy").unlink()
     times = {path: path.stat().st_mtime_ns for path in again.glob("*tfrecord*")}
+    (again.parent / "incomplete.ABC_1.0.0").mkdir()
     process = cli(*command)
     assert process.returncode == 0 and "already built: 10 records" in process.stdout, process.stderr
+    assert f"left over from a build that was killed: {again.parent / 'incomplete.ABC_1.0.0'}" in process.stdout
     assert times == {path: path.stat().st_mtime_ns for path in again.glob("*tfrecord*")}
     assert all((again / name).read_bytes() == (folder / name).read_bytes() for name in files)
 
