@@ -129,7 +129,8 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _stats(options: argparse.Namespace) -> None:
-    from data_prep import atomic, statistics
+    from data_prep import statistics
+    from dual_encoder import atomic
 
     shown = time.monotonic()
 

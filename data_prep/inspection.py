@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import atomic
 from data_prep.record import IGNORED, UNKNOWN_TIME
-from dual_encoder import quicklook
+from dual_encoder import atomic, quicklook
 from dual_encoder.errors import UserError
 from dual_encoder.tfrecord import DatasetInfo, ShardedRecords, load_info
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import atomic
+from dual_encoder import atomic
 from dual_encoder.errors import UserError
 from dual_encoder.tfrecord import INDEX_DTYPE, MANIFEST, DatasetInfo, load_info, masked_crc32c, scan
 

@@ -11,7 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 
-from data_prep import atomic
+from dual_encoder import atomic
 from dual_encoder.errors import UserError
 
 WHEELS = {

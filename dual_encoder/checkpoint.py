@@ -18,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from dual_encoder import atomic
 from dual_encoder import mesh as mesh_lib
 from dual_encoder.errors import UserError
 from dual_encoder.sensors import SensorSpec
@@ -136,9 +137,8 @@ class Checkpoints:
             return
         folder = self._workdir / "digests"
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{step}.json.tmp"
-        temporary.write_text(json.dumps(_digests(self._workdir / "checkpoints" / str(step)), indent=0))
-        temporary.replace(folder / f"{step}.json")
+        digests = _digests(self._workdir / "checkpoints" / str(step))
+        atomic.write(folder / f"{step}.json", json.dumps(digests, indent=0).encode())
         kept = {str(s) for s in self._manager.all_steps()}
         for file in folder.glob("*.json"):
             if file.stem not in kept:

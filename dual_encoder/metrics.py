@@ -8,6 +8,8 @@ from typing import Any
 import tensorboardX
 from etils import epath
 
+from dual_encoder import atomic
+
 
 class MetricWriter:
     """Appends to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.
@@ -20,13 +22,8 @@ class MetricWriter:
     def __init__(self, workdir: epath.PathLike, resume_step: int):
         self._path = os.path.join(os.fspath(workdir), "metrics.jsonl")
         if os.path.exists(self._path):
-            kept = [row for row in read(workdir) if row["step"] <= resume_step]
-            temporary = self._path + ".tmp"
-            with open(temporary, "w") as file:
-                file.writelines(json.dumps(row) + "\n" for row in kept)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
+            kept = [json.dumps(row) + "\n" for row in read(workdir) if row["step"] <= resume_step]
+            atomic.write(self._path, "".join(kept).encode())
         self._file = open(self._path, "a")
         self._board = tensorboardX.SummaryWriter(os.path.join(os.fspath(workdir), "tensorboard"),
                                                  purge_step=resume_step + 1 if resume_step else None)

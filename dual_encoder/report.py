@@ -8,13 +8,13 @@ import base64
 import html
 import json
 import math
-import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from dual_encoder import atomic
 from dual_encoder.curves import Series, plot
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.quicklook import label_to_rgb
@@ -48,7 +48,7 @@ td.number, th.number { text-align: right; white-space: nowrap; } tr.quiet td { c
 """
 
 
-def write_report(workdir: str | os.PathLike) -> pathlib.Path:
+def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     """Writes WORKDIR/report.html and returns its path.
 
     Reads config.json, run.json, metrics.jsonl and evaluation/*.{json,png,txt}; what is missing is left out, what
@@ -78,7 +78,8 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     page = (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(_title(folder, run))}</title>'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
             f"<body><main>{body}</main></body></html>\n")
-    return _write(folder / "report.html", page)
+    atomic.write(folder / "report.html", page.encode())
+    return folder / "report.html"
 
 
 # Reading
@@ -368,21 +369,6 @@ def _flat(values: Mapping[str, Any], separator: str = "/", prefix: str = "") -> 
             yield from _flat(value, separator, f"{prefix}{name}{separator}")
         else:
             yield f"{prefix}{name}", value
-
-
-def _write(path: pathlib.Path, page: str) -> pathlib.Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror}; make room or free the folder for writing") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def main() -> None:

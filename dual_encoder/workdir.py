@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from dual_encoder import __version__
+from dual_encoder import __version__, atomic
 from dual_encoder.config import differences
 from dual_encoder.errors import UserError
 from dual_encoder.tfrecord import DatasetInfo
@@ -96,6 +96,4 @@ def read_json(path: epath.Path) -> Any:
 
 def write_json(path: epath.Path, values: Any) -> None:
     """Writes a JSON file that is either complete or not there."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=2))
-    temporary.replace(path)
+    atomic.write(path, (json.dumps(values, indent=2) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Segmentation: encoders come from the checkpoint, frozen means frozen, fused uses both, no-label pixels do not count."""
+"""Segmentation: encoders come from the checkpoint, frozen means frozen, fused uses both, ignored pixels do not count."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def test_encoders_come_from_the_checkpoint(labelled, pretrained, inputs):
     params, stats = task.init(jax.random.key(0))
     for name in inputs.split("+"):
         jax.tree.map(np.testing.assert_array_equal, params[f"{name}_encoder"], pretrained["params"][f"{name}_encoder"])
-    prediction = task.predict(params, stats, first_batch(records))["prediction"]
+    prediction = jax.jit(task.predict)(params, stats, first_batch(records))["prediction"]
     assert prediction.shape == (8, 40, 40) and prediction.dtype == jnp.uint8
 
 

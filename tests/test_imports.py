@@ -4,25 +4,25 @@ import ast
 import pathlib
 
 ROOT = pathlib.Path(__file__).parent.parent
-LEAVES = {"errors", "sensors", "config", "tfrecord", "quicklook", "metrics", "mesh", "input"}
 
 # room -> rooms of dual_encoder that it may import. A folder is one room.
 ALLOWED = {
-    "errors": set(), "sensors": {"errors"}, "quicklook": {"sensors"}, "config": {"errors"}, "mesh": {"errors"},
-    "tfrecord": {"errors", "sensors"}, "input": {"errors", "sensors", "tfrecord"}, "metrics": set(),
+    "errors": set(), "atomic": {"errors"}, "sensors": {"errors"}, "quicklook": {"sensors"}, "config": {"errors"},
+    "mesh": {"errors"},
+    "tfrecord": {"errors", "sensors"}, "input": {"errors", "sensors", "tfrecord"}, "metrics": {"atomic"},
     "losses": set(), "optim": {"config"}, "augment": {"config", "sensors"},
     "models": {"errors"},
     "evaluation": {"errors", "sensors", "quicklook"},
     "train_state": {"input", "sensors"},
     "tasks": {"models", "losses", "augment", "evaluation", "config", "errors", "input", "sensors"},
-    "workdir": {"config", "errors", "tfrecord"},
-    "checkpoint": {"errors", "mesh", "sensors", "train_state"},
+    "workdir": {"atomic", "config", "errors", "tfrecord"},
+    "checkpoint": {"atomic", "errors", "mesh", "sensors", "train_state"},
     "hooks": {"checkpoint", "errors", "mesh", "metrics", "train_state", "workdir"},
-    "curves": set(), "report": {"curves", "errors", "quicklook"},
+    "curves": set(), "report": {"atomic", "curves", "errors", "quicklook"},
     "trainer": {"checkpoint", "config", "hooks", "input", "mesh", "metrics", "optim", "report", "train_state",
                 "workdir"},
     "export": {"checkpoint", "errors", "sensors", "models"},
-    "data_prep": {"errors", "sensors", "tfrecord", "quicklook"},
+    "data_prep": {"atomic", "errors", "sensors", "tfrecord", "quicklook"},
     "main": {"checkpoint", "config", "errors", "hooks", "input", "mesh", "report", "sensors", "tasks", "train_state",
              "trainer"},
 }
