@@ -71,7 +71,7 @@ def _evaluate(config: EvaluateConfig) -> None:
     state = jax.device_put(TrainState(step=model.step, params=model.variables["params"],
                                       batch_stats=model.variables["batch_stats"], opt_state=()),
                            mesh.replicated(devices))
-    scores, pictures = trainer.evaluate(task, state, records, config.batch_size, devices)
+    scores, pictures = trainer.evaluator(task, records, config.batch_size, devices)(state)
     if mesh.is_main_process():
         workdir = epath.Path(_WORKDIR.value or config.init_from)
         hooks.save_evaluation(workdir, model.step, scores, pictures)

@@ -42,6 +42,7 @@ img { max-width: 100%; height: auto; } figure { margin: 14px 0 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 14px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid #edf0f3; }
 th { color: #5c6b7a; font-weight: 600; font-size: 13px; } td { overflow-wrap: anywhere; }
+td:first-child { white-space: nowrap; overflow-wrap: normal; }
 td.number, th.number { text-align: right; white-space: nowrap; } tr.quiet td { color: #8a97a3; }
 .swatch { display: inline-block; width: 12px; height: 12px; border-radius: 2px; margin-right: 8px; }
 .warning { background: #fff6e0; border-color: #ecd9a4; }

@@ -19,6 +19,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 from etils import epath
+from tensorflow_datasets.proto import tf_example_pb2  # at the top: reading threads deadlock in TFDS's lazy imports
 
 from dual_encoder.errors import UserError
 from dual_encoder.sensors import SensorSpec
@@ -151,9 +152,6 @@ def parse(payload: bytes, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     Raises:
       UserError: a tensor is missing or has another number of bytes.
     """
-    # Not at the top: data_prep uses the framing above in processes that never parse.
-    from tensorflow_datasets.proto import tf_example_pb2
-
     features = tf_example_pb2.Example.FromString(payload).features.feature
     record: dict[str, Any] = {}
     for name, feature in features.items():

@@ -4,7 +4,7 @@ import functools
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -67,20 +67,20 @@ def compile_step(task: Task, optimizer: optax.GradientTransformation, seed: int,
                    in_shardings=(replicated, mesh_lib.by_row(mesh)), out_shardings=(replicated, replicated))
 
 
-def evaluate(task: Task, state: TrainState, records: Records, batch_size: int, mesh: Mesh
-             ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Runs `task.predict` over the split and returns what `task.evaluate` makes of it."""
+def evaluator(task: Task, records: Records, batch_size: int, mesh: Mesh
+              ) -> Callable[[TrainState], tuple[dict[str, Any], dict[str, Any]]]:
+    """Returns state -> (scores, pictures): `task.predict` over the split, compiled once, then `task.evaluate`."""
     predict = jax.jit(task.predict, out_shardings=mesh_lib.replicated(mesh))
     batch_size = -(-min(batch_size, _EVAL_BATCH) // mesh.size) * mesh.size
     rows = mesh_lib.local_rows(batch_size)
 
-    def outputs() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    def outputs(state: TrainState) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         for batch, valid in input_lib.in_order(records, batch_size):
             mine = {name: array[rows.start:rows.stop] for name, array in batch.items()}
             result = jax.device_get(predict(state.params, state.batch_stats, mesh_lib.to_global(mine, mesh)))
             yield batch["record"][:valid], {name: array[:valid] for name, array in result.items()}
 
-    return task.evaluate(outputs(), records)
+    return lambda state: task.evaluate(outputs(state), records)
 
 
 def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, eval_records: Records, mesh: Mesh,
@@ -95,10 +95,10 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
     mesh_lib.check_batch(config.batch_size, mesh)
     per_epoch = input_lib.steps_per_epoch(len(records), config.batch_size)
     last = schedule.steps or schedule.epochs * per_epoch
-    workdir_lib.claim(workdir, to_dict(config), records.info.fingerprint)
+    sensors = {name: spec.to_json() for name, spec in task.sensors.items()}
+    workdir_lib.check(workdir, to_dict(config), records.info.fingerprint, sensors)
     optimizer = optim.build(config.optimizer, config.batch_size, last, task.frozen)
     state = init_state(task, optimizer, config.seed, mesh)
-    sensors = {name: spec.to_json() for name, spec in task.sensors.items()}
     checkpoints = Checkpoints(workdir, schedule.keep, {
         "config": to_dict(config), "sensors": sensors, "dataset": workdir_lib.data_facts(records.info),
         "code_version": __version__})
@@ -108,7 +108,7 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
     writer = None
     if mesh_lib.is_main_process():
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        workdir_lib.record_run(workdir, config.task, records.info, sensors, parameters)
+        workdir_lib.record_run(workdir, to_dict(config), records.info, sensors, parameters)
         writer = MetricWriter(workdir, start)
         writer.write(start, "event", {"event": "started" if start == 0 else "resumed"})
         print(f"{config.task}: {len(records)} records, {per_epoch} steps per epoch, {parameters / 1e6:.1f} M "
@@ -121,7 +121,7 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
 
     log = hooks.TrainLog(writer, start, last, schedule.log_every, config.batch_size, name_records)
     save = hooks.SaveCheckpoint(checkpoints, writer, schedule.checkpoint_every, last)
-    score = hooks.Evaluate(lambda state: evaluate(task, state, eval_records, config.batch_size, mesh), writer, workdir,
+    score = hooks.Evaluate(evaluator(task, eval_records, config.batch_size, mesh), writer, workdir,
                            schedule.eval_every, last, lambda: write_report(workdir))
     step_fn = compile_step(task, optimizer, config.seed, mesh)
     stream = input_lib.batches(records, seed=config.seed, batch_size=config.batch_size,

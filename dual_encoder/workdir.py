@@ -30,8 +30,14 @@ _FREE_KEYS = ("data.dir", "data.threads", "data.processes", "schedule.log_every"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
 
-def claim(workdir: epath.Path, config: Mapping[str, Any], fingerprint: str) -> None:
-    """Makes the folder and writes config.json, or checks that the folder belongs to this run.
+def check(workdir: epath.Path, config: Mapping[str, Any], fingerprint: str, sensors: Mapping[str, Any]) -> None:
+    """Makes the folder, or checks that an existing one belongs to this run.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      fingerprint: of the data set.
+      sensors: feature name -> SensorSpec JSON in use.
 
     Raises:
       UserError: it holds a run with another configuration or other data.
@@ -49,27 +55,34 @@ def claim(workdir: epath.Path, config: Mapping[str, Any], fingerprint: str) -> N
                             "use another workdir, or the same configuration to resume")
     run = workdir / "run.json"
     if run.exists():
-        seen = read_json(run)["dataset"]["fingerprint"]
+        facts = read_json(run)
+        seen = facts["dataset"]["fingerprint"]
         if seen != fingerprint:
             raise UserError(f"--workdir '{workdir}' holds a run on data with fingerprint {seen[:12]}, config.data.dir "
                             f"has {fingerprint[:12]}; use another workdir, or the same data to resume")
-    write_json(workdir / "config.json", config)
+        if changed := differences(facts["sensors"], sensors):
+            key, (old, new) = next(iter(changed.items()))
+            raise UserError(f"--workdir '{workdir}' holds a run with sensor fact {key}={old}, this run has {new}; use "
+                            "another workdir, or the same --config.data.statistics to resume")
 
 
-def record_run(workdir: epath.Path, task: str, info: DatasetInfo, sensors: Mapping[str, Any], parameters: int) -> None:
-    """Writes run.json.
+def record_run(workdir: epath.Path, config: Mapping[str, Any], info: DatasetInfo, sensors: Mapping[str, Any],
+               parameters: int) -> None:
+    """Writes config.json and run.json; to be called by one process.
 
     Args:
-      workdir: claimed before.
-      task: 'pretrain' or 'finetune'.
+      workdir: checked before.
+      config: of the run.
       info: the data set.
       sensors: feature name -> SensorSpec JSON in use.
       parameters: number of parameters.
     """
     devices = jax.devices()
+    write_json(workdir / "config.json", config)
     write_json(workdir / "run.json", {
-        "task": task, "command": " ".join(sys.argv), "started": datetime.datetime.now().isoformat(timespec="seconds"),
-        "versions": versions(), "parameters": parameters, "sensors": dict(sensors), "dataset": data_facts(info),
+        "task": config["task"], "command": " ".join(sys.argv), "versions": versions(),
+        "started": datetime.datetime.now().isoformat(timespec="seconds"), "parameters": parameters,
+        "sensors": dict(sensors), "dataset": data_facts(info),
         "devices": {"platform": devices[0].platform, "count": len(devices), "kind": devices[0].device_kind}})
 
 

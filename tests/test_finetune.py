@@ -1,4 +1,4 @@
-"""Segmentation: encoders come from the checkpoint, frozen means frozen, fused uses both, ignored pixels do not count."""
+"""Segmentation: encoders come from the checkpoint, frozen means frozen, fused uses both, ignored pixels don't count."""
 
 import jax
 import jax.numpy as jnp

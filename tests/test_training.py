@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 
 from configs import pretrain
-from dual_encoder import checkpoint, mesh, metrics, optim, trainer
+from dual_encoder import checkpoint, mesh, metrics, optim, trainer, workdir
 from dual_encoder import config as config_lib
 from dual_encoder.errors import UserError
 from dual_encoder.input import Records, batches, record_numbers
@@ -240,6 +240,12 @@ def test_a_workdir_of_another_run_is_refused(finished, write_dataset):
     with pytest.raises(UserError, match="fingerprint"):
         fit(configure(other), whole)
     assert sorted(str(p) for p in whole.rglob("*")) == before
+    info = Records(config.data.dir, "train", SENSORS).info
+    statistics = {name: spec.to_json() | {"std": [1.0] * len(spec.bands)} for name, spec in info.sensors.items()}
+    workdir_sensors = {name: spec.to_json() for name, spec in info.sensors.items()}
+    with pytest.raises(UserError, match=r"sensor fact s1.std=.* this run has \[1.0, 1.0\]"):
+        workdir.check(epath.Path(whole), config_lib.to_dict(config), info.fingerprint, statistics)
+    workdir.check(epath.Path(whole), config_lib.to_dict(config), info.fingerprint, workdir_sensors)
     fit(configure(config.data.dir, schedule__log_every=3), whole)  # how often one looks may change
 
 

@@ -72,12 +72,12 @@ def top_matches(query: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
     return np.concatenate(best)
 
 
-def one_per_location(location_ids: Sequence[str]) -> np.ndarray:
+def one_per_location(locations: Sequence[str] | np.ndarray) -> np.ndarray:
     """Returns the number of the first record of each place, int64, ascending.
 
     Several dates of one place are right answers for each other; with one record per place there is one right answer.
     """
-    return np.sort(np.unique(np.asarray(location_ids), return_index=True)[1])
+    return np.sort(np.unique(np.asarray(locations), return_index=True)[1])
 
 
 def retrieval_gallery(queries: Sequence[np.ndarray], query_spec: SensorSpec, matches: Sequence[Sequence[np.ndarray]],

@@ -57,22 +57,18 @@ class Pretrain:
         return loss, (updated["batch_stats"], metrics | {"temperature": 1.0 / scale})
 
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns sensor -> embeddings [batch, dim] float32 of the whole images."""
+        """Returns sensor -> embeddings [batch, dim] float32 of the whole images, and `location` as in the batch."""
         images = {name: normalise(batch[name], self.sensors[name]) for name in SENSORS}
-        return self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)[0]
+        embeddings, _ = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+        return embeddings | {"location": batch["location"]}
 
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records
                  ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Cross-modal retrieval among distinct places, both directions; see train_state.Task."""
-        numbers, embeddings = [], {name: [] for name in SENSORS}
-        for rows, output in outputs:
-            numbers.append(rows)
-            for name in SENSORS:
-                embeddings[name].append(output[name])
-        numbers = np.concatenate(numbers)
-        places = one_per_location([records.record(int(n))["location_id"] for n in numbers])
-        numbers = numbers[places]
-        vectors = {name: np.concatenate(parts)[places] for name, parts in embeddings.items()}
+        rows = [output | {"number": numbers} for numbers, output in outputs]
+        columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        places = one_per_location(columns["location"])
+        numbers, vectors = columns["number"][places], {name: columns[name][places] for name in SENSORS}
         scores, pictures = {}, {}
         for query, gallery in (SENSORS, SENSORS[::-1]):
             direction = f"{query}_to_{gallery}"
