@@ -5,7 +5,7 @@ PYTHON ?= python3
 DEMO ?= demo_run
 RUN := .venv/bin/python
 
-.PHONY: install demo test lint bench
+.PHONY: install demo test
 .DELETE_ON_ERROR:
 
 install: .venv/installed

@@ -77,8 +77,7 @@ def _evaluate(config: EvaluateConfig) -> None:
         hooks.save_evaluation(workdir, model.step, scores, pictures)
         print(f"checkpoint {model.step}, data set '{records.info.config}', split "
               f"'{config.split or trained.data.eval_split}', one record per place")
-        for direction, values in scores.items():
-            print(f"{direction}: {hooks.summary(values)}")
+        print(hooks.summary(scores))
         print(f"report: {write_report(workdir)}")
 
 

@@ -6,9 +6,11 @@
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -64,10 +66,20 @@ class Checkpoints:
         self._sealing: concurrent.futures.Future | None = None
 
     def save(self, step: int, state: TrainState) -> None:
-        """Saves in the background; the digests follow once the files are complete. A failure shows at the next call."""
+        """Saves in the background; the digests follow once the files are complete. A failure shows at the next call.
+
+        Raises:
+          UserError: too little space, or the save before this one failed.
+        """
         self.wait()
         if step in self._manager.all_steps():
             return
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._workdir).free
+        if free < needed:
+            raise UserError(f"the disk of '{self._workdir}' has {free / 1e6:.0f} MB free, checkpoint {step} needs "
+                            f"{needed / 1e6:.0f} MB; older checkpoints are untouched: make room and run the same "
+                            "command again")
         self._manager.save(step, args=ocp.args.Composite(
             model=ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
             optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
@@ -92,7 +104,8 @@ class Checkpoints:
             self.wait()
         finally:
             self._sealer.shutdown()
-            self._manager.close()
+            with contextlib.suppress(Exception):  # Orbax repeats the failure that wait() reported
+                self._manager.close()
 
     def restore(self, state: TrainState) -> TrainState | None:
         """Returns the newest checkpoint that matches its digests, or None when there is no checkpoint.

@@ -154,7 +154,7 @@ class Evaluate:
         if mesh_lib.is_main_process():
             save_evaluation(self._workdir, step, scores, pictures)
             self._writer.write(step, "eval", flatten(scores))
-            print(f"evaluation at step {step}: " + summary(scores), flush=True)
+            print(f"evaluation at step {step}\n{summary(scores)}", flush=True)
             self._report()
 
 
@@ -168,6 +168,13 @@ def save_evaluation(workdir: epath.Path, step: int, scores: Mapping[str, Any], p
 
 
 def summary(scores: Mapping[str, Any]) -> str:
-    """Returns the scores as one line, numbers with three digits."""
+    """Returns the scores as text: single numbers on the first line, then a line per group."""
+    single = {name: value for name, value in scores.items() if not isinstance(value, Mapping)}
+    groups = {name: value for name, value in scores.items() if isinstance(value, Mapping)}
+    lines = [f"  {_numbers(single)}"] if single else []
+    return "\n".join(lines + [f"  {name}: {_numbers(values)}" for name, values in groups.items()])
+
+
+def _numbers(values: Mapping[str, Any]) -> str:
     return "  ".join(f"{name} {value:.3f}" if value != int(value) else f"{name} {int(value)}"
-                     for name, value in flatten(scores).items())
+                     for name, value in flatten(values).items())

@@ -99,7 +99,7 @@ def test_fine_tuning_and_its_report(data, undisturbed, tmp_path):
     output = run("main.py", "--config=configs/finetune.py:water_weak", f"--config.init_from={undisturbed}", *TINY,
                  f"--config.data.dir={data['s1s2_tiles']}", f"--workdir={tmp_path / 'tune'}",
                  "--config.schedule.steps=20", "--config.inputs=s1+s2", "--config.frozen=True")
-    assert "evaluation at step 20: miou" in output
+    assert "evaluation at step 20\n  miou" in output
     page = (tmp_path / "tune" / "report.html").read_text()
     for fact in ("vegetation", "weak labels", "segmentation", "data:image/png;base64"):
         assert fact in page, fact
