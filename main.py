@@ -1,9 +1,12 @@
 """Runs a configuration: pre-training, fine-tuning or evaluation.
 
     python main.py --config=configs/pretrain.py:smoke --workdir=runs/smoke --config.data.dir=DIR
+    python main.py --config=configs/finetune.py:water_weak --config.init_from=runs/smoke --workdir=runs/water
+    python main.py --config=configs/evaluate.py --config.init_from=runs/smoke
 
-The only file with flags. Exit codes: 0 done, 2 a mistake that one line on stderr explains, 75 stopped by a signal and
-saved (run the same command again).
+Each file in configs/ names its variants and keys; any key is overridden as --config.batch_size=64. --debug shows the
+traceback of an error. The only file with flags. Exit codes: 0 done, 2 a mistake that one line on stderr explains, 75
+stopped by a signal and saved (run the same command again).
 """
 
 import importlib.util
@@ -15,8 +18,9 @@ from etils import epath
 from ml_collections import config_flags
 
 from dual_encoder import hooks, mesh, trainer
+from dual_encoder import workdir as workdir_lib
 from dual_encoder.checkpoint import LoadedModel, load_model
-from dual_encoder.config import EvaluateConfig, FinetuneConfig, PretrainConfig, key_paths, parse
+from dual_encoder.config import EvaluateConfig, FinetuneConfig, PretrainConfig, key_paths, parse, to_dict
 from dual_encoder.errors import UserError, exit_on_user_error, nearest
 from dual_encoder.input import Records, load_sensors
 from dual_encoder.report import write_report
@@ -32,6 +36,9 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 def main() -> None:
     """Runs the task that the configuration names."""
+    if not sys.argv[1:] or {"--help", "-h", "--helpfull"} & set(sys.argv):
+        print(__doc__)
+        return
     _parse_flags()
     config = parse(_CONFIG.value.to_dict())
     if not _WORKDIR.value and not isinstance(config, EvaluateConfig):
@@ -65,18 +72,27 @@ def _evaluate(config: EvaluateConfig) -> None:
     trained = parse(model.config)
     if not isinstance(trained, PretrainConfig):
         raise UserError(f"config.init_from '{config.init_from}' is a {trained.task} run; give a pre-training run")
-    records = Records(config.data_dir or trained.data.dir, config.split or trained.data.eval_split, SENSORS)
+    split = config.split or trained.data.eval_split
+    records = Records(config.data_dir or trained.data.dir, split, SENSORS)
     task = Pretrain(trained, {name: _checked(model, name, records) for name in SENSORS})
+    workdir = epath.Path(_WORKDIR.value or config.init_from)
+    own = records.info.fingerprint == model.dataset["fingerprint"] and split == trained.data.eval_split
+    if not own and workdir == epath.Path(config.init_from):
+        raise UserError(f"split '{split}' of '{records.parts[0].folder}' is not what the run evaluates itself on "
+                        f"(split '{trained.data.eval_split}' of its own data); give another --workdir for these scores")
     devices = mesh.make()
     state = jax.device_put(TrainState(step=model.step, params=model.variables["params"],
                                       batch_stats=model.variables["batch_stats"], opt_state=()),
                            mesh.replicated(devices))
     scores, pictures = trainer.evaluator(task, records, config.batch_size, devices)(state)
     if mesh.is_main_process():
-        workdir = epath.Path(_WORKDIR.value or config.init_from)
+        if workdir != epath.Path(config.init_from):
+            sensors = {name: spec.to_json() for name, spec in task.sensors.items()}
+            workdir_lib.check(workdir, to_dict(config), records.info.fingerprint, sensors)
+            workdir_lib.record_run(workdir, to_dict(config), records.info, sensors,
+                                   sum(leaf.size for leaf in jax.tree.leaves(state.params)))
         hooks.save_evaluation(workdir, model.step, scores, pictures)
-        print(f"checkpoint {model.step}, data set '{records.info.config}', split "
-              f"'{config.split or trained.data.eval_split}', one record per place")
+        print(f"checkpoint {model.step}, data set '{records.info.config}', split '{split}', one record per place")
         print(hooks.summary(scores))
         print(f"report: {write_report(workdir)}")
 
@@ -98,7 +114,7 @@ def _parse_flags() -> None:
     """Parses the command line; a wrong flag, file or override is a UserError."""
     files = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("--config=")]
     if not files:
-        raise UserError("--config is missing; give for example --config=configs/pretrain.py:smoke")
+        raise UserError("--config=FILE is missing; give for example --config=configs/pretrain.py:smoke")
     keys = _declared_keys(files[-1])
     for argument in sys.argv[1:]:
         key = argument.split("=")[0].removeprefix("--config.")

@@ -9,8 +9,9 @@ Variants:
     python main.py --config=configs/pretrain.py:smoke --workdir=runs/smoke     the real sample, under 2 minutes on a CPU
     python main.py --config=configs/pretrain.py:ombria --workdir=runs/ombria   490 real pairs of 256 px, on a CPU
 
-DIR is what `python -m data_prep build` prints. The paper does not publish its hyper-parameters; these follow SimCLR
-(LARS, warm-up, cosine), Dual-SimCLR (2048-2048-128 head) and CLIP (learnable temperature).
+DIR is what `python -m data_prep build` prints; images of less than 224 px need a smaller --config.augment.crop. The
+paper does not publish its hyper-parameters; these follow SimCLR (LARS, warm-up, cosine, temperature) and Dual-SimCLR
+(head). The small variants use AdamW and CLIP's learnable temperature.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +24,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
         "data": {"dir": "", "split": "train", "eval_split": "test", "statistics": "", "threads": 16, "processes": 0},
         "encoder": {"depth": 50, "width": 64, "dtype": "bfloat16"},
         "projection": {"hidden": 2048, "dim": 128},
-        "loss": {"temperature": 0.07, "learnable_temperature": True, "false_negatives": "mask"},
+        "loss": {"temperature": 0.1, "learnable_temperature": False, "false_negatives": "mask"},
         "augment": {"crop": 224, "flips": True, "turns": True, "sar_gain_db": 0.0, "sar_looks": 0,
                     "optical_brightness": 0.0, "optical_contrast": 0.0},
         "optimizer": {"name": "lars", "learning_rate": 0.3, "scaling": "linear", "warmup": 0.1, "weight_decay": 1e-6,
@@ -34,6 +35,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
     if variant in ("smoke", "ombria"):
         config.encoder = {"depth": 18, "width": 32, "dtype": "float32"}
         config.projection = {"hidden": 256, "dim": 64}
+        config.loss.update({"temperature": 0.07, "learnable_temperature": True})
         config.optimizer.update({"name": "adamw", "learning_rate": 1e-3, "scaling": "none", "weight_decay": 1e-4})
         config.data.threads = 2
     if variant == "smoke":

@@ -8,6 +8,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -80,6 +81,8 @@ class Checkpoints:
             raise UserError(f"the disk of '{self._workdir}' has {free / 1e6:.0f} MB free, checkpoint {step} needs "
                             f"{needed / 1e6:.0f} MB; older checkpoints are untouched: make room and run the same "
                             "command again")
+        if mesh_lib.is_main_process():  # digests of an earlier checkpoint of this step would condemn the new one
+            (self._workdir / "digests" / f"{step}.json").unlink(missing_ok=True)
         self._manager.save(step, args=ocp.args.Composite(
             model=ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
             optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
@@ -118,25 +121,31 @@ class Checkpoints:
         Raises:
           UserError: checkpoints exist and none of them is sound.
         """
+        step = mesh_lib.agree(self._newest_sound() if mesh_lib.is_main_process() else 0)
+        self._manager.reload()
+        return self._read(step, state) if step >= 0 else None
+
+    def _newest_sound(self) -> int:
+        """Returns the newest sound step, or -1 when there is no checkpoint; moves damaged ones aside."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             fault = _fault(self._workdir, step)
             if fault is None:
-                return self._read(step, state)
-            if mesh_lib.is_main_process():
-                aside = self._workdir / "damaged" / str(step)
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                (self._workdir / "checkpoints" / str(step)).rename(aside)
-                print(f"checkpoint {step} is damaged ({fault}); moved to '{aside}', falling back to an older one",
-                      flush=True)
-        self._manager.reload()
+                return step
+            folder = self._workdir / "damaged"
+            folder.mkdir(parents=True, exist_ok=True)
+            aside = next(path for number in itertools.count()
+                         if not (path := folder / (f"{step}.{number}" if number else str(step))).exists())
+            (self._workdir / "checkpoints" / str(step)).rename(aside)
+            (self._workdir / "digests" / f"{step}.json").unlink(missing_ok=True)
+            print(f"checkpoint {step} is damaged ({fault}); moved to '{aside}', falling back to an older one",
+                  flush=True)
         if steps:
             raise UserError(f"no checkpoint of '{self._workdir}' matches its digests; they were moved to "
                             f"'{self._workdir / 'damaged'}'; the same command now starts from step 0")
-        return None
+        return -1
 
     def _read(self, step: int, state: TrainState) -> TrainState:
-        self._manager.reload()
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         restored = self._manager.restore(step, args=ocp.args.Composite(
             model=ocp.args.StandardRestore({"params": target.params, "batch_stats": target.batch_stats}),
@@ -233,6 +242,10 @@ def _fault(workdir: epath.Path, step: int) -> str | None:
     file = workdir / "digests" / f"{step}.json"
     if not file.exists():
         return None
-    expected, seen = json.loads(file.read_text()), _digests(workdir / "checkpoints" / str(step))
+    try:
+        expected = json.loads(file.read_bytes())
+    except ValueError:
+        return f"its digests '{file}' cannot be read"
+    seen = _digests(workdir / "checkpoints" / str(step))
     different = sorted(name for name in expected | seen if expected.get(name) != seen.get(name))
     return f"{len(different)} files differ from their digests, first '{different[0]}'" if different else None

@@ -272,26 +272,38 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     return value
 
 
+_MINIMA = {
+    "batch_size": 1, "data.threads": 1, "data.processes": 0, "encoder.width": 1, "projection.hidden": 1,
+    "projection.dim": 1, "decoder_width": 1, "augment.crop": 0, "augment.sar_looks": 0, "augment.sar_gain_db": 0,
+    "augment.optical_brightness": 0, "augment.optical_contrast": 0, "optimizer.weight_decay": 0,
+    "optimizer.momentum": 0, "optimizer.clip_norm": 0, "schedule.epochs": 0, "schedule.steps": 0,
+    "schedule.log_every": 0, "schedule.eval_every": 0, "schedule.checkpoint_every": 0, "schedule.keep": 1,
+    "loss.temperature": 0.01, "seed": 0,
+}
+
+
 def _validate(config: Config) -> None:
-    _require(config.batch_size >= 1, "config.batch_size", config.batch_size, "at least 1")
+    values = _flatten(to_dict(config))
+    for key, minimum in _MINIMA.items():
+        if key in values:
+            _require(values[key] >= minimum, f"config.{key}", values[key], f"at least {minimum}")
     if isinstance(config, EvaluateConfig):
         _require(config.init_from != "", "config.init_from", config.init_from, "the workdir of a pre-training run")
         return
     _require(config.data.dir != "", "config.data.dir", config.data.dir,
              "a data set folder made by `python -m data_prep build`")
     _require(config.encoder.depth in (18, 34, 50), "config.encoder.depth", config.encoder.depth, "18, 34 or 50")
-    _require(config.encoder.width >= 1, "config.encoder.width", config.encoder.width, "at least 1")
     _require(config.schedule.steps + config.schedule.epochs >= 1, "config.schedule.epochs", config.schedule.epochs,
              "at least 1 (or schedule.steps)")
     _require(0 <= config.optimizer.warmup < 1, "config.optimizer.warmup", config.optimizer.warmup, "a share in [0, 1)")
     _require(config.optimizer.learning_rate > 0, "config.optimizer.learning_rate", config.optimizer.learning_rate,
              "more than 0")
-    _require(config.augment.crop >= 0, "config.augment.crop", config.augment.crop, "0 or a size in pixels")
-    _require(config.data.threads >= 1, "config.data.threads", config.data.threads, "at least 1")
     if isinstance(config, PretrainConfig):
         _require(config.batch_size >= 2, "config.batch_size", config.batch_size,
                  "at least 2: one pair has no negatives")
-        _require(0.01 <= config.loss.temperature, "config.loss.temperature", config.loss.temperature, "at least 0.01")
+    elif config.init_from:
+        _require(config.data.statistics == "", "config.data.statistics", config.data.statistics,
+                 "'' with config.init_from: an encoder keeps the statistics that it was trained with")
 
 
 def _require(holds: bool, path: str, seen: Any, expected: str) -> None:

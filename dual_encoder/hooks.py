@@ -15,7 +15,7 @@ from dual_encoder.checkpoint import Checkpoints
 from dual_encoder.errors import UserError
 from dual_encoder.metrics import MetricWriter, flatten
 from dual_encoder.train_state import TrainState
-from dual_encoder.workdir import write_json
+from dual_encoder.workdir import read_json, write_json
 
 
 def is_due(step: int, every: int, last: int) -> bool:
@@ -42,7 +42,8 @@ class TrainLog:
         self._name_records = name_records
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         self._sums: dict[str, float] = {}
-        self._count, self._waited, self._since = 0, 0.0, time.perf_counter()
+        self._count = 0  # steps in the sums
+        self._timed, self._waited, self._since = 0, 0.0, time.perf_counter()  # steps on the clock
         self._bar = _progress_bar(start, last) if writer and sys.stdout.isatty() else None
 
     def waited(self, seconds: float) -> None:
@@ -65,7 +66,7 @@ class TrainLog:
 
     def resume_clock(self) -> None:
         """Leaves the time since the last row out of the rates (an evaluation ran in between)."""
-        self._since, self._waited, self._count, self._sums = time.perf_counter(), 0.0, 0, {}
+        self._timed, self._waited, self._since = 0, 0.0, time.perf_counter()
 
     def close(self) -> None:
         """Ends the progress bar."""
@@ -83,14 +84,16 @@ class TrainLog:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
+        self._timed += 1
 
     def _write(self, step: int) -> None:
-        seconds, count = time.perf_counter() - self._since, self._count
-        if self._writer and count:
-            row = {name: total / count for name, total in self._sums.items()}
-            row |= {"pairs_per_second": count * self._batch_size / seconds, "data_wait": self._waited / seconds}
+        seconds = time.perf_counter() - self._since
+        if self._writer:
+            row = {name: total / self._count for name, total in self._sums.items()}
+            row |= {"pairs_per_second": self._timed * self._batch_size / seconds, "data_wait": self._waited / seconds}
             self._writer.write(step, "train", row)
-            self._show(step, row, seconds / count * (self._last - step))
+            self._show(step, row, seconds / max(self._timed, 1) * (self._last - step))
+        self._sums, self._count = {}, 0
         self.resume_clock()
 
     def _show(self, step: int, row: Mapping[str, float], eta: float) -> None:
@@ -147,6 +150,11 @@ class Evaluate:
     def due(self, step: int) -> bool:
         """True when the state of `step` is to be evaluated."""
         return is_due(step, self._every, self._last)
+
+    def is_missing(self, step: int) -> bool:
+        """True unless the scores of `step` were written."""
+        file = self._workdir / "evaluation" / "scores.json"
+        return not file.exists() or read_json(file)["step"] != step
 
     def __call__(self, step: int, state: TrainState) -> None:
         """Evaluates on all processes; the main one writes."""

@@ -131,7 +131,7 @@ def load_sensors(info: DatasetInfo, statistics: str) -> Mapping[str, SensorSpec]
     try:
         values = json.loads(epath.Path(statistics).read_text())
         computed = {name: SensorSpec.from_json(spec) for name, spec in values["sensors"].items()}
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"config.data.statistics '{statistics}' cannot be read ({error!r}); make it with `python -m "
                         "data_prep stats DIR --out=FILE`") from error
     for name, spec in info.sensors.items():

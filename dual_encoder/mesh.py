@@ -5,6 +5,7 @@ the global batch, so BatchNorm statistics and gradients are global by constructi
 """
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -15,21 +16,38 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from dual_encoder.errors import UserError
 
 _AXIS = "data"
+_MANUAL = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def start() -> None:
-    """Joins the other hosts when this process is one of many (SLURM, TPU pod or JAX_COORDINATOR_ADDRESS)."""
-    many = (int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-            or "JAX_COORDINATOR_ADDRESS" in os.environ)
-    if many:
+    """Joins the other hosts when this process is one of many.
+
+    Either SLURM or a TPU pod says so, or the three variables of `_MANUAL` do.
+
+    Raises:
+      UserError: some of the three are set, others are missing or no numbers.
+    """
+    given = {name: os.environ[name] for name in _MANUAL if name in os.environ}
+    if given:
+        try:
+            address, count, number = (os.environ[name] for name in _MANUAL)
+            jax.distributed.initialize(address, int(count), int(number))
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{given} do not describe one process of many; set all of {', '.join(_MANUAL)} "
+                            "(HOST:PORT, a number, a number from 0)") from error
+    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
         jax.distributed.initialize()
 
 
 def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the one-axis mesh over `devices` (all devices of all hosts when None)."""
-    devices = jax.devices() if devices is None else list(devices)
+    """Returns the one-axis mesh over `devices` (all devices of all hosts when None), in the order of processes.
+
+    So the rows of a process are one block of the global batch, as `local_rows` says; `jax.make_mesh` would order TPU
+    chips by their place in the torus.
+    """
+    devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     # Auto: the compiler places the collectives; JAX's default (Explicit) refuses `z1 @ z2.T` of two sharded operands.
-    return jax.make_mesh((len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return Mesh(np.array(devices), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -67,8 +85,20 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
+def stop_signals() -> tuple[int, ...]:
+    """Returns the signals that a run notes itself; with many processes `jax.distributed` notes SIGTERM for all."""
+    return (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
+
+
 def all_stop(requested: bool, step: int) -> bool:
     """True when this process was asked to stop; with many processes, on all of them at the same step."""
     if jax.process_count() == 1:
         return requested
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+def agree(value: int) -> int:
+    """Returns the main process's `value` on all processes."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

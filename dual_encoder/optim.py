@@ -16,8 +16,8 @@ def learning_rate(config: OptimizerConfig, batch_size: int, steps: int) -> optax
     """
     factor = {"none": 1.0, "linear": batch_size / 256, "sqrt": batch_size**0.5}[config.scaling]
     peak = config.learning_rate * factor
-    warmup = round(config.warmup * steps)
-    if warmup == 0:
+    warmup = min(round(config.warmup * steps), steps - 1)
+    if warmup == 0 or steps == 1:
         return optax.cosine_decay_schedule(peak, steps)
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps)
 

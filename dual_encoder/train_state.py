@@ -43,6 +43,9 @@ class Task(Protocol):
              ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         """Returns (loss [] float32, (new batch_stats, metrics)); pure."""
 
+    def project(self, params: Any) -> Any:
+        """Returns the parameters moved into their allowed range, after an update; pure."""
+
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns outputs per row, in evaluation mode; pure."""
 
@@ -51,5 +54,5 @@ class Task(Protocol):
         """Turns (record numbers [rows], outputs per row) of a whole split into scores and pictures.
 
         Returns:
-          scores: nested dictionaries of numbers; pictures: file stem -> (PIL image, caption).
+          scores: nested dictionaries of numbers; pictures: file stem -> PIL image.
         """

@@ -20,6 +20,7 @@ from dual_encoder import mesh as mesh_lib
 from dual_encoder import workdir as workdir_lib
 from dual_encoder.checkpoint import Checkpoints
 from dual_encoder.config import FinetuneConfig, PretrainConfig, to_dict
+from dual_encoder.errors import UserError
 from dual_encoder.input import Records
 from dual_encoder.metrics import MetricWriter
 from dual_encoder.report import write_report
@@ -45,7 +46,7 @@ def train_step(state: TrainState, batch: Mapping[str, jax.Array], *, task: Task,
     (loss, (batch_stats, metrics)), grads = jax.value_and_grad(task.loss, has_aux=True)(
         state.params, state.batch_stats, batch, key)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = task.project(optax.apply_updates(state.params, updates))
     grad_norm, param_norm = optax.tree.norm(grads), optax.tree.norm(params)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
     proposed = TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
@@ -93,6 +94,10 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
     """
     schedule = config.schedule
     mesh_lib.check_batch(config.batch_size, mesh)
+    size = min(side for name in task.features for side in records.info.tensors[name].shape[:2])
+    if config.augment.crop > size:
+        raise UserError(f"config.augment.crop is {config.augment.crop}, the images have {size} pixels; use at most "
+                        f"{size}, or 0 for whole images")
     per_epoch = input_lib.steps_per_epoch(len(records), config.batch_size)
     last = schedule.steps or schedule.epochs * per_epoch
     sensors = {name: spec.to_json() for name, spec in task.sensors.items()}
@@ -128,7 +133,9 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
                            rows=mesh_lib.local_rows(config.batch_size), start=start, stop=last,
                            threads=config.data.threads, processes=config.data.processes)
     try:
-        with _StopRequest() as stop:
+        with _StopRequest(mesh_lib.stop_signals()) as stop:
+            if start == last and score.is_missing(last):  # the run ended between its last checkpoint and its scores
+                score(last, state)
             for step in range(start + 1, last + 1):
                 began = time.perf_counter()
                 batch = mesh_lib.to_global(next(stream), mesh)
@@ -156,11 +163,13 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
 
 
 class _StopRequest:
-    """Notes SIGTERM and SIGINT instead of dying of them; a second SIGINT interrupts at once."""
+    """Notes signals instead of dying of them; a second SIGINT interrupts at once."""
+
+    def __init__(self, numbers: tuple[int, ...]):
+        self.requested, self._numbers = False, numbers
 
     def __enter__(self) -> "_StopRequest":
-        self.requested = False
-        self._old = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._old = {number: signal.signal(number, self._note) for number in self._numbers}
         return self
 
     def __exit__(self, *_: Any) -> None:

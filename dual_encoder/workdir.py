@@ -4,7 +4,7 @@
     run.json          task, command, versions, devices, data set, sensors, number of parameters
     metrics.jsonl     and tensorboard/: see metrics.py
     checkpoints/      and digests/: see checkpoint.py
-    evaluation/       scores (JSON) and pictures (PNG with a caption) of the last evaluation
+    evaluation/       scores (JSON) and pictures (PNG) of the last evaluation
     report.html       all of it on one page
 """
 

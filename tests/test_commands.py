@@ -2,10 +2,15 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+from configs import pretrain
+from dual_encoder.config import parse
+from dual_encoder.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = "--config=configs/pretrain.py:smoke"
@@ -25,7 +30,8 @@ def assert_refused(result, *parts):
 
 
 @pytest.mark.parametrize("arguments, parts", [
-    ([], ["--config is missing; give"]),
+    (["--workdir=x"], ["--config=FILE is missing; give"]),
+    (["--config", "configs/pretrain.py", "--workdir=x"], ["--config=FILE is missing; give"]),
     ([SMOKE], ["--workdir is missing"]),
     (["--config=configs/pretrain.py:smok"], ["unknown variant 'smok'; valid: paper, smoke, ombria"]),
     (["--config=configs/none.py"], ["configs/none.py", "No such file"]),
@@ -43,6 +49,25 @@ def assert_refused(result, *parts):
 def test_a_mistake_gets_one_line(arguments, parts):
     assert_refused(run(*arguments), *parts)
     assert not (ROOT / "x").exists()
+
+
+@pytest.mark.parametrize("key, value, expected", [
+    ("schedule.steps", -5, "at least 0"), ("schedule.keep", 0, "at least 1"), ("projection.dim", 0, "at least 1"),
+    ("augment.sar_looks", -1, "at least 0"), ("loss.temperature", 0.001, "at least 0.01"),
+    ("optimizer.warmup", 1.0, "a share in [0, 1)"),
+])
+def test_a_value_that_cannot_be_right_is_refused(key, value, expected):
+    values = pretrain.get_config("smoke")
+    with values.unlocked():
+        values.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=re.escape(f"config.{key} is {value!r}; expected {expected}")):
+        parse(values.to_dict())
+
+
+def test_help_says_how_to_start():
+    for arguments in ([], ["--help"]):
+        result = run(*arguments)
+        assert result.returncode == 0 and "--config=configs/pretrain.py:smoke" in result.stdout
 
 
 def test_debug_shows_the_traceback():
@@ -80,8 +105,15 @@ def test_data_of_another_sensor_than_the_checkpoint_is_refused(write_dataset, tm
     labelled = write_dataset(labels=True)
     assert_refused(run(*finetune, f"--config.data.dir={labelled}"), "the checkpoint's s1_encoder differs",
                    "set --config.encoder.depth and --config.encoder.width")
-    assert_refused(run("--config=configs/evaluate.py", f"--config.init_from={tmp_path / 'run'}",
-                       "--config.init_step=7"), "no checkpoint of step 7; it has [1]")
+    evaluate = ["--config=configs/evaluate.py", f"--config.init_from={tmp_path / 'run'}"]
+    assert_refused(run(*evaluate, "--config.init_step=7"), "no checkpoint of step 7; it has [1]")
+    assert_refused(run(*evaluate, "--config.split=train"), "split 'train'", "give another --workdir")
+    apart = run(*evaluate, "--config.split=train", f"--workdir={tmp_path / 'apart'}")
+    assert apart.returncode == 0 and "gallery_size 16" in apart.stdout, apart.stderr
+    assert '"gallery_size": 8' in (tmp_path / "run" / "evaluation" / "scores.json").read_text()
+    assert_refused(run(*short, f"--workdir={tmp_path / 'crop'}", f"--config.data.dir={data}",
+                       "--config.augment.crop=41"), "config.augment.crop is 41, the images have 40 pixels")
+    assert not (tmp_path / "crop").exists()
 
 
 def test_training_never_loads_tensorflow(write_dataset, tmp_path):

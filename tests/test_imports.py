@@ -19,12 +19,12 @@ ALLOWED = {
     "checkpoint": {"atomic", "errors", "mesh", "sensors", "train_state"},
     "hooks": {"checkpoint", "errors", "mesh", "metrics", "train_state", "workdir"},
     "curves": set(), "report": {"atomic", "curves", "errors", "quicklook"},
-    "trainer": {"checkpoint", "config", "hooks", "input", "mesh", "metrics", "optim", "report", "train_state",
+    "trainer": {"checkpoint", "config", "errors", "hooks", "input", "mesh", "metrics", "optim", "report", "train_state",
                 "workdir"},
     "export": {"checkpoint", "errors", "sensors", "models"},
     "data_prep": {"atomic", "errors", "sensors", "tfrecord", "quicklook"},
     "main": {"checkpoint", "config", "errors", "hooks", "input", "mesh", "report", "sensors", "tasks", "train_state",
-             "trainer"},
+             "trainer", "workdir"},
 }
 
 

@@ -230,7 +230,8 @@ def test_a_signal_saves_and_the_same_command_continues(finished, tmp_path):
 
 
 def test_a_non_finite_loss_stops_with_step_and_ids_and_saves_nothing(write_dataset, tmp_path):
-    config = configure(write_dataset(), optimizer__learning_rate=1e30, optimizer__name="sgd")
+    config = configure(write_dataset(), optimizer__learning_rate=1e30, optimizer__name="sgd",
+                       schedule__checkpoint_every=1, optimizer__warmup=0.2)
     with pytest.raises(UserError) as error:
         fit(config, tmp_path / "run")
     message = str(error.value)
@@ -239,8 +240,8 @@ def test_a_non_finite_loss_stops_with_step_and_ids_and_saves_nothing(write_datas
     records = open_run(config)[1]
     assert ids == [records.record(int(n))["id"] for n in record_numbers(0, step - 1, 16, 8)]
     for saved in (tmp_path / "run" / "checkpoints").iterdir():
-        loaded = checkpoint.load_model(tmp_path / "run", int(saved.name))
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.variables))
+        assert int(saved.name) < step
+    assert step == 2 and checkpoint.load_model(tmp_path / "run").step == 1  # the first step of a warm-up has rate 0
 
 
 def test_a_workdir_of_another_run_is_refused(finished, write_dataset):
@@ -283,6 +284,48 @@ def test_flipped_bits_in_a_checkpoint_fall_back_to_an_older_one(finished, capfd)
     assert "checkpoint 6 is damaged" in out and "from step 4 to 6" in out
     assert (whole / "damaged" / "6").exists()
     assert_identical(final_arrays(whole), final)
+
+
+def test_damaged_digests_and_a_second_damage_of_one_step_fall_back_too(finished):
+    config, whole = finished
+    final = final_arrays(whole)
+    for _ in range(2):
+        (whole / "digests" / "6.json").write_bytes(b"\xff{")
+        fit(config, whole)
+        assert_identical(final_arrays(whole), final)
+    assert sorted(p.name for p in (whole / "damaged").iterdir()) == ["6", "6.1"]
+
+
+def test_digests_of_an_earlier_checkpoint_do_not_condemn_a_new_one(finished):
+    """checkpoints/6 removed by hand, and the run killed before the digests of the new one were written."""
+    config, whole = finished
+    shutil.rmtree(whole / "checkpoints" / "6")
+    seal = checkpoint.Checkpoints._seal
+    checkpoint.Checkpoints._seal = lambda self, step: self._manager.wait_until_finished()
+    try:
+        fit(config, whole)
+    finally:
+        checkpoint.Checkpoints._seal = seal
+    assert checkpoint.load_model(whole).step == 6
+
+
+def test_a_final_evaluation_that_was_cut_off_is_made_up_for(finished):
+    config, whole = finished
+    scores = (whole / "evaluation" / "scores.json").read_text()
+    shutil.rmtree(whole / "evaluation")
+    fit(config, whole)
+    assert (whole / "evaluation" / "scores.json").read_text() == scores
+
+
+def test_the_similarity_scale_leaves_its_clamp_again(write_dataset):
+    """Clamped where CLIP clamps it: a clamp inside the loss would have no gradient above it."""
+    task, records = open_run(configure(write_dataset()))
+    params, stats = task.init(jax.random.key(0))
+    above = task.project(params | {"log_scale": jnp.float32(5.0)})
+    np.testing.assert_allclose(jnp.exp(above["log_scale"]), 100.0, rtol=1e-5)
+    batch = {k: np.stack([records[n][k] for n in range(8)]) for k in records[0]}
+    gradient = jax.jit(jax.grad(lambda p: task.loss(p, stats, batch, jax.random.key(0))[0]))(above)
+    assert gradient["log_scale"] > 0, "random embeddings want a lower scale"
 
 
 def test_a_full_disk_stops_with_one_line_and_keeps_what_was_written(finished, tmp_path, monkeypatch):

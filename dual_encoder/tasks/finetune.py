@@ -18,7 +18,7 @@ from dual_encoder.sensors import SensorSpec
 
 IGNORE = 255  # label value of pixels that do not count
 _PANEL_ROWS = 8
-_WEIGHT_TILES = 2000  # tiles that class weights are estimated from
+_WEIGHT_TILES = 2000  # tiles that class weights are estimated from; more until every class was seen
 
 
 class Finetune:
@@ -69,6 +69,10 @@ class Finetune:
         accuracy = right.sum() / jnp.maximum(counted.sum(), 1)
         return loss, (updated["batch_stats"], {"pixel_accuracy": accuracy})
 
+    def project(self, params: Any) -> Any:
+        """Returns `params`: all values are allowed."""
+        return params
+
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns `prediction`, class index per pixel of the whole tiles, uint8 [batch, height, width]."""
         images = {name: normalise(batch[name], self.sensors[name]) for name in self.inputs}
@@ -117,7 +121,9 @@ def _class_weights(config: FinetuneConfig, records: Records, classes: int) -> np
     if config.class_weights == "none":
         return np.ones(classes, np.float32)
     counts = np.zeros(classes, np.int64)
-    for number in permutation(config.seed, 0, len(records))[:_WEIGHT_TILES]:
+    for seen, number in enumerate(permutation(config.seed, 0, len(records))):
+        if seen >= _WEIGHT_TILES and counts.all():
+            break
         label = records[int(number)]["label"]
         counts += np.bincount(label[label != IGNORE].ravel(), minlength=classes)
     if not counts.all():

@@ -51,10 +51,14 @@ class Pretrain:
             {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"])
         if not config.learnable_temperature:
             log_scale = jax.lax.stop_gradient(log_scale)
-        scale = jnp.minimum(jnp.exp(log_scale), MAX_SCALE)
+        scale = jnp.exp(log_scale)
         location = batch["location"] if config.false_negatives == "mask" else None
         loss, metrics = info_nce(embeddings["s1"], embeddings["s2"], scale, location)
         return loss, (updated["batch_stats"], metrics | {"temperature": 1.0 / scale})
+
+    def project(self, params: Any) -> Any:
+        """Clamps the similarity scale itself, as CLIP does: a clamp inside the loss would end its gradient."""
+        return params | {"log_scale": jnp.minimum(params["log_scale"], jnp.log(MAX_SCALE))}
 
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns sensor -> embeddings [batch, dim] float32 of the whole images, and `location` as in the batch."""
