@@ -2,29 +2,29 @@
 from setuptools import find_packages, setup
 
 CORE = [
-    "absl-py>=2.1,<3",
-    "etils[epath]>=1.10,<2",
-    "flax>=0.12,<0.13",
-    "google-crc32c>=1.6,<2",
-    "grain>=0.2.15,<0.3",
-    "jax>=0.10,<0.11",
-    "matplotlib>=3.9,<4",
-    "ml-collections>=1.0,<2",
-    "numpy>=2.0,<3",
-    "optax>=0.2.5,<0.3",
-    "orbax-checkpoint>=0.12.3,<0.13",
-    "pillow>=11,<14",
-    "rich>=13,<16",
-    "safetensors>=0.5,<1",
-    "tensorboardX>=2.6.2,<3",
+    "absl-py>=2.5,<3",
+    "etils[epath]>=1.15,<2",
+    "flax>=0.12.8,<0.13",
+    "google-crc32c>=1.8,<2",
+    "grain>=0.2.18,<0.3",
+    "jax>=0.10.2,<0.11",
+    "matplotlib>=3.11,<4",
+    "ml-collections>=1.1,<2",
+    "numpy>=2.4,<3",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "pillow>=13,<14",
+    "rich>=15,<16",
+    "safetensors>=0.8,<1",
+    "tensorboardX>=2.6.5,<3",
 ]
 # Raw products to shards. TensorFlow writes shards; training and `import dual_encoder` never load it.
 DATA = [
-    "importlib_resources>=6",  # tensorflow-datasets needs it and does not declare it
-    "lmdb>=1.5,<4",
-    "mlcroissant>=1.0,<2",  # the `tfds` command needs it and does not declare it
-    "pyarrow>=18,<27",
-    "rasterio>=1.4,<2",
+    "importlib_resources>=7.1",  # tensorflow-datasets needs it and does not declare it
+    "lmdb>=3,<4",
+    "mlcroissant>=1.1,<2",  # the `tfds` command needs it and does not declare it
+    "pyarrow>=25,<27",
+    "rasterio>=1.4.4,<2",
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets==4.9.10",
 ]
@@ -39,10 +39,10 @@ setup(
     package_data={"data_prep": ["*/*.md", "*/*.txt", "*/*.bib"]},
     install_requires=CORE + DATA,
     extras_require={
-        "tpu": ["jax[tpu]>=0.10,<0.11"],
-        "cuda": ["jax[cuda12]>=0.10,<0.11"],
+        "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+        "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
         "beam": ["apache-beam>=2.77,<3", "protobuf>=6.33,<7", "pyarrow<26"],
-        "torch": ["torch>=2.6", "timm>=1.0.15,<2"],
-        "dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "dill>=0.3.8,<1", "ruff>=0.8"],
+        "torch": ["torch>=2.13,<2.14", "timm>=1.0.31,<1.1"],
+        "dev": ["pytest>=9.2,<10", "pytest-xdist>=3.8,<4", "dill>=0.4.1,<1", "ruff>=0.17,<1"],
     },
 )

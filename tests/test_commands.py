@@ -78,11 +78,11 @@ def test_debug_shows_the_traceback():
 def test_a_workdir_that_cannot_be_made_is_one_line(write_dataset, tmp_path):
     (tmp_path / "file").write_text("kept")
     result = run(SMOKE, f"--workdir={tmp_path / 'file'}", f"--config.data.dir={write_dataset()}",
-                 "--config.data.split=train")
+                 "--config.data.split=train", "--config.augment.crop=32")
     assert_refused(result, "is a file; give a folder")
     assert (tmp_path / "file").read_text() == "kept"
     result = run(SMOKE, f"--workdir={tmp_path / 'file' / 'below'}", f"--config.data.dir={write_dataset()}",
-                 "--config.data.split=train")
+                 "--config.data.split=train", "--config.augment.crop=32")
     assert_refused(result, "run the same command again")
 
 
