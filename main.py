@@ -58,11 +58,12 @@ def _finetune(config: FinetuneConfig) -> None:
     features = (*config.inputs.split("+"), "label")
     records = Records(config.data.dir, config.data.split, features)
     eval_records = Records(config.data.dir, config.data.eval_split, features)
-    sensors, pretrained = load_sensors(records.info, config.data.statistics), None
     if config.init_from:
         model = _load(config.init_from, config.init_step)
         sensors = {name: _checked(model, name, records) for name in config.inputs.split("+")}
         pretrained = model.variables
+    else:
+        sensors, pretrained = load_sensors(records.info, config.data.statistics), None
     task = Finetune(config, sensors, records, pretrained)
     trainer.fit(config, task, records, eval_records, mesh.make(), epath.Path(_WORKDIR.value))
 

@@ -18,7 +18,7 @@ from tensorflow_datasets.core import example_serializer, shuffle
 from data_prep import importers, manifest, radiometry, record
 from data_prep.importers import Entry
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SensorSpec, sensor
+from dual_encoder.sensors import IGNORED, SensorSpec, sensor
 
 SPLIT_BY = ("source", "location")
 LABELS = ("", "water_weak")
@@ -147,8 +147,7 @@ def assign_splits(entries: Iterable[Entry], split_by: str) -> dict[str, list[Ent
 def label_by_indices(pair: record.Pair, sensors: Mapping[str, SensorSpec]) -> record.Tile:
     """Makes a Tile of a Pair with `radiometry.weak_water_labels`; ignored where either image has no data."""
     label = radiometry.weak_water_labels(pair.s2, sensors["s2"])
-    if sensors["s1"].no_data is not None:
-        label[(pair.s1 == sensors["s1"].no_data).all(axis=-1)] = record.IGNORED
+    label[~sensors["s1"].holds_data(pair.s1)] = IGNORED
     common = {field.name: getattr(pair, field.name) for field in dataclasses.fields(pair)
               if field.name not in ("s1", "s2", "source")}
     return record.Tile(images=dict(pair.images), label=label, source=f"{pair.source}; weak labels from S2 indices",

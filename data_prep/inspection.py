@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.record import IGNORED, UNKNOWN_TIME
+from data_prep.record import UNKNOWN_TIME
 from dual_encoder import atomic, quicklook
 from dual_encoder.errors import UserError
+from dual_encoder.sensors import IGNORED
 from dual_encoder.tfrecord import DatasetInfo, ShardedRecords, load_info
 
 _DAY = 86400
@@ -82,7 +83,7 @@ class _Summary:
             self._classes += np.bincount(record["label"].ravel(), minlength=256)
         for feature, spec in self._info.sensors.items():
             image = record[feature]
-            pixels = image[quicklook.no_data_mask(image, spec)]
+            pixels = image[spec.holds_data(image)]
             self._pixels[feature] = self._pixels.get(feature, 0) + image.shape[0] * image.shape[1]
             self._with_data[feature] = self._with_data.get(feature, 0) + len(pixels)
             if len(pixels):

@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,11 +16,20 @@ import numpy as np
 
 from dual_encoder import atomic
 from dual_encoder.errors import UserError
-from dual_encoder.tfrecord import INDEX_DTYPE, MANIFEST, DatasetInfo, load_info, masked_crc32c, scan
+from dual_encoder.tfrecord import (
+    FOOTER,
+    HEADER,
+    INDEX_DTYPE,
+    MANIFEST,
+    DatasetInfo,
+    load_info,
+    masked_crc32c,
+    read_payload,
+    scan,
+)
 
 FACTS = "dual_encoder"  # the key in TFDS's metadata.json under which DatasetInfo's fields stand
 _SHARD = re.compile(r"(?P<name>\w+)-(?P<split>\w+)\.tfrecord-(?P<shard>\d{5})-of-(?P<count>\d{5})")
-_HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 
 
 def is_written(folder: str | os.PathLike) -> bool:
@@ -52,10 +60,11 @@ def write(folder: str | os.PathLike) -> DatasetInfo:
         shards[split], indices[split] = [], []
         for number, path in enumerate(paths):
             rows = [(number, offset, length) for offset, length in scan(path)]
-            for at, (_, offset, length) in enumerate(rows):
-                if _payload_is_damaged(path, offset, length):
-                    raise UserError(f"shard '{path}' is damaged at record {at} (byte {offset}); the manifest is not "
-                                    "rewritten, restore the shard or rebuild the data set")
+            with open(path, "rb") as file:
+                for at, (_, offset, length) in enumerate(rows):
+                    if read_payload(file.fileno(), offset, length) is None:
+                        raise UserError(f"shard '{path}' is damaged at record {at} (byte {offset}); the manifest is "
+                                        "not rewritten, restore the shard or rebuild the data set")
             indices[split] += rows
             shards[split].append({"file": path.name, "bytes": path.stat().st_size, "records": len(rows),
                                   "sha256": sha256(path)})
@@ -124,14 +133,15 @@ def _verify_shard(path: pathlib.Path, entry: Mapping[str, Any], rows: np.ndarray
     else:
         if rows is not None and [(int(r["offset"]), int(r["length"])) for r in rows] != scanned:
             yield f"{path.name}: the index is not that of this shard; write it again with --rewrite"
-    for record, (offset, length) in enumerate(scanned):
-        if offset + length + _FOOTER.size > size:
-            damaged = True
-            yield f"{path.name} records {record} to {entry['records'] - 1} are cut off (byte {offset} on)"
-            break
-        if reason := _header_is_damaged(path, offset, length) or _payload_is_damaged(path, offset, length):
-            damaged = True
-            yield f"{path.name} record {record} (byte {offset}): {reason}"
+    with open(path, "rb") as file:
+        for record, (offset, length) in enumerate(scanned):
+            if offset + length + FOOTER.size > size:
+                damaged = True
+                yield f"{path.name} records {record} to {entry['records'] - 1} are cut off (byte {offset} on)"
+                break
+            if reason := _record_fault(file.fileno(), offset, length):
+                damaged = True
+                yield f"{path.name} record {record} (byte {offset}): {reason}"
     if not damaged and sha256(path) != entry["sha256"]:
         yield f"{path.name}: every record is sound, but the file is not the one that was built (sha256 differs)"
 
@@ -193,20 +203,10 @@ def _load_index(path: pathlib.Path) -> np.ndarray | None:
     return index if index.dtype == INDEX_DTYPE else None
 
 
-def _header_is_damaged(path: pathlib.Path, offset: int, length: int) -> str:
-    with open(path, "rb") as file:
-        file.seek(offset - _HEADER.size)
-        header = file.read(_HEADER.size)
-    stored_length, crc = _HEADER.unpack(header)
+def _record_fault(descriptor: int, offset: int, length: int) -> str:
+    """Returns what is wrong with a record of an open shard, '' when it is sound."""
+    header = os.pread(descriptor, HEADER.size, offset - HEADER.size)
+    stored_length, crc = HEADER.unpack(header)
     if masked_crc32c(header[:8]) != crc or stored_length != length:
         return "the header does not match its checksum"
-    return ""
-
-
-def _payload_is_damaged(path: pathlib.Path, offset: int, length: int) -> str:
-    with open(path, "rb") as file:
-        file.seek(offset)
-        data = file.read(length + _FOOTER.size)
-    if masked_crc32c(data[:length]) != _FOOTER.unpack(data[length:])[0]:
-        return "the payload does not match its checksum"
-    return ""
+    return "" if read_payload(descriptor, offset, length) is not None else "the payload does not match its checksum"

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from data_prep.record import IGNORED
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SensorSpec
+from dual_encoder.sensors import IGNORED, SensorSpec
 
 S1_NO_DATA = -32768  # as in the specs of the radar sensors
 S2_NO_DATA = 0
@@ -110,6 +109,5 @@ def weak_water_labels(s2: np.ndarray, spec: SensorSpec) -> np.ndarray:
     water = (green > nir) & (green > swir) & (nir <= _NIR_OF_SNOW)
     vegetation = (nir - red >= _NDVI_OF_VEGETATION * (nir + red)) & (nir + red > 0) & ~water
     label = np.select([water, vegetation], [np.uint8(1), np.uint8(2)], np.uint8(0))
-    if spec.no_data is not None:
-        label[(s2 == spec.no_data).all(axis=-1)] = IGNORED
+    label[~spec.holds_data(s2)] = IGNORED
     return label

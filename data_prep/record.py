@@ -11,30 +11,26 @@ from collections.abc import Mapping
 import numpy as np
 
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SensorSpec
+from dual_encoder.sensors import IGNORED, SensorSpec
 
-IGNORED = 255  # the label of a pixel that counts neither in a loss nor in a metric
 UNKNOWN_TIME = -1
 
 
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """A Sentinel-1 and a Sentinel-2 image of one place at nearby times, on one pixel grid.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What pairs and tiles have in common.
 
     Attributes:
       id: unique in its data set and stable.
-      s1, s2: [height, width, bands], stored integers of their sensors.
       s1_time, s2_time: acquisition, Unix seconds UTC; -1 unknown.
       location_id: the place; equal for all dates of a place.
       lat, lon: centre in degrees (WGS 84); NaN unknown.
-      source: where the pair comes from.
+      source: where the record comes from.
       s2_offset_removed: the DN that was subtracted from the product's S2 values.
       split: the split that the data set's authors put it in; '' when they gave none.
     """
 
     id: str
-    s1: np.ndarray
-    s2: np.ndarray
     s1_time: int
     s2_time: int
     location_id: str
@@ -43,6 +39,18 @@ class Pair:
     source: str
     s2_offset_removed: int
     split: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair(_Record):
+    """A Sentinel-1 and a Sentinel-2 image of one place at nearby times, on one pixel grid.
+
+    Attributes:
+      s1, s2: [height, width, bands], stored integers of their sensors.
+    """
+
+    s1: np.ndarray
+    s2: np.ndarray
 
     @property
     def images(self) -> Mapping[str, np.ndarray]:
@@ -50,27 +58,17 @@ class Pair:
         return {"s1": self.s1, "s2": self.s2}
 
 
-@dataclasses.dataclass(frozen=True)
-class Tile:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tile(_Record):
     """One or two images on one pixel grid with a class for each pixel.
 
     Attributes:
       images: 's1' and/or 's2' -> [height, width, bands], stored integers of their sensors.
       label: uint8 [height, width], class indices; 255 = ignored.
-      the others: as in `Pair`.
     """
 
-    id: str
     images: Mapping[str, np.ndarray]
     label: np.ndarray
-    s1_time: int
-    s2_time: int
-    location_id: str
-    lat: float
-    lon: float
-    source: str
-    s2_offset_removed: int
-    split: str
 
 
 def check(record: Pair | Tile, sensors: Mapping[str, SensorSpec], size: int, classes: int = 0) -> None:

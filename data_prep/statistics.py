@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from dual_encoder.errors import UserError
-from dual_encoder.quicklook import no_data_mask
 from dual_encoder.sensors import SensorSpec
 from dual_encoder.tfrecord import ShardedRecords
 
@@ -70,7 +69,7 @@ def compute(folder: str | os.PathLike, split: str, progress: Callable[[int, int]
         record = records[number]
         for name, spec in info.sensors.items():
             image = record[name]
-            moments[name] = moments[name].merge(Moments.of(image[no_data_mask(image, spec)]))
+            moments[name] = moments[name].merge(Moments.of(image[spec.holds_data(image)]))
         progress(number + 1, len(records))
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     data_set = f"{info.name}/{info.config}/{info.version}"

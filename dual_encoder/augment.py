@@ -22,7 +22,7 @@ def normalise(image: jax.Array, spec: SensorSpec) -> jax.Array:
     Returns:
       float32 of the same shape, (x - mean) / std per band.
     """
-    return _standardise(image.astype(jnp.float32), _holds_data(image, spec), spec)
+    return _standardise(image.astype(jnp.float32), spec.holds_data(image)[..., None], spec)
 
 
 def augment(images: Mapping[str, jax.Array], sensors: Mapping[str, SensorSpec], config: AugmentConfig,
@@ -47,7 +47,7 @@ def augment(images: Mapping[str, jax.Array], sensors: Mapping[str, SensorSpec], 
             out[name] = image
             continue
         spec = sensors[name]
-        valid = _holds_data(image, spec)
+        valid = spec.holds_data(image)[..., None]
         image_keys = jax.vmap(lambda k, n=number: jax.random.fold_in(k, 1 + n))(keys)
         out[name] = _standardise(_photometric(image.astype(jnp.float32), valid, spec, config, image_keys), valid, spec)
     return out
@@ -103,13 +103,6 @@ def _photometric(values: jax.Array, valid: jax.Array, spec: SensorSpec, config: 
             mean = values.mean(axis=(1, 2), keepdims=True, where=valid)
             values = mean + (values - mean) * (1.0 + config.optical_contrast * per_image(uniform, second))
     return values
-
-
-def _holds_data(image: jax.Array, spec: SensorSpec) -> jax.Array:
-    """bool [batch, height, width, 1]: the pixel holds data (the rule of sensors.py)."""
-    if spec.no_data is None:
-        return jnp.ones((*image.shape[:3], 1), bool)
-    return jnp.any(image != jnp.asarray(spec.no_data, image.dtype), axis=-1, keepdims=True)
 
 
 def _standardise(values: jax.Array, valid: jax.Array, spec: SensorSpec) -> jax.Array:

@@ -1,5 +1,6 @@
 """What happens around the steps: progress and metrics, checkpoints, evaluation."""
 
+import io
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ import rich.console
 import rich.progress
 from etils import epath
 
+from dual_encoder import atomic
 from dual_encoder import mesh as mesh_lib
 from dual_encoder.checkpoint import Checkpoints
 from dual_encoder.errors import UserError
@@ -170,9 +172,11 @@ def save_evaluation(workdir: epath.Path, step: int, scores: Mapping[str, Any], p
     """Writes scores (JSON) and pictures (PNG) to WORKDIR/evaluation, in place of older ones."""
     folder = workdir / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "scores.json", {"step": step, **scores})
     for name, picture in pictures.items():
-        picture.save(str(folder / f"{name}.png"))
+        png = io.BytesIO()
+        picture.save(png, "PNG")
+        atomic.write(folder / f"{name}.png", png.getvalue())
+    write_json(folder / "scores.json", {"step": step, **scores})  # last: where they stand, the evaluation is complete
 
 
 def summary(scores: Mapping[str, Any]) -> str:

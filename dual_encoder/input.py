@@ -94,12 +94,9 @@ def batches(records: Records, *, seed: int, batch_size: int, rows: range, start:
     Yields:
       per feature [len(rows), ...], `location` int32 [len(rows)], `record` int32 [len(rows)].
     """
-    per_epoch = steps_per_epoch(len(records), batch_size)
-
     def load(element: int) -> dict[str, np.ndarray]:
         step, row = divmod(element, len(rows))
-        epoch, batch = divmod(start + step, per_epoch)
-        return records[int(permutation(seed, epoch, len(records))[batch * batch_size + rows.start + row])]
+        return records[int(record_numbers(seed, start + step, len(records), batch_size)[rows.start + row])]
 
     source = grain.MapDataset.range(0, (stop - start) * len(rows)).map(load)
     stream = source.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * len(rows)))

@@ -25,7 +25,7 @@ def image_to_rgb(image: np.ndarray, spec: SensorSpec) -> np.ndarray:
       uint8 [height, width, 3].
     """
     values = image.astype(np.float32) * spec.scale
-    valid = no_data_mask(image, spec)
+    valid = spec.holds_data(image)
     if spec.modality == "sar":
         channels = [values[..., 0]] * 3
         if values.shape[-1] >= 2:
@@ -36,13 +36,6 @@ def image_to_rgb(image: np.ndarray, spec: SensorSpec) -> np.ndarray:
         channels = [values[..., band] for band in order]
     rgb = np.stack([_stretch(channel, valid) for channel in channels], axis=-1)
     return np.where(valid[..., None], rgb, np.uint8(_NO_DATA_COLOUR)).astype(np.uint8)
-
-
-def no_data_mask(image: np.ndarray, spec: SensorSpec) -> np.ndarray:
-    """Returns bool [height, width], True where the pixel of `image` [height, width, bands] holds data."""
-    if spec.no_data is None:
-        return np.ones(image.shape[:-1], bool)
-    return ~np.all(image == spec.no_data, axis=-1)
 
 
 def label_to_rgb(label: np.ndarray) -> np.ndarray:

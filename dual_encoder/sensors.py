@@ -10,6 +10,8 @@ from typing import Any
 
 from dual_encoder.errors import UserError, nearest
 
+IGNORED = 255  # the label of a pixel that counts neither in a loss nor in a metric
+
 
 @dataclasses.dataclass(frozen=True)
 class SensorSpec:
@@ -54,6 +56,16 @@ class SensorSpec:
     def from_json(cls, values: Mapping[str, Any]) -> "SensorSpec":
         """Reads what `to_json` returned."""
         return cls(**dict(values) | {k: tuple(values[k]) for k in ("bands", "mean", "std")})
+
+    def holds_data(self, image: Any) -> Any:
+        """Returns bool [..., height, width], True where a pixel holds data.
+
+        Args:
+          image: [..., height, width, bands] stored integers of this sensor, a NumPy or JAX array.
+        """
+        if self.no_data is None:
+            return (image == image).all(axis=-1)  # all True, of the image's kind of array
+        return (image != self.no_data).any(axis=-1)
 
     def check_matches(self, other: "SensorSpec", seen_in: str, expected_by: str) -> None:
         """Raises UserError unless `other` (seen in one place) stores the same bands, order and unit as this spec."""

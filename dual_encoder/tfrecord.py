@@ -26,8 +26,8 @@ from dual_encoder.sensors import SensorSpec
 
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i4")])  # offset and length of the payload
 MANIFEST = "manifest.json"
-_HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
+HEADER = struct.Struct("<QI")
+FOOTER = struct.Struct("<I")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,17 +119,25 @@ def scan(path: epath.PathLike) -> Iterator[tuple[int, int]]:
         start, record = 0, 0
         while start < size:
             file.seek(start)
-            header = file.read(_HEADER.size)
-            if len(header) < _HEADER.size:
+            header = file.read(HEADER.size)
+            if len(header) < HEADER.size:
                 raise _damaged(path, record, start, "the header is cut off")
-            length, crc = _HEADER.unpack(header)
+            length, crc = HEADER.unpack(header)
             if masked_crc32c(header[:8]) != crc:
                 raise _damaged(path, record, start, "the header does not match its checksum")
-            end = start + _HEADER.size + length + _FOOTER.size
+            end = start + HEADER.size + length + FOOTER.size
             if end > size:
                 raise _damaged(path, record, start, f"the record should end at byte {end}, the file ends at {size}")
-            yield start + _HEADER.size, length
+            yield start + HEADER.size, length
             start, record = end, record + 1
+
+
+def read_payload(descriptor: int, offset: int, length: int) -> bytes | None:
+    """Returns the payload at `offset` of an open shard; None when it is cut off or does not match its checksum."""
+    data = os.pread(descriptor, length + FOOTER.size, offset)
+    if len(data) != length + FOOTER.size or masked_crc32c(data[:length]) != FOOTER.unpack(data[length:])[0]:
+        return None
+    return data[:length]
 
 
 def build_index(folder: epath.Path, info: DatasetInfo, split: str) -> np.ndarray:
@@ -212,10 +220,10 @@ class ShardedRecords:
         shard, offset, length = self._index[record].item()
         if shard not in self._files:
             self._files[shard] = os.open(self._paths[shard], os.O_RDONLY)
-        data = os.pread(self._files[shard], length + _FOOTER.size, offset)
-        if len(data) != length + _FOOTER.size or masked_crc32c(data[:length]) != _FOOTER.unpack(data[length:])[0]:
+        data = read_payload(self._files[shard], offset, length)
+        if data is None:
             raise _damaged(self._paths[shard], record, offset, "the payload does not match its checksum")
-        return data[:length]
+        return data
 
     def __getitem__(self, record: int) -> dict[str, Any]:
         """Returns record `record`, decoded as `parse` says."""

@@ -17,7 +17,7 @@ ALLOWED = {
     "tasks": {"models", "losses", "augment", "evaluation", "config", "errors", "input", "sensors"},
     "workdir": {"atomic", "config", "errors", "tfrecord"},
     "checkpoint": {"atomic", "errors", "mesh", "sensors", "train_state"},
-    "hooks": {"checkpoint", "errors", "mesh", "metrics", "train_state", "workdir"},
+    "hooks": {"atomic", "checkpoint", "errors", "mesh", "metrics", "train_state", "workdir"},
     "curves": set(), "report": {"atomic", "curves", "errors", "quicklook"},
     "trainer": {"checkpoint", "config", "errors", "hooks", "input", "mesh", "metrics", "optim", "report", "train_state",
                 "workdir"},

@@ -29,9 +29,9 @@ import numpy as np
 from data_prep import geotiff
 from data_prep.importers import Entry, Layout, no_such_kind
 from data_prep.radiometry import db_to_int16, remove_s2_offset, upsample_native
-from data_prep.record import IGNORED, Pair, Tile
+from data_prep.record import Pair, Tile
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.sensors import IGNORED, SENSORS
 
 SIZE = 120
 CORINE_LEVEL_1 = ("artificial surfaces", "agricultural areas", "forest and semi-natural areas", "wetlands",

@@ -17,9 +17,10 @@ import numpy as np
 
 from data_prep import geotiff
 from data_prep.importers import Entry, Layout
-from data_prep.radiometry import S1_NO_DATA, db_to_int16, remove_s2_offset
-from data_prep.record import IGNORED, UNKNOWN_TIME, Pair, Tile
+from data_prep.radiometry import db_to_int16, remove_s2_offset
+from data_prep.record import UNKNOWN_TIME, Pair, Tile
 from dual_encoder.errors import UserError
+from dual_encoder.sensors import IGNORED, SENSORS
 
 _SPLITS = {"train": "train", "valid": "validation", "test": "test", "bolivia": "bolivia"}
 # Days of the S1 and the S2 image of each event (Sen1Floods11_Metadata.geojson). Chips called Mekong are Cambodia there.
@@ -108,7 +109,7 @@ class Importer:
                             "0 and 1; is it a LabelHand file of v1.1?")
         ignored = raw_label == -1
         if "s1" in images:
-            ignored |= (images["s1"] == S1_NO_DATA).all(axis=-1)
+            ignored |= ~SENSORS["s1_grd"].holds_data(images["s1"])
         return Tile(images=images, label=np.where(ignored, IGNORED, raw_label).astype(np.uint8), **common)
 
 

@@ -12,9 +12,8 @@ from PIL import Image
 
 from dual_encoder.errors import UserError
 from dual_encoder.quicklook import grid, image_to_rgb, label_to_rgb
-from dual_encoder.sensors import SensorSpec
+from dual_encoder.sensors import IGNORED, SensorSpec
 
-IGNORE = 255
 _TILE = 192  # pixels of a panel
 
 
@@ -35,12 +34,12 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int) ->
     if label.shape != prediction.shape:
         raise UserError(f"label has shape {list(label.shape)}, prediction {list(prediction.shape)}; give one "
                         "prediction per labelled pixel")
-    counted = label != IGNORE
+    counted = label != IGNORED
     label, prediction = label[counted].astype(np.int64), prediction[counted].astype(np.int64)
     for name, values in (("label", label), ("prediction", prediction)):
         if values.size and not 0 <= values.min() <= values.max() < classes:
             worst = values.max() if values.max() >= classes else values.min()
-            raise UserError(f"{name} holds the value {worst}; expected classes 0 to {classes - 1}, or {IGNORE} in "
+            raise UserError(f"{name} holds the value {worst}; expected classes 0 to {classes - 1}, or {IGNORED} in "
                             "labels for pixels to leave out")
     return np.bincount(classes * label + prediction, minlength=classes * classes).reshape(classes, classes)
 

@@ -14,9 +14,8 @@ from dual_encoder.evaluation.segmentation import confusion_matrix, segmentation_
 from dual_encoder.input import Records, permutation
 from dual_encoder.losses import cross_entropy
 from dual_encoder.models.segmentation import SegmentationModel
-from dual_encoder.sensors import SensorSpec
+from dual_encoder.sensors import IGNORED, SensorSpec
 
-IGNORE = 255  # label value of pixels that do not count
 _PANEL_ROWS = 8
 _WEIGHT_TILES = 2000  # tiles that class weights are estimated from; more until every class was seen
 
@@ -63,8 +62,8 @@ class Finetune:
         label = images.pop("label")
         logits, updated = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=True,
                                            mutable=["batch_stats"])
-        loss = cross_entropy(logits, label, jnp.asarray(self.class_weights), IGNORE)
-        counted = label != IGNORE
+        loss = cross_entropy(logits, label, jnp.asarray(self.class_weights), IGNORED)
+        counted = label != IGNORED
         right = (jnp.argmax(logits, axis=-1) == label.astype(jnp.int32)) & counted
         accuracy = right.sum() / jnp.maximum(counted.sum(), 1)
         return loss, (updated["batch_stats"], {"pixel_accuracy": accuracy})
@@ -74,10 +73,10 @@ class Finetune:
         return params
 
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns `prediction`, class index per pixel of the whole tiles, uint8 [batch, height, width]."""
+        """Returns `prediction`, class index per pixel, uint8 [batch, height, width], and `label` as in the batch."""
         images = {name: normalise(batch[name], self.sensors[name]) for name in self.inputs}
         logits = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
-        return {"prediction": jnp.argmax(logits, axis=-1).astype(jnp.uint8)}
+        return {"prediction": jnp.argmax(logits, axis=-1).astype(jnp.uint8), "label": batch["label"]}
 
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records
                  ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -86,13 +85,12 @@ class Finetune:
         shown = set(np.linspace(0, len(records) - 1, min(_PANEL_ROWS, len(records))).astype(int).tolist())
         images, labels, predictions = [], [], []
         for numbers, output in outputs:
-            for number, prediction in zip(numbers.tolist(), output["prediction"], strict=True):
-                record = records[number]
-                matrix += confusion_matrix(record["label"], prediction, len(self.classes))
+            matrix += confusion_matrix(output["label"], output["prediction"], len(self.classes))
+            for row, number in enumerate(numbers.tolist()):
                 if number in shown:
-                    images.append(record[self.inputs[0]])
-                    labels.append(record["label"])
-                    predictions.append(prediction)
+                    images.append(records[number][self.inputs[0]])
+                    labels.append(output["label"][row])
+                    predictions.append(output["prediction"][row])
         picture = segmentation_panels(images, labels, predictions, self.sensors[self.inputs[0]])
         return segmentation_scores(matrix, self.classes), {"segmentation_panels": picture}
 
@@ -125,7 +123,7 @@ def _class_weights(config: FinetuneConfig, records: Records, classes: int) -> np
         if seen >= _WEIGHT_TILES and counts.all():
             break
         label = records[int(number)]["label"]
-        counts += np.bincount(label[label != IGNORE].ravel(), minlength=classes)
+        counts += np.bincount(label[label != IGNORED].ravel(), minlength=classes)
     if not counts.all():
         empty = records.info.classes[int(np.argmin(counts))]
         raise UserError(f"class '{empty}' has no pixel in the training split; set --config.class_weights=none")
