@@ -13,16 +13,19 @@ CORE = [
     "numpy>=2.4,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
-    "pillow>=13,<14",
+    "pillow>=12.1.1,<14",
     "rich>=15,<16",
     "safetensors>=0.8,<1",
     "tensorboardX>=2.6.5,<3",
 ]
-# Raw products to shards. TensorFlow writes shards; training and `import dual_encoder` never load it.
+# Raw products to shards. TensorFlow is there for `tfds.load` and `tfds build`; our own commands never load it.
 DATA = [
+    "affine>=3,<4",  # rasterio's transforms; `@` needs 3
+    "h5py>=3.14,<4",
     "importlib_resources>=7.1",  # tensorflow-datasets needs it and does not declare it
     "lmdb>=3,<4",
     "mlcroissant>=1.1,<2",  # the `tfds` command needs it and does not declare it
+    "numcodecs>=0.16.6,<0.17",
     "pyarrow>=25,<27",
     "rasterio>=1.4.4,<2",
     "tensorflow>=2.21,<2.22",

@@ -2,10 +2,13 @@
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import sys
 import time
+
+from etils import epath
 
 from data_prep import importers
 from dual_encoder.errors import UserError, exit_on_user_error
@@ -36,27 +39,43 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("build", _build, "turn a raw data set into TFRecord shards, index and manifest")
     sub.add_argument("--importer", required=True, help=f"one of: {', '.join(importers.names())}")
     sub.add_argument("--raw", type=pathlib.Path, required=True, help="folder of the raw data")
-    sub.add_argument("--data_dir", type=pathlib.Path, required=True, help="folder of all built data sets")
+    sub.add_argument("--data_dir", required=True, help="folder of all built data sets")
     sub.add_argument("--kind", choices=("pairs", "tiles"), help="default: pairs, or tiles with --labels")
     sub.add_argument("--labels", choices=("water_weak",), default="", help="label pairs by S2 indices: makes tiles")
-    sub.add_argument("--split-by", choices=("source", "location"), default="source",
-                     help="source: the authors' splits; location: by hash of the place, 80/10/10")
-    sub.add_argument("--sensors", default="", metavar="s1,s2", help="images to store (default: the importer's)")
+    sub.add_argument("--split-by", choices=("source", "area"), default="source",
+                     help="source: the authors' splits; area: by hash of blocks of --block-degrees, 80/10/10")
+    sub.add_argument("--block-degrees", type=float, default=1.0, metavar="D", help="side of such a block (default 1)")
+    sub.add_argument("--sensors", default="", metavar="s1,s2",
+                     help="images to store, as s1, s2 or by sensor, e.g. s1,s2_l1c (default: the importer's)")
+    sub.add_argument("--size", type=int, default=0, metavar="PX", help="cut raw images into patches of this size")
+    sub.add_argument("--max-gap-days", type=float, default=math.inf, metavar="D", help="most days between S1 and S2")
+    sub.add_argument("--min-valid", type=float, default=0.0, metavar="SHARE",
+                     help="least share of pixels with data in each image, 0..1")
+    sub.add_argument("--max-cloud", type=float, default=100.0, metavar="PERCENT", help="most cloud over the S2 image")
+    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
+                     help="processes; the result is the same for any number (default: all cores)")
+    sub.add_argument("--max-rejected", type=int, default=-1, metavar="N",
+                     help="stop after so many unusable records (default: 10, or 1 %% of the entries if that is more)")
+    sub.add_argument("--num-shards", type=int, default=0, metavar="N", help="shards per split (default: as TFDS does)")
+    sub.add_argument("--beam", metavar="OPTIONS",
+                     help="write with an Apache Beam pipeline; its options joined by ',', e.g. runner=DirectRunner")
     sub.add_argument("--name", default="", help="name of the config (default: made of the options)")
 
     sub = command("inspect", _inspect, "print what is in a data set and draw a contact sheet")
-    sub.add_argument("folder", type=pathlib.Path)
+    sub.add_argument("folder", type=epath.Path)
     sub.add_argument("--split", default="", help="one split (default: all)")
     sub.add_argument("--records", type=int, default=512, help="read at most so many records")
     sub.add_argument("--out", type=pathlib.Path, help="the contact sheet (default: inspect.png in the folder)")
 
     sub = command("stats", _stats, "compute per-band mean and std for --config.data.statistics")
-    sub.add_argument("folder", type=pathlib.Path)
+    sub.add_argument("folder", type=epath.Path)
     sub.add_argument("--split", default="train")
     sub.add_argument("--out", type=pathlib.Path, required=True, help="the JSON file")
 
     sub = command("verify", _verify, "check every record and shard; exit code 1 when something is damaged")
-    sub.add_argument("folder", type=pathlib.Path)
+    sub.add_argument("folder", type=epath.Path)
+    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
+                     help="processes (default: all cores)")
     sub.add_argument("--rewrite", action="store_true", help="write manifest and index again from sound shards")
     return parser
 
@@ -78,31 +97,38 @@ def _build(options: argparse.Namespace) -> None:
         raise UserError(f"raw folder '{options.raw}' is {what}; --raw must name the folder of the raw data")
     if options.labels and options.kind == "pairs":
         raise UserError("--labels=water_weak with --kind=pairs: labels make tiles; drop one of the two")
+    if "://" in options.data_dir:
+        raise UserError(f"--data_dir={options.data_dir} is a bucket; build in a folder, then copy the finished one to "
+                        "the bucket, where training can read it")
+    if options.workers < 1 or options.num_shards < 0:
+        raise UserError(f"--workers={options.workers} --num-shards={options.num_shards} must be positive")
     kind = "tiles" if options.labels else options.kind or "pairs"
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # TensorFlow only writes files here
     import absl.logging
-    import tensorflow_datasets as tfds
 
-    from data_prep import building, manifest
+    from data_prep import builder_config, building, manifest
+    from data_prep.selection import Filters
 
-    tfds.disable_progress_bar()
     absl.logging.set_verbosity(absl.logging.ERROR)
-    config = building.make_config(
-        options.importer, kind, raw=options.raw, labels=options.labels, split_by=options.split_by, name=options.name,
-        features=tuple(filter(None, options.sensors.split(","))))
+    config = builder_config.make_config(
+        options.importer, kind, raw=options.raw, labels=options.labels, split_by=options.split_by, size=options.size,
+        block_degrees=options.block_degrees, name=options.name, sensors=tuple(filter(None, options.sensors.split(","))),
+        filters=Filters(options.max_gap_days, options.min_valid, options.max_cloud))
     if kind == "pairs":
         from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
     else:
         from data_prep.s1s2_tiles.s1s2_tiles_dataset_builder import Builder
     named = Builder.builder_configs.get(config.name)
-    if named and named.facts() != config.facts():
+    if named and named.importer != config.importer:
         raise UserError(f"--name={config.name} is a config of importer '{named.importer}'; choose another name")
-    builder = Builder(data_dir=options.data_dir, config=config.name if named else config)
+    same = named is not None and named.facts() == config.facts()
+    builder = Builder(data_dir=options.data_dir, config=config.name if same else config)
     there = builder.is_prepared()
     if there and (built := builder.info.metadata[manifest.FACTS]["source"]) != config.facts()["source"]:
         raise UserError(f"'{builder.data_path}' was built otherwise ({built}); give another --name")
     start = time.monotonic()
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=options.raw))
+    builder.build(options.raw, building.How(
+        workers=options.workers, shards=options.num_shards, max_rejected=options.max_rejected,
+        beam=None if options.beam is None else [f"--{option}" for option in options.beam.split(",")]))
     info = manifest.load_info(builder.data_path)
     counts = {split: sum(entry["records"] for entry in entries) for split, entries in info.shards.items()}
     summary = f"{sum(counts.values())} records ({', '.join(f'{split} {count}' for split, count in counts.items())})"
@@ -110,8 +136,6 @@ def _build(options: argparse.Namespace) -> None:
         print(f"already built: {summary}; to build anew delete the folder or give another --name")
     else:
         print(f"built {summary} in {time.monotonic() - start:.1f} s")
-    for leftover in sorted(builder.data_path.parent.glob("incomplete.*")):
-        print(f"left over from a build that was killed: {leftover}; delete it unless another build is running")
     print(f"data: {builder.data_path}")
     print(f"check it: python -m data_prep inspect {builder.data_path}")
     print(f"next: python main.py --config=configs/{'pretrain' if kind == 'pairs' else 'finetune'}.py "
@@ -132,17 +156,9 @@ def _stats(options: argparse.Namespace) -> None:
     from data_prep import statistics
     from dual_encoder import atomic
 
-    shown = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal shown
-        if time.monotonic() - shown > 5:
-            shown = time.monotonic()
-            print(f"{done}/{total} records", flush=True)
-
     if not options.out.parent.is_dir():  # before the long computation
         raise UserError(f"folder '{options.out.parent}' of --out does not exist; make it first")
-    result = statistics.compute(options.folder, options.split, progress)
+    result = statistics.compute(options.folder, options.split)
     atomic.write(options.out, (json.dumps(result, indent=1) + "\n").encode())
     for feature, spec in result["sensors"].items():
         print(f"{feature} ({spec['name']}), stored integers")
@@ -159,7 +175,7 @@ def _verify(options: argparse.Namespace) -> None:
         manifest.write(options.folder)
         print(f"rewrote manifest and index of {options.folder}")
     damages = 0
-    for damage in manifest.verify(options.folder):
+    for damage in manifest.verify(options.folder, options.workers):
         damages += 1
         print(f"damaged: {damage}")
     if damages:

@@ -1,173 +1,51 @@
-"""What both TFDS builders share: configurations, splits, weak labels, and the manifest after the build."""
+"""What both TFDS builders share: the way from a raw folder to a finished data set."""
 
-import collections
+import contextlib
 import dataclasses
-import hashlib
+import fcntl
+import json
 import os
 import pathlib
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import example_serializer, shuffle
 
-from data_prep import importers, manifest, radiometry, record
-from data_prep.importers import Entry
+from data_prep import importers, manifest, plan, shards, workers
+from data_prep.builder_config import Config
+from data_prep.pairing import GapHistogram
+from dual_encoder import atomic
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import IGNORED, SensorSpec, sensor
 
-SPLIT_BY = ("source", "location")
-LABELS = ("", "water_weak")
-_WEAK_NOTE = ("weak labels from S2 indices (NDWI, MNDWI, NDVI) of the paired image, not checked by people; see "
-              "data_prep/radiometry.py")
+REJECTED = "rejected.jsonl"
+_OVERHEAD = 512  # bytes of a record beside its tensors, more or less
 
 
-@dataclasses.dataclass(eq=False)
-class Config(tfds.core.BuilderConfig):
-    """A TFDS configuration: everything that decides the records' shapes before the raw data is seen.
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How a build is done; it changes no byte of the result except through `shards`.
 
     Attributes:
-      importer: module name in data_prep.importers.
-      sensors: feature name -> sensor name of the images to store.
-      size: height and width in pixels; the raw images must have it.
-      classes: class names of tiles, () for pairs.
-      labels: 'water_weak' makes tiles of pairs by S2 indices; '' takes the raw data's own labels.
-      split_by: 'source', the authors' splits (by location where they gave none), or 'location', by hash 80/10/10.
-      source: what the manifest says about the origin.
+      workers: processes of this machine.
+      shards: number of shards of each split; 0 = as TFDS chooses (64 MiB to 1 GiB each).
+      max_rejected: so many unusable records stop the build; -1 = 10, or 1 % of the entries where that is more.
+      beam: options of a Beam pipeline to use instead of workers; None = no Beam.
     """
 
-    importer: str = ""
-    sensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    size: int = 0
-    classes: tuple[str, ...] = ()
-    labels: str = ""
-    split_by: str = "source"
-    source: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        if not re.fullmatch(r"[\w.-]+", self.name):
-            raise UserError(f"config name '{self.name}' must be made of letters, digits, '_', '.' and '-'")
-        if not (self.importer and self.sensors and self.size > 0):
-            raise UserError(f"config '{self.name}' has importer='{self.importer}' sensors={dict(self.sensors)} "
-                            f"size={self.size}; give an importer, sensors and a size")
-        importers.load(self.importer)
-        if self.split_by not in SPLIT_BY or self.labels not in LABELS:
-            raise UserError(f"config '{self.name}' has split_by='{self.split_by}' labels='{self.labels}'; valid are "
-                            f"{SPLIT_BY} and {LABELS}")
-        if self.labels and not self.classes:
-            self.classes = radiometry.WATER_WEAK_CLASSES
-        self.classes = tuple(self.classes)
-        self.specs = {feature: sensor(name) for feature, name in self.sensors.items()}
-
-    def facts(self) -> dict[str, Any]:
-        """Returns what the manifest and metadata.json say of the config."""
-        origin = {"importer": self.importer, "split_by": self.split_by}
-        if self.labels:
-            origin["labels"] = self.labels
-        return {"sensors": {name: spec.to_json() for name, spec in self.specs.items()}, "classes": list(self.classes),
-                "source": {**self.source, **origin}}
+    workers: int = 1
+    shards: int = 0
+    max_rejected: int = -1
+    beam: Sequence[str] | None = None
 
 
-def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, features: tuple[str, ...] = (),
-                labels: str = "", split_by: str = "source", name: str = "") -> Config:
-    """Fills a Config from what the importer says about itself.
+class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):
+    """A TFDS builder that writes with our own workers. Subclasses set KIND, VERSION and configs.
 
-    Args:
-      importer: module name in data_prep.importers.
-      kind: 'pairs' or 'tiles'.
-      raw: the raw folder; only 'npz' looks into it.
-      features: the images to store, () = the importer's usual ones.
-      labels, split_by: as in `Config`.
-      name: the config's name; '' = made from the options.
-
-    Raises:
-      UserError: unknown importer, kind, feature, label or split rule.
+    A build lives in <config folder>/incomplete.<version>/ until it is finished: data/ (shards), notes/ (on finished
+    shards), plan/. The same command goes on where a killed one stopped.
     """
-    layout = importers.load(importer).layout("pairs" if labels else kind, raw)
-    unknown = [feature for feature in features if feature not in layout.sensors]
-    if unknown:
-        raise UserError(f"importer '{importer}' has no image '{unknown[0]}'; valid: {', '.join(layout.sensors)}")
-    chosen = tuple(f for f in layout.sensors if f in features) or layout.default
-    if (kind == "pairs" or labels) and len(chosen) < 2:
-        raise UserError(f"--sensors={','.join(chosen)} leaves one image, pairs and weak labels need s1,s2; build "
-                        "labelled --kind=tiles for a single sensor")
-    parts = [importer, labels, "_".join(chosen) if chosen != layout.default else "",
-             "by_location" if split_by == "location" else ""]
-    source = dict(layout.source)
-    if labels:
-        source["notes"] = f"{_WEAK_NOTE}; {source['notes']}"
-    return Config(name=name or "_".join(filter(None, parts)), importer=importer,
-                  sensors={feature: layout.sensors[feature] for feature in chosen}, size=layout.size,
-                  classes=radiometry.WATER_WEAK_CLASSES if labels else layout.classes, labels=labels,
-                  split_by=split_by, source=source)
-
-
-def location_split(location_id: str) -> str:
-    """Returns 'train' (80 %), 'validation' (10 %) or 'test' (10 %) by a hash: no place is in two splits."""
-    tenth = int.from_bytes(hashlib.sha256(location_id.encode()).digest()[:8], "big") % 10
-    return "train" if tenth < 8 else "validation" if tenth == 8 else "test"
-
-
-def assign_splits(entries: Iterable[Entry], split_by: str) -> dict[str, list[Entry]]:
-    """Groups entries by split.
-
-    Args:
-      entries: all entries of a raw data set.
-      split_by: 'location', or 'source' = the entries' own splits where any has one. Entries that the authors put in no
-        split are then left out, with a line that counts them.
-
-    Returns:
-      split name -> entries; no split is empty.
-
-    Raises:
-      UserError: no entries, or two with one id.
-    """
-    entries = list(entries)
-    if not entries:
-        raise UserError("the raw folder holds no usable record; check --raw and the lines above")
-    double = [name for name, count in collections.Counter(entry.id for entry in entries).items() if count > 1]
-    if double:
-        raise UserError(f"{len(double)} ids occur twice, first '{double[0]}'; ids must be unique, mend the raw data")
-    own = split_by == "source" and any(entry.split for entry in entries)
-    if split_by == "source" and not own:
-        print("the raw data has no splits: split by location instead", flush=True)
-    groups: dict[str, list[Entry]] = {"train": [], "validation": [], "test": []}
-    for entry in entries:
-        groups.setdefault(entry.split if own else location_split(entry.location_id), []).append(entry)
-    if without := groups.pop("", []):
-        print(f"left out {len(without)} of {len(entries)} entries that are in no split of the raw data (take them with "
-              "--split-by=location)", flush=True)
-    return {split: group for split, group in groups.items() if group}
-
-
-def label_by_indices(pair: record.Pair, sensors: Mapping[str, SensorSpec]) -> record.Tile:
-    """Makes a Tile of a Pair with `radiometry.weak_water_labels`; ignored where either image has no data."""
-    label = radiometry.weak_water_labels(pair.s2, sensors["s2"])
-    label[~sensors["s1"].holds_data(pair.s1)] = IGNORED
-    common = {field.name: getattr(pair, field.name) for field in dataclasses.fields(pair)
-              if field.name not in ("s1", "s2", "source")}
-    return record.Tile(images=dict(pair.images), label=label, source=f"{pair.source}; weak labels from S2 indices",
-                       **common)
-
-
-def read_ahead(read: Callable[[Entry], Any], entries: Iterable[Entry], workers: int) -> Iterator[Any]:
-    """Yields read(entry) in order, reading a few entries ahead in threads; memory stays at 2 * workers records."""
-    with ThreadPoolExecutor(workers) as pool:
-        pending = collections.deque()
-        for entry in entries:
-            pending.append(pool.submit(read, entry))
-            if len(pending) >= 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
-class ShardBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A TFDS builder whose folder ends up with our manifest and index. Subclasses set KIND, VERSION and configs."""
 
     KIND = ""  # 'pairs' or 'tiles'
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
@@ -183,72 +61,164 @@ class ShardBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             features["label"] = _tensor((config.size, config.size), "uint8")
         tensors = {name: {"dtype": np.dtype(feature.np_dtype).name, "shape": list(feature.shape)}
                    for name, feature in features.items()}
-        features |= {name: tfds.features.Text() for name in ("id", "location_id", "source")}
-        features |= {name: tfds.features.Scalar(np.int64) for name in ("s1_time", "s2_time", "s2_offset_removed")}
-        features |= {name: tfds.features.Scalar(np.float32) for name in ("lat", "lon")}
+        features |= {name: tfds.features.Text() for name in shards.TEXTS}
+        features |= {name: tfds.features.Scalar(np.int64) for name in shards.INTEGERS}
+        features |= {name: tfds.features.Scalar(np.float32) for name in shards.FLOATS}
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
             metadata=tfds.core.MetadataDict({manifest.FACTS: {
                 "name": self.name, "config": config.name, "version": str(self.version), "tensors": tensors,
                 **config.facts()}}))
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+    def _download_and_prepare(self, dl_manager, download_config) -> None:
+        raise NotImplementedError("download_and_prepare is overridden as a whole")
+
+    def download_and_prepare(self, *, download_dir=None, download_config=None, file_format=None, **_: Any) -> None:
+        """What `tfds build` calls: builds from download_config.manual_dir, by Beam where its options are given."""
+        if str(file_format or "tfrecord").split(".")[-1].lower() != "tfrecord":
+            raise UserError(f"--file_format={file_format}: these builders write tfrecord only; leave the option out")
+        options = download_config or tfds.download.DownloadConfig()
+        beam = options.beam_options.get_all_options(drop_default=True) if options.beam_options else None
+        raw = options.manual_dir or os.path.join(download_dir or self._data_dir_root, "manual")
+        self.build(pathlib.Path(raw), How(
+            shards=options.num_shards or 0,
+            beam=None if beam is None else [f"--{name}={value}" for name, value in beam.items()]))
+
+    def build(self, raw: pathlib.Path, how: How) -> None:
+        """Builds the data set from the raw folder, or goes on with a build that was stopped.
+
+        Raises:
+          UserError: raw data that gives nothing, too many unusable records, a full disk, another build at work.
+        """
+        if self.is_prepared():
+            return
+        final = pathlib.Path(self.data_path)
+        work = final.parent / f"incomplete.{final.name}"
+        for name in ("data", "notes", "plan"):
+            (work / name).mkdir(parents=True, exist_ok=True)
+        with _alone(work):
+            for leftover in work.glob("*/.*.tmp"):  # of a killed worker
+                leftover.unlink()
+            kind = "pairs" if self.builder_config.labels else self.KIND
+            made = self._plan(work / "plan", raw, kind, how)
+            job = self._job(work / "data", raw, kind, made, how)
+            _check_space(job, made, self._record_bytes())
+            if how.beam is None:
+                notes = workers.run(job, made, how.workers)
+            else:
+                notes = workers.run_beam(job, made, how.beam)
+            self._finish(job, made, notes)
+            (work / "data").rename(final)
+        shutil.rmtree(work, ignore_errors=True)
+        self.info.read_from_directory(final)
+
+    def _plan(self, folder: pathlib.Path, raw: pathlib.Path, kind: str, how: How) -> plan.Plan:
         config: Config = self.builder_config
-        kind = "pairs" if config.labels else self.KIND
-        importer = importers.load(config.importer)(pathlib.Path(dl_manager.manual_dir), kind, tuple(config.sensors))
-        splits = assign_splits(importer.entries(), config.split_by)
-        _import_tensorflow_quietly()  # not before the raw data is known to be there: it takes seconds
-        return {split: self._generate_examples(split, importer, entries) for split, entries in splits.items()}
+        facts = {"raw": str(raw.resolve()), "kind": kind, "shards": how.shards, "sensors": dict(config.sensors),
+                 "size": config.size, "source": config.facts()["source"]}
+        made = plan.load(folder)
+        if made is None:
+            patches = (config.raw_size // config.size) ** 2
 
-    def _generate_examples(self, split: str, importer: importers.Importer, entries: list[Entry]):
+            def count_shards(entries: int) -> int:
+                count = how.shards or tfds.core.utils.shard_utils.ShardConfig().get_number_shards(
+                    entries * patches * self._record_bytes(), entries)
+                return min(count, entries)
+
+            importer = importers.load(config.importer)(raw, kind, config.sensors)
+            return plan.make(folder, importer.entries(), facts, split_by=config.split_by,
+                             block_degrees=config.block_degrees, filters=config.filters, count_shards=count_shards)
+        if made.facts != facts:
+            other = next(key for key in facts if made.facts.get(key) != facts[key])
+            raise UserError(f"'{folder.parent}' is a build that was stopped and had {other}={made.facts.get(other)!r}, "
+                            f"not {facts[other]!r}; repeat its options, delete that folder, or give another --name")
+        print(f"going on with a build that was stopped: {folder.parent}", flush=True)
+        return made
+
+    def _job(self, folder: pathlib.Path, raw: pathlib.Path, kind: str, made: plan.Plan, how: How) -> shards.Job:
         config: Config = self.builder_config
-        start = shown = time.monotonic()
-        for done, item in enumerate(read_ahead(importer.read, entries, workers=os.cpu_count() or 1), start=1):
-            if config.labels:
-                item = label_by_indices(item, config.specs)
-            record.check(item, config.specs, config.size, len(config.classes))
-            example = {name: item.images[name] for name in config.specs}
-            if self.KIND == "tiles":
-                example["label"] = item.label
-            for name in ("id", "location_id", "source", "s1_time", "s2_time", "s2_offset_removed", "lat", "lon"):
-                example[name] = getattr(item, name)
-            yield item.id, example
-            now = time.monotonic()
-            if done == len(entries) or now - shown > 5:
-                shown = now
-                print(f"{split}: {done}/{len(entries)} records, {done / max(now - start, 1e-9):.0f}/s", flush=True)
+        bound = how.max_rejected if how.max_rejected >= 0 else max(10, sum(made.entries.values()) // 100)
+        if made.faults > bound:
+            raise UserError(f"{made.faults} unusable entries while listing, more than {bound}; see "
+                            f"{made.folder / REJECTED}, then mend the raw data or raise --max-rejected")
+        return shards.Job(importer=config.importer, raw=str(raw), kind=kind, sensors=dict(config.sensors),
+                          size=config.size, raw_size=config.raw_size, classes=config.classes,
+                          labels=config.labels, filters=config.filters, name=self.name, folder=os.fspath(folder),
+                          max_rejected=bound)
 
-    def _log_download_bytes(self) -> None:
-        """TFDS would say that it downloads "Unknown size"; nothing is downloaded."""
+    def _record_bytes(self) -> int:
+        facts = self.info.metadata[manifest.FACTS]["tensors"].values()
+        return _OVERHEAD + sum(int(np.prod(f["shape"])) * np.dtype(f["dtype"]).itemsize for f in facts)
 
-    def download_and_prepare(self, **kwargs) -> None:
-        """Builds as TFDS does, then writes manifest.json and the index beside the shards where they are missing."""
-        assign = tfds.core.utils.temporary_assignment
-        # TFDS leaves the order of the features in a record to chance; equal data must give equal bytes. It also holds
-        # 1 GB before it sorts on disk; the order of the records does not depend on that.
-        with (assign(example_serializer.ExampleSerializer, "serialize_example", _serialize),
-              assign(shuffle, "MAX_MEM_BUFFER_SIZE", 128 << 20)):
-            super().download_and_prepare(**kwargs)
-        if not manifest.is_written(self.data_path):
-            manifest.write(self.data_path)
+    def _finish(self, job: shards.Job, made: plan.Plan, notes: list[shards.Note]) -> None:
+        """Writes everything but the shards: index, rejected.jsonl, TFDS's files, the manifest; prints the summary."""
+        folder, tasks = pathlib.Path(job.folder), made.tasks()
+        rejected = (made.folder / REJECTED).read_text().splitlines()
+        rejected += [json.dumps(row) for note in notes for row in note.rejected]
+        if not sum(note.records for note in notes):
+            raise UserError(f"no record is left of {sum(made.entries.values())} entries, the first one because: "
+                            f"{json.loads(rejected[0])['reason']}; check --raw and the filters")
+        if rejected:
+            atomic.write(folder / REJECTED, ("\n".join(rejected) + "\n").encode())
+        splits = {split: [(task, note) for task, note in zip(tasks, notes, strict=True) if task.split == split]
+                  for split in made.entries}
+        splits = {split: parts for split, parts in splits.items() if sum(note.records for _, note in parts)}
+        for task in tasks:
+            if task.split not in splits:
+                job.shard(task).unlink(missing_ok=True)
+        template = tfds.core.ShardedFileTemplate(dataset_name=self.name, data_dir=folder, filetype_suffix="tfrecord")
+        self.info.set_splits(tfds.core.splits.SplitDict([
+            tfds.core.SplitInfo(name=split, shard_lengths=[note.records for _, note in parts],
+                                num_bytes=sum(note.bytes for _, note in parts),
+                                filename_template=template.replace(split=split))
+            for split, parts in splits.items()]))
+        self.info.write_to_directory(folder)
+        facts = self.info.metadata[manifest.FACTS]
+        manifest.save(folder, dict(facts), {
+            split: [{"file": job.shard(task).name, "bytes": note.bytes, "records": note.records,
+                     "sha256": note.sha256} for task, note in parts] for split, parts in splits.items()},
+            {split: np.concatenate([note.index for _, note in parts]) for split, parts in splits.items()})
+        for line in _summary(notes, rejected, folder.parent.parent / folder.parent.name.removeprefix("incomplete.")):
+            print(line, flush=True)
+
+
+def _summary(notes: list[shards.Note], rejected: list[str], folder: pathlib.Path) -> Iterator[str]:
+    if rejected:
+        rows = [json.loads(row) for row in rejected]
+        yield f"{len(rows)} rejected, see {folder / REJECTED}"
+        for row in rows[:3]:
+            yield f"  {row['id']}: {row['reason']}"
+    gaps = GapHistogram()
+    seconds: dict[str, float] = {}
+    for note in notes:
+        gaps.merge(note.gaps)
+        for name, value in note.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + value
+    yield from gaps.lines()
+    total = max(sum(seconds.values()), 1e-9)
+    yield "time of the workers: " + ", ".join(f"{name} {value / total:.0%}" for name, value in seconds.items())
+
+
+def _check_space(job: shards.Job, made: plan.Plan, record_bytes: int) -> None:
+    left = sum(task.stop - task.start for task in made.tasks() if shards.finished(job, task) is None)
+    needed = left * (job.raw_size // job.size) ** 2 * record_bytes
+    free = shutil.disk_usage(job.folder).free
+    if free < needed:
+        raise UserError(f"the shards need {needed / 1e9:.1f} GB, the disk of '{job.folder}' has {free / 1e9:.1f} GB "
+                        "free; make room or give another --data_dir, then run the same command again")
+
+
+@contextlib.contextmanager
+def _alone(work: pathlib.Path) -> Iterator[None]:
+    """Keeps a second build out of a folder."""
+    with open(work / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another build is at work in '{work}'; wait for it or stop it") from error
+        yield
 
 
 def _tensor(shape: tuple[int, ...], dtype: str) -> tfds.features.Tensor:
     # The default encoding stores integers as varints and builds 30x slower.
     return tfds.features.Tensor(shape=shape, dtype=np.dtype(dtype).type, encoding=tfds.features.Encoding.BYTES)
-
-
-def _serialize(self: example_serializer.ExampleSerializer, example: Any) -> bytes:
-    return self.get_tf_example(example).SerializeToString(deterministic=True)
-
-
-def _import_tensorflow_quietly() -> None:
-    """Imports TensorFlow without the lines that its libraries write to stderr whatever their log level is."""
-    stderr = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        import tensorflow  # noqa: F401
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)

@@ -1,6 +1,5 @@
 """What is in a data set: counts, value ranges, gaps in data and time, places, classes, and a contact sheet."""
 
-import collections
 import io
 import os
 import pathlib
@@ -8,15 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from etils import epath
 
-from data_prep.record import UNKNOWN_TIME
+from data_prep.pairing import GapHistogram
 from dual_encoder import atomic, quicklook
 from dual_encoder.errors import UserError
 from dual_encoder.sensors import IGNORED
 from dual_encoder.tfrecord import DatasetInfo, ShardedRecords, load_info
 
-_DAY = 86400
-_GAP_EDGES = (0, 1, 2, 3, 7, 14, 30, 90)  # days
 _SHEET_COLUMNS, _SHEET_TILE = 8, 192
 
 
@@ -41,6 +39,8 @@ def inspect(folder: str | os.PathLike, split: str, limit: int, out: pathlib.Path
     for name, entries in info.shards.items():
         yield (f"split {name:11s} {sum(e['records'] for e in entries):8d} records  {len(entries):4d} shards  "
                f"{sum(e['bytes'] for e in entries) / 1e6:10.1f} MB")
+    if (rejected := epath.Path(folder) / "rejected.jsonl").exists():
+        yield f"{len(rejected.read_text().splitlines())} rejected when it was built, see {rejected}"
     records = [ShardedRecords(folder, name) for name in ([split] if split else info.shards)]
     total = sum(map(len, records))
     chosen = np.unique(np.linspace(0, total - 1, min(limit, total)).astype(int))
@@ -68,7 +68,7 @@ class _Summary:
     def __init__(self, info: DatasetInfo):
         self._info = info
         self._low, self._high, self._sum, self._pixels, self._with_data = {}, {}, {}, {}, {}
-        self._gaps: collections.Counter = collections.Counter()
+        self._gaps = GapHistogram()
         self._classes = np.zeros(256, np.int64)
         self._places: set[bytes] = set()
         self._records = 0
@@ -76,9 +76,7 @@ class _Summary:
     def add(self, record: dict[str, Any]) -> None:
         self._records += 1
         self._places.add(record["location_id"])
-        times = record["s1_time"], record["s2_time"]
-        gap = -1 if UNKNOWN_TIME in times else abs(times[0] - times[1]) / _DAY
-        self._gaps[-1 if gap < 0 else int(np.searchsorted(_GAP_EDGES, gap, side="right")) - 1] += 1
+        self._gaps.add(record["s1_time"], record["s2_time"])
         if "label" in record:
             self._classes += np.bincount(record["label"].ravel(), minlength=256)
         for feature, spec in self._info.sensors.items():
@@ -104,25 +102,13 @@ class _Summary:
                     yield f"  {band:6s}" + "".join(f"{value:10.4g}" for value in values)
         yield f"{len(self._places)} distinct locations in {self._records} records"
         if len(self._info.sensors) > 1:
-            yield from self._gap_lines()
+            yield from self._gaps.lines()
         if "label" in self._info.tensors:
             counted = self._classes[:IGNORED].sum()
             yield f"label: {counted / self._classes.sum():.2%} of pixels valid, {self._classes[IGNORED]} ignored"
             for value, name in enumerate(self._info.classes):
                 share = self._classes[value] / max(counted, 1)
                 yield f"  {value} {name:30s} {share:7.2%} {'#' * round(40 * share)}"
-
-    def _gap_lines(self) -> Iterator[str]:
-        yield "time between S1 and S2"
-        for bin_ in sorted(self._gaps):
-            if bin_ < 0:
-                name = "unknown"
-            elif bin_ == len(_GAP_EDGES) - 1:
-                name = f">= {_GAP_EDGES[-1]} days"
-            else:
-                name = f"{_GAP_EDGES[bin_]}-{_GAP_EDGES[bin_ + 1]} days"
-            share = self._gaps[bin_] / self._records
-            yield f"  {name:12s} {self._gaps[bin_]:8d} {'#' * round(40 * share)}"
 
 
 def _nth(splits: list[ShardedRecords], number: int) -> dict[str, Any]:

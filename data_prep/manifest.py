@@ -3,9 +3,11 @@
 Everything but the digests also stands in metadata.json, which TFDS writes, so a lost manifest can be made again.
 """
 
+import concurrent.futures
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import pathlib
 import re
@@ -13,7 +15,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 
+from data_prep.progress import Progress
 from dual_encoder import atomic
 from dual_encoder.errors import UserError
 from dual_encoder.tfrecord import (
@@ -30,14 +34,6 @@ from dual_encoder.tfrecord import (
 
 FACTS = "dual_encoder"  # the key in TFDS's metadata.json under which DatasetInfo's fields stand
 _SHARD = re.compile(r"(?P<name>\w+)-(?P<split>\w+)\.tfrecord-(?P<shard>\d{5})-of-(?P<count>\d{5})")
-
-
-def is_written(folder: str | os.PathLike) -> bool:
-    """Returns whether manifest and index files are there."""
-    folder = pathlib.Path(folder)
-    if not (folder / MANIFEST).is_file():
-        return False
-    return all((folder / f"{split}.index.npy").is_file() for split in load_info(folder).shards)
 
 
 def write(folder: str | os.PathLike) -> DatasetInfo:
@@ -73,32 +69,48 @@ def write(folder: str | os.PathLike) -> DatasetInfo:
     if counted != seen:
         raise UserError(f"'{folder}' has records {seen}, dataset_info.json counts {counted}; restore the lost shards "
                         "or rebuild the data set")
-    info = DatasetInfo.from_json(facts | {"shards": shards, "fingerprint": fingerprint(shards)})
-    for split, rows in indices.items():
+    return save(folder, facts, shards, {split: np.array(rows, INDEX_DTYPE) for split, rows in indices.items()})
+
+
+def save(folder: epath.PathLike, facts: Mapping[str, Any], shards: Mapping[str, list[Mapping[str, Any]]],
+         indices: Mapping[str, np.ndarray]) -> DatasetInfo:
+    """Writes manifest.json and <split>.index.npy.
+
+    Args:
+      folder: of the shards.
+      facts: `DatasetInfo` as JSON without shards and fingerprint.
+      shards: split -> shard entries, see `DatasetInfo`.
+      indices: split -> INDEX_DTYPE [records].
+    """
+    folder = epath.Path(folder)
+    info = DatasetInfo.from_json({**facts, "shards": shards, "fingerprint": fingerprint(shards)})
+    for split, index in indices.items():
         file = io.BytesIO()
-        np.save(file, np.array(rows, INDEX_DTYPE))
+        np.save(file, index)
         atomic.write(folder / f"{split}.index.npy", file.getvalue())
     # The manifest comes last: where it stands, the index stands too.
     atomic.write(folder / MANIFEST, (json.dumps(info.to_json(), indent=1) + "\n").encode())
     return info
 
 
-def verify(folder: str | os.PathLike) -> Iterator[str]:
-    """Reads every byte of a data set and yields one line per damage.
+def verify(folder: epath.PathLike, workers: int = 1) -> Iterator[str]:
+    """Reads every byte of a data set, shows progress, and yields one line per damage, in the order of the shards.
 
     Args:
       folder: a data set folder.
+      workers: processes.
 
     Raises:
       UserError: there is no data set in `folder`.
     """
-    folder = pathlib.Path(folder)
-    if (folder / "metadata.json").is_file() and not (folder / MANIFEST).is_file():
+    folder = epath.Path(folder)
+    if (folder / "metadata.json").exists() and not (folder / MANIFEST).exists():
         yield f"{MANIFEST} is missing; write it again with --rewrite"
         return
     info = load_info(folder)
     if fingerprint(info.shards) != info.fingerprint:
         yield f"{MANIFEST}: the fingerprint is not that of its shard digests; write it again with --rewrite"
+    shards = []
     for split, entries in info.shards.items():
         index_path = folder / f"{split}.index.npy"
         index = _load_index(index_path)
@@ -107,43 +119,71 @@ def verify(folder: str | os.PathLike) -> Iterator[str]:
         elif len(index) != sum(entry["records"] for entry in entries):
             yield (f"{index_path.name} has {len(index)} rows, the manifest counts "
                    f"{sum(entry['records'] for entry in entries)}; write it again with --rewrite")
-        for number, entry in enumerate(entries):
-            rows = None if index is None else index[index["shard"] == number]
-            yield from _verify_shard(folder / entry["file"], entry, rows)
+        ends = None if index is None else np.searchsorted(index["shard"], np.arange(len(entries) + 1))
+        shards += [(folder / entry["file"], entry, None if ends is None else index[ends[number]:ends[number + 1]])
+                   for number, entry in enumerate(entries)]
+    done = [0, 0]
+    with Progress("records", sum(entry["records"] for _, entry, _ in shards), lambda: (*done, "")):
+        for (_, entry, _), damages in zip(shards, _verify_shards(shards, workers), strict=True):
+            done[:] = done[0] + entry["records"], done[1] + entry["bytes"]
+            yield from damages
 
 
-def _verify_shard(path: pathlib.Path, entry: Mapping[str, Any], rows: np.ndarray | None) -> Iterator[str]:
-    if not path.is_file():
-        yield f"{path.name} is missing; restore it or rebuild the data set"
+def _verify_shards(shards: list[tuple], workers: int) -> Iterator[list[str]]:
+    if min(workers, len(shards)) < 2:
+        yield from (_verify_shard(*shard) for shard in shards)
         return
-    size, damaged = path.stat().st_size, False
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(shards)), context) as pool:
+        yield from pool.map(_verify_shard, *zip(*shards, strict=True))
+
+
+def _verify_shard(path: epath.Path, entry: Mapping[str, Any], rows: np.ndarray | None) -> list[str]:
+    if not path.exists():
+        return [f"{path.name} is missing; restore it or rebuild the data set"]
+    size, found = path.stat().length, []
     if size != entry["bytes"]:
-        damaged = True
-        yield f"{path.name} has {size} bytes, {entry['bytes']} expected: it is cut off or grew"
-    scanned = []
+        found.append(f"{path.name} has {size} bytes, {entry['bytes']} expected: it is cut off or grew")
+    stored = [] if rows is None else list(zip(rows["offset"].tolist(), rows["length"].tolist(), strict=True))
+    index_is_wrong, scanned = False, []
     try:
         scanned.extend(scan(path))
     except UserError as error:
-        damaged = True
         header_error = str(error).split(": ", 1)[-1].split("; run")[0]
         # With the index the records behind a damaged header are found all the same.
-        scanned = [(int(row["offset"]), int(row["length"])) for row in rows] if rows is not None else scanned
         if rows is None:
-            yield f"{path.name} record {len(scanned)}: {header_error}; the records behind it were not checked"
+            found.append(f"{path.name} record {len(scanned)}: {header_error}; the records behind it were not checked")
+        else:
+            scanned = stored
     else:
-        if rows is not None and [(int(r["offset"]), int(r["length"])) for r in rows] != scanned:
-            yield f"{path.name}: the index is not that of this shard; write it again with --rewrite"
-    with open(path, "rb") as file:
+        index_is_wrong = rows is not None and stored != scanned
+    damages, digest = _check_records(path, scanned, entry["records"], size)
+    found += damages
+    if not found and digest != entry["sha256"]:
+        found.append(f"{path.name}: every record is sound, but the file is not the one that was built (sha256 differs)")
+    if index_is_wrong:
+        found.append(f"{path.name}: the index is not that of this shard; write it again with --rewrite")
+    return found
+
+
+def _check_records(path: epath.Path, scanned: list[tuple[int, int]], expected: int, size: int) -> tuple[list[str], str]:
+    """Reads a shard once: its damaged records, and the sha256 of its records."""
+    found, digest = [], hashlib.sha256()
+    with path.open("rb") as file:
         for record, (offset, length) in enumerate(scanned):
             if offset + length + FOOTER.size > size:
-                damaged = True
-                yield f"{path.name} records {record} to {entry['records'] - 1} are cut off (byte {offset} on)"
+                found.append(f"{path.name} records {record} to {expected - 1} are cut off (byte {offset} on)")
                 break
-            if reason := _record_fault(file.fileno(), offset, length):
-                damaged = True
-                yield f"{path.name} record {record} (byte {offset}): {reason}"
-    if not damaged and sha256(path) != entry["sha256"]:
-        yield f"{path.name}: every record is sound, but the file is not the one that was built (sha256 differs)"
+            file.seek(offset - HEADER.size)
+            header, payload, footer = (file.read(count) for count in (HEADER.size, length, FOOTER.size))
+            for part in (header, payload, footer):
+                digest.update(part)
+            stored_length, crc = HEADER.unpack(header)
+            if masked_crc32c(header[:8]) != crc or stored_length != length:
+                found.append(f"{path.name} record {record} (byte {offset}): the header does not match its checksum")
+            elif masked_crc32c(payload) != FOOTER.unpack(footer)[0]:
+                found.append(f"{path.name} record {record} (byte {offset}): the payload does not match its checksum")
+    return found, digest.hexdigest()
 
 
 def fingerprint(shards: Mapping[str, Any]) -> str:
@@ -195,18 +235,9 @@ def _records_by_tfds(folder: pathlib.Path) -> dict[str, int]:
                         "set") from error
 
 
-def _load_index(path: pathlib.Path) -> np.ndarray | None:
+def _load_index(path: epath.Path) -> np.ndarray | None:
     try:
-        index = np.load(path, allow_pickle=False)
+        index = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return index if index.dtype == INDEX_DTYPE else None
-
-
-def _record_fault(descriptor: int, offset: int, length: int) -> str:
-    """Returns what is wrong with a record of an open shard, '' when it is sound."""
-    header = os.pread(descriptor, HEADER.size, offset - HEADER.size)
-    stored_length, crc = HEADER.unpack(header)
-    if masked_crc32c(header[:8]) != crc or stored_length != length:
-        return "the header does not match its checksum"
-    return "" if read_payload(descriptor, offset, length) is not None else "the payload does not match its checksum"

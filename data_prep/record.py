@@ -1,7 +1,7 @@
 """The one schema: every importer yields Pairs or Tiles, every builder takes them.
 
-Names of the stored features: id, s1, s2, s1_time, s2_time, location_id, lat, lon, source, s2_offset_removed; tiles add
-label.
+Names of the stored features: id, s1, s2, s1_time, s2_time, location_id, lat, lon, cloud, source, s2_offset_removed;
+tiles add label.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ class _Record:
       source: where the record comes from.
       s2_offset_removed: the DN that was subtracted from the product's S2 values.
       split: the split that the data set's authors put it in; '' when they gave none.
+      cloud: percent of cloud in the S2 image or its scene, as the data set states it; NaN unknown.
     """
 
     id: str
@@ -39,6 +40,7 @@ class _Record:
     source: str
     s2_offset_removed: int
     split: str
+    cloud: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,3 +115,25 @@ def check(record: Pair | Tile, sensors: Mapping[str, SensorSpec], size: int, cla
         seen = set(np.unique(record.label).tolist()) - {IGNORED}
         if seen and max(seen) >= classes:
             raise wrong("label value", max(seen), f"0..{classes - 1} or {IGNORED} (ignored)")
+
+
+def cut(record: Pair | Tile, size: int) -> list[Pair | Tile]:
+    """Cuts a record into the whole patches of `size` pixels that fit, row by row from the upper left.
+
+    A patch is a place of its own: '_r<row>_c<column>' is added to id and location_id. Latitude and longitude stay those
+    of the whole image's centre. An image of that size is returned as it is.
+    """
+    height, width = next(iter(record.images.values())).shape[:2]
+    if (height, width) == (size, size):
+        return [record]
+    patches = []
+    for row in range(height // size):
+        for column in range(width // size):
+            window = slice(row * size, (row + 1) * size), slice(column * size, (column + 1) * size)
+            images = {name: np.ascontiguousarray(image[window]) for name, image in record.images.items()}
+            place = {"id": f"{record.id}_r{row}_c{column}", "location_id": f"{record.location_id}_r{row}_c{column}"}
+            if isinstance(record, Pair):
+                patches.append(dataclasses.replace(record, **place, **images))
+            else:
+                patches.append(dataclasses.replace(record, **place, images=images, label=record.label[window].copy()))
+    return patches

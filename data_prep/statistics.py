@@ -2,12 +2,12 @@
 
 import dataclasses
 import datetime
-import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from etils import epath
 
+from data_prep.progress import Progress
 from dual_encoder.errors import UserError
 from dual_encoder.sensors import SensorSpec
 from dual_encoder.tfrecord import ShardedRecords
@@ -46,14 +46,12 @@ class Moments:
         return np.sqrt(self.squares / max(self.count, 1))
 
 
-def compute(folder: str | os.PathLike, split: str, progress: Callable[[int, int], None] = lambda done, all_: None) \
-        -> dict[str, Any]:
-    """Computes the statistics of every image of a split; pixels without data are left out.
+def compute(folder: epath.PathLike, split: str) -> dict[str, Any]:
+    """Computes the statistics of every image of a split, with progress; pixels without data are left out.
 
     Args:
       folder: a data set folder.
       split: its split; statistics for training come from 'train'.
-      progress: called as (records read, records in all).
 
     Returns:
       {'sensors': feature -> SensorSpec JSON with the new mean, std (stored integers) and provenance,
@@ -65,12 +63,15 @@ def compute(folder: str | os.PathLike, split: str, progress: Callable[[int, int]
     records = ShardedRecords(folder, split)
     info = records.info
     moments = {name: Moments.of(np.zeros((0, len(spec.bands)))) for name, spec in info.sensors.items()}
-    for number in range(len(records)):
-        record = records[number]
-        for name, spec in info.sensors.items():
-            image = record[name]
-            moments[name] = moments[name].merge(Moments.of(image[spec.holds_data(image)]))
-        progress(number + 1, len(records))
+    done = [0, 0]
+    with Progress("records", len(records), lambda: (*done, "")):
+        for number in range(len(records)):
+            record = records[number]
+            for name, spec in info.sensors.items():
+                image = record[name]
+                moments[name] = moments[name].merge(Moments.of(image[spec.holds_data(image)]))
+                done[1] += image.nbytes
+            done[0] += 1
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     data_set = f"{info.name}/{info.config}/{info.version}"
     return {

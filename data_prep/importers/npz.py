@@ -17,20 +17,21 @@ Tiles may hold one sensor only. All files of a folder must agree in size and sen
 """
 
 import functools
-import math
 import pathlib
-import threading
 import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from data_prep.importers import Entry, Layout, no_such_kind
+from data_prep.importers import Entry, Layout, Reject, no_such_kind
 from data_prep.radiometry import db_to_int16
-from data_prep.record import UNKNOWN_TIME, Pair, Tile
+from data_prep.record import Pair, Tile
 from dual_encoder.errors import UserError
 from dual_encoder.sensors import SensorSpec, sensor
 
 _IMAGES = ("s1", "s1_cdb", "s2", "label")  # the large ones
+_FACTS = ("location_id", "split", "lat", "lon", "s1_time", "s2_time")  # one of each per image
 
 
 class Importer:
@@ -55,47 +56,41 @@ class Importer:
             raise UserError(f"'{path}' holds no s1, s1_cdb or s2 with its s1_bands or s2_bands; see "
                             "data_prep/importers/npz.py")
         return Layout(
-            sensors=sensors, default=tuple(sensors), size=small["shapes"][image][-1],
+            sensors={feature: (name,) for feature, name in sensors.items()}, default=tuple(sensors),
+            size=small["shapes"][image][-1],
             classes=tuple(map(str, small["classes"])) if kind == "tiles" else (),
             source={"licence": str(small.get("licence", "not stated in the files")),
                     "attribution": str(small.get("attribution", "not stated in the files")),
                     "notes": "from .npz files"})
 
-    def __init__(self, raw: pathlib.Path, kind: str, features: tuple[str, ...]):
+    def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str]):
         self._raw, self._kind = raw, kind
-        self._all_sensors = self.layout(kind, raw).sensors
-        self._sensors = {feature: sensor(name) for feature, name in self._all_sensors.items() if feature in features}
-        # Entries come file by file, and readers are at most a few entries apart: two files are enough.
-        self._lock, self._load = threading.Lock(), functools.lru_cache(maxsize=2)(_read)
+        self._sensors = {feature: sensor(name) for feature, name in sensors.items()}
+        self._load = functools.lru_cache(maxsize=1)(_read)  # entries come file by file
 
-    def entries(self) -> list[Entry]:
-        entries = []
+    def entries(self) -> Iterator[Entry | Reject]:
+        first, expected = _files(self._raw)[0].name, self.layout(self._kind, self._raw).sensors
         for path in _files(self._raw):
             small = _read(path, large=False)
-            if _sensors(small) != self._all_sensors:
-                raise UserError(f"'{path}' holds {_sensors(small)}, '{_files(self._raw)[0].name}' beside it holds "
-                                f"{self._all_sensors}; keep files of different sensors in different folders")
+            if (seen := {feature: (name,) for feature, name in _sensors(small).items()}) != expected:
+                raise UserError(f"'{path}' holds {seen}, '{first}' beside it holds {expected}; keep files of different "
+                                "sensors in different folders")
             ids = _need(small, "id", path).astype(str)
-            for name, shape in small["shapes"].items():
-                if shape[0] != len(ids):
-                    raise UserError(f"'{path}': {name} has {shape[0]} entries, id has {len(ids)}; make them equal")
+            lengths = {name: shape[0] for name, shape in small["shapes"].items()}
+            for name, length in (lengths | {name: small[name].size for name in _FACTS if name in small}).items():
+                if length != len(ids):
+                    raise UserError(f"'{path}': {name} has {length} entries, id has {len(ids)}; make them equal")
             locations, splits = small.get("location_id", ids), small.get("split", np.full(len(ids), ""))
-            entries += [Entry(str(ids[i]), str(locations[i]), str(splits[i]), {"path": path, "row": i})
-                        for i in range(len(ids))]
-        return entries
+            for row, name in enumerate(ids):
+                facts = {key: small[key][row].item() for key in _FACTS[2:] if key in small}
+                yield Entry(str(name), str(locations[row]), str(splits[row]), {"file": path.name, "row": row}, **facts)
 
     def read(self, entry: Entry) -> Pair | Tile:
-        path, row = entry.where["path"], entry.where["row"]
-        with self._lock:
-            arrays = self._load(path, large=True)
-
-        def value(name, unknown):
-            return arrays[name][row].item() if name in arrays else unknown
-
+        path, row = self._raw / entry.where["file"], entry.where["row"]
+        arrays = self._load(path, large=True)
         images = {feature: _image(arrays, feature, spec, row, path) for feature, spec in self._sensors.items()}
-        common = dict(id=entry.id, s1_time=value("s1_time", UNKNOWN_TIME), s2_time=value("s2_time", UNKNOWN_TIME),
-                      location_id=entry.location_id, lat=value("lat", math.nan), lon=value("lon", math.nan),
-                      source=path.stem, s2_offset_removed=0, split=entry.split)
+        common = dict(id=entry.id, s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id,
+                      lat=entry.lat, lon=entry.lon, source=path.stem, s2_offset_removed=0, split=entry.split)
         if self._kind == "pairs":
             return Pair(s1=images["s1"], s2=images["s2"], **common)
         return Tile(images=images, label=_need(arrays, "label", path)[row], **common)
@@ -131,7 +126,7 @@ def _read(path: pathlib.Path, large: bool) -> dict:
                                   else np.lib.format.read_array_header_2_0)
                         shapes[name] = header(member)[0]
             return {name: file[name] for name in file.files if large or name not in _IMAGES} | {"shapes": shapes}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
         raise UserError(f"'{path}' cannot be read as .npz ({error}); write it with np.savez and no object "
                         "arrays") from error
 

@@ -9,12 +9,13 @@ are 0 in it. Dates and places are not published.
 
 import math
 import pathlib
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import PIL
 from PIL import Image
 
-from data_prep.importers import Entry, Layout
+from data_prep.importers import Entry, Layout, Reject
 from data_prep.record import UNKNOWN_TIME, Pair, Tile
 from dual_encoder.errors import UserError
 
@@ -25,7 +26,7 @@ class Importer:
     @staticmethod
     def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
         return Layout(
-            sensors={"s1": "ombria_s1", "s2": "ombria_s2"}, default=("s1", "s2"), size=256,
+            sensors={"s1": ("ombria_s1",), "s2": ("ombria_s2",)}, default=("s1", "s2"), size=256,
             classes=("no flood", "flood") if kind == "tiles" else (),
             source={"licence": "none stated by the authors; do not redistribute",
                     "attribution": "Drakonakis et al. 2022, OmbriaNet, IEEE JSTARS; contains modified "
@@ -33,41 +34,42 @@ class Importer:
                     "notes": "S1 is VV only, stretched per image to 8 bit: dB cannot be recovered; S2 wraps in bright "
                              "cloud; permanent rivers are 'no flood'"})
 
-    def __init__(self, raw: pathlib.Path, kind: str, features: tuple[str, ...]):
-        self._raw, self._kind, self._features = raw, kind, features
+    def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str]):
+        self._raw, self._kind, self._sensors = raw, kind, sensors
 
-    def entries(self) -> list[Entry]:
-        entries = []
-        whens = ("after",) if self._kind == "tiles" else ("before", "after")
+    def entries(self) -> Iterator[Entry | Reject]:
+        layers = (*self._sensors, *(["mask"] if self._kind == "tiles" else []))
         for split in ("train", "test"):
-            for when in whens:
-                folder = self._raw / "OmbriaS1" / split / when.upper()
-                if not folder.is_dir():
-                    raise UserError(f"'{folder}' is missing; --raw must name the folder that holds OmbriaS1 and "
-                                    "OmbriaS2")
-                for s1 in sorted(folder.glob(f"S1_{when}_*.png")):
-                    number = s1.stem.rsplit("_", 1)[1]
-                    s2 = self._raw / "OmbriaS2" / split / when.upper() / f"S2_{when}_{number}.png"
-                    mask = self._raw / "OmbriaS1" / split / "MASK" / f"S1_mask_{number}.png"
-                    needed = [s2] * ("s2" in self._features) + [mask] * (self._kind == "tiles")
-                    for partner in needed:
-                        if not partner.is_file():
-                            raise UserError(f"'{s1}' has no partner '{partner}'; restore it or remove both")
-                    entries.append(Entry(f"ombria_{number}_{when}", f"ombria_{number}", split,
-                                         {"s1": s1, "s2": s2, "mask": mask}))
-        return entries
+            for when in ("after",) if self._kind == "tiles" else ("before", "after"):
+                starts = {"s1": f"OmbriaS1/{split}/{when.upper()}/S1_{when}_",
+                          "s2": f"OmbriaS2/{split}/{when.upper()}/S2_{when}_",
+                          "mask": f"OmbriaS1/{split}/MASK/S1_mask_"}
+                numbers = {layer: self._numbers(starts[layer]) for layer in layers}
+                for number in sorted(set().union(*numbers.values())):
+                    name, where = f"ombria_{number}_{when}", {layer: f"{starts[layer]}{number}.png" for layer in layers}
+                    gone = [layer for layer in layers if number not in numbers[layer]]
+                    here = [layer for layer in layers if layer not in gone]
+                    yield (Reject(name, f"'{where[here[0]]}' has no partner '{where[gone[0]]}'") if gone
+                           else Entry(name, f"ombria_{number}", split, where))
+
+    def _numbers(self, start: str) -> set[str]:
+        folder, prefix = start.rsplit("/", 1)
+        if not (self._raw / folder).is_dir():
+            raise UserError(f"'{self._raw / folder}' is missing; --raw must name the folder that holds OmbriaS1 and "
+                            "OmbriaS2")
+        return {path.stem.removeprefix(prefix) for path in (self._raw / folder).glob(f"{prefix}*.png")}
 
     def read(self, entry: Entry) -> Pair | Tile:
         images = {}
-        if "s1" in self._features:
-            images["s1"] = _png(entry.where["s1"], "L")[..., None]
-        if "s2" in self._features:
-            images["s2"] = _png(entry.where["s2"], "RGB")
+        if "s1" in self._sensors:
+            images["s1"] = _png(self._raw / entry.where["s1"], "L")[..., None]
+        if "s2" in self._sensors:
+            images["s2"] = _png(self._raw / entry.where["s2"], "RGB")
         common = dict(id=entry.id, s1_time=UNKNOWN_TIME, s2_time=UNKNOWN_TIME, location_id=entry.location_id,
                       lat=math.nan, lon=math.nan, source="OMBRIA", s2_offset_removed=0, split=entry.split)
         if self._kind == "pairs":
             return Pair(s1=images["s1"], s2=images["s2"], **common)
-        return Tile(images=images, label=(_png(entry.where["mask"], "L") > 127).astype(np.uint8), **common)
+        return Tile(images=images, label=(_png(self._raw / entry.where["mask"], "L") > 127).astype(np.uint8), **common)
 
 
 def _png(path: pathlib.Path, mode: str) -> np.ndarray:

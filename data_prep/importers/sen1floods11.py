@@ -5,23 +5,25 @@
                                    /LabelHand/<EVENT>_<CHIP>_LabelHand.tif  1 water, 0 land, -1 no data
 <raw>/splits/flood_handlabeled/flood_{train,valid,test,bolivia}_data.csv    optional
 
-Chips whose radar is all NaN or whose label is all -1 are left out and counted. Bolivia is a region of its own and
-becomes the split 'bolivia' beside train, validation and test, as in the paper.
+Chips that lack a wanted layer, with radar that is all NaN or with a label that is all -1 become rejects. Bolivia is a
+region of its own and becomes the split 'bolivia' beside train, validation and test, as in the paper.
 """
 
 import calendar
 import csv
 import pathlib
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from data_prep import geotiff
-from data_prep.importers import Entry, Layout
+from data_prep import raster
+from data_prep.importers import Entry, Layout, Reject
 from data_prep.radiometry import db_to_int16, remove_s2_offset
 from data_prep.record import UNKNOWN_TIME, Pair, Tile
 from dual_encoder.errors import UserError
 from dual_encoder.sensors import IGNORED, SENSORS
 
+_LAYERS = {"s1": "S1Hand", "s2": "S2Hand"}
 _SPLITS = {"train": "train", "valid": "validation", "test": "test", "bolivia": "bolivia"}
 # Days of the S1 and the S2 image of each event (Sen1Floods11_Metadata.geojson). Chips called Mekong are Cambodia there.
 _EVENT_DAYS = {
@@ -40,76 +42,65 @@ class Importer:
     @staticmethod
     def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
         return Layout(
-            sensors={"s1": "s1_grd", "s2": "s2_l1c"}, default=("s1",) if kind == "tiles" else ("s1", "s2"), size=512,
+            sensors={"s1": ("s1_grd",), "s2": ("s2_l1c",)},
+            default=("s1",) if kind == "tiles" else ("s1", "s2"), size=512,
             classes=("land", "water") if kind == "tiles" else (),
             source={"licence": "CC-BY-4.0",
                     "attribution": "Bonafilia et al. 2020, Sen1Floods11, CVPR Workshops; contains modified Copernicus "
                                    "Sentinel data",
                     "notes": "pixels are square in degrees, not in metres; times are the event's days at 00:00 UTC"})
 
-    def __init__(self, raw: pathlib.Path, kind: str, features: tuple[str, ...]):
+    def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str]):
+        self._kind, self._sensors = kind, sensors
+        self._layers = [_LAYERS[feature] for feature in sensors] + (["LabelHand"] if kind == "tiles" else [])
         places = [raw / "data/flood_events/HandLabeled", raw / "v1.1/data/flood_events/HandLabeled",
                   raw / "HandLabeled", raw]
-        found = [place for place in places if (place / "S1Hand").is_dir()]
-        if not found:
-            raise UserError(f"'{places[0] / 'S1Hand'}' is missing; --raw must name the folder of Sen1Floods11 v1.1 "
-                            "that holds data/flood_events/HandLabeled")
-        self._hand, self._kind, self._features = found[0], kind, features
-        self._splits = _read_splits(self._hand)
-        wanted = {"s2": "S2Hand"} if "s2" in features else {}
-        wanted |= {"label": "LabelHand"} if kind == "tiles" else {}
-        for layer in wanted.values():
+        self._hand = next((place for place in places if any((place / layer).is_dir() for layer in self._layers)), None)
+        if self._hand is None:
+            raise UserError(f"'{places[0] / self._layers[0]}' is missing; --raw must name the folder of Sen1Floods11 "
+                            "v1.1 that holds data/flood_events/HandLabeled")
+        for layer in self._layers:
             if not (self._hand / layer).is_dir():
                 raise UserError(f"'{self._hand / layer}' is missing; fetch that layer of Sen1Floods11"
                                 + (" or leave s2 out of --sensors" if layer == "S2Hand" and kind == "tiles" else ""))
+        self._splits = _read_splits(self._hand)
 
-    def entries(self) -> list[Entry]:
-        entries, skipped = [], {}
-        files = sorted((self._hand / "S1Hand").glob("*_S1Hand.tif"))
-        for s1 in files:
-            chip = s1.stem.removesuffix("_S1Hand")
-            entry = Entry(chip, chip, self._splits.get(chip, ""), {
-                "s1": s1, "s2": self._hand / "S2Hand" / f"{chip}_S2Hand.tif",
-                "label": self._hand / "LabelHand" / f"{chip}_LabelHand.tif"})
-            if reason := self._why_not(entry):
-                skipped.setdefault(reason, []).append(chip)
-            else:
-                entries.append(entry)
-        for reason, chips in skipped.items():
-            print(f"left out {len(chips)} of {len(files)} chips: {reason}: {' '.join(chips[:8])}"
-                  + (" ..." if len(chips) > 8 else ""), flush=True)
-        return entries
+    def entries(self) -> Iterator[Entry | Reject]:
+        chips = {layer: {path.stem.removesuffix(f"_{layer}") for path in (self._hand / layer).glob(f"*_{layer}.tif")}
+                 for layer in self._layers}
+        for chip in sorted(set().union(*chips.values())):
+            if gone := [layer for layer in self._layers if chip not in chips[layer]]:
+                yield Reject(chip, f"no {gone[0]} image")
+                continue
+            days = dict(zip(_LAYERS, _EVENT_DAYS.get(chip.rsplit("_", 1)[0], ("", "")), strict=True))
+            times = {f"{feature}_time": _midnight(days[feature]) for feature in self._sensors}
+            yield Entry(chip, chip, self._splits.get(chip, ""), {}, **times)
 
-    def _why_not(self, entry: Entry) -> str:
-        if "s2" in self._features and not entry.where["s2"].is_file():
-            return "no S2Hand image"
-        if "s1" in self._features and not np.isfinite(geotiff.read(entry.where["s1"], 2)).all(axis=0).any():
-            return "radar is all NaN"
-        if self._kind == "tiles" and (geotiff.read(entry.where["label"], 1) == -1).all():
-            return "label is all -1 (no data)"
-        return ""
+    def _file(self, chip: str, layer: str) -> pathlib.Path:
+        return self._hand / layer / f"{chip}_{layer}.tif"
 
     def read(self, entry: Entry) -> Pair | Tile:
         images = {}
-        if "s1" in self._features:
-            images["s1"] = db_to_int16(np.moveaxis(geotiff.read(entry.where["s1"], 2), 0, -1))
-        if "s2" in self._features:
+        if "s1" in self._sensors:
+            images["s1"] = db_to_int16(np.moveaxis(raster.read(self._file(entry.id, "S1Hand"), 2), 0, -1))
+        if "s2" in self._sensors:
             # All events are older than processing baseline 04.00: there is no offset to remove.
-            images["s2"] = remove_s2_offset(np.moveaxis(geotiff.read(entry.where["s2"], 13), 0, -1), 0)
-        lat, lon = geotiff.centre(entry.where["s1"])
-        s1_time, s2_time = (_midnight(day) for day in _EVENT_DAYS.get(entry.id.rsplit("_", 1)[0], ("", "")))
-        common = dict(id=entry.id, s1_time=s1_time if "s1" in images else UNKNOWN_TIME,
-                      s2_time=s2_time if "s2" in images else UNKNOWN_TIME, location_id=entry.location_id, lat=lat,
+            images["s2"] = remove_s2_offset(np.moveaxis(raster.read(self._file(entry.id, "S2Hand"), 13), 0, -1), 0)
+        lat, lon = raster.centre(self._file(entry.id, self._layers[0]))
+        common = dict(id=entry.id, s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id, lat=lat,
                       lon=lon, source="Sen1Floods11 v1.1 hand-labelled", s2_offset_removed=0, split=entry.split)
         if self._kind == "pairs":
             return Pair(s1=images["s1"], s2=images["s2"], **common)
-        raw_label = geotiff.read(entry.where["label"], 1)[0]
+        label = self._file(entry.id, "LabelHand")
+        raw_label = raster.read(label, 1)[0]
+        if (raw_label == -1).all():
+            raise UserError(f"'{label}' is -1 (no data) everywhere; there is nothing to learn from")
         if not np.isin(raw_label, (-1, 0, 1)).all():
-            raise UserError(f"'{entry.where['label']}' holds values {np.unique(raw_label)[:6].tolist()}, expected -1, "
+            raise UserError(f"'{label}' holds values {np.unique(raw_label)[:6].tolist()}, expected -1, "
                             "0 and 1; is it a LabelHand file of v1.1?")
         ignored = raw_label == -1
-        if "s1" in images:
-            ignored |= ~SENSORS["s1_grd"].holds_data(images["s1"])
+        for feature, image in images.items():
+            ignored |= ~SENSORS[self._sensors[feature]].holds_data(image)
         return Tile(images=images, label=np.where(ignored, IGNORED, raw_label).astype(np.uint8), **common)
 
 

@@ -3,6 +3,7 @@
 import tensorflow_datasets as tfds
 
 from data_prep import building
+from data_prep.builder_config import make_config
 
 
 class Builder(building.ShardBuilder):
@@ -11,4 +12,4 @@ class Builder(building.ShardBuilder):
     KIND = "pairs"
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
-    BUILDER_CONFIGS = [building.make_config(name, "pairs") for name in ("bigearthnet", "ombria", "sen1floods11")]
+    BUILDER_CONFIGS = [make_config(name, "pairs") for name in ("bigearthnet", "ombria", "sen1floods11")]

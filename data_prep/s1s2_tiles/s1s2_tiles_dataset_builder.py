@@ -3,6 +3,7 @@
 import tensorflow_datasets as tfds
 
 from data_prep import building
+from data_prep.builder_config import make_config
 
 
 class Builder(building.ShardBuilder):
@@ -12,7 +13,7 @@ class Builder(building.ShardBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
     BUILDER_CONFIGS = [
-        *(building.make_config(name, "tiles") for name in ("bigearthnet", "ombria", "sen1floods11")),
-        building.make_config("sen1floods11", "tiles", features=("s1", "s2")),
-        *(building.make_config(name, "tiles", labels="water_weak") for name in ("bigearthnet", "sen1floods11")),
+        *(make_config(name, "tiles") for name in ("bigearthnet", "ombria", "sen1floods11")),
+        make_config("sen1floods11", "tiles", sensors=("s1", "s2")),
+        *(make_config(name, "tiles", labels="water_weak") for name in ("bigearthnet", "sen1floods11")),
     ]

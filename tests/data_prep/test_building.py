@@ -1,15 +1,15 @@
 """Builds by our command and by TFDS: same records as TFDS reads, same bytes every time, places kept whole."""
 
-import collections
+import json
 import shutil
-import threading
-import time
 
 import numpy as np
 import pytest
 
-from data_prep import building, radiometry
-from data_prep.importers import Entry, bigearthnet
+from data_prep import builder_config, building, radiometry, shards
+from data_prep.importers import bigearthnet
+from data_prep.record import Pair
+from data_prep.selection import Filters, hashed_split
 from dual_encoder.errors import UserError
 from dual_encoder.sensors import SENSORS
 from dual_encoder.tfrecord import ShardedRecords, load_info
@@ -35,90 +35,43 @@ cli_utils.make_flags_parser(build.Args, description='')(['tfds', *sys.argv[1:]])
 """
 
 
-def entry(name, place="", split=""):
-    return Entry(name, place or name, split, {})
-
-
-# Splits
-
-def test_location_split_is_stable_and_about_80_10_10():
-    counts = collections.Counter(building.location_split(f"place_{i}") for i in range(20_000))
-    assert abs(counts["train"] - 16_000) < 300
-    assert abs(counts["validation"] - 2_000) < 200 and abs(counts["test"] - 2_000) < 200
-    assert [building.location_split(f"T33UUP_{i}_0") for i in range(6)] == [
-        "train", "validation", "train", "test", "validation", "test"]
-
-
-def test_splits_by_location_never_split_a_place():
-    entries = [entry(f"{place}_{date}", f"place {place}", "train" if date else "test")
-               for place in range(200) for date in range(4)]
-    groups = building.assign_splits(entries, "location")
-    assert sum(map(len, groups.values())) == 800 and set(groups) == {"train", "validation", "test"}
-    places = [{e.location_id for e in group} for group in groups.values()]
-    assert not places[0] & places[1] and not places[0] & places[2] and not places[1] & places[2]
-
-
-def test_splits_of_the_source_and_their_gaps(capsys):
-    entries = [entry("a", split="train"), entry("b", split="bolivia"), entry("c")]
-    groups = building.assign_splits(entries, "source")
-    assert {split: [e.id for e in group] for split, group in groups.items()} == {"train": ["a"], "bolivia": ["b"]}
-    assert "left out 1 of 3 entries that are in no split" in capsys.readouterr().out
-    groups = building.assign_splits([entry("a"), entry("b")], "source")
-    assert "no splits: split by location instead" in capsys.readouterr().out
-    assert groups == building.assign_splits([entry("a"), entry("b")], "location")
-    assert all(groups.values())
-
-
-def test_no_or_double_entries_are_refused():
-    with pytest.raises(UserError, match="holds no usable record"):
-        building.assign_splits([], "source")
-    with pytest.raises(UserError, match="1 ids occur twice, first 'a'"):
-        building.assign_splits([entry("a"), entry("b"), entry("a")], "location")
-
-
-def test_read_ahead_keeps_order_and_stays_a_few_records_ahead():
-    started, lock = [], threading.Lock()
-
-    def read(number):
-        with lock:
-            started.append(number)
-        time.sleep(0.001 * (number % 3))
-        return number * 10
-
-    ahead = 0
-    for position, value in enumerate(building.read_ahead(read, range(60), workers=3)):
-        assert value == position * 10
-        time.sleep(0.002)  # the consumer is the slow one
-        ahead = max(ahead, len(started) - position - 1)
-    assert 1 <= ahead <= 6
-
-
 # Configurations
 
 def test_names_of_configs_tell_their_options():
-    names = [building.make_config("sen1floods11", "tiles", **options).name for options in (
-        {}, {"features": ("s2", "s1")}, {"split_by": "location"}, {"labels": "water_weak"}, {"name": "mine"})]
-    assert names == ["sen1floods11", "sen1floods11_s1_s2", "sen1floods11_by_location", "sen1floods11_water_weak",
-                     "mine"]
+    names = [builder_config.make_config("sen1floods11", "tiles", **options).name for options in (
+        {}, {"sensors": ("s2", "s1")}, {"split_by": "area"}, {"labels": "water_weak"}, {"size": 128}, {"size": 512},
+        {"name": "mine"})]
+    assert names == ["sen1floods11", "sen1floods11_s1_s2", "sen1floods11_by_area", "sen1floods11_water_weak",
+                     "sen1floods11_128px", "sen1floods11", "mine"]
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"features": ("s3",)}, "has no image 's3'; valid: s1, s2"),
+    ({"sensors": ("s3",)}, r"has no image 's3'; valid: s1 \(s1_grd\), s2 \(s2_l2a\)"),
     ({"name": "a/b"}, "config name 'a/b' must be made of letters"),
-    ({"features": ("s1",)}, "--sensors=s1 leaves one image, pairs and weak labels need s1,s2"),
+    ({"sensors": ("s1",)}, "--sensors=s1 leaves one image, pairs and weak labels need s1,s2"),
+    ({"size": 121}, "--size=121 is more than the 120 pixels of the raw images"),
+    ({"block_degrees": 0}, "--block-degrees=0 must be more than 0"),
 ])
 def test_bad_options_are_named(options, message):
     with pytest.raises(UserError, match=message):
-        building.make_config("bigearthnet", "pairs", **options)
+        builder_config.make_config("bigearthnet", "pairs", **options)
 
 
 def test_config_by_json_needs_its_fields():
     with pytest.raises(UserError, match="config 'x' has importer='npz' sensors={} size=0; give"):
-        building.Config(name="x", importer="npz")
+        builder_config.Config(name="x", importer="npz")
     with pytest.raises(UserError, match="did you mean 'npz'"):
-        building.Config(name="x", importer="nzp", sensors={"s1": "s1_grd"}, size=8)
+        builder_config.Config(name="x", importer="nzp", sensors={"s1": "s1_grd"}, size=8)
     with pytest.raises(UserError, match="split_by='place'"):
-        building.Config(name="x", importer="npz", sensors={"s1": "s1_grd"}, size=8, split_by="place")
+        builder_config.Config(name="x", importer="npz", sensors={"s1": "s1_grd"}, size=8, split_by="place")
+
+
+def test_manifest_tells_every_choice():
+    config = builder_config.make_config("sen1floods11", "pairs", size=256, split_by="area", block_degrees=2,
+                                        labels="water_weak", filters=Filters(max_gap_days=3, min_valid=0.5))
+    source = config.facts()["source"]
+    assert source["patches"] == "256 px, cut from 512 px" and source["split_by"] == "area, 2 degrees"
+    assert source["filters"] == "max_gap_days=3 min_valid=0.5" and source["labels"] == "water_weak"
 
 
 # Builds
@@ -127,7 +80,8 @@ def test_build_tells_counts_path_and_next_command(built):
     folder, process = built
     assert "built 10 records (train 5, validation 2, test 3)" in process.stdout
     assert f"--config=configs/pretrain.py --config.data.dir={folder}" in process.stdout
-    assert "train: 5/5 records" in process.stdout and process.stderr == ""
+    assert "10/10 entries" in process.stdout and process.stderr == ""
+    assert "  0-1 days           10 ####" in process.stdout and "time of the workers: read" in process.stdout
 
 
 def test_manifest_states_the_origin(built):
@@ -157,12 +111,12 @@ def test_index_and_tfds_give_the_same_records(built, python, tmp_path):
                 else:
                     np.testing.assert_array_equal(value, other, err_msg=key)
                 seen.add(key)
-    assert seen == set(expected) and len(seen) == 100
+    assert seen == set(expected) and len(seen) == 110
 
 
 def test_records_are_the_importers_pairs(built, mini_sets):
     folder, _ = built
-    importer = bigearthnet.Importer(mini_sets, "pairs", ("s1", "s2"))
+    importer = bigearthnet.Importer(mini_sets, "pairs", {"s1": "s1_grd", "s2": "s2_l2a"})
     pairs = {e.id: (e.split, importer.read(e)) for e in importer.entries()}
     for split in load_info(folder).shards:
         records = ShardedRecords(folder, split)
@@ -185,16 +139,11 @@ def test_equal_builds_give_equal_bytes_and_a_rerun_changes_nothing(built, cli, m
     files = sorted(path.name for path in again.iterdir())
     assert files == sorted(path.name for path in folder.iterdir() if path.suffix != ".png")
     assert all((again / name).read_bytes() == (folder / name).read_bytes() for name in files)
-    # As if the first run had died between TFDS and our manifest.
-    (again / "manifest.json").unlink()
-    (again / "test.index.npy").unlink()
-    times = {path: path.stat().st_mtime_ns for path in again.glob("*tfrecord*")}
-    (again.parent / "incomplete.ABC_1.0.0").mkdir()
+    assert [path.name for path in again.parent.iterdir()] == ["1.0.0"]
+    times = {path: path.stat().st_mtime_ns for path in again.iterdir()}
     process = cli(*command)
     assert process.returncode == 0 and "already built: 10 records" in process.stdout, process.stderr
-    assert f"left over from a build that was killed: {again.parent / 'incomplete.ABC_1.0.0'}" in process.stdout
-    assert times == {path: path.stat().st_mtime_ns for path in again.glob("*tfrecord*")}
-    assert all((again / name).read_bytes() == (folder / name).read_bytes() for name in files)
+    assert times == {path: path.stat().st_mtime_ns for path in again.iterdir()}
 
 
 def test_names_in_use_are_not_taken_for_another_data_set(built, cli, real_data, mini_sets):
@@ -210,9 +159,9 @@ def test_names_in_use_are_not_taken_for_another_data_set(built, cli, real_data, 
 
 def test_weak_water_tiles(built, cli, mini_sets, tmp_path):
     process = cli("build", "--importer=bigearthnet", f"--raw={mini_sets}", f"--data_dir={tmp_path}",
-                  "--labels=water_weak", "--split-by=location")
+                  "--labels=water_weak", "--split-by=area")
     assert process.returncode == 0, process.stderr
-    folder = tmp_path / "s1s2_tiles" / "bigearthnet_water_weak_by_location" / "1.0.0"
+    folder = tmp_path / "s1s2_tiles" / "bigearthnet_water_weak_by_area" / "1.0.0"
     assert f"--config=configs/finetune.py --config.data.dir={folder}" in process.stdout
     info = load_info(folder)
     assert info.classes == ("other", "water", "vegetation") and "weak labels from S2 indices" in info.source["notes"]
@@ -222,44 +171,45 @@ def test_weak_water_tiles(built, cli, mini_sets, tmp_path):
         for record in (records[i] for i in range(len(records))):
             np.testing.assert_array_equal(record["label"],
                                           radiometry.weak_water_labels(record["s2"], SENSORS["s2_l2a"]))
-            assert building.location_split(record["location_id"].decode()) == split
+            assert hashed_split(record["location_id"].decode()) == split
             assert b"weak labels from S2 indices" in record["source"]
             values |= set(np.unique(record["label"]))
     assert {0, 2} <= values <= {0, 1, 2, 255}
 
 
 def test_weak_labels_ignore_pixels_without_radar():
-    pair = building.record.Pair(
+    pair = Pair(
         id="p", s1=np.full((2, 2, 2), -1000, np.int16), s2=np.full((2, 2, 12), 500, np.uint16), s1_time=1, s2_time=2,
         location_id="here", lat=1.0, lon=2.0, source="S", s2_offset_removed=0, split="train")
     pair.s1[0, 1], pair.s2[1, 1] = -32768, 0
-    tile = building.label_by_indices(pair, {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]})
+    tile = shards.label_by_indices(pair, {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]})
     assert tile.label.tolist() == [[0, 255], [0, 255]] and tile.source == "S; weak labels from S2 indices"
     assert (tile.s1_time, tile.location_id, tile.split) == (1, "here", "train")
 
 
-def test_failed_build_leaves_nothing_and_can_be_repeated(cli, real_data, tmp_path):
+def test_unusable_records_are_set_aside(cli, real_data, tmp_path):
     raw, data_dir = tmp_path / "raw", tmp_path / "data"
-    for name in ("Spain_7370579", "India_900498"):
+    hand = real_data / "sen1floods11/data/flood_events/HandLabeled"
+    for name in ("Spain_7370579", "India_900498", "Paraguay_34417", "Ghana_83483"):
         for layer in ("S1Hand", "LabelHand"):
             target = raw / "HandLabeled" / layer
             target.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(real_data / "sen1floods11/data/flood_events/HandLabeled" / layer / f"{name}_{layer}.tif",
-                            target / f"{name}_{layer}.tif")
-    label = raw / "HandLabeled/LabelHand/Spain_7370579_LabelHand.tif"
-    whole = label.read_bytes()
-    label.write_bytes((raw / "HandLabeled/S1Hand/Spain_7370579_S1Hand.tif").read_bytes())
+            shutil.copyfile(hand / layer / f"{name}_{layer}.tif", target / f"{name}_{layer}.tif")
+    radar = raw / "HandLabeled/S1Hand/India_900498_S1Hand.tif"
+    radar.write_bytes(radar.read_bytes()[:100_000])
     command = "build", "--importer=sen1floods11", "--kind=tiles", f"--raw={raw}", f"--data_dir={data_dir}"
     process = cli(*command)
-    assert process.returncode == 2 and process.stderr.count("\n") == 1
-    assert process.stderr.startswith("error: ") and "LabelHand.tif' has 2 bands, 1 expected" in process.stderr
-    assert not list(data_dir.rglob("*.tfrecord*"))
-    label.write_bytes(whole)
-    process = cli(*command, "--split-by=location")
     assert process.returncode == 0, process.stderr
-    records = ShardedRecords(data_dir / "s1s2_tiles/sen1floods11_by_location/1.0.0",
-                             building.location_split("Spain_7370579"))
-    assert b"Spain_7370579" in [records[i]["id"] for i in range(len(records))]
+    folder = data_dir / "s1s2_tiles/sen1floods11/1.0.0"
+    rows = {row["id"]: row for row in map(json.loads, (folder / "rejected.jsonl").read_text().splitlines())}
+    assert set(rows) == {"India_900498", "Paraguay_34417", "Ghana_83483"}
+    assert {row["kind"] for row in rows.values()} == {"fault"}
+    assert "India_900498_S1Hand.tif' cannot be read as GeoTIFF" in rows["India_900498"]["reason"]
+    assert "without data in every pixel" in rows["Paraguay_34417"]["reason"]
+    assert "is -1 (no data) everywhere" in rows["Ghana_83483"]["reason"]
+    assert f"3 rejected, see {folder / 'rejected.jsonl'}" in process.stdout
+    records = ShardedRecords(folder, hashed_split("Spain_7370579"))
+    assert [records[i]["id"] for i in range(len(records))] == [b"Spain_7370579"]
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -269,6 +219,9 @@ def test_failed_build_leaves_nothing_and_can_be_repeated(cli, real_data, tmp_pat
     (["--importer=ombria", "--raw=.", "--sensors=s1"], "--sensors=s1 leaves one image"),
     (["--importer=ombria", "--raw=.", "--sensors=vv"], "has no image 'vv'"),
     (["--importer=npz", "--raw=."], "holds no .npz file"),
+    (["--importer=ombria", "--raw=.", "--data_dir=gs://b"], "--data_dir=gs://b is a bucket; build in a folder"),
+    (["--importer=ombria", "--raw=.", "--workers=0"], "--workers=0"),
+    (["--importer=ombria", "--raw=.", "--min-valid=2"], "--min-valid=2.0 must be between 0 and 1"),
 ])
 def test_bad_commands_end_with_one_line(cli, tmp_path, arguments, message):
     process = cli("build", f"--data_dir={tmp_path}/data", *arguments)
@@ -289,7 +242,7 @@ def test_plain_tfds_build_gives_the_same_folder(built, python, mini_sets, real_d
     for name in ("manifest.json", "train.index.npy", *shards):
         assert (plain / name).read_bytes() == (folder / name).read_bytes(), name
     config = ('{"name": "mine", "importer": "npz", "sensors": {"s1": "s1_grd", "s2": "s2_l2a"}, "size": 120, '
-              '"labels": "water_weak", "split_by": "location"}')
+              '"labels": "water_weak", "split_by": "area"}')
     process = python("-c", TFDS_BUILD, f"{package}s1s2_tiles", f"--config={config}",
                      f"--manual_dir={real_data / 'bigearthnet'}", f"--data_dir={tmp_path}")
     assert process.returncode == 0, process.stderr
@@ -298,16 +251,17 @@ def test_plain_tfds_build_gives_the_same_folder(built, python, mini_sets, real_d
     assert info.classes == ("other", "water", "vegetation")
 
 
-def test_only_build_loads_tensorflow(python, tiny, tmp_path):
+def test_no_command_loads_tensorflow(python, tiny, real_data, tmp_path):
     folder, _ = tiny
     code = """
 import sys
 from data_prep.__main__ import main
-folder, out = sys.argv[1:]
+folder, out, raw = sys.argv[1:]
 main(['inspect', folder, f'--out={out}.png'])
 main(['stats', folder, f'--out={out}.json'])
 main(['verify', folder])
+main(['build', '--importer=ombria', f'--raw={raw}', f'--data_dir={out}', '--workers=1'])
 assert not {'tensorflow', 'jax', 'rasterio', 'lmdb'} & set(sys.modules), 'loaded'
 """
-    process = python("-c", code, folder, tmp_path / "out")
+    process = python("-c", code, folder, tmp_path / "out", real_data / "ombria")
     assert process.returncode == 0, process.stderr

@@ -1,5 +1,6 @@
 """OMBRIA, Sen1Floods11 and npz: pixels against independent reads of the real files; what bad input is told."""
 
+import json
 import pathlib
 import shutil
 
@@ -9,6 +10,7 @@ import rasterio
 from PIL import Image
 
 from data_prep import importers, record
+from data_prep.importers import Entry, Reject
 from dual_encoder.errors import UserError
 from dual_encoder.sensors import SENSORS, sensor
 
@@ -16,18 +18,26 @@ BOTH = ("s1", "s2")
 
 
 def make(name, raw, kind="pairs", features=BOTH):
-    return importers.load(name)(pathlib.Path(raw), kind, features)
+    """The importer with the usual sensors for `features`."""
+    sensors = importers.load(name).layout(kind, pathlib.Path(raw)).sensors
+    return importers.load(name)(pathlib.Path(raw), kind, {feature: sensors[feature][0] for feature in features})
 
 
 def by_id(importer):
-    return {entry.id: entry for entry in importer.entries()}
+    items = {item.id: item for item in importer.entries()}
+    for item in items.values():
+        if isinstance(item, Entry):  # it travels to the process that reads as JSON
+            assert json.loads(json.dumps(item.where)) == item.where
+    return items
 
 
 def check(importer, entry, name, kind, features=BOTH):
     layout = importers.load(name).layout(kind, getattr(importer, "_raw", None))
-    specs = {feature: sensor(layout.sensors[feature]) for feature in features}
+    specs = {feature: sensor(layout.sensors[feature][0]) for feature in features}
     item = importer.read(entry)
     record.check(item, specs, layout.size, len(layout.classes))
+    for fact in ("id", "location_id", "split", "s1_time", "s2_time"):
+        assert getattr(item, fact) == getattr(entry, fact)
     return item
 
 
@@ -37,12 +47,12 @@ def test_unknown_importer_gets_the_nearest_name():
 
 
 def test_importers_state_licence_and_attribution():
-    for name in ("bigearthnet", "ombria", "sen1floods11"):
-        for kind in ("pairs", "tiles"):
+    for name in ("bigearthnet", "dfc2020", "ombria", "sen12ms", "sen12ms_cr", "sen1floods11"):
+        for kind in ("pairs", "tiles") if name != "sen12ms_cr" else ("pairs",):
             layout = importers.load(name).layout(kind, None)
-            assert set(layout.source) == {"licence", "attribution", "notes"}
-            assert all(sensor_name in SENSORS for sensor_name in layout.sensors.values())
-            assert bool(layout.classes) == (kind == "tiles")
+            assert set(layout.source) == {"licence", "attribution", "notes"} and all(layout.source.values())
+            assert all(choice in SENSORS for choices in layout.sensors.values() for choice in choices)
+            assert bool(layout.classes) == (kind == "tiles") and set(layout.default) <= set(layout.sensors)
 
 
 # OMBRIA
@@ -82,7 +92,7 @@ def test_ombria_tiles_are_after_images_with_their_mask(real_data):
 
 def test_ombria_names_missing_folders_partners_and_bad_files(real_data, tmp_path):
     with pytest.raises(UserError, match="OmbriaS1/train/BEFORE' is missing; --raw must name"):
-        make("ombria", tmp_path).entries()
+        next(make("ombria", tmp_path).entries())
     for split in ("train", "test"):
         for when in ("BEFORE", "AFTER"):
             for s in ("S1", "S2"):
@@ -91,15 +101,23 @@ def test_ombria_names_missing_folders_partners_and_bad_files(real_data, tmp_path
     s1 = tmp_path / "OmbriaS1/train/BEFORE/S1_before_0001.png"
     s2 = tmp_path / "OmbriaS2/train/BEFORE/S2_before_0001.png"
     shutil.copy(source / "OmbriaS1/train/BEFORE/S1_before_0001.png", s1)
-    with pytest.raises(UserError, match="S1_before_0001.png' has no partner '.*S2_before_0001.png'"):
-        make("ombria", tmp_path).entries()
+    other = tmp_path / "OmbriaS2/test/AFTER/S2_after_0002.png"
+    shutil.copy(source / "OmbriaS2/test/AFTER/S2_after_0013.png", other)
+    s1_name, s2_name = "OmbriaS1/train/BEFORE/S1_before_0001.png", "OmbriaS2/train/BEFORE/S2_before_0001.png"
+    assert list(make("ombria", tmp_path).entries()) == [
+        Reject("ombria_0001_before", f"'{s1_name}' has no partner '{s2_name}'"),
+        Reject("ombria_0002_after", "'OmbriaS2/test/AFTER/S2_after_0002.png' has no partner "
+                                    "'OmbriaS1/test/AFTER/S1_after_0002.png'")]
+    other.unlink()
+    with pytest.raises(UserError, match="OmbriaS1/train/MASK' is missing"):
+        next(make("ombria", tmp_path, "tiles", ("s1",)).entries())
     s2.write_bytes((source / "OmbriaS2/train/BEFORE/S2_before_0001.png").read_bytes()[:5000])
     importer = make("ombria", tmp_path)
     with pytest.raises(UserError, match="S2_before_0001.png' cannot be read as PNG"):
-        importer.read(importer.entries()[0])
+        importer.read(next(importer.entries()))
     shutil.copy(s1, s2)
     with pytest.raises(UserError, match="S2_before_0001.png' has mode L, expected RGB"):
-        importer.read(importer.entries()[0])
+        importer.read(next(importer.entries()))
 
 
 # Sen1Floods11
@@ -113,20 +131,26 @@ def hand(root, layer, chip):
     return root / "data/flood_events/HandLabeled" / layer / f"{chip}_{layer}.tif"
 
 
-def test_sen1floods11_leaves_out_what_cannot_be_used_and_says_why(floods, capsys):
+def test_sen1floods11_turns_away_what_cannot_be_used_and_says_why(floods):
     importer = make("sen1floods11", floods, "tiles", ("s1",))
     entries = by_id(importer)
-    assert len(entries) == 9 and not {"Paraguay_34417", "Ghana_83483"} & set(entries)
-    out = capsys.readouterr().out
-    assert "left out 1 of 11 chips: radar is all NaN: Paraguay_34417" in out
-    assert "left out 1 of 11 chips: label is all -1 (no data): Ghana_83483" in out
-    assert all(entry.split == "" for entry in entries.values())
+    assert len(entries) == 11 and all(isinstance(entry, Entry) and entry.split == "" for entry in entries.values())
+    with pytest.raises(UserError, match="Paraguay_34417': s1 is without data in every pixel"):
+        check(importer, entries["Paraguay_34417"], "sen1floods11", "tiles", ("s1",))
+    with pytest.raises(UserError, match="Ghana_83483_LabelHand.tif' is -1 .* everywhere; there is nothing to learn"):
+        importer.read(entries["Ghana_83483"])
+    usable = set(entries) - {"Paraguay_34417", "Ghana_83483"}
+    for chip in usable:
+        check(importer, entries[chip], "sen1floods11", "tiles", ("s1",))
+    with_s2 = by_id(make("sen1floods11", floods, "tiles"))
+    assert {chip for chip, item in with_s2.items() if isinstance(item, Entry)} == {"Spain_7370579"}
+    assert {item for item in with_s2.values() if isinstance(item, Reject)} == {
+        Reject(chip, "no S2Hand image") for chip in set(entries) - {"Spain_7370579"}}
 
 
 def test_sen1floods11_tiles_are_the_files_pixels(floods):
     importer = make("sen1floods11", floods, "tiles")
     entries = by_id(importer)
-    assert list(entries) == ["Spain_7370579"]  # the only one with S2
     tile = check(importer, entries["Spain_7370579"], "sen1floods11", "tiles")
     with rasterio.open(hand(floods, "S1Hand", "Spain_7370579")) as file:
         vv, vh, bounds = file.read(1), file.read(2), file.bounds
@@ -155,7 +179,7 @@ def test_sen1floods11_nan_in_one_band_is_no_data_and_ignored(floods, tmp_path):
     with rasterio.open(hand(tmp_path, "S1Hand", "Mekong_1"), "w", **profile) as file:
         file.write(radar)
     importer = make("sen1floods11", tmp_path, "tiles", ("s1",))
-    tile = check(importer, importer.entries()[0], "sen1floods11", "tiles", ("s1",))
+    tile = check(importer, next(importer.entries()), "sen1floods11", "tiles", ("s1",))
     with rasterio.open(hand(floods, "LabelHand", "Mekong_333434")) as file:
         raw = file.read(1)
     assert (raw[5:9, 7] != -1).any()
@@ -189,24 +213,45 @@ def test_sen1floods11_names_bad_input(floods, tmp_path):
         make("sen1floods11", tmp_path, "tiles")
     s1, label = hand(tmp_path, "S1Hand", "Ghana_53713"), hand(tmp_path, "LabelHand", "Ghana_53713")
     shutil.copy(hand(floods, "S1Hand", "Ghana_53713"), s1)
-    with pytest.raises(UserError, match="Ghana_53713_LabelHand.tif' is missing; restore it"):
-        make("sen1floods11", tmp_path, "tiles", ("s1",)).entries()
+    assert list(make("sen1floods11", tmp_path, "tiles", ("s1",)).entries()) == [
+        Reject("Ghana_53713", "no LabelHand image")]
     shutil.copy(hand(floods, "LabelHand", "Ghana_53713"), label)
     s1.chmod(0o644)
     s1.write_bytes(s1.read_bytes()[:900_000])
+    importer = make("sen1floods11", tmp_path, "tiles", ("s1",))
+    entry = next(importer.entries())
     with pytest.raises(UserError, match="Ghana_53713_S1Hand.tif' cannot be read as GeoTIFF .* truncated") as error:
-        make("sen1floods11", tmp_path, "tiles", ("s1",)).entries()
+        importer.read(entry)
     assert "\n" not in str(error.value)
     shutil.copy(label, hand(tmp_path, "S1Hand", "Ghana_53713"))
     with pytest.raises(UserError, match="has 1 bands, 2 expected"):
-        make("sen1floods11", tmp_path, "tiles", ("s1",)).entries()
+        importer.read(entry)
+    s1.unlink()
+    items = list(make("sen1floods11", tmp_path, "tiles", ("s1",)).entries())
+    assert items == [Reject("Ghana_53713", "no S1Hand image")]
+
+
+def test_sen1floods11_optical_tiles_do_without_radar(floods, tmp_path):
+    for layer in ("S2Hand", "LabelHand"):
+        hand(tmp_path, layer, "x").parent.mkdir(parents=True)
+        shutil.copy(hand(floods, layer, "Spain_7370579"), hand(tmp_path, layer, "Spain_7370579"))
+    path = hand(tmp_path, "S2Hand", "Spain_7370579")
+    path.chmod(0o644)
+    with rasterio.open(path, "r+") as file:
+        optical = file.read()
+        optical[:, 7, :30] = 0
+        file.write(optical)
+    importer = make("sen1floods11", tmp_path, "tiles", ("s2",))
+    tile = check(importer, next(importer.entries()), "sen1floods11", "tiles", ("s2",))
+    assert (tile.s1_time, tile.s2_time) == (-1, 1568764800) and tile.lat == pytest.approx(38, abs=2)
+    assert (tile.label[7, :30] == 255).all() and not (tile.label[6, :30] == 255).all()
 
 
 # npz
 
 def test_npz_reads_the_real_pairs(real_data):
     importer = make("npz", real_data / "bigearthnet")
-    entries = importer.entries()
+    entries = list(importer.entries())
     assert len(entries) == 115
     with np.load(real_data / "bigearthnet" / "pairs.npz") as file:
         ids, s1, s2 = file["id"], file["s1_cdb"], file["s2"]
@@ -239,7 +284,7 @@ def test_npz_picks_bands_by_name_and_rounds_decibels(own):
     arrays, write = own
     importer = write(s1_time=np.array([1, 2, 3]), lat=np.array([1.5, 2.5, 3.5]), split=np.array(["train", "", "test"]),
                      location_id=np.array(["x", "x", "y"]))
-    entries = importer.entries()
+    entries = list(importer.entries())
     assert [(e.location_id, e.split) for e in entries] == [("x", "train"), ("x", ""), ("y", "test")]
     pair = check(importer, entries[1], "npz", "pairs")
     np.testing.assert_allclose(pair.s1[..., 0], arrays["s1"][1, 1] * 100, atol=0.51)  # VV stands second in the file
@@ -254,7 +299,7 @@ def test_npz_pixel_without_one_radar_band_has_none(own):
     stored = np.full((3, 2, 10, 10), -900, np.int16)
     stored[1, 0, 4, 5] = -32768
     importer = write(s1=None, s1_cdb=stored)
-    pair = importer.read(importer.entries()[1])
+    pair = importer.read(list(importer.entries())[1])
     assert (pair.s1[4, 5] == -32768).all() and (pair.s1 == -32768).sum() == 2
 
 
@@ -265,8 +310,8 @@ def test_npz_tiles_may_hold_one_sensor(own):
     importer = write("tiles", ("s1",), s2=None, s2_bands=None, label=label, classes=np.array(["no", "yes"]),
                      s1_sensor=np.array("s1_rtc"))
     layout = importers.load("npz").layout("tiles", importer._raw)
-    assert layout.sensors == {"s1": "s1_rtc"} and layout.classes == ("no", "yes") and layout.size == 10
-    tile = check(importer, importer.entries()[2], "npz", "tiles", ("s1",))
+    assert layout.sensors == {"s1": ("s1_rtc",)} and layout.classes == ("no", "yes") and layout.size == 10
+    tile = check(importer, list(importer.entries())[2], "npz", "tiles", ("s1",))
     np.testing.assert_array_equal(tile.label, label[2])
 
 
@@ -275,6 +320,8 @@ def test_npz_tiles_may_hold_one_sensor(own):
     ({"s2_bands": np.array(["B02"] * 13)}, "needs also B01"),
     ({"id": np.array(["a", "b"])}, "s1 has 3 entries, id has 2"),
     ({"id": None}, "lacks the array 'id'"),
+    ({"location_id": np.array(["x"])}, "location_id has 1 entries, id has 3"),
+    ({"lat": np.array(1.5)}, "lat has 1 entries, id has 3"),
     ({"s1": np.zeros((3, 2, 10, 10), np.int32)}, "s1 is int32, expected float dB"),
     ({"s2": None, "s2_bands": None}, r"holds only \['s1'\] .* pairs need s1 and s2"),
     ({"id": np.array([{}, {}, {}])}, "cannot be read as .npz .* no object arrays"),
@@ -283,7 +330,7 @@ def test_npz_names_bad_arrays(own, changes, message):
     _, write = own
     with pytest.raises(UserError, match=message) as error:
         importer = write(**changes)
-        importer.read(importer.entries()[0])
+        importer.read(next(importer.entries()))
     assert "own.npz" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -302,7 +349,23 @@ def test_npz_names_bad_folders(own, tmp_path):
     np.savez(tmp_path / "second.npz", id=np.array(["d"]), s1=np.zeros((1, 2, 10, 10), np.float32),
              s1_bands=np.array(["VV", "VH"]))
     with pytest.raises(UserError, match="second.npz' holds .*keep files of different sensors"):
-        make("npz", tmp_path).entries()
+        list(make("npz", tmp_path).entries())
     (tmp_path / "own.npz").write_bytes(whole[:3000])
     with pytest.raises(UserError, match="own.npz' cannot be read as .npz"):
         make("npz", tmp_path)
+
+
+def test_npz_names_damage_inside_a_compressed_array(own, tmp_path):
+    arrays, write = own
+    write()
+    entry = next(make("npz", tmp_path).entries())
+    few = {name: np.full_like(array, 7) if name in ("s1", "s2") else array for name, array in arrays.items()}
+    np.savez_compressed(tmp_path / "own.npz", **few)
+    whole = (tmp_path / "own.npz").read_bytes()
+    importer = make("npz", tmp_path)
+    for at in range(whole.index(b"s1.npy") + 40, whole.index(b"s1_bands.npy") - 40):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        (tmp_path / "own.npz").write_bytes(damaged)
+        with pytest.raises(UserError, match="own.npz' cannot be read as .npz"):
+            importer.read(entry)

@@ -1,0 +1,174 @@
+"""How fast shards come out of GeoTIFFs, where the time goes, and whether memory stays flat.
+
+Method. The raw folder is a BigEarthNet v2 archive in its exact layout (14 files a pair, 120 px, uncompressed, native
+resolution): a few patches of random pixels, hard-linked under as many names as there are pairs, so that each pair costs
+its 14 opens and reads from the page cache.
+1. Workers: `python -m data_prep build` with 1 and with 2 processes, in turns, each the best of --repeats; the ratio of
+   the rates from the build's own clock without the start of Python.
+2. Profile: one more build in one process under cProfile; the share of the time that is inside `raster.read` and
+   `raster.centre` (opening and decoding files), and that of the whole `Importer.read`.
+3. Memory: builds of 2,000 and of 20,000 small pairs (own GeoTIFFs of 32 px, hard links); the largest resident set among
+   the command and its workers, as the kernel counted it (ru_maxrss of the children).
+
+    python benchmarks/build.py [--pairs=2000] [--repeats=2] [--skip-memory]
+"""
+
+import argparse
+import contextlib
+import cProfile
+import io
+import json
+import os
+import pathlib
+import pstats
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import rasterio
+
+ROOT = pathlib.Path(__file__).parent.parent
+COARSE = {"B01": 6, "B09": 6} | dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 2)
+S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+UNIQUE = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--skip-memory", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        write_archive(folder / "raw", options.pairs)
+        speed(folder, options.pairs, options.repeats)
+        profile(folder)
+        shutil.rmtree(folder / "raw")
+        if not options.skip_memory:
+            memory(folder)
+
+
+def speed(folder: pathlib.Path, pairs: int, repeats: int) -> None:
+    seconds = {1: [], 2: []}
+    for _ in range(repeats):
+        for workers in seconds:
+            output, _ = build(folder, "bigearthnet", f"--workers={workers}")
+            seconds[workers].append(float(re.search(r"built \d+ records .* in ([\d.]+) s", output)[1]))
+    one, two = min(seconds[1]), min(seconds[2])
+    shares = re.search(r"time of the workers: (.*)", output)[1]
+    print(f"build, {pairs} pairs of 14 GeoTIFFs (120 px, {pairs * record_bytes(120) / 1e6:.0f} MB of records)")
+    print(f"  1 worker   {pairs / one:8.1f} pairs/s  {pairs * record_bytes(120) / one / 1e6:8.1f} MB/s")
+    print(f"  2 workers  {pairs / two:8.1f} pairs/s  {pairs * record_bytes(120) / two / 1e6:8.1f} MB/s")
+    print(f"  2 workers / 1 worker: {one / two:.2f} (aim >= 1.7)")
+    print(f"  the build's own clock: {shares}")
+
+
+def profile(folder: pathlib.Path) -> None:
+    from data_prep.__main__ import main as data_prep
+
+    profiler = cProfile.Profile()
+    with contextlib.redirect_stdout(io.StringIO()):
+        profiler.runcall(data_prep, [*command(folder, "bigearthnet"), "--workers=1"])
+    shutil.rmtree(folder / "data")
+    total, spent = 0.0, {}
+    for (file, _, name), (_, _, own, cumulative, _) in pstats.Stats(profiler).stats.items():
+        total += own
+        path = pathlib.Path(file)
+        if (path.name, name) in (("raster.py", "read"), ("raster.py", "centre"), ("bigearthnet.py", "read"),
+                                 ("shards.py", "write"), ("plan.py", "make")):
+            spent[f"{path.stem}.{name}"] = cumulative
+    print(f"profile of one process ({total:.1f} s under cProfile)")
+    for name, value in sorted(spent.items(), key=lambda item: -item[1]):
+        print(f"  {name:20s} {value / spent['shards.write']:6.1%} of the time of shards.write")
+    reading = spent.get("raster.read", 0) + spent.get("raster.centre", 0)
+    print(f"  reading the sources: {reading / spent['shards.write']:.1%} (aim >= 80 %)")
+
+
+def memory(folder: pathlib.Path) -> None:
+    peaks = {}
+    for pairs in (2000, 20_000):
+        write_own(folder / "raw", pairs)
+        _, peaks[pairs] = build(folder, "geotiff", "--workers=2", "--num-shards=8")
+        shutil.rmtree(folder / "raw")
+    print("memory, 32 px pairs, 2 workers")
+    for pairs, peak in peaks.items():
+        print(f"  {pairs:6d} pairs: {peak / 1024:.0f} MiB")
+    print(f"  20,000 / 2,000: {peaks[20_000] / peaks[2000]:.3f} (aim <= 1.1)")
+
+
+def command(folder: pathlib.Path, importer: str) -> list[str]:
+    return ["build", f"--importer={importer}", f"--raw={folder / 'raw'}", f"--data_dir={folder / 'data'}"]
+
+
+def build(folder: pathlib.Path, importer: str, *options: str) -> tuple[str, int]:
+    """Builds, deletes the result, and returns what the command printed and its peak resident set in KiB."""
+    script = ("import resource, subprocess, sys\n"
+              "code = subprocess.call([sys.executable, '-m', 'data_prep', *sys.argv[1:]])\n"
+              "print('peak', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+              "sys.exit(code)")
+    process = subprocess.run([sys.executable, "-c", script, *command(folder, importer), *options], text=True, cwd=ROOT,
+                             capture_output=True)
+    if process.returncode:
+        sys.exit(process.stderr)
+    shutil.rmtree(folder / "data")
+    return process.stdout, int(re.search(r"peak (\d+)", process.stdout)[1])
+
+
+def record_bytes(size: int) -> int:
+    return size * size * (2 + len(S2_BANDS)) * 2
+
+
+def write_archive(raw: pathlib.Path, pairs: int) -> None:
+    rng = np.random.default_rng(0)
+    masters = raw.parent / "masters"
+    for number in range(UNIQUE):
+        for band in (*S2_BANDS, "VV", "VH"):
+            side = 120 // COARSE.get(band, 1)
+            image = (rng.normal(-12, 4, (side, side)).astype(np.float32) if band in ("VV", "VH")
+                     else rng.integers(1, 9000, (side, side), np.uint16))
+            write_tiff(masters / f"{number}_{band}.tif", image[None], 1200 / side)
+    rows = {"patch_id": [], "s1_name": [], "split": []}
+    for pair in range(pairs):
+        place = f"33UUP_{pair // 90:02d}_{pair % 90:02d}"
+        s2, s1 = f"S2A_MSIL2A_20170613T101031_N9999_R022_T{place}", f"S1A_IW_GRDH_1SDV_20170613T165043_{place}"
+        for folder, name, bands in ((raw / "BigEarthNet-S2" / s2.rsplit("_", 2)[0] / s2, s2, S2_BANDS),
+                                    (raw / "BigEarthNet-S1" / s1.rsplit("_", 3)[0] / s1, s1, ("VV", "VH"))):
+            folder.mkdir(parents=True)
+            for band in bands:
+                os.link(masters / f"{pair % UNIQUE}_{band}.tif", folder / f"{name}_{band}.tif")
+        for column, value in zip(rows, (s2, s1, "train"), strict=True):
+            rows[column].append(value)
+    pyarrow.parquet.write_table(pyarrow.table(rows), raw / "metadata.parquet")
+    shutil.rmtree(masters)
+
+
+def write_own(raw: pathlib.Path, pairs: int) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("s1", "s2"):
+        (raw / name).mkdir(parents=True)
+    write_tiff(raw / "s1.tif", rng.normal(-12, 4, (2, 32, 32)).astype(np.float32), 10)
+    write_tiff(raw / "s2.tif", rng.integers(1, 9000, (12, 32, 32), np.uint16), 10)
+    for pair in range(pairs):
+        for name in ("s1", "s2"):
+            os.link(raw / f"{name}.tif", raw / name / f"place{pair}_20200101T000000.tif")
+    (raw / "geotiff.json").write_text(json.dumps({
+        "size": 32, "s1": {"files": "s1/{place}_{date}.tif", "bands": ["VV", "VH"], "unit": "dB", "product": "grd"},
+        "s2": {"files": "s2/{place}_{date}.tif", "bands": list(S2_BANDS), "level": "l2a", "offset": 0}}))
+
+
+def write_tiff(path: pathlib.Path, image: np.ndarray, resolution: float) -> None:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    with rasterio.open(path, "w", driver="GTiff", count=image.shape[0], height=image.shape[1], width=image.shape[2],
+                       dtype=image.dtype, crs="EPSG:32633",
+                       transform=rasterio.Affine(resolution, 0, 300_000, 0, -resolution, 5_400_000)) as file:
+        file.write(image)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""BigEarthNet v2 in LMDBs, as the wheels of configilm hold it: patch name -> safetensors, one array per band."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_prep.importers import Entry, Reject
+from data_prep.importers import _bigearthnet_tables as tables
+from dual_encoder.errors import UserError
+
+_NAME = "BigEarthNet-V2-LMDB"
+
+
+class Lmdbs:
+    """All LMDBs under a folder, with their tables beside them. They have no georeference."""
+
+    version = 2
+
+    def __init__(self, raw: pathlib.Path):
+        self._raw = raw
+
+    def entries(self) -> Iterator[Entry | Reject]:
+        """Lists the patches of the tables; those of a later LMDB that an earlier one has are left out."""
+        # Bounded depth: a folder of half a million patches must not be walked to learn that it is no LMDB.
+        paths = sorted(path for depth in range(6) for path in self._raw.glob("*/" * depth + _NAME))
+        if not paths:
+            raise UserError(f"'{self._raw}' holds neither BigEarthNet-S1 and BigEarthNet-S2 nor a {_NAME}; fetch a "
+                            f"sample with `python -m data_prep sample --out={self._raw}`")
+        seen: set[str] = set()
+        for path in paths:
+            name = path.relative_to(self._raw).as_posix()
+            with self._transaction(name) as transaction:
+                stored = {bytes(key).decode() for key in transaction.cursor().iternext(values=False)}
+            for row in tables.read(path.parent):
+                if row.patch_id in seen:
+                    continue
+                seen.add(row.patch_id)
+                missing = [key for key in (row.patch_id, row.s1_name) if key not in stored]
+                if missing:
+                    yield Reject(row.patch_id, f"'{path}' lacks '{missing[0]}', which its table pairs with "
+                                               f"'{row.s1_name if missing[0] == row.patch_id else row.patch_id}'")
+                else:
+                    yield tables.entry(row, {"s1_name": row.s1_name, "lmdb": name})
+
+    def bands(self, entry: Entry, feature: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Returns band -> [height, width] at native resolution."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        key, path = entry.where["s1_name"] if feature == "s1" else entry.id, self._raw / entry.where["lmdb"]
+        with self._transaction(entry.where["lmdb"]) as transaction:
+            try:
+                bands = load(transaction.get(key.encode()) or b"")
+            except SafetensorError as error:
+                raise UserError(f"'{path}': '{key}' is damaged ({error}); fetch the sample again") from error
+        missing = [band for band in names if band not in bands]
+        if missing:
+            raise UserError(f"'{path}': '{key}' has no band {missing[0]}; fetch the sample again")
+        return bands
+
+    @contextlib.contextmanager
+    def _transaction(self, name: str) -> Iterator[Any]:
+        import lmdb  # here, because the archives do not need it
+
+        # Opened anew each time (less than 0.1 ms): LMDB forbids the same one twice in a process, whoever has it open.
+        try:
+            with lmdb.open(str(self._raw / name), readonly=True, lock=False) as environment:
+                with environment.begin() as transaction:
+                    yield transaction
+        except lmdb.Error as error:
+            raise UserError(f"'{self._raw / name}' cannot be read as LMDB ({error}); fetch the sample again") from error

@@ -1,0 +1,151 @@
+"""Which of one's own GeoTIFFs belong together: from their names or from a table; see data_prep/importers/geotiff.py."""
+
+import csv
+import datetime
+import pathlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from data_prep.importers import Reject
+from data_prep.importers._geotiff_json import NAME, Description
+from data_prep.pairing import nearest_in_time
+from data_prep.record import UNKNOWN_TIME
+from dual_encoder.errors import UserError
+
+TABLES = ("pairs.csv", "pairs.parquet")
+_GROUPS = {"place": "[^/]+?", "date": r"\d{8}T\d{6}|\d{8}|\d{4}-\d\d-\d\d", "star": "[^/]*?"}
+
+
+def by_name(raw: pathlib.Path, said: Description, features: Sequence[str]) -> Iterator[dict[str, Any] | Reject]:
+    """Pairs files by the place and the date in their names.
+
+    Args:
+      raw: the raw folder.
+      said: its description, with patterns.
+      features: the images wanted, 's1' and/or 's2'.
+
+    Yields:
+      By place: a row as of a table, with id, location_id, paths ({band} left standing) and times; or a Reject for an
+      image without partner.
+
+    Raises:
+      UserError: a pattern without {place} or with unknown parts, or one that fits no file.
+    """
+    found = {feature: _find(raw, feature, said) for feature in features}
+    for place in sorted(set().union(*found.values())):
+        images = {feature: by_place.get(place, []) for feature, by_place in found.items()}
+        try:
+            times = {feature: [parse_time(date) for date, _ in dated] for feature, dated in images.items()}
+        except ValueError as error:
+            yield Reject(place, str(error))
+            continue
+        if len(features) == 1:
+            chosen = [{features[0]: i} for i in range(len(images[features[0]]))]
+        elif UNKNOWN_TIME in (*times["s1"], *times["s2"]) and max(map(len, images.values())) > 1:
+            yield Reject(place, "several images and no {date} in 'files' to tell which belong together")
+            continue
+        else:
+            chosen = [{"s1": i, "s2": j} for i, j in nearest_in_time(times["s1"], times["s2"])]
+        for pair in chosen:
+            main = "s2" if "s2" in pair else "s1"
+            date = images[main][pair[main]][0]
+            row = {"id": f"{place}_{date}".rstrip("_"), "location_id": place}
+            for feature, i in pair.items():
+                row |= {feature: images[feature][i][1], f"{feature}_time": times[feature][i]}
+            if said.labels is not None:
+                row["label"] = said.labels.files.replace("{place}", place).replace("{date}", date)
+            yield row
+        for feature, dated in images.items():
+            for i in sorted(set(range(len(dated))) - {pair[feature] for pair in chosen}):
+                yield Reject(dated[i][1], f"no {'S2' if feature == 's1' else 'S1'} image of '{place}' is left for it")
+
+
+def by_table(raw: pathlib.Path, needed: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Reads the rows of pairs.csv or pairs.parquet: column -> text, or value where the file has types.
+
+    Args:
+      raw: the raw folder.
+      needed: columns that must be there.
+
+    Raises:
+      UserError: no table, an unreadable one, a missing column.
+    """
+    path = next((raw / name for name in TABLES if (raw / name).is_file()), None)
+    if path is None:
+        raise UserError(f"'{raw / TABLES[0]}' is missing; list your pairs there, or give 'files' in {NAME}")
+    columns, rows = (_csv if path.suffix == ".csv" else _parquet)(path)
+    if missing := [column for column in needed if column not in columns]:
+        raise UserError(f"'{path}' has no column {' '.join(missing)} (it has {' '.join(columns)}); add it")
+    yield from rows
+
+
+def parse_time(value: Any) -> int:
+    """Returns Unix seconds of ISO 8601 text (UTC where it names no zone), a date or Unix seconds; -1 of nothing.
+
+    Raises:
+      ValueError: it is none of these.
+    """
+    text = "" if value is None else str(value).strip()
+    if text in ("", "nan", "NaT", str(UNKNOWN_TIME)):
+        return UNKNOWN_TIME
+    if re.fullmatch(r"\d{9,}(\.\d*)?", text):  # a date has eight digits
+        return int(float(text))
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"'{text}' is no time; expected one like 2020-06-07T18:01:00Z") from error
+    return int((time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp())
+
+
+def _find(raw: pathlib.Path, feature: str, said: Description) -> dict[str, list[tuple[str, str]]]:
+    """Lists place -> [(text of the date or '', path with {band} where there is one file for each)], by date."""
+    images = said.images[feature]
+    groups = _GROUPS | {"band": "|".join(map(re.escape, images.tokens.values()))}
+    parts = re.split(r"(\{\w*\}|\*)", images.files)
+    names = ["star" if part == "*" else part.strip("{}") if part[:1] == "{" else "" for part in parts]
+    if strange := sorted(set(names) - {"", *groups}):
+        raise UserError(f"'{raw / NAME}': {feature}.files has '{{{strange[0]}}}'; it may hold {{place}}, {{date}}, "
+                        "{band} and *")
+    if "place" not in names:
+        raise UserError(f"'{raw / NAME}': {feature}.files is '{images.files}'; it must hold {{place}}, which says "
+                        "which images belong together")
+    # The second {place} must be the text of the first one; each * is a text of its own.
+    pattern = "".join(
+        re.escape(part) if not name else f"(?P={name})" if name in names[:i] and name != "star"
+        else f"(?P<{name}{i if name == 'star' else ''}>{groups[name]})"
+        for i, (part, name) in enumerate(zip(parts, names, strict=True)))
+    found = defaultdict(set)
+    for path in raw.glob(re.sub(r"\{\w*\}|\*+", "*", images.files)):
+        match = re.fullmatch(pattern, path.relative_to(raw).as_posix())
+        if match is not None:
+            texts = match.groupdict() | {"band": "{band}"}
+            template = "".join(texts.get(f"star{i}" if name == "star" else name, part)
+                               for i, (part, name) in enumerate(zip(parts, names, strict=True)))
+            found[match["place"]].add((texts.get("date", ""), template))
+    if not found:
+        raise UserError(f"no file in '{raw}' is named like '{images.files}' ({feature}.files of {NAME}); mend the "
+                        "pattern")
+    return {place: sorted(dated) for place, dated in found.items()}
+
+
+def _csv(path: pathlib.Path) -> tuple[list[str], Iterator[dict[str, str]]]:
+    def lines():
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            yield from ([cell.strip() for cell in line] for line in csv.reader(file) if line)
+
+    every = lines()
+    columns = next(every, [])
+    return columns, (dict(zip(columns, line, strict=False)) for line in every)
+
+
+def _parquet(path: pathlib.Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"'{path}' cannot be read as Parquet ({str(error)[:120]}); write it again") from error
+    return table.schema_arrow.names, (row for batch in table.iter_batches(4096) for row in batch.to_pylist())

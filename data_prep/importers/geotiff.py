@@ -1,0 +1,213 @@
+"""Your own GeoTIFFs: a folder with geotiff.json, and either a rule for the names of the files or a table of pairs.
+
+A complete example: images of 256 x 256 pixels, radar and optical in two folders, one file for all bands of an image.
+
+<raw>/geotiff.json
+     /s1/lagos_20200607T180100.tif     /s1/lagos_20200702T180101.tif     /s1/oslo_20200605T053300.tif
+     /s2/lagos_20200604T101031.tif     /s2/lagos_20200704T101031.tif     /s2/oslo_20200605T104031.tif
+     /label/lagos.tif                  /label/oslo.tif
+
+{"size": 256,
+ "s1": {"files": "s1/{place}_{date}.tif", "bands": ["VV", "VH"], "unit": "dB", "product": "grd"},
+ "s2": {"files": "s2/{place}_{date}.tif", "level": "l2a", "offset": 1000,
+        "bands": ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]},
+ "label": {"files": "label/{place}.tif", "classes": {"land": 0, "water": 1}, "ignore": [255]},
+ "licence": "CC-BY-4.0", "attribution": "who made it"}
+
+    size         height and width of the S2 images (of the S1 images, for tiles without S2)
+    files        {place}: the same text in both folders; images of one place are paired, the nearest in time first, each
+                 at most once. {date}: 20200607T180100, 20200607 or 2020-06-07, UTC. {band}: one file for each band.
+                 *: any other text
+    bands        in the order of the file; not needed where the file describes its bands. With {band}: the text that
+                 stands there, such as {"B02": "B02_10m", ...}; not needed where it is B01 ... B12, VV, VH
+    unit         "dB" or "linear" (power, not amplitude)
+    product      "grd" (sigma0, not terrain-flattened) or "rtc" (gamma0, terrain-flattened)
+    level        "l2a" (12 bands) or "l1c" (13 bands)
+    offset       the DN that processing baseline 04.00 (2022) and later add to S2: 1000 where they are still in your
+                 files, 0 where not, "column" where the column s2_offset of the table says it
+    no_data      of s1 and s2; left out = as the file says, else NaN in S1 and 0 in all bands in S2
+    label        optional, for --kind=tiles; one of s1 and s2 is enough then. classes: name -> value in the file
+
+Without "files", pairs.csv (or pairs.parquet) names the files, relative to <raw>:
+
+s1,s2,s1_time,s2_time,label,id,location_id,split
+s1/a.tif,s2/a.tif,2020-06-07T18:01:00Z,2020-06-04T10:10:31Z,label/a.tif,a,lagos,train
+
+Needed are the columns of the images that are built; all others may be left out: s1_time, s2_time (ISO 8601, UTC, or
+Unix seconds), label, id, location_id, split, lat, lon (degrees), cloud (percent), s2_offset.
+
+Radar and label may lie on any grid: what is not on the grid of S2 is brought there by its georeference, radar bilinear
+in linear power (not in decibels, and no-data pixels give no share), classes by the nearest pixel; a scene is read where
+it is needed only. S2 stays as it is; bands of 20 m and 60 m in files of their own are repeated to 10 m. Images without
+georeference must have one size.
+"""
+
+import math
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from data_prep import raster
+from data_prep.importers import Entry, Layout, Reject, no_such_kind
+from data_prep.importers import _geotiff_json as geotiff_json
+from data_prep.importers import _geotiff_rows as geotiff_rows
+from data_prep.importers._geotiff_json import COLUMN, NAME
+from data_prep.radiometry import db_to_int16, linear_to_db, remove_s2_offset, upsample_native
+from data_prep.record import Pair, Tile
+from dual_encoder.errors import UserError
+from dual_encoder.sensors import IGNORED
+
+
+class Importer:
+    """Reads one's own GeoTIFFs. See `importers.Importer`."""
+
+    @staticmethod
+    def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
+        if raw is None:
+            raise UserError("importer 'geotiff' has no fixed sensors and size; name them in the config's JSON or build "
+                            "with `python -m data_prep build`")
+        said = geotiff_json.read(raw)
+        if kind == "pairs" and len(said.images) < 2:
+            raise no_such_kind("geotiff", "pairs", f"'{raw / NAME}' describes {' '.join(said.images)} only; add the "
+                               "other sensor or build --kind=tiles")
+        if kind == "tiles" and said.labels is None:
+            raise no_such_kind("geotiff", "tiles", f"'{raw / NAME}' has no 'label'; add it or give --labels=water_weak")
+        return Layout(
+            sensors={feature: (images.spec.name,) for feature, images in said.images.items()},
+            default=tuple(said.images), size=said.size, classes=tuple(said.labels.classes) if kind == "tiles" else (),
+            source={**said.source, "notes": "own GeoTIFFs; what was not on the grid of S2 was brought there, radar "
+                                            "bilinear in linear power, classes by the nearest pixel"})
+
+    def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str]):
+        self._raw, self._kind, self._said = raw, kind, geotiff_json.read(raw)
+        self._images = {feature: self._said.images[feature] for feature in sensors}
+        self._needed = [*sensors, *(["label"] if kind == "tiles" else [])]
+
+    def entries(self) -> Iterator[Entry | Reject]:
+        if any(pattern for _, pattern in self._said.files()):
+            rows = geotiff_rows.by_name(self._raw, self._said, list(self._images))
+        else:
+            rows = geotiff_rows.by_table(self._raw, self._needed + ["s2_offset"] * self._offset_in_table())
+        for number, row in enumerate(rows, start=1):
+            yield row if isinstance(row, Reject) else self._entry(row, number)
+
+    def read(self, entry: Entry) -> Pair | Tile:
+        images, grid = {}, None
+        if "s2" in self._images:
+            images["s2"], grid = self._s2(entry)
+        if "s1" in self._images:
+            images["s1"], grid = self._s1(entry, grid)
+        lat, lon = grid.centre() if math.isnan(entry.lat + entry.lon) else (entry.lat, entry.lon)
+        common = dict(id=entry.id, s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id,
+                      lat=lat, lon=lon, source="own GeoTIFFs", s2_offset_removed=entry.where["s2_offset"],
+                      split=entry.split, cloud=entry.cloud)
+        if self._kind == "pairs":
+            return Pair(s1=images["s1"], s2=images["s2"], **common)
+        label = self._label(entry, grid)
+        for feature, image in images.items():
+            label[~self._images[feature].spec.holds_data(image)] = IGNORED
+        return Tile(images=images, label=label, **common)
+
+    def _offset_in_table(self) -> bool:
+        return "s2" in self._images and self._images["s2"].convention == COLUMN
+
+    def _entry(self, row: Mapping[str, Any], number: int) -> Entry | Reject:
+        main = _text(row, "s2") or _text(row, "s1") or f"row {number}"
+        name = _text(row, "id") or re.sub(r"[/_]*\{band\}|\.\w+$", "", main)
+        where: dict[str, Any] = {feature: _text(row, feature) for feature in self._needed}
+        for feature, path in where.items():
+            paths = [path] if feature == "label" else self._images[feature].paths(path).values()
+            gone = [path for path in paths if not (self._raw / path).is_file()]
+            if gone:
+                return Reject(name, f"'{gone[0]}' is missing" if path else f"no {feature} in row {number}")
+        try:
+            where["s2_offset"] = int(row["s2_offset"]) if self._offset_in_table() else (
+                self._images["s2"].convention if "s2" in self._images else 0)
+            if where["s2_offset"] not in (0, 1000):
+                raise ValueError(f"s2_offset is {where['s2_offset']}, expected 0 or 1000")
+            facts = {key: float(row[key]) for key in ("lat", "lon", "cloud") if _text(row, key)}
+            times = {f"{feature}_time": geotiff_rows.parse_time(row.get(f"{feature}_time")) for feature in self._images}
+        except (ValueError, TypeError) as error:
+            return Reject(name, f"row {number}: {error}")
+        return Entry(name, _text(row, "location_id") or name, _text(row, "split"), where, **facts, **times)
+
+    def _load(self, entry: Entry, feature: str, around: raster.Grid | None) -> dict[str, raster.Raster]:
+        """Reads an image, or the part around a grid: band -> Raster of that band, in the sensor's order."""
+        images, bands = self._images[feature], {}
+        for band, relative in images.paths(entry.where[feature]).items():
+            loaded = raster.load(self._raw / relative, around=around)
+            if not band:  # all in one file
+                order = images.order(loaded, self._raw / relative)
+                return {band: loaded.band(i) for band, i in zip(images.spec.bands, order, strict=True)}
+            if len(loaded.values) != 1:
+                raise UserError(f"'{relative}' has {len(loaded.values)} bands, expected {band} only")
+            bands[band] = loaded
+        return bands
+
+    def _s2(self, entry: Entry) -> tuple[np.ndarray, raster.Grid]:
+        """The stored image and its grid."""
+        bands, name = self._load(entry, "s2", None), entry.where["s2"]
+        grid = max((image.grid for image in bands.values()), key=lambda grid: grid.shape)
+        self._check_size(name, grid)
+        try:
+            dn = np.stack([upsample_native(image.values[0], self._said.size) for image in bands.values()], axis=-1)
+        except UserError as error:
+            raise UserError(f"'{name}': {error}") from error
+        if not np.issubdtype(dn.dtype, np.integer):
+            raise UserError(f"'{name}' is {dn.dtype}, expected integers, reflectance x 10000; convert it")
+        if no_data := self._no_data("s2", bands):
+            dn[(dn == no_data).any(axis=-1)] = 0
+        if (dn < 0).any():
+            raise UserError(f"'{name}' holds {dn.min()}, expected reflectance x 10000; if it means no data, say so in "
+                            f"s2.no_data of {NAME}")
+        return remove_s2_offset(dn, entry.where["s2_offset"]), grid
+
+    def _s1(self, entry: Entry, grid: raster.Grid | None) -> tuple[np.ndarray, raster.Grid]:
+        """The stored image on `grid`, or on its own where that is None, and its grid."""
+        bands, name = self._load(entry, "s1", _placed(grid)), entry.where["s1"]
+        own, linear = next(iter(bands.values())).grid, self._images["s1"].convention == "linear"
+        if not all(own.matches(image.grid) for image in bands.values()):
+            raise UserError(f"'{name}': its bands are not on one grid; expected the same pixels in all of them")
+        values = np.stack([image.values[0] for image in bands.values()])
+        if not np.issubdtype(values.dtype, np.floating):
+            raise UserError(f"'{name}' is {values.dtype}, expected floats, dB or linear power; convert it")
+        values = np.where(np.isfinite(values) & (values != self._no_data("s1", bands)), values, np.nan)
+        if np.isfinite(values).any() and (np.nanmedian(values) < 0) == linear:
+            raise UserError(f"'{name}' has the median {np.nanmedian(values):.3g}, which is not '"
+                            f"{self._images['s1'].convention}'; mend s1.unit or s1.no_data of {NAME}")
+        if grid is None:
+            self._check_size(name, own)
+        elif not own.matches(grid):
+            power = np.where(values > 0, values, np.nan) if linear else 10 ** (values / 10)
+            values, own, linear = raster.resample(power, own, grid, np.nan, name=name), grid, True
+        return db_to_int16(np.moveaxis(linear_to_db(values) if linear else values, 0, -1)), own
+
+    def _label(self, entry: Entry, grid: raster.Grid) -> np.ndarray:
+        """uint8 [height, width] on `grid`, class indices, 255 = ignored."""
+        path = self._raw / entry.where["label"]
+        loaded = raster.load(path, around=_placed(grid))
+        label = self._said.labels.indices(loaded, path)
+        return label if loaded.grid.matches(grid) else raster.resample(
+            label[None], loaded.grid, grid, IGNORED, "nearest", str(path))[0]
+
+    def _no_data(self, feature: str, bands: Mapping[str, raster.Raster]) -> float | None:
+        said = self._images[feature].no_data
+        return next(iter(bands.values())).no_data if said is None else said
+
+    def _check_size(self, name: str, grid: raster.Grid) -> None:
+        if grid.shape != (self._said.size,) * 2:
+            raise UserError(f"'{name}' is {grid.shape[0]}x{grid.shape[1]} pixels, {NAME} says size {self._said.size}; "
+                            "cut it or mend the size")
+
+
+def _placed(grid: raster.Grid | None) -> raster.Grid | None:
+    """A grid that can say which part of another image it needs, else None."""
+    return None if grid is None or grid.crs is None else grid
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    value = row.get(column)
+    return "" if value is None else str(value)

@@ -1,0 +1,218 @@
+"""GeoTIFFs from files and from memory: pixels, the grid they lie on, and the way from one grid to another."""
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dual_encoder.errors import UserError
+
+_MARGIN = 4  # pixels around a window, so that interpolation finds its neighbours
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Where the pixels of an image lie.
+
+    Attributes:
+      crs: rasterio CRS, None without georeference.
+      transform: affine, (column, row) of a pixel's upper left corner -> (x, y) in `crs`.
+      shape: (height, width) in pixels.
+    """
+
+    crs: Any
+    transform: Any
+    shape: tuple[int, int]
+
+    def matches(self, other: "Grid") -> bool:
+        """True for one CRS, one shape and corners less than a tenth of a pixel apart: nothing to resample."""
+        if self.shape != other.shape or self.crs != other.crs:
+            return False
+        a, b = self.transform, other.transform
+        apart = np.hypot(*(np.array(self._corners()) - np.array(other._corners())))
+        return bool(apart.max() < 0.1 * min(math.hypot(a.a, a.d), math.hypot(b.a, b.d)))
+
+    def centre(self) -> tuple[float, float]:
+        """Returns (latitude, longitude) in degrees (WGS 84) of the centre; NaN without georeference."""
+        if self.crs is None:
+            return math.nan, math.nan
+        (longitude,), (latitude,) = _to_crs(self.crs, "EPSG:4326", *self._points([0.5], [0.5]))
+        return latitude, longitude
+
+    def extent(self) -> str:
+        """Returns 'latitude 47.1 to 47.2, longitude 9.8 to 9.9', or what there is to say without georeference."""
+        if self.crs is None:
+            return f"{self.shape[0]}x{self.shape[1]} pixels without georeference"
+        longitudes, latitudes = _to_crs(self.crs, "EPSG:4326", *self._corners())
+        return (f"latitude {min(latitudes):.4f} to {max(latitudes):.4f}, longitude {min(longitudes):.4f} to "
+                f"{max(longitudes):.4f}")
+
+    def edge(self) -> tuple[list[float], list[float]]:
+        """Returns x and y of points along the edge: straight lines bend on the way to another CRS."""
+        steps = np.linspace(0, 1, 21)
+        ends = np.zeros_like(steps), np.ones_like(steps)
+        return self._points(np.concatenate([steps, steps, *ends]), np.concatenate([*ends, steps, steps]))
+
+    def _corners(self) -> tuple[list[float], list[float]]:
+        return self._points([0, 1, 0, 1], [0, 0, 1, 1])
+
+    def _points(self, across, down) -> tuple[list[float], list[float]]:
+        """Fractions of width and height -> lists of x and y."""
+        columns, rows, t = np.asarray(across) * self.shape[1], np.asarray(down) * self.shape[0], self.transform
+        return (t.a * columns + t.b * rows + t.c).tolist(), (t.d * columns + t.e * rows + t.f).tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Raster:
+    """An image.
+
+    Attributes:
+      values: [bands, height, width] in the file's dtype.
+      grid: where the pixels lie.
+      names: the bands' descriptions, '' where a band has none.
+      no_data: the file's no-data value or None.
+    """
+
+    values: np.ndarray
+    grid: Grid
+    names: tuple[str, ...]
+    no_data: float | None
+
+    def band(self, number: int) -> "Raster":
+        """Returns one of the bands, counted from 0, as an image."""
+        return Raster(self.values[number:number + 1], self.grid, self.names[number:number + 1], self.no_data)
+
+
+def load(source: pathlib.Path | bytes, name: str = "", around: Grid | None = None) -> Raster:
+    """Reads an image.
+
+    Args:
+      source: a file, or the bytes of one.
+      name: what errors call it; '' = the path.
+      around: read only the part that covers this grid and a few pixels more; both need a georeference.
+
+    Raises:
+      UserError: missing, truncated or unreadable; it and `around` do not overlap (names both extents).
+    """
+    with _opened(source, name or str(source)) as file:
+        grid = Grid(file.crs, file.transform, (file.height, file.width))
+        window = None if around is None else _window(grid, around, name or str(source))
+        if window is not None:
+            moved = file.transform @ file.transform.translation(window.col_off, window.row_off)
+            grid = Grid(file.crs, moved, (window.height, window.width))
+        return Raster(file.read(window=window), grid, tuple(text or "" for text in file.descriptions), file.nodata)
+
+
+def read(path: pathlib.Path, bands: int) -> np.ndarray:
+    """Reads all bands of a GeoTIFF.
+
+    Args:
+      path: the file.
+      bands: how many bands it must hold.
+
+    Returns:
+      [bands, height, width] in the file's dtype.
+
+    Raises:
+      UserError: the file is missing, truncated or unreadable, or has another number of bands.
+    """
+    with _opened(path, str(path)) as file:
+        array = file.read()  # without the grid, which takes as long
+    if len(array) != bands:
+        raise UserError(f"'{path}' has {len(array)} bands, {bands} expected; is it the file of another product?")
+    return array
+
+
+def centre(path: pathlib.Path) -> tuple[float, float]:
+    """Returns (latitude, longitude) in degrees (WGS 84) of the image's centre; NaN where it has no georeference."""
+    with _opened(path, str(path)) as file:
+        return Grid(file.crs, file.transform, (file.height, file.width)).centre()
+
+
+def resample(values: np.ndarray, grid: Grid, onto: Grid, no_data: float, method: str = "bilinear",
+             name: str = "image") -> np.ndarray:
+    """Brings an image onto another grid.
+
+    Args:
+      values: [bands, height, width]; backscatter as linear power, because the mean of decibels is not the mean.
+      grid, onto: where its pixels lie, where they shall lie.
+      no_data: the value (NaN for floats) of pixels that give no share to their neighbours; also of pixels of `onto`
+        whose nearest pixel has it or that the image does not reach. Bands are handled one by one.
+      method: 'bilinear', which widens its kernel when the new pixels are larger; 'nearest' for classes.
+      name: what errors call the image.
+
+    Returns:
+      [bands, height, width] of `onto`, dtype of `values`.
+
+    Raises:
+      UserError: a grid has no georeference; they do not overlap (names both extents).
+    """
+    import rasterio.warp
+
+    _window(grid, onto, name)  # raises
+    result = np.full((len(values), *onto.shape), no_data, values.dtype)
+    for band, target in zip(values, result, strict=True):
+        # One by one: of several bands, a pixel that has no data in one only gives its share there all the same.
+        rasterio.warp.reproject(
+            band, target, src_transform=grid.transform, src_crs=grid.crs, src_nodata=no_data,
+            dst_transform=onto.transform, dst_crs=onto.crs, dst_nodata=no_data,
+            resampling=rasterio.warp.Resampling[method])
+    return result
+
+
+@contextlib.contextmanager
+def _opened(source: pathlib.Path | bytes, name: str) -> Iterator[Any]:
+    """Opens an image; what goes wrong while it is open becomes a UserError."""
+    import rasterio  # here, because commands that read no GeoTIFF should not load GDAL
+
+    if isinstance(source, pathlib.Path) and not source.is_file():
+        raise UserError(f"'{name}' is missing; restore it or take its entry out of the raw data")
+    with contextlib.ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # a fact that callers deal with
+        try:
+            if isinstance(source, bytes):
+                source = stack.enter_context(rasterio.MemoryFile(source)).name
+            yield stack.enter_context(rasterio.open(source, driver="GTiff"))  # to try all drivers takes as long
+        except rasterio.errors.RasterioError as error:
+            raise UserError(f"'{name}' cannot be read as GeoTIFF ({str(error)[:120]}); it looks truncated, fetch it "
+                            "again") from error
+
+
+def _window(grid: Grid, around: Grid, name: str) -> Any:
+    """The rasterio Window of `grid` that covers `around`."""
+    from rasterio.windows import Window
+
+    if grid.crs is None or around.crs is None:
+        raise UserError(f"'{name}': cannot align {grid.extent()} with {around.extent()}; write the georeference into "
+                        "both files or give both the same size")
+    xs, ys = np.array(_to_crs(around.crs, grid.crs, *around.edge()))
+    exist = np.isfinite(xs) & np.isfinite(ys)
+    xs, ys, inverse = xs[exist], ys[exist], ~grid.transform
+    columns = inverse.a * xs + inverse.b * ys + inverse.c
+    rows = inverse.d * xs + inverse.e * ys + inverse.f
+    if not (exist.any() and columns.max() > 0 and columns.min() < grid.shape[1] and rows.max() > 0
+            and rows.min() < grid.shape[0]):
+        raise UserError(f"'{name}' covers {grid.extent()}, its partner {around.extent()}: they do not overlap; pair "
+                        "images of one place")
+    # A coarse image needs its own pixels as margin, a fine one enough of them for the wide kernel.
+    margin = _MARGIN * max(1, math.ceil(max(np.ptp(columns) / around.shape[1], np.ptp(rows) / around.shape[0])))
+    left, top = max(0, math.floor(columns.min()) - margin), max(0, math.floor(rows.min()) - margin)
+    right = min(grid.shape[1], math.ceil(columns.max()) + margin)
+    bottom = min(grid.shape[0], math.ceil(rows.max()) + margin)
+    return Window(left, top, right - left, bottom - top)
+
+
+def _to_crs(crs: Any, target: Any, xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
+    """Transforms points; infinity where `target` has no place for them."""
+    import rasterio.warp
+    from rasterio._err import CPLE_BaseError  # what GDAL says when it could place none of them
+
+    try:
+        return rasterio.warp.transform(crs, target, xs, ys)
+    except CPLE_BaseError:
+        return [math.inf] * len(xs), [math.inf] * len(ys)
