@@ -117,14 +117,10 @@ def _build(options: argparse.Namespace) -> None:
         from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
     else:
         from data_prep.s1s2_tiles.s1s2_tiles_dataset_builder import Builder
-    named = Builder.builder_configs.get(config.name)
-    if named and named.importer != config.importer:
-        raise UserError(f"--name={config.name} is a config of importer '{named.importer}'; choose another name")
-    same = named is not None and named.facts() == config.facts()
-    builder = Builder(data_dir=options.data_dir, config=config.name if same else config)
+    builder = Builder.of(config, options.data_dir)
     there = builder.is_prepared()
-    if there and (built := builder.info.metadata[manifest.FACTS]["source"]) != config.facts()["source"]:
-        raise UserError(f"'{builder.data_path}' was built otherwise ({built}); give another --name")
+    if there and (other := building.difference(builder.info, config)):
+        raise UserError(f"'{builder.data_path}' was built otherwise ({other}); give another --name")
     start = time.monotonic()
     builder.build(options.raw, building.How(
         workers=options.workers, shards=options.num_shards, max_rejected=options.max_rejected,

@@ -52,6 +52,13 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
     Name the raw data's folder with --manual_dir. Its layout is in the docstring of data_prep/importers/<importer>.py.
     """
 
+    @classmethod
+    def of(cls, config: Config, data_dir: str) -> "ShardBuilder":
+        """Returns a builder of any config, also of one that bears the name of another in BUILDER_CONFIGS."""
+        only = type(cls.__name__, (cls,), {"name": cls.name, "BUILDER_CONFIGS": [config], "__module__": cls.__module__},
+                    skip_registration=True)
+        return only(data_dir=data_dir, config=config.name)
+
     def _info(self) -> tfds.core.DatasetInfo:
         config: Config = self.builder_config
         features: dict[str, Any] = {
@@ -180,6 +187,21 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             {split: np.concatenate([note.index for _, note in parts]) for split, parts in splits.items()})
         for line in _summary(notes, rejected, folder.parent.parent / folder.parent.name.removeprefix("incomplete.")):
             print(line, flush=True)
+
+
+def difference(info: tfds.core.DatasetInfo, config: Config) -> str:
+    """Returns in what a finished data set differs from what a config would give; '' when in nothing."""
+    built, wanted = info.metadata[manifest.FACTS], config.facts()
+    sizes = {facts["shape"][0] for facts in built["tensors"].values()}
+    if sizes != {config.size}:
+        return f"size {sizes.pop()}, not {config.size}"
+    for key in ("sensors", "classes", "source"):
+        for name in [None] if key == "classes" else sorted({*built[key], *wanted[key]}):
+            seen, asked = ((facts[key] if name is None else facts[key].get(name)) for facts in (built, wanted))
+            if seen != asked:
+                seen, asked = (value["name"] if key == "sensors" and value else value for value in (seen, asked))
+                return f"{name or key} {seen!r}, not {asked!r}"
+    return ""
 
 
 def _summary(notes: list[shards.Note], rejected: list[str], folder: pathlib.Path) -> Iterator[str]:

@@ -12,4 +12,9 @@ class Builder(building.ShardBuilder):
     KIND = "pairs"
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
-    BUILDER_CONFIGS = [make_config(name, "pairs") for name in ("bigearthnet", "ombria", "sen1floods11")]
+    BUILDER_CONFIGS = [
+        *(make_config(name, "pairs") for name in (
+            "bigearthnet", "dfc2020", "mmearth", "ombria", "sen12ms", "sen12ms_cr", "sen1floods11", "ssl4eo_s12",
+            "ssl4eo_s12_v11", "terramesh")),
+        make_config("majortom", "pairs", size=264),
+    ]

@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from data_prep import builder_config, building, radiometry, shards
+from data_prep import builder_config, building, importers, radiometry, shards
 from data_prep.importers import bigearthnet
 from data_prep.record import Pair
+from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
 from data_prep.selection import Filters, hashed_split
 from dual_encoder.errors import UserError
 from dual_encoder.sensors import SENSORS
@@ -72,6 +73,11 @@ def test_manifest_tells_every_choice():
     source = config.facts()["source"]
     assert source["patches"] == "256 px, cut from 512 px" and source["split_by"] == "area, 2 degrees"
     assert source["filters"] == "max_gap_days=3 min_valid=0.5" and source["labels"] == "water_weak"
+
+
+def test_tfds_knows_every_importer_with_a_layout_of_its_own():
+    known = {config.importer for config in Builder.BUILDER_CONFIGS}
+    assert known == set(importers.names()) - {"geotiff", "npz"}  # these two depend on the raw folder
 
 
 # Builds
@@ -146,15 +152,25 @@ def test_equal_builds_give_equal_bytes_and_a_rerun_changes_nothing(built, cli, m
     assert times == {path: path.stat().st_mtime_ns for path in again.iterdir()}
 
 
-def test_names_in_use_are_not_taken_for_another_data_set(built, cli, real_data, mini_sets):
+@pytest.mark.parametrize("options, message", [
+    (["--importer=bigearthnet", "--max-gap-days=9"], "filters None, not 'max_gap_days=9'"),
+    (["--importer=bigearthnet", "--size=60", "--name=bigearthnet"], "size 120, not 60"),
+    (["--importer=npz", "--name=bigearthnet"], "not 'not stated in the files'"),
+])
+def test_a_data_set_is_not_taken_for_another(built, cli, real_data, mini_sets, options, message):
     folder, _ = built
-    command = "build", f"--data_dir={folder.parents[2]}", "--name=bigearthnet"
-    process = cli(*command, "--importer=npz", f"--raw={real_data / 'bigearthnet'}")
-    assert process.returncode == 2 and "--name=bigearthnet is a config of importer 'bigearthnet'" in process.stderr
-    shutil.copytree(folder, folder.parents[1] / "mine" / "1.0.0")
-    process = cli(*command[:2], "--name=mine", "--importer=npz", f"--raw={real_data / 'bigearthnet'}")
-    assert process.returncode == 2 and "mine/1.0.0' was built otherwise" in process.stderr
-    assert process.stderr.count("\n") == 1
+    raw = mini_sets if "npz" not in options[0] else real_data / "bigearthnet"
+    process = cli("build", f"--data_dir={folder.parents[2]}", f"--raw={raw}", *options)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
+    assert "bigearthnet/1.0.0' was built otherwise (" in process.stderr and message in process.stderr
+
+
+def test_other_options_may_keep_the_usual_name(built, cli, mini_sets, tmp_path):
+    process = cli("build", f"--data_dir={tmp_path}", "--importer=bigearthnet", f"--raw={mini_sets}", "--max-gap-days=9")
+    assert process.returncode == 0, process.stderr
+    info = load_info(tmp_path / "s1s2_pairs" / "bigearthnet" / "1.0.0")
+    assert info.source["filters"] == "max_gap_days=9"
+    assert info.shards == load_info(built[0]).shards  # all of them pass
 
 
 def test_weak_water_tiles(built, cli, mini_sets, tmp_path):
