@@ -1,11 +1,12 @@
 # make demo      real Sentinel pairs -> shards -> pre-training -> fine-tuning -> export -> report, on a CPU
 # make test      the tests (S1S2_DATA=DIR adds those on real data)
 # make install   the first half of both: .venv with the project in it
+# make bench-data   how fast shards are built and read, against others, in some ten minutes; prints ratios
 PYTHON ?= python3
 DEMO ?= demo_run
 RUN := .venv/bin/python
 
-.PHONY: install demo test
+.PHONY: install demo test bench-data
 .DELETE_ON_ERROR:
 
 install: .venv/installed
@@ -41,3 +42,8 @@ demo: install
 test: install
 	$(RUN) -m ruff check --quiet .
 	$(RUN) -m pytest -n 2 --dist=loadfile
+
+bench-data: install
+	$(RUN) benchmarks/feed.py
+	$(RUN) benchmarks/million.py
+	$(RUN) benchmarks/build.py

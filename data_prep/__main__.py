@@ -91,6 +91,8 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
+    if str(options.raw).startswith(("gs:/", "s3:/", "az:/")):
+        raise UserError(f"--raw={options.raw} is a bucket; mount it (gcsfuse, s3fs) or copy what you need to a folder")
     if not options.raw.is_dir():
         importers.load(options.importer)
         what = f"a file; name its folder '{options.raw.parent}'" if options.raw.is_file() else "missing"
@@ -119,8 +121,6 @@ def _build(options: argparse.Namespace) -> None:
         from data_prep.s1s2_tiles.s1s2_tiles_dataset_builder import Builder
     builder = Builder.of(config, options.data_dir)
     there = builder.is_prepared()
-    if there and (other := building.difference(builder.info, config)):
-        raise UserError(f"'{builder.data_path}' was built otherwise ({other}); give another --name")
     start = time.monotonic()
     builder.build(options.raw, building.How(
         workers=options.workers, shards=options.num_shards, max_rejected=options.max_rejected,
@@ -144,6 +144,8 @@ def _inspect(options: argparse.Namespace) -> None:
     if options.records < 1:
         raise UserError(f"--records={options.records} must be at least 1")
     out = options.out or options.folder / "inspect.png"
+    if not os.access(out.parent, os.W_OK):  # before the reading
+        raise UserError(f"cannot write '{out}'; name a file in a folder that exists and is writable with --out")
     for line in inspection.inspect(options.folder, options.split, options.records, out):
         print(line)
 

@@ -48,7 +48,7 @@ class Config(tfds.core.BuilderConfig):
     source: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if not re.fullmatch(r"[\w.-]+", self.name):
+        if not re.fullmatch(r"[\w.-]+", self.name) or not self.name.strip("."):
             raise UserError(f"config name '{self.name}' must be made of letters, digits, '_', '.' and '-'")
         if not (self.importer and self.sensors and self.size > 0):
             raise UserError(f"config '{self.name}' has importer='{self.importer}' sensors={dict(self.sensors)} "
@@ -57,8 +57,8 @@ class Config(tfds.core.BuilderConfig):
         if self.split_by not in SPLIT_BY or self.labels not in LABELS:
             raise UserError(f"config '{self.name}' has split_by='{self.split_by}' labels='{self.labels}'; valid are "
                             f"{SPLIT_BY} and {LABELS}")
-        if self.block_degrees <= 0:
-            raise UserError(f"--block-degrees={self.block_degrees} must be more than 0")
+        if not 0 < self.block_degrees <= 180:
+            raise UserError(f"--block-degrees={self.block_degrees} must be more than 0 and at most 180")
         self.raw_size = self.raw_size or self.size
         if self.raw_size < self.size:
             raise UserError(f"--size={self.size} is more than the {self.raw_size} pixels of the raw images; choose at "
@@ -67,12 +67,12 @@ class Config(tfds.core.BuilderConfig):
             self.classes = radiometry.WATER_WEAK_CLASSES
         self.classes = tuple(self.classes)
         self.specs = {feature: sensor(name) for feature, name in self.sensors.items()}
+        if self.labels:
+            radiometry.water_bands(self.specs["s2"])
 
     def facts(self) -> dict[str, Any]:
         """Returns what the manifest and metadata.json say of the config."""
         origin = {"importer": self.importer, "split_by": self.split_by}
-        if self.split_by == "area":
-            origin["split_by"] += f", {self.block_degrees:g} degrees"
         if self.raw_size != self.size:
             origin["patches"] = f"{self.size} px, cut from {self.raw_size} px"
         if self.labels:

@@ -20,6 +20,7 @@ from dual_encoder import atomic
 from dual_encoder.errors import UserError
 
 REJECTED = "rejected.jsonl"
+ASKED = "build.json"  # what decided the bytes
 _OVERHEAD = 512  # bytes of a record beside its tensors, more or less
 
 
@@ -97,57 +98,68 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         Raises:
           UserError: raw data that gives nothing, too many unusable records, a full disk, another build at work.
         """
-        if self.is_prepared():
-            return
+        facts = self._facts(raw, how)
         final = pathlib.Path(self.data_path)
         work = final.parent / f"incomplete.{final.name}"
-        for name in ("data", "notes", "plan"):
-            (work / name).mkdir(parents=True, exist_ok=True)
-        with _alone(work):
-            for leftover in work.glob("*/.*.tmp"):  # of a killed worker
-                leftover.unlink()
-            kind = "pairs" if self.builder_config.labels else self.KIND
-            made = self._plan(work / "plan", raw, kind, how)
-            job = self._job(work / "data", raw, kind, made, how)
-            _check_space(job, made, self._record_bytes())
-            if how.beam is None:
-                notes = workers.run(job, made, how.workers)
-            else:
-                notes = workers.run_beam(job, made, how.beam)
-            self._finish(job, made, notes)
-            (work / "data").rename(final)
+        if not self.is_prepared():
+            work.mkdir(parents=True, exist_ok=True)
+            with _alone(work):
+                if not self.is_prepared():  # another build may just have ended
+                    self._build(raw, how, facts, work, final)
+        built = json.loads((final / ASKED).read_text())
+        if other := _differences(built, facts):
+            raise UserError(f"'{final}' was built otherwise: {other}; give another --name")
         shutil.rmtree(work, ignore_errors=True)
         self.info.read_from_directory(final)
 
-    def _plan(self, folder: pathlib.Path, raw: pathlib.Path, kind: str, how: How) -> plan.Plan:
+    def _build(self, raw: pathlib.Path, how: How, facts: dict[str, Any], work: pathlib.Path, final: pathlib.Path
+               ) -> None:
+        for name in ("data", "notes", "plan"):
+            (work / name).mkdir(exist_ok=True)
+        for leftover in work.glob("*/.*.tmp"):  # of a killed worker
+            leftover.unlink()
+        (work / "faults.jsonl").unlink(missing_ok=True)
+        made = self._plan(work, raw, facts)
+        job = self._job(work / "data", raw, facts["kind"], made, how)
+        _check_space(job, made, self._record_bytes())
+        run = workers.run(job, made, how.workers) if how.beam is None else workers.run_beam(job, made, how.beam)
+        self._finish(job, made, run)
+        (work / "data").rename(final)
+
+    def _facts(self, raw: pathlib.Path, how: How) -> dict[str, Any]:
+        """Returns what decides the bytes: a build that was stopped or finished is only gone on with when they agree."""
         config: Config = self.builder_config
-        facts = {"raw": str(raw.resolve()), "kind": kind, "shards": how.shards, "sensors": dict(config.sensors),
-                 "size": config.size, "source": config.facts()["source"]}
-        made = plan.load(folder)
-        if made is None:
-            patches = (config.raw_size // config.size) ** 2
+        return {"raw": str(raw.resolve()), "kind": "pairs" if config.labels else self.KIND, "shards": how.shards,
+                "sensors": dict(config.sensors), "size": config.size, "block_degrees": config.block_degrees,
+                **config.facts()["source"]}
 
-            def count_shards(entries: int) -> int:
-                count = how.shards or tfds.core.utils.shard_utils.ShardConfig().get_number_shards(
-                    entries * patches * self._record_bytes(), entries)
-                return min(count, entries)
+    def _plan(self, work: pathlib.Path, raw: pathlib.Path, facts: dict[str, Any]) -> plan.Plan:
+        config: Config = self.builder_config
+        made = plan.load(work / "plan")
+        started = any((work / "notes").iterdir())
+        if made and started and (other := _differences(made.facts, facts)):
+            raise UserError(f"'{work}' is a build that was stopped and differs: {other}; repeat its options, delete "
+                            "that folder, or give another --name")
+        if made and started:
+            print(f"going on with a build that was stopped, by the list of raw files that it made: {work}", flush=True)
+            return made
+        patches = (config.raw_size // config.size) ** 2
 
-            importer = importers.load(config.importer)(raw, kind, config.sensors)
-            return plan.make(folder, importer.entries(), facts, split_by=config.split_by,
-                             block_degrees=config.block_degrees, filters=config.filters, count_shards=count_shards)
-        if made.facts != facts:
-            other = next(key for key in facts if made.facts.get(key) != facts[key])
-            raise UserError(f"'{folder.parent}' is a build that was stopped and had {other}={made.facts.get(other)!r}, "
-                            f"not {facts[other]!r}; repeat its options, delete that folder, or give another --name")
-        print(f"going on with a build that was stopped: {folder.parent}", flush=True)
-        return made
+        def count_shards(entries: int) -> int:
+            count = facts["shards"] or tfds.core.utils.shard_utils.ShardConfig().get_number_shards(
+                entries * patches * self._record_bytes(), entries)
+            return min(count, entries)
+
+        importer = importers.load(config.importer)(raw, facts["kind"], config.sensors)
+        return plan.make(work / "plan", importer.entries(), facts, split_by=config.split_by, filters=config.filters,
+                         block_degrees=config.block_degrees, count_shards=count_shards)
 
     def _job(self, folder: pathlib.Path, raw: pathlib.Path, kind: str, made: plan.Plan, how: How) -> shards.Job:
         config: Config = self.builder_config
         bound = how.max_rejected if how.max_rejected >= 0 else max(10, sum(made.entries.values()) // 100)
         if made.faults > bound:
             raise UserError(f"{made.faults} unusable entries while listing, more than {bound}; see "
-                            f"{made.folder / REJECTED}, then mend the raw data or raise --max-rejected")
+                            f"{made.folder / REJECTED}, mend the raw data or raise --max-rejected")
         return shards.Job(importer=config.importer, raw=str(raw), kind=kind, sensors=dict(config.sensors),
                           size=config.size, raw_size=config.raw_size, classes=config.classes,
                           labels=config.labels, filters=config.filters, name=self.name, folder=os.fspath(folder),
@@ -162,11 +174,13 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         folder, tasks = pathlib.Path(job.folder), made.tasks()
         rejected = (made.folder / REJECTED).read_text().splitlines()
         rejected += [json.dumps(row) for note in notes for row in note.rejected]
-        if not sum(note.records for note in notes):
-            raise UserError(f"no record is left of {sum(made.entries.values())} entries, the first one because: "
-                            f"{json.loads(rejected[0])['reason']}; check --raw and the filters")
+        (folder / REJECTED).unlink(missing_ok=True)
         if rejected:
             atomic.write(folder / REJECTED, ("\n".join(rejected) + "\n").encode())
+        if not sum(note.records for note in notes):
+            shutil.rmtree(folder.parent / "notes")  # the next run begins anew
+            raise UserError(f"no record is left of {sum(made.entries.values())} entries, see {folder / REJECTED}, the "
+                            f"first one because: {json.loads(rejected[0])['reason']}; check --raw and the filters")
         splits = {split: [(task, note) for task, note in zip(tasks, notes, strict=True) if task.split == split]
                   for split in made.entries}
         splits = {split: parts for split, parts in splits.items() if sum(note.records for _, note in parts)}
@@ -179,8 +193,10 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
                                 num_bytes=sum(note.bytes for _, note in parts),
                                 filename_template=template.replace(split=split))
             for split, parts in splits.items()]))
-        self.info.write_to_directory(folder)
         facts = self.info.metadata[manifest.FACTS]
+        facts["source"]["split_by"] = made.split_by
+        self.info.write_to_directory(folder)
+        atomic.write(folder / ASKED, (json.dumps(made.facts, indent=1) + "\n").encode())
         manifest.save(folder, dict(facts), {
             split: [{"file": job.shard(task).name, "bytes": note.bytes, "records": note.records,
                      "sha256": note.sha256} for task, note in parts] for split, parts in splits.items()},
@@ -189,25 +205,17 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             print(line, flush=True)
 
 
-def difference(info: tfds.core.DatasetInfo, config: Config) -> str:
-    """Returns in what a finished data set differs from what a config would give; '' when in nothing."""
-    built, wanted = info.metadata[manifest.FACTS], config.facts()
-    sizes = {facts["shape"][0] for facts in built["tensors"].values()}
-    if sizes != {config.size}:
-        return f"size {sizes.pop()}, not {config.size}"
-    for key in ("sensors", "classes", "source"):
-        for name in [None] if key == "classes" else sorted({*built[key], *wanted[key]}):
-            seen, asked = ((facts[key] if name is None else facts[key].get(name)) for facts in (built, wanted))
-            if seen != asked:
-                seen, asked = (value["name"] if key == "sensors" and value else value for value in (seen, asked))
-                return f"{name or key} {seen!r}, not {asked!r}"
-    return ""
+def _differences(built: dict[str, Any], asked: dict[str, Any]) -> str:
+    """Returns 'raw /a, not /b; size 120, not 60'; '' when nothing differs."""
+    return "; ".join(f"{name} {built.get(name)}, not {asked.get(name)}" for name in {**built, **asked}
+                     if built.get(name) != asked.get(name))
 
 
 def _summary(notes: list[shards.Note], rejected: list[str], folder: pathlib.Path) -> Iterator[str]:
     if rejected:
         rows = [json.loads(row) for row in rejected]
-        yield f"{len(rows)} rejected, see {folder / REJECTED}"
+        faults = sum(row["kind"] == "fault" for row in rows)
+        yield f"{faults} unusable and {len(rows) - faults} filtered out, see {folder / REJECTED}"
         for row in rows[:3]:
             yield f"  {row['id']}: {row['reason']}"
     gaps = GapHistogram()

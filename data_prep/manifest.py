@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 
 from data_prep.progress import Progress
+from data_prep.workers import end_with_parent
 from dual_encoder import atomic
 from dual_encoder.errors import UserError
 from dual_encoder.tfrecord import (
@@ -134,7 +135,7 @@ def _verify_shards(shards: list[tuple], workers: int) -> Iterator[list[str]]:
         yield from (_verify_shard(*shard) for shard in shards)
         return
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(shards)), context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(shards)), context, end_with_parent) as pool:
         yield from pool.map(_verify_shard, *zip(*shards, strict=True))
 
 

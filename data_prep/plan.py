@@ -14,7 +14,9 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -26,6 +28,7 @@ from dual_encoder import atomic
 from dual_encoder.errors import UserError
 
 _ORDER = ("train", "validation", "test")
+_EVERY = 10.0  # seconds between lines of progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Plan:
       entries: split -> number of entries.
       shards: split -> number of shards.
       faults: number of entries that were turned away as unusable while listing.
+      split_by: the rule that was really used, for the manifest.
     """
 
     folder: pathlib.Path
@@ -54,6 +58,7 @@ class Plan:
     entries: Mapping[str, int]
     shards: Mapping[str, int]
     faults: int
+    split_by: str
 
     def tasks(self) -> list[Task]:
         """Returns the shards in order."""
@@ -73,10 +78,9 @@ class Plan:
 def load(folder: pathlib.Path) -> Plan | None:
     """Returns the plan in `folder`, None when there is no complete one."""
     try:
-        values = json.loads((folder / "plan.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        return Plan(folder=folder, **json.loads((folder / "plan.json").read_text()))
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return None
-    return Plan(folder=folder, **values)
 
 
 def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping[str, Any], *, split_by: str,
@@ -93,20 +97,19 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
       count_shards: number of entries of a split -> number of shards.
 
     Raises:
-      UserError: nothing is left.
+      UserError: nothing is left; the raw folder cannot be read.
     """
-    offsets: dict[str, list[np.ndarray]] = {}
-    labels = ([], [])  # numbers of the authors' split and of the area's split of each entry
+    own_splits, area_splits = [], []  # numbers of the splits of each entry
     names: dict[str, int] = {}
     seen: set[int] = set()
     turned_away = collections.Counter()
-    starts = []
+    starts, without_place = [], 0
     with atomic.create(folder / "entries.jsonl") as lines, atomic.create(folder / "rejected.jsonl") as rejects:
         def reject(name: str, kind: str, reason: str) -> None:
             turned_away[kind] += 1
             rejects.write(json.dumps({"id": name, "kind": kind, "stage": "list", "reason": reason}).encode() + b"\n")
 
-        for item in entries:
+        for item in _with_progress(entries):
             if isinstance(item, Reject):
                 reject(item.id, "fault", item.reason)
                 continue
@@ -116,15 +119,16 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
             elif reason := filters.refuse(item):
                 reject(item.id, "filter", reason)
             else:
-                starts.append(lines.tell())
+                seen.add(digest)
+                starts.append(lines.size)
                 lines.write(json.dumps(dataclasses.asdict(item)).encode() + b"\n")
-                for label, split in zip(labels, (item.split, hashed_split(area(item, block_degrees))), strict=True):
-                    label.append(names.setdefault(split, len(names)))
-            seen.add(digest)
-    own = split_by == "source" and any(number != names.get("") for number in set(labels[0]))
+                own_splits.append(names.setdefault(item.split, len(names)))
+                area_splits.append(names.setdefault(hashed_split(area(item, block_degrees)), len(names)))
+                without_place += math.isnan(item.lat) or math.isnan(item.lon)
+    own = split_by == "source" and any(number != names.get("") for number in set(own_splits))
     if split_by == "source" and starts and not own:
         print("the raw data has no splits: split by area instead", flush=True)
-    starts, chosen = np.array(starts, np.int64), np.array(labels[0 if own else 1], np.int64)
+    starts, chosen = np.array(starts, np.int64), np.array(own_splits if own else area_splits, np.int64)
     if own and "" in names and (without := int((chosen == names[""]).sum())):
         print(f"left out {without} of {len(starts)} entries that are in no split of the raw data (take them with "
               "--split-by=area)", flush=True)
@@ -137,13 +141,38 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
         np.save(file, offsets[name])
         atomic.write(folder / f"{name}.npy", file.getvalue())
     plan = Plan(folder, facts, counts, {name: count_shards(count) for name, count in counts.items()},
-                turned_away["fault"])
+                turned_away["fault"], _rule(own, block_degrees, without_place, len(starts)))
     values = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "folder"}
     atomic.write(folder / "plan.json", json.dumps(values).encode())
     summary = ", ".join(f"{split} {count}" for split, count in counts.items())
     print(f"listed {sum(counts.values())} entries ({summary})"
           + "".join(f", {count} turned away by {kind}" for kind, count in sorted(turned_away.items())), flush=True)
+    if not own:
+        print(f"split by {plan.split_by}", flush=True)
     return plan
+
+
+def _with_progress(entries: Iterable[Entry | Reject]) -> Iterator[Entry | Reject]:
+    """Yields the entries with a line every few seconds; what cannot be read becomes a UserError."""
+    start = shown = time.monotonic()
+    try:
+        for count, item in enumerate(entries):
+            if (now := time.monotonic()) - shown > _EVERY:
+                shown = now
+                print(f"listing: {count} entries, {count / (now - start):.0f}/s", flush=True)
+            yield item
+    except OSError as error:
+        raise UserError(f"'{error.filename or 'the raw folder'}' cannot be read ({error.strerror or error}); mend it "
+                        "or its permissions, then run the same command again") from error
+
+
+def _rule(own: bool, block_degrees: float, without_place: int, count: int) -> str:
+    if own:
+        return "source"
+    if without_place == count:
+        return "area: the place or scene of each entry (coordinates are not known while listing)"
+    rule = f"area: blocks of {block_degrees:g} degrees"
+    return rule + (f"; {without_place} of {count} entries, without coordinates, by place" if without_place else "")
 
 
 def _rank(split: str) -> tuple[int, str]:

@@ -80,6 +80,16 @@ def upsample_native(band: np.ndarray, size: int) -> np.ndarray:
     return band.repeat(size // height, axis=0).repeat(size // height, axis=1)
 
 
+def water_bands(spec: SensorSpec) -> list[int]:
+    """Returns where a sensor has B03, B04, B08 and B11; UserError when it lacks one."""
+    wanted = ("B03", "B04", "B08", "B11")
+    missing = [band for band in wanted if band not in spec.bands]
+    if missing:
+        raise UserError(f"water_weak labels need bands B03 B04 B08 B11, sensor '{spec.name}' lacks "
+                        f"{' '.join(missing)}; use a data set with these bands")
+    return [spec.bands.index(band) for band in wanted]
+
+
 def weak_water_labels(s2: np.ndarray, spec: SensorSpec) -> np.ndarray:
     """Labels water and vegetation by spectral indices. Weak labels: cloud shadow and dark roofs may pass for water.
 
@@ -99,12 +109,7 @@ def weak_water_labels(s2: np.ndarray, spec: SensorSpec) -> np.ndarray:
     Raises:
       UserError: a band is missing.
     """
-    missing = [band for band in ("B03", "B04", "B08", "B11") if band not in spec.bands]
-    if missing:
-        raise UserError(f"water_weak labels need bands B03 B04 B08 B11, sensor '{spec.name}' lacks "
-                        f"{' '.join(missing)}; use a data set with these bands")
-    green, red, nir, swir = (s2[..., spec.bands.index(band)] * np.float32(spec.scale)
-                             for band in ("B03", "B04", "B08", "B11"))
+    green, red, nir, swir = (s2[..., band] * np.float32(spec.scale) for band in water_bands(spec))
     # The signs and ratios below are the indices' thresholds with the division taken out: no division by zero.
     water = (green > nir) & (green > swir) & (nir <= _NIR_OF_SNOW)
     vegetation = (nir - red >= _NDVI_OF_VEGETATION * (nir + red)) & (nir + red > 0) & ~water

@@ -59,6 +59,8 @@ class Filters:
         """Returns why a record is not wanted by its pixels without data; '' when it is."""
         for feature, spec in sensors.items():
             valid = float(spec.holds_data(item.images[feature]).mean())
+            if valid == 0:
+                return f"no pixel of {feature} holds data"
             if valid < self.min_valid:
                 return f"{valid:.1%} of the pixels of {feature} hold data, --min-valid={self.min_valid:g}"
         return ""

@@ -73,6 +73,11 @@ class Job:
         """Returns the path of a shard."""
         return pathlib.Path(self.folder) / f"{self.name}-{task.split}.tfrecord-{task.shard:05d}-of-{task.shards:05d}"
 
+    @property
+    def log(self) -> pathlib.Path:
+        """Returns the file that tells faults while the build runs."""
+        return pathlib.Path(self.folder).parent / "faults.jsonl"
+
     def note(self, task: Task) -> pathlib.Path:
         """Returns the path of the note on a finished shard."""
         return pathlib.Path(self.folder).parent / "notes" / f"{task.split}-{task.shard:05d}.json"
@@ -108,6 +113,11 @@ class Note:
     rejected: list[dict[str, str]]
     seconds: dict[str, float]
 
+    @property
+    def faults(self) -> int:
+        """Number of unusable records."""
+        return sum(row["kind"] == "fault" for row in self.rejected)
+
     def to_json(self) -> str:
         """Returns the note as text."""
         return json.dumps(vars(self) | {"index": base64.b64encode(self.index.tobytes()).decode(),
@@ -136,34 +146,33 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
     Raises:
       UserError: too many unusable records, or the disk is full.
     """
-    digest, rows, gaps, rejected, faults = hashlib.sha256(), [], GapHistogram(), [], 0
+    digest, rows, gaps, rejected = hashlib.sha256(), [], GapHistogram(), []
     seconds = dict.fromkeys(("read", "check", "write"), 0.0)
     clock = _Clock(seconds)
-    offset = 0
     with atomic.create(job.shard(task)) as file:
         for entry in plan.read(task):
-            size_before, faults_before = offset, faults
-            for name, outcome in _records(job, importer, entry, clock):
-                if isinstance(outcome, Pair | Tile):
-                    payload = serialize(job, outcome)
-                    rows.append((task.shard, offset + HEADER.size, len(payload)))
-                    for part in _frame(payload):
-                        file.write(part)
-                        digest.update(part)
-                        offset += len(part)
-                    gaps.add(outcome.s1_time, outcome.s2_time)
-                    clock.lap("write")
-                else:
-                    kind, reason = outcome
-                    rejected.append({"id": name, "kind": kind, "stage": "read", "split": task.split, "reason": reason})
-                    faults += kind == "fault"
-            meter.add(1, offset - size_before, faults - faults_before)
-            if faults > faults_before and meter.faults() > job.max_rejected:
-                raise UserError(f"more than {job.max_rejected} unusable records, last '{rejected[-1]['id']}': "
-                                f"{rejected[-1]['reason']}; mend the raw data or raise --max-rejected, then run the "
-                                "same command again: finished shards are kept")
+            size_before, faults = file.size, 0
+            for outcome in _outcomes(job, importer, entry, clock):
+                if isinstance(outcome, Rejected):
+                    rejected.append(dataclasses.asdict(outcome) | {"stage": "read", "split": task.split})
+                    faults += outcome.kind == "fault"
+                    continue
+                rows.append((task.shard, file.size + HEADER.size, len(outcome.payload)))
+                for part in _frame(outcome.payload):
+                    file.write(part)
+                    digest.update(part)
+                gaps.add(outcome.s1_time, outcome.s2_time)
+                clock.lap("write")
+            meter.add(1, file.size - size_before, faults)
+            if faults:
+                _tell(job, rejected[-1])
+                if meter.faults() > job.max_rejected:
+                    raise UserError(f"more than {job.max_rejected} unusable records, see {job.log}, the last is "
+                                    f"'{rejected[-1]['id']}': {rejected[-1]['reason']}; mend the raw data or raise "
+                                    "--max-rejected, then run the same command again: finished shards are kept")
+        size = file.size
     clock.lap("write")
-    note = Note(offset, len(rows), digest.hexdigest(), np.array(rows, INDEX_DTYPE), gaps, rejected, seconds)
+    note = Note(size, len(rows), digest.hexdigest(), np.array(rows, INDEX_DTYPE), gaps, rejected, seconds)
     atomic.write(job.note(task), note.to_json().encode())
 
 
@@ -200,32 +209,51 @@ def label_by_indices(pair: Pair, sensors: Mapping[str, SensorSpec]) -> Tile:
     return Tile(images=dict(pair.images), label=label, source=f"{pair.source}; weak labels from S2 indices", **common)
 
 
-def _records(job: Job, importer: importers.Importer, entry: importers.Entry, clock: "_Clock"
-             ) -> Iterator[tuple[str, Pair | Tile | tuple[str, str]]]:
-    """Yields (id, record) or (id, (kind, reason)) for what becomes of an entry."""
-    clock.lap("check")
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    """What became of a record that is not stored: `kind` is 'fault' (unusable) or 'filter' (not wanted)."""
+
+    id: str
+    kind: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    payload: bytes
+    s1_time: int
+    s2_time: int
+
+
+def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, clock: "_Clock"
+              ) -> Iterator[Rejected | _Stored]:
+    """Yields what becomes of an entry: one outcome, or one for each patch that is cut from it."""
+    clock.lap("write")
+    name = entry.id
     try:
         item = importer.read(entry)
         clock.lap("read")
+        check(item, job.specs, job.raw_size, len(job.classes))
         job.filters.require_known(item)
         if reason := job.filters.refuse(item):
-            yield entry.id, ("filter", reason)
+            yield Rejected(name, "filter", reason)
             return
-        patches = cut(item, job.size) if job.raw_size > job.size else [item]
-    except Exception as error:  # whatever is wrong with one of a million entries, the others are wanted
-        yield entry.id, ("fault", _reason(error))
-        return
-    for patch in patches:
-        try:
-            if job.labels:
-                patch = label_by_indices(patch, job.specs)
-            check(patch, job.specs, job.size, len(job.classes))
+        for patch in cut(item, job.size):
+            name = patch.id
             reason = job.filters.refuse_pixels(patch, job.specs)
-        except UserError as error:
-            yield patch.id, ("fault", str(error))
-            continue
-        clock.lap("check")
-        yield patch.id, ("filter", reason) if reason else patch
+            if not reason:
+                patch = label_by_indices(patch, job.specs) if job.labels else patch
+                stored = _Stored(serialize(job, patch), patch.s1_time, patch.s2_time)
+            clock.lap("check")
+            yield Rejected(name, "filter", reason) if reason else stored
+    except Exception as error:  # whatever is wrong with one of a million entries, the others are wanted
+        yield Rejected(name, "fault", _reason(error))
+
+
+def _tell(job: Job, row: Mapping[str, str]) -> None:
+    """Appends a fault to the log at once: it is there when the build is stopped before the shard has its note."""
+    with open(job.log, "a") as log:
+        log.write(json.dumps(row) + "\n")
 
 
 def _reason(error: Exception) -> str:

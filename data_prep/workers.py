@@ -21,18 +21,19 @@ def run(job: shards.Job, plan: Plan, workers: int) -> list[shards.Note]:
       UserError: what `shards.write` raises; a worker that died.
     """
     tasks = plan.tasks()
-    notes = [shards.finished(job, task) for task in tasks]
+    # What was unusable may have been mended since: a shard with faults is written again.
+    notes = [note if note and not note.faults else None for note in (shards.finished(job, task) for task in tasks)]
     todo = [task for task, note in zip(tasks, notes, strict=True) if note is None]
     if len(todo) < len(tasks):
         print(f"{len(tasks) - len(todo)} of {len(tasks)} shards are finished already", flush=True)
     if todo:
         context = multiprocessing.get_context("spawn")
         meter = _Meter(context)
+        meter.add(0, 0, plan.faults)
         for task, note in zip(tasks, notes, strict=True):
             if note:
-                meter.add(task.stop - task.start, note.bytes, sum(row["kind"] == "fault" for row in note.rejected))
-        meter.add(0, 0, plan.faults)
-        with Progress("entries", sum(plan.entries.values()), meter.read):
+                meter.add(task.stop - task.start, note.bytes, 0)
+        with Progress(job.kind, sum(plan.entries.values()), meter.read):
             if workers == 1:
                 importer = job.open()
                 for task in todo:
@@ -45,7 +46,8 @@ def run(job: shards.Job, plan: Plan, workers: int) -> list[shards.Note]:
 def run_beam(job: shards.Job, plan: Plan, options: Sequence[str]) -> list[shards.Note]:
     """Does what `run` does as a Beam pipeline with pipeline options such as ['--runner=DirectRunner'].
 
-    Raw folder and output must be reachable under the same paths from all of Beam's workers.
+    Raw folder and output must be reachable under the same paths from all of Beam's workers. The bound on unusable
+    records is kept within each shard, and over all of them at the end.
     """
     try:
         import apache_beam as beam
@@ -53,10 +55,30 @@ def run_beam(job: shards.Job, plan: Plan, options: Sequence[str]) -> list[shards
     except ImportError as error:
         raise UserError("--beam needs Apache Beam; install it with `pip install -e '.[beam]'`") from error
 
-    tasks = [task for task in plan.tasks() if shards.finished(job, task) is None]
-    with beam.Pipeline(options=PipelineOptions(list(options), save_main_session=False)) as pipeline:
-        _ = pipeline | beam.Create(tasks) | beam.Reshuffle() | beam.Map(_write_in_beam, job, plan)
-    return [shards.finished(job, task) for task in plan.tasks()]
+    tasks = plan.tasks()
+    done = [note is not None and not note.faults for note in (shards.finished(job, task) for task in tasks)]
+    todo = [task for task, is_done in zip(tasks, done, strict=True) if not is_done]
+    for task in todo:
+        job.note(task).unlink(missing_ok=True)
+
+    def count() -> tuple[int, int, str]:
+        there = [task for task in tasks if job.note(task).exists()]
+        return len(there), sum(job.shard(task).stat().st_size for task in there), ""
+
+    try:
+        with (Progress("shards", len(tasks), count),
+              beam.Pipeline(options=PipelineOptions(list(options), save_main_session=False)) as pipeline):
+            _ = pipeline | beam.Create(todo) | beam.Reshuffle() | beam.Map(_write_in_beam, job, plan)
+    except Exception as error:  # Beam wraps what its workers raise
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise UserError(f"the Beam pipeline stopped: {lines[0][:400]}; run the same command again: finished shards are "
+                        "kept") from error
+    notes = [shards.finished(job, task) for task in tasks]
+    faults = plan.faults + sum(note.faults for note in notes)
+    if faults > job.max_rejected:
+        raise UserError(f"{faults} unusable records, more than {job.max_rejected}, see {job.log}; mend the raw data or "
+                        "raise --max-rejected, then run the same command again: finished shards are kept")
+    return notes
 
 
 def _write_in_beam(task: Task, job: shards.Job, plan: Plan) -> None:
@@ -76,9 +98,14 @@ def _run_processes(job: shards.Job, plan: Plan, todo: list[Task], workers: int, 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(job: shards.Job, plan: Plan, meter: "_Meter") -> None:
+def end_with_parent() -> None:
+    """Ends this worker process when the one that started it is gone: kill -9 leaves no orphans."""
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # no orphans after kill -9
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _start(job: shards.Job, plan: Plan, meter: "_Meter") -> None:
+    end_with_parent()
     _worker.update(job=job, plan=plan, meter=meter, importer=job.open())
 
 

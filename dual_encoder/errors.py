@@ -31,3 +31,8 @@ def exit_on_user_error(main: Callable[[], None], debug: bool) -> None:
         hint = "" if isinstance(error, UserError) else "; mend this and run the same command again"
         print(f"error: {' '.join(str(error).split())}{hint}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)

@@ -1,5 +1,6 @@
 """Builds by many workers: same bytes, resumed after kill -9, nothing half visible, bad records bounded and named."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import pytest
 
 from data_prep import building, shards
 from data_prep.builder_config import make_config
+from data_prep.importers import npz
 from data_prep.record import Pair, cut
 from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
 from dual_encoder.sensors import SENSORS
@@ -122,8 +124,6 @@ def test_a_killed_build_goes_on_where_it_stopped(cli, tmp_path, workers):
     done = {path: path.stat().st_mtime_ns for path in (work / "data").glob("s1s2_pairs-*")
             if (work / "notes" / _note_of(path)).exists()}
     assert 5 <= len(done) < 60
-    for path in done:
-        path.read_bytes()
     resumed = cli(*command)
     assert resumed.returncode == 0, resumed.stderr
     assert "going on with a build that was stopped" in resumed.stdout
@@ -153,20 +153,90 @@ def test_too_many_bad_records_stop_the_build_and_a_higher_bound_goes_on(cli, tmp
     raw = write_raw(tmp_path / "raw", bad=range(0, 40, 3))
     process = cli(*build(raw, tmp_path, "--workers=1"))
     assert process.returncode == 2 and process.stderr.count("\n") == 1
-    assert "more than 10 unusable records, last 'r0" in process.stderr and "raise --max-rejected" in process.stderr
+    log = tmp_path / "s1s2_pairs/npz/incomplete.1.0.0/faults.jsonl"
+    assert f"more than 10 unusable records, see {log}, the last is 'r0" in process.stderr
+    assert "raise --max-rejected" in process.stderr and len(log.read_text().splitlines()) == 11
     assert not data_folder(tmp_path).exists()
     process = cli(*build(raw, tmp_path, "--workers=1", "--max-rejected=14"))
     assert process.returncode == 0, process.stderr
-    assert "going on with a build" in process.stdout and "14 rejected, see" in process.stdout
+    assert "14 unusable and 0 filtered out, see" in process.stdout
+
+
+def test_what_was_mended_is_read_again(cli, tmp_path):
+    raw = write_raw(tmp_path / "raw", bad=range(0, 40, 3))
+    command = build(raw, tmp_path, "--workers=1", "--num-shards=8")
+    assert cli(*command).returncode == 2
+    done = list((tmp_path / "s1s2_pairs/npz/incomplete.1.0.0/notes").iterdir())
+    assert done  # shards with some faults are finished and all the same written again
+    for path in raw.iterdir():
+        path.unlink()
+    raw.rmdir()
+    write_raw(raw)
+    process = cli(*command)
+    assert process.returncode == 0, process.stderr
+    assert "going on with a build" in process.stdout
+    info = load_info(data_folder(tmp_path))
+    assert sum(entry["records"] for entries in info.shards.values() for entry in entries) == 40
+    assert not (data_folder(tmp_path) / "rejected.jsonl").exists()
 
 
 def test_a_stopped_build_is_not_mixed_with_other_options(cli, tmp_path):
     raw = write_raw(tmp_path / "raw", bad=range(40))
     assert cli(*build(raw, tmp_path)).returncode == 2
-    process = cli(*build(raw, tmp_path, "--max-gap-days=1", "--max-rejected=1000"))
-    assert process.returncode == 2 and "is a build that was stopped and had source=" in process.stderr
+    (tmp_path / "s1s2_pairs/npz/incomplete.1.0.0/notes/train-00000.json").write_text("{}")  # as if one had finished
+    process = cli(*build(raw, tmp_path, "--max-gap-days=9", "--max-rejected=1000"))
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert "is a build that was stopped and differs: filters None, not max_gap_days=9; repeat" in process.stderr
     process = cli(*build(raw, tmp_path, "--max-rejected=1000"))
-    assert process.returncode == 2 and "no record is left of 40 entries, the first one because" in process.stderr
+    assert process.returncode == 2 and "no record is left of 40 entries, see" in process.stderr
+    for path in raw.iterdir():
+        path.unlink()
+    raw.rmdir()
+    process = cli(*build(write_raw(raw), tmp_path))
+    assert process.returncode == 0, process.stderr  # all was mended
+
+
+def test_listing_that_finds_too_much_wrong_is_made_again(cli, tmp_path):
+    raw = write_raw(tmp_path / "raw")
+    with np.load(raw / "part0.npz") as file:
+        np.savez(raw / "part9.npz", **file)  # ten ids twice
+    process = cli(*build(raw, tmp_path, "--max-rejected=5"))
+    assert process.returncode == 2 and "10 unusable entries while listing, more than 5; see" in process.stderr
+    (raw / "part9.npz").unlink()
+    process = cli(*build(raw, tmp_path, "--max-rejected=5"))
+    assert process.returncode == 0 and "built 40 records" in process.stdout, process.stderr
+
+
+def test_another_raw_folder_is_not_taken_for_the_first(cli, tmp_path):
+    assert cli(*build(write_raw(tmp_path / "one"), tmp_path)).returncode == 0
+    process = cli(*build(write_raw(tmp_path / "two"), tmp_path))
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert f"was built otherwise: raw {tmp_path / 'one'}, not {tmp_path / 'two'}; give another --name" in process.stderr
+
+
+def test_misfit_images_are_rejected_before_they_are_cut(cli, tmp_path, monkeypatch):
+    raw = write_raw(tmp_path / "raw", files=1, per_file=4)
+    read = npz.Importer.read
+
+    def other_sizes(self, entry):
+        pair = read(self, entry)
+        if entry.id == "r001":  # S2 shows more ground
+            return dataclasses.replace(pair, s2=np.tile(pair.s2, (2, 2, 1)))
+        if entry.id == "r002":  # both are larger than the layout says
+            return dataclasses.replace(pair, s1=np.tile(pair.s1, (2, 2, 1)), s2=np.tile(pair.s2, (2, 2, 1)))
+        if entry.id == "r003":  # no record at all
+            raise ZeroDivisionError("oops")
+        return pair
+
+    monkeypatch.setattr(npz.Importer, "read", other_sizes)
+    config = make_config("npz", "pairs", raw=raw, size=8, name="cut")
+    Builder.of(config, tmp_path).build(raw, building.How())
+    folder = data_folder(tmp_path, "cut")
+    rows = {row["id"]: row["reason"] for row in map(json.loads, (folder / "rejected.jsonl").read_text().splitlines())}
+    assert list(rows) == ["r001", "r002", "r003"] and rows["r003"] == "ZeroDivisionError: oops"
+    assert "size of s2 is [32, 32], expected that of s1, [16, 16]" in rows["r001"]
+    assert "shape of s1 is [32, 32, 2], expected [16, 16, 2]" in rows["r002"]
+    assert sum(entry["records"] for entries in load_info(folder).shards.values() for entry in entries) == 4
 
 
 def test_filters_of_the_command_line(cli, tmp_path):
@@ -229,7 +299,7 @@ def _config(raw):
 def test_a_dead_worker_is_named(reference, tmp_path):
     raw, _ = reference
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nfrom data_prep.importers import npz\n"
+        "import os\nfrom data_prep.importers import npz\n"
         "def die(self, entry): os._exit(9)\nnpz.Importer.read = die\n")
     process = subprocess.run([sys.executable, "-m", "data_prep", *build(raw, tmp_path / "data", "--workers=2")],
                              env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, text=True,
@@ -279,6 +349,7 @@ import numpy as np
 from tensorflow_datasets.core import example_serializer
 from data_prep import shards
 from data_prep.builder_config import make_config
+from data_prep.importers import npz
 from data_prep.importers import npz
 from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
 raw = pathlib.Path(sys.argv[1])

@@ -80,6 +80,30 @@ def test_nothing_left_says_why(tmp_path):
         make(tmp_path, [Reject("x", "broken")])
 
 
+def test_a_filtered_entry_does_not_take_the_id(tmp_path):
+    made = make(tmp_path, [entry("a", "late", s1_time=0, s2_time=10 * 86400), entry("a", "good", s1_time=0, s2_time=0)],
+                filters=Filters(max_gap_days=5))
+    assert [item.location_id for item in made.read(made.tasks()[0])] == ["good"] and made.faults == 0
+
+
+def test_the_rule_that_was_used_is_told(tmp_path):
+    here = {"lat": 1.0, "lon": 2.0}
+    assert make(tmp_path, [entry("a", split="train")]).split_by == "source"
+    assert make(tmp_path, [entry("a", **here)]).split_by == "area: blocks of 1 degrees"
+    assert make(tmp_path, [entry("a")]).split_by.startswith("area: the place or scene of each entry")
+    mixed = make(tmp_path, [entry("a", **here), entry("b")], block_degrees=0.5)
+    assert mixed.split_by == "area: blocks of 0.5 degrees; 1 of 2 entries, without coordinates, by place"
+
+
+def test_an_unreadable_raw_folder_is_not_blamed_on_the_output(tmp_path):
+    def broken():
+        yield entry("a")
+        raise PermissionError(13, "Permission denied", "raw/s1")
+
+    with pytest.raises(UserError, match="'raw/s1' cannot be read .Permission denied.; mend it"):
+        make(tmp_path, broken())
+
+
 def test_an_interrupted_listing_leaves_no_plan(tmp_path):
     def broken():
         yield entry("a")
