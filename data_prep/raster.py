@@ -37,6 +37,21 @@ class Grid:
         apart = np.hypot(*(np.array(self._corners()) - np.array(other._corners())))
         return bool(apart.max() < 0.1 * min(math.hypot(a.a, a.d), math.hypot(b.a, b.d)))
 
+    def fills(self, other: "Grid") -> bool:
+        """True where whole repeats of these pixels make those of `other`, a band of the same image and no coarser.
+
+        One grid, or one CRS and corners less than half a coarse pixel apart: 60 m pixels need not begin where those of
+        10 m do. Without georeference only the shapes tell.
+        """
+        if self.matches(other):
+            return True
+        if self.shape == other.shape or self.crs != other.crs or any(
+                fine % coarse for fine, coarse in zip(other.shape, self.shape, strict=True)):
+            return False
+        apart = np.abs(np.array(self._corners()) - np.array(other._corners())).max()
+        t = self.transform
+        return self.crs is None or bool(apart < 0.5 * min(math.hypot(t.a, t.d), math.hypot(t.b, t.e)))
+
     def centre(self) -> tuple[float, float]:
         """Returns (latitude, longitude) in degrees (WGS 84) of the centre; NaN without georeference."""
         if self.crs is None:
@@ -132,6 +147,15 @@ def centre(path: pathlib.Path) -> tuple[float, float]:
     """Returns (latitude, longitude) in degrees (WGS 84) of the image's centre; NaN where it has no georeference."""
     with _opened(path, str(path)) as file:
         return Grid(file.crs, file.transform, (file.height, file.width)).centre()
+
+
+def listed_centre(path: pathlib.Path) -> tuple[float, float]:
+    """As `centre`, by the header alone, for listings: NaN also for a file that reading will turn away."""
+    try:
+        place = centre(path)
+    except UserError:  # reading will say more
+        return math.nan, math.nan
+    return place if all(map(math.isfinite, place)) else (math.nan, math.nan)
 
 
 def resample(values: np.ndarray, grid: Grid, onto: Grid, no_data: float, method: str = "bilinear",

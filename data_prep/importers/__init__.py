@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from data_prep.record import UNKNOWN_TIME, Pair, Tile
 from dual_encoder.errors import UserError, nearest
 
+LATEST_TIME = 4102444800  # the year 2100: larger Unix times count milliseconds or less
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -28,7 +30,8 @@ class Layout:
       default: the features that are built unless others are asked for.
       size: height and width of an image in pixels.
       classes: class names of tiles, () for pairs.
-      source: 'licence', 'attribution', 'notes', as text.
+      source: 'licence', 'attribution', 'notes', as text; 'description', a digest, where a file of the user's says what
+        the images are.
     """
 
     sensors: Mapping[str, tuple[str, ...]]

@@ -1,6 +1,7 @@
 """What geotiff.json says about a folder of one's own GeoTIFFs; an example is in data_prep/importers/geotiff.py."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import re
@@ -15,6 +16,7 @@ from dual_encoder.sensors import IGNORED, SensorSpec, sensor
 
 NAME = "geotiff.json"
 COLUMN = "column"
+_LARGE_TABLE = 50_000_000  # bytes; reading one of these would take long
 _SENSORS = {"s1": ("product", {"grd": "s1_grd", "rtc": "s1_rtc"}), "s2": ("level", {"l2a": "s2_l2a", "l1c": "s2_l1c"})}
 _UNITS, _OFFSETS = ("dB", "linear"), (0, 1000, COLUMN)
 _KEYS = {"": {"size", "s1", "s2", "label", "licence", "attribution"},
@@ -161,6 +163,15 @@ def read(raw: pathlib.Path) -> Description:
     return description
 
 
+def digest(raw: pathlib.Path, tables: Sequence[str]) -> str:
+    """Returns 12 hex digits that tell this description, with the first of `tables` there is, from another one."""
+    sha = hashlib.sha256((raw / NAME).read_bytes())
+    table = next((raw / name for name in tables if (raw / name).is_file()), None)
+    if table is not None and table.stat().st_size < _LARGE_TABLE:
+        sha.update(table.read_bytes())
+    return sha.hexdigest()[:12]
+
+
 def _images(said: Any, name: str, path: pathlib.Path) -> Images:
     _check_keys(said, name, path)
     key, sensors = _SENSORS[name]
@@ -172,10 +183,13 @@ def _images(said: Any, name: str, path: pathlib.Path) -> Images:
     missing = [band for band in spec.bands if band not in tokens]
     if bands and missing:
         raise UserError(f"'{path}': {name}.bands lacks {' '.join(missing)}, which sensor '{spec.name}' has; add them")
+    no_data = said.get("no_data")
+    if no_data is not None and (not isinstance(no_data, int | float) or isinstance(no_data, bool)):
+        raise UserError(f"'{path}': {name}.no_data is {no_data!r}, expected a number")
     convention = (_choice(said, name, "unit", _UNITS, path) if name == "s1" else
                   _choice(said, name, "offset", _OFFSETS, path))
-    return Images(spec, tuple(tokens), tokens or {band: band for band in spec.bands}, said.get("files", ""),
-                  said.get("no_data"), convention)
+    return Images(spec, tuple(tokens), tokens or {band: band for band in spec.bands}, _files(said, name, path),
+                  no_data, convention)
 
 
 def _labels(said: Any, path: pathlib.Path) -> Labels:
@@ -184,9 +198,18 @@ def _labels(said: Any, path: pathlib.Path) -> Labels:
     if not isinstance(classes, dict) or len(classes) < 2 or len(set(classes.values())) < len(classes):
         raise UserError(f"'{path}': label.classes is {classes!r}, expected two or more names, each with its value in "
                         'the files, such as {"land": 0, "water": 1}')
-    if re.search(r"\{band\}|\*", said.get("files", "")):
-        raise UserError(f"'{path}': label.files is '{said['files']}'; it may hold {{place}} and {{date}} only")
-    return Labels(said.get("files", ""), classes, said.get("ignore", []))
+    files = _files(said, "label", path)
+    if re.search(r"\{band\}|\*", files):
+        raise UserError(f"'{path}': label.files is '{files}'; it may hold {{place}} and {{date}} only")
+    return Labels(files, classes, said.get("ignore", []))
+
+
+def _files(said: Mapping[str, Any], name: str, path: pathlib.Path) -> str:
+    files = said.get("files", "")
+    if not isinstance(files, str) or pathlib.PurePath(files).is_absolute():
+        raise UserError(f"'{path}': {name}.files is {files!r}, expected a text relative to the folder of that file, "
+                        f"such as '{name}/{{place}}_{{date}}.tif'")
+    return files
 
 
 def _choice(said: Mapping[str, Any], name: str, key: str, allowed: Sequence, path: pathlib.Path) -> Any:

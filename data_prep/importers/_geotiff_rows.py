@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_prep.importers import Reject
+from data_prep.importers import LATEST_TIME, Reject
 from data_prep.importers._geotiff_json import NAME, Description
 from data_prep.pairing import nearest_in_time
 from data_prep.record import UNKNOWN_TIME
@@ -86,11 +86,14 @@ def parse_time(value: Any) -> int:
 
     Raises:
       ValueError: it is none of these.
+      UserError: a number so large that it counts milliseconds or less, as those of all rows will.
     """
     text = "" if value is None else str(value).strip()
     if text in ("", "nan", "NaT", str(UNKNOWN_TIME)):
         return UNKNOWN_TIME
     if re.fullmatch(r"\d{9,}(\.\d*)?", text):  # a date has eight digits
+        if float(text) > LATEST_TIME:
+            raise UserError(f"'{text}' is no time in seconds; expected Unix seconds, divide milliseconds by 1000")
         return int(float(text))
     try:
         time = datetime.datetime.fromisoformat(text)
@@ -133,7 +136,10 @@ def _find(raw: pathlib.Path, feature: str, said: Description) -> dict[str, list[
 def _csv(path: pathlib.Path) -> tuple[list[str], Iterator[dict[str, str]]]:
     def lines():
         with open(path, newline="", encoding="utf-8-sig") as file:
-            yield from ([cell.strip() for cell in line] for line in csv.reader(file) if line)
+            try:
+                yield from ([cell.strip() for cell in line] for line in csv.reader(file) if line)
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise UserError(f"'{path}' cannot be read as a table ({error}); save it as CSV in UTF-8") from error
 
     every = lines()
     columns = next(every, [])
@@ -148,4 +154,12 @@ def _parquet(path: pathlib.Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
         table = pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"'{path}' cannot be read as Parquet ({str(error)[:120]}); write it again") from error
-    return table.schema_arrow.names, (row for batch in table.iter_batches(4096) for row in batch.to_pylist())
+
+    def rows():
+        try:
+            for batch in table.iter_batches(4096):
+                yield from batch.to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"'{path}' cannot be read as Parquet ({str(error)[:120]}); write it again") from error
+
+    return table.schema_arrow.names, rows()

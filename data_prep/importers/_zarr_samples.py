@@ -7,6 +7,7 @@ Arrays of a zip: bands[(sample,) (time,) band, y, x], also [band, time, y, x]; b
 file_id[(sample,) time]: names of the source products; sample; center_lat, center_lon; cloud_mask in S2 products.
 """
 
+import contextlib
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,12 +30,21 @@ Ref = list  # where a zip is: [file relative to the raw folder, offset in it, si
 
 def split_folders(raw: pathlib.Path, products: Sequence[str]) -> list[str]:
     """Returns those of 'train' and 'val' that hold the last product; UserError when none holds all of them."""
+    if is_split(raw):
+        raise UserError(f"'{raw}' holds the products of one split; --raw must name the folder above it, "
+                        f"'{raw.absolute().parent}'")
     if not any(all((raw / split / product).is_dir() for product in products) for split in SPLITS):
         split = "val" if (raw / "val").is_dir() and not (raw / "train").is_dir() else "train"
         missing = next(raw / split / product for product in products if not (raw / split / product).is_dir())
         raise UserError(f"'{missing}' is missing; --raw must name the folder that holds train/ and val/ (or one of "
                         f"them), each with {' and '.join(products)}")
     return [split for split in SPLITS if (raw / split / products[-1]).is_dir()]
+
+
+def is_split(raw: pathlib.Path) -> bool:
+    """Whether products lie in `raw` itself: it is the 'train' or the 'val' folder."""
+    return any(item.name.endswith((SUFFIX, ".tar")) for product in PRODUCTS.values() if (raw / product).is_dir()
+               for item in (raw / product).iterdir())
 
 
 def samples(raw: pathlib.Path, split: str, products: Sequence[str]) -> Iterator[tuple[str, list[Ref | None]] | Reject]:
@@ -47,9 +57,11 @@ def samples(raw: pathlib.Path, split: str, products: Sequence[str]) -> Iterator[
 
     Yields:
       (name, one Ref per product, None where a product lacks it), file by file in the order of names, in a tar in its
-      own order; a Reject for each damaged tar.
+      own order; a Reject for each damaged tar. Radar samples that no optical sample goes with are counted in a line.
     """
     folders = [f"{split}/{product}" for product in products]
+    counted = len(products) > 1 and products[0].startswith("S1") and products[1].startswith("S2")
+    alone = 0
     for path in sorted((raw / folders[-1]).iterdir()):
         if path.name.endswith(SUFFIX):
             yield path.name.removesuffix(SUFFIX), [[f"{folder}/{path.name}", 0, None]
@@ -67,6 +79,22 @@ def samples(raw: pathlib.Path, split: str, products: Sequence[str]) -> Iterator[
                     yield Reject(f"{folder}/{path.name}", str(error))
             for name in shards[-1]:
                 yield name, [shard.get(name) for shard in shards]
+            if counted and shards[1]:
+                alone += len(shards[0].keys() - shards[1].keys())
+    if counted and (raw / folders[0]).is_dir():
+        alone += sum(_count(path) for path in (raw / folders[0]).iterdir()
+                     if not (raw / folders[1] / path.name).is_file())
+    if alone:
+        print(f"left out {alone} radar images without an optical partner: zarr zips of {folders[0]} that {folders[1]} "
+              "lacks", flush=True)
+
+
+def _count(path: pathlib.Path) -> int:
+    """How many zarr zips a file is or holds."""
+    if path.suffix == ".tar":
+        with contextlib.suppress(UserError):  # of what is left out anyway
+            return sum(1 for _ in tar_members(path))
+    return int(path.name.endswith(SUFFIX))
 
 
 def image(store: ZarrZip, index: Mapping[str, int], bands: Sequence[str]) -> np.ndarray:

@@ -25,7 +25,7 @@ A complete example: images of 256 x 256 pixels, radar and optical in two folders
     level        "l2a" (12 bands) or "l1c" (13 bands)
     offset       the DN that processing baseline 04.00 (2022) and later add to S2: 1000 where they are still in your
                  files, 0 where not, "column" where the column s2_offset of the table says it
-    no_data      of s1 and s2; left out = as the file says, else NaN in S1 and 0 in all bands in S2
+    no_data      of s1 and s2, a number; left out = as each file says, else NaN in S1 and 0 in all bands in S2
     label        optional, for --kind=tiles; one of s1 and s2 is enough then. classes: name -> value in the file
 
 Without "files", pairs.csv (or pairs.parquet) names the files, relative to <raw>:
@@ -35,6 +35,8 @@ s1/a.tif,s2/a.tif,2020-06-07T18:01:00Z,2020-06-04T10:10:31Z,label/a.tif,a,lagos,
 
 Needed are the columns of the images that are built; all others may be left out: s1_time, s2_time (ISO 8601, UTC, or
 Unix seconds), label, id, location_id, split, lat, lon (degrees), cloud (percent), s2_offset.
+
+Where the table has no lat and lon, they are the centre of the image, which the header of its file tells.
 
 Radar and label may lie on any grid: what is not on the grid of S2 is brought there by its georeference, radar bilinear
 in linear power (not in decibels, and no-data pixels give no share), classes by the nearest pixel; a scene is read where
@@ -78,8 +80,9 @@ class Importer:
         return Layout(
             sensors={feature: (images.spec.name,) for feature, images in said.images.items()},
             default=tuple(said.images), size=said.size, classes=tuple(said.labels.classes) if kind == "tiles" else (),
-            source={**said.source, "notes": "own GeoTIFFs; what was not on the grid of S2 was brought there, radar "
-                                            "bilinear in linear power, classes by the nearest pixel"})
+            source={**said.source, "description": geotiff_json.digest(raw, geotiff_rows.TABLES),
+                    "notes": "own GeoTIFFs; what was not on the grid of S2 was brought there, radar "
+                             "bilinear in linear power, classes by the nearest pixel"})
 
     def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str]):
         self._raw, self._kind, self._said = raw, kind, geotiff_json.read(raw)
@@ -100,9 +103,8 @@ class Importer:
             images["s2"], grid = self._s2(entry)
         if "s1" in self._images:
             images["s1"], grid = self._s1(entry, grid)
-        lat, lon = grid.centre() if math.isnan(entry.lat + entry.lon) else (entry.lat, entry.lon)
         common = dict(id=entry.id, s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id,
-                      lat=lat, lon=lon, source="own GeoTIFFs", s2_offset_removed=entry.where["s2_offset"],
+                      lat=entry.lat, lon=entry.lon, source="own GeoTIFFs", s2_offset_removed=entry.where["s2_offset"],
                       split=entry.split, cloud=entry.cloud)
         if self._kind == "pairs":
             return Pair(s1=images["s1"], s2=images["s2"], **common)
@@ -129,9 +131,19 @@ class Importer:
             if where["s2_offset"] not in (0, 1000):
                 raise ValueError(f"s2_offset is {where['s2_offset']}, expected 0 or 1000")
             facts = {key: float(row[key]) for key in ("lat", "lon", "cloud") if _text(row, key)}
+            for key, limit in (("lat", 90), ("lon", 180)):
+                if abs(facts.get(key, 0)) > limit:
+                    raise ValueError(f"{key} is {facts[key]}, expected degrees")
             times = {f"{feature}_time": geotiff_rows.parse_time(row.get(f"{feature}_time")) for feature in self._images}
+        except UserError:  # of all rows
+            raise
         except (ValueError, TypeError) as error:
             return Reject(name, f"row {number}: {error}")
+        if math.isnan(facts.get("lat", math.nan) + facts.get("lon", math.nan)):
+            feature = "s2" if "s2" in self._images else "s1"
+            paths = self._images[feature].paths(where[feature])
+            path = paths.get("B02") or next(iter(paths.values()))
+            facts["lat"], facts["lon"] = raster.listed_centre(self._raw / path)
         return Entry(name, _text(row, "location_id") or name, _text(row, "split"), where, **facts, **times)
 
     def _load(self, entry: Entry, feature: str, around: raster.Grid | None) -> dict[str, raster.Raster]:
@@ -150,16 +162,21 @@ class Importer:
     def _s2(self, entry: Entry) -> tuple[np.ndarray, raster.Grid]:
         """The stored image and its grid."""
         bands, name = self._load(entry, "s2", None), entry.where["s2"]
-        grid = max((image.grid for image in bands.values()), key=lambda grid: grid.shape)
+        finest = max(bands, key=lambda band: bands[band].grid.shape)
+        grid = bands[finest].grid
         self._check_size(name, grid)
         try:
             dn = np.stack([upsample_native(image.values[0], self._said.size) for image in bands.values()], axis=-1)
         except UserError as error:
             raise UserError(f"'{name}': {error}") from error
+        for band, image in bands.items():
+            if not image.grid.fills(grid):
+                raise UserError(f"'{name}': {_where(band, image.grid)}, {_where(finest, grid)}; expected all bands of "
+                                "one image on one grid")
         if not np.issubdtype(dn.dtype, np.integer):
             raise UserError(f"'{name}' is {dn.dtype}, expected integers, reflectance x 10000; convert it")
-        if no_data := self._no_data("s2", bands):
-            dn[(dn == no_data).any(axis=-1)] = 0
+        no_data = [self._no_data("s2", image) or None for image in bands.values()]  # 0 in one band: a dark surface
+        dn[np.stack([dn[..., at] == value for at, value in enumerate(no_data)]).any(axis=0)] = 0
         if (dn < 0).any():
             raise UserError(f"'{name}' holds {dn.min()}, expected reflectance x 10000; if it means no data, say so in "
                             f"s2.no_data of {NAME}")
@@ -174,7 +191,12 @@ class Importer:
         values = np.stack([image.values[0] for image in bands.values()])
         if not np.issubdtype(values.dtype, np.floating):
             raise UserError(f"'{name}' is {values.dtype}, expected floats, dB or linear power; convert it")
-        values = np.where(np.isfinite(values) & (values != self._no_data("s1", bands)), values, np.nan)
+        for image, band in zip(values, bands.values(), strict=True):
+            image[~np.isfinite(image) | (image == self._no_data("s1", band))] = np.nan
+        low, high = (-np.inf, 1e6) if linear else (-100, 60)  # power may be tiny, and negative at the border
+        if (strange := values[(values < low) | (values > high)]).size:
+            raise UserError(f"'{name}' holds {strange[0]:.6g}, which is no {self._images['s1'].convention} of a radar "
+                            f"image; if it means no data, say so in s1.no_data of {NAME}, else mend s1.unit")
         if np.isfinite(values).any() and (np.nanmedian(values) < 0) == linear:
             raise UserError(f"'{name}' has the median {np.nanmedian(values):.3g}, which is not '"
                             f"{self._images['s1'].convention}'; mend s1.unit or s1.no_data of {NAME}")
@@ -193,9 +215,9 @@ class Importer:
         return label if loaded.grid.matches(grid) else raster.resample(
             label[None], loaded.grid, grid, IGNORED, "nearest", str(path))[0]
 
-    def _no_data(self, feature: str, bands: Mapping[str, raster.Raster]) -> float | None:
+    def _no_data(self, feature: str, band: raster.Raster) -> float | None:
         said = self._images[feature].no_data
-        return next(iter(bands.values())).no_data if said is None else said
+        return band.no_data if said is None else said
 
     def _check_size(self, name: str, grid: raster.Grid) -> None:
         if grid.shape != (self._said.size,) * 2:
@@ -206,6 +228,10 @@ class Importer:
 def _placed(grid: raster.Grid | None) -> raster.Grid | None:
     """A grid that can say which part of another image it needs, else None."""
     return None if grid is None or grid.crs is None else grid
+
+
+def _where(band: str, grid: raster.Grid) -> str:
+    return f"{band} is {grid.shape[0]}x{grid.shape[1]} at {grid.extent()} in {grid.crs}"
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:

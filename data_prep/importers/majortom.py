@@ -73,9 +73,10 @@ class Importer:
 
     def entries(self) -> Iterator[Entry | Reject]:
         s1, s2 = (_Images(self._folders[feature]) for feature in ("s1", "s2"))
-        pairs, unpaired = [], 0
+        pairs, unpaired, alone = [], 0, len(s1)
         for cell, rows_2 in s2.by_cell.items():
             rows_1, times_1, times_2 = s1.by_cell.get(cell, []), [], []
+            alone -= min(len(rows_1), len(rows_2))
             try:
                 times_1 = [acquisition_time(s1.product(row)) for row in rows_1]
                 times_2 = [acquisition_time(s2.product(row)) for row in rows_2]
@@ -86,6 +87,9 @@ class Importer:
             unpaired += len(rows_2) - min(len(rows_1), len(rows_2))
         if unpaired:
             print(f"left out {unpaired} of {len(s2)} images of {s2.name}: no {s1.name} image of their grid cell is "
+                  "left for them", flush=True)
+        if alone:
+            print(f"left out {alone} radar images without an optical partner: no {s2.name} image of their grid cell is "
                   "left for them", flush=True)
         for row_1, row_2, time_1, time_2 in sorted(pairs, key=lambda pair: s2.place(pair[1])):
             cell = s2.cell(row_2)

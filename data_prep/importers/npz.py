@@ -24,14 +24,16 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from data_prep.importers import Entry, Layout, Reject, no_such_kind
+from data_prep.importers import LATEST_TIME, Entry, Layout, Reject, no_such_kind
 from data_prep.radiometry import db_to_int16
 from data_prep.record import Pair, Tile
 from dual_encoder.errors import UserError
 from dual_encoder.sensors import SensorSpec, sensor
 
 _IMAGES = ("s1", "s1_cdb", "s2", "label")  # the large ones
-_FACTS = ("location_id", "split", "lat", "lon", "s1_time", "s2_time")  # one of each per image
+_TEXT, _DEGREES, _TIME = ("Uiu", "text"), ("fiu", "degrees"), ("iu", "integers, Unix seconds")  # kinds of dtype
+_FACTS = {"location_id": _TEXT, "split": _TEXT, "lat": _DEGREES, "lon": _DEGREES, "s1_time": _TIME,
+          "s2_time": _TIME}  # one of each per image
 
 
 class Importer:
@@ -80,9 +82,10 @@ class Importer:
             for name, length in (lengths | {name: small[name].size for name in _FACTS if name in small}).items():
                 if length != len(ids):
                     raise UserError(f"'{path}': {name} has {length} entries, id has {len(ids)}; make them equal")
+            small |= {name: _fact(small[name], name, path) for name in _FACTS if name in small}
             locations, splits = small.get("location_id", ids), small.get("split", np.full(len(ids), ""))
             for row, name in enumerate(ids):
-                facts = {key: small[key][row].item() for key in _FACTS[2:] if key in small}
+                facts = {key: small[key][row].item() for key in [*_FACTS][2:] if key in small}
                 yield Entry(str(name), str(locations[row]), str(splits[row]), {"file": path.name, "row": row}, **facts)
 
     def read(self, entry: Entry) -> Pair | Tile:
@@ -129,6 +132,16 @@ def _read(path: pathlib.Path, large: bool) -> dict:
     except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
         raise UserError(f"'{path}' cannot be read as .npz ({error}); write it with np.savez and no object "
                         "arrays") from error
+
+
+def _fact(values: np.ndarray, name: str, path: pathlib.Path) -> np.ndarray:
+    """Returns [images] of one of _FACTS; UserError for what is no such fact."""
+    kinds, expected = _FACTS[name]
+    if values.dtype.kind not in kinds:
+        raise UserError(f"'{path}': {name} is {values.dtype}, expected {expected}; convert it")
+    if name.endswith("_time") and values.size and values.max() > LATEST_TIME:
+        raise UserError(f"'{path}': {name} holds {values.max()}, expected Unix seconds; divide milliseconds by 1000")
+    return values.reshape(-1)
 
 
 def _need(arrays: dict, name: str, path: pathlib.Path) -> np.ndarray:

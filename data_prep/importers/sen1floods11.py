@@ -5,6 +5,8 @@
                                    /LabelHand/<EVENT>_<CHIP>_LabelHand.tif  1 water, 0 land, -1 no data
 <raw>/splits/flood_handlabeled/flood_{train,valid,test,bolivia}_data.csv    optional
 
+All of it may lie in <raw>/v1.1, or HandLabeled or its layers in <raw> itself.
+
 Chips that lack a wanted layer, with radar that is all NaN or with a label that is all -1 become rejects. Bolivia is a
 region of its own and becomes the split 'bolivia' beside train, validation and test, as in the paper.
 """
@@ -12,7 +14,7 @@ region of its own and becomes the split 'bolivia' beside train, validation and t
 import calendar
 import csv
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -63,7 +65,7 @@ class Importer:
             if not (self._hand / layer).is_dir():
                 raise UserError(f"'{self._hand / layer}' is missing; fetch that layer of Sen1Floods11"
                                 + (" or leave s2 out of --sensors" if layer == "S2Hand" and kind == "tiles" else ""))
-        self._splits = _read_splits(self._hand)
+        self._splits = _read_splits([raw, raw / "v1.1", self._hand.parent.parent.parent])
 
     def entries(self) -> Iterator[Entry | Reject]:
         chips = {layer: {path.stem.removesuffix(f"_{layer}") for path in (self._hand / layer).glob(f"*_{layer}.tif")}
@@ -74,7 +76,8 @@ class Importer:
                 continue
             days = dict(zip(_LAYERS, _EVENT_DAYS.get(chip.rsplit("_", 1)[0], ("", "")), strict=True))
             times = {f"{feature}_time": _midnight(days[feature]) for feature in self._sensors}
-            yield Entry(chip, chip, self._splits.get(chip, ""), {}, **times)
+            lat, lon = raster.listed_centre(self._file(chip, self._layers[0]))
+            yield Entry(chip, chip, self._splits.get(chip, ""), {}, lat=lat, lon=lon, **times)
 
     def _file(self, chip: str, layer: str) -> pathlib.Path:
         return self._hand / layer / f"{chip}_{layer}.tif"
@@ -86,9 +89,9 @@ class Importer:
         if "s2" in self._sensors:
             # All events are older than processing baseline 04.00: there is no offset to remove.
             images["s2"] = remove_s2_offset(np.moveaxis(raster.read(self._file(entry.id, "S2Hand"), 13), 0, -1), 0)
-        lat, lon = raster.centre(self._file(entry.id, self._layers[0]))
-        common = dict(id=entry.id, s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id, lat=lat,
-                      lon=lon, source="Sen1Floods11 v1.1 hand-labelled", s2_offset_removed=0, split=entry.split)
+        common = dict(id=entry.id, s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id,
+                      lat=entry.lat, lon=entry.lon, source="Sen1Floods11 v1.1 hand-labelled", s2_offset_removed=0,
+                      split=entry.split)
         if self._kind == "pairs":
             return Pair(s1=images["s1"], s2=images["s2"], **common)
         label = self._file(entry.id, "LabelHand")
@@ -104,8 +107,10 @@ class Importer:
         return Tile(images=images, label=np.where(ignored, IGNORED, raw_label).astype(np.uint8), **common)
 
 
-def _read_splits(hand: pathlib.Path) -> dict[str, str]:
-    folder = hand.parent.parent.parent / "splits" / "flood_handlabeled"
+def _read_splits(roots: Sequence[pathlib.Path]) -> dict[str, str]:
+    """Chip -> split, of the first of `roots` that has the tables."""
+    folders = [root / "splits" / "flood_handlabeled" for root in roots]
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     chips = {}
     for name, split in _SPLITS.items():
         table = folder / f"flood_{name}_data.csv"

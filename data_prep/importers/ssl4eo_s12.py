@@ -77,7 +77,8 @@ class Importer:
                 yield Reject(place, f"no folder in {self._folders[paths.index(None)]}")
                 continue
             images = [[(name, f"{path}/{name}") for name in _subfolders(self._raw / path)] for path in paths]
-            lat, lon = _centre(self._raw / images[1][0][1] / "B1.tif") if images[1] else (math.nan, math.nan)
+            lat, lon = raster.listed_centre(self._raw / images[1][0][1] / "B1.tif") if images[1] else (
+                math.nan, math.nan)
             for found in pair_dates(place, *images):
                 if isinstance(found, Reject):
                     yield found
@@ -115,7 +116,7 @@ def pair_dates(place: str, s1: Sequence[tuple[str, Any]], s2: Sequence[tuple[str
 
     Yields:
       ((S1 time, its anything), (S2 time, its anything)) by time of S2; then a Reject for each name without a time and
-      for each S2 image that finds no partner.
+      for each image that finds no partner: a place has as many dates of the one as of the other.
     """
     rejects, dated = [], []
     for images in (s1, s2):
@@ -128,9 +129,10 @@ def pair_dates(place: str, s1: Sequence[tuple[str, Any]], s2: Sequence[tuple[str
     pairs = nearest_in_time(*([time for time, _, _ in images] for images in dated))
     for i, j in pairs:
         yield dated[0][i][:2], dated[1][j][:2]
-    used = {j for _, j in pairs}
-    rejects += [Reject(f"{place}_{name}", f"no S1 image left to pair with: {len(dated[0])} S1, {len(dated[1])} S2")
-                for j, (_, _, name) in enumerate(dated[1]) if j not in used]
+    for images, other, used in zip(dated, ("S2", "S1"), map(set, zip(*pairs, strict=True)) if pairs else (set(), set()),
+                                   strict=True):
+        rejects += [Reject(f"{place}_{name}", f"no {other} image left to pair with: {len(dated[0])} S1, "
+                           f"{len(dated[1])} S2") for i, (_, _, name) in enumerate(images) if i not in used]
     yield from rejects
 
 
@@ -143,13 +145,6 @@ def _void(raw: pathlib.Path) -> set[int]:
     """Numbers of the gaps, where the list of them is at hand."""
     paths = [path for path in (raw / "void_ids.csv", raw / "data" / "void_ids.csv") if path.is_file()]
     return {int(number) for path in paths for number in re.findall(r"^\s*(\d+)", path.read_text(), re.MULTILINE)}
-
-
-def _centre(path: pathlib.Path) -> tuple[float, float]:
-    try:
-        return raster.centre(path)
-    except UserError:  # reading this image will say more
-        return math.nan, math.nan
 
 
 def _cloud(path: pathlib.Path) -> float:

@@ -74,7 +74,13 @@ class Importer:
     def _places(self, split: str, ref1: Ref, ref2: Ref) -> Iterator[Entry | Reject]:
         s1, s2 = self._open(*ref1), self._open(*ref2)
         radar, centres = _dates(s1), [s2.read(name).reshape(-1) for name in ("center_lat", "center_lon")]
-        for (place, optical), lat, lon in zip(_dates(s2).items(), *centres, strict=True):
+        dates = _dates(s2)
+        if len(dates) != len(centres[0]) or len(dates) != len(centres[1]):
+            raise UserError(f"{s2}: {len(dates)} places, {len(centres[0])} center_lat, {len(centres[1])} center_lon; "
+                            "it looks damaged, fetch it again")
+        for place in sorted(radar.keys() - dates.keys()):
+            yield from pair_dates(place, radar[place], [])
+        for (place, optical), lat, lon in zip(dates.items(), *centres, strict=True):
             for found in pair_dates(place, radar.get(place, []), optical):
                 if isinstance(found, Reject):
                     yield found
@@ -99,8 +105,14 @@ class Importer:
 def _dates(store: ZarrZip) -> dict[str, list[tuple[str, dict[str, int]]]]:
     """Place -> (product name, position in the store's arrays) of each date."""
     many = "sample" in store.dims("bands")
-    places = store.read("sample").reshape(-1)
-    file_ids = store.read("file_id").reshape(len(places), -1)
-    return {str(place): [(str(file_id), ({"sample": number} if many else {}) | {"time": time})
+    places = [str(place) for place in store.read("sample").reshape(-1)]
+    if len(set(places)) < len(places):
+        twice = next(place for place in places if places.count(place) > 1)
+        raise UserError(f"{store} names the place '{twice}' twice in 'sample'; expected each once, fetch it again")
+    file_ids = store.read("file_id")
+    if not places or file_ids.size % len(places):
+        raise UserError(f"{store}: {file_ids.size} file_id for {len(places)} places; it looks damaged, fetch it again")
+    file_ids = file_ids.reshape(len(places), -1)
+    return {place: [(str(file_id), ({"sample": number} if many else {}) | {"time": time})
                          for time, file_id in enumerate(row)]
             for number, (place, row) in enumerate(zip(places, file_ids, strict=True))}

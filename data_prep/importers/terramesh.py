@@ -6,8 +6,9 @@
       the order VV VH and B01 ... B08 B8A B09 B11 B12; S1RTC and LULC have a time, that of LULC is that of S2
 
 A sample that lies in every product asked for is a record: those of Major TOM have S1RTC, those of SSL4EO-S12 S1GRD.
-Samples that lack a product are counted in a line. Those of SSL4EO-S12 are one date each, four to a place that `sample`
-names. Tiles take the land cover of LULC: that of ESRI, with cloud and snow of the S2 image's date drawn in.
+Samples that lack a product are counted in a line; an example tile that lacks one is rejected. Those of SSL4EO-S12 are
+one date each, four to a place that `sample` names. Tiles take the land cover of LULC: that of ESRI,
+with cloud and snow of the S2 image's date drawn in.
 
 Traps. (1) Whether S2 values carry the +1000 offset differs from image to image: see data_prep/s2_offset.py. (2) Until
 March 2026 S1GRD stood beside S2 of other seasons; times come from file_id where there is one, so that a limit on the
@@ -74,7 +75,8 @@ class Importer:
             offset = detect_s2_offset(images["s2"], self._sensors["s2"].bands)
             images["s2"] = remove_s2_offset(images["s2"], offset)
         common = {"s1_time": UNKNOWN_TIME, "s2_time": UNKNOWN_TIME, "source": "TerraMesh", "s2_offset_removed": offset,
-                  "id": entry.id, "location_id": entry.location_id, "split": entry.split} | facts
+                  "id": entry.id, "location_id": entry.location_id, "split": entry.split, "lat": entry.lat,
+                  "lon": entry.lon} | facts
         if label is None:
             return Pair(s1=images["s1"], s2=images["s2"], **common)
         if label.max() >= len(CLASSES):
@@ -103,20 +105,16 @@ class _Shards:
                 if None in refs:
                     lacking += 1
                     continue
+                where = dict(zip(self._features, refs, strict=True))
                 try:
-                    yield Entry(name, self._place(name, refs[-1]), SPLITS[folder],
-                                dict(zip(self._features, refs, strict=True)))
+                    store = self._open(where.get("s2") or refs[0])
+                    lat, lon = (float(store.read(name).reshape(-1)[0]) for name in ("center_lat", "center_lon"))
+                    yield Entry(name, _place(name, store), SPLITS[folder], where, lat=lat, lon=lon)
                 except UserError as error:
                     yield Reject(name, str(error))
             if lacking:
                 print(f"TerraMesh {folder}: {lacking} of {count} samples of {self._products[-1]} are left out, they "
                       f"are not in all of {' '.join(self._products[:-1])}", flush=True)
-
-    def _place(self, name: str, ref: zarr_samples.Ref) -> str:
-        """The sample's own name, or for the dates of SSL4EO-S12 that of the place, '0194630' of '0194630_1'."""
-        if not name.startswith("ssl4eos12"):
-            return name
-        return str(self._open(ref).read("sample").reshape(-1)[0]).rsplit("_", 1)[0]
 
     def _open(self, ref: zarr_samples.Ref) -> ZarrZip:
         return ZarrZip(self._raw / ref[0], *ref[1:])
@@ -128,9 +126,7 @@ class _Shards:
             if feature == "label":
                 label = zarr_samples.image(store, date, ["LULC"])[..., 0]
                 continue
-            facts |= {"lat": float(store.read("center_lat").reshape(-1)[0]),
-                      "lon": float(store.read("center_lon").reshape(-1)[0]),
-                      f"{feature}_time": _time(store)}
+            facts[f"{feature}_time"] = _time(store)
             if feature == "s1":
                 images["s1"] = zarr_samples.radar(store, date, sensors["s1"])
             else:
@@ -150,19 +146,20 @@ class _Tiles:
                                 f"{' and '.join(products.values())}")
 
     def entries(self) -> Iterator[Entry | Reject]:
-        *others, anchor = self._products.values()
-        for path in sorted((self._raw / anchor).glob("*.tif")):
-            lacking = [product for product in others if not (self._raw / product / path.name).is_file()]
-            if lacking:
-                yield Reject(path.stem, f"no {' and no '.join(lacking)} of this tile")
+        tiles = {product: {path.stem for path in (self._raw / product).glob("*.tif")}
+                 for product in self._products.values()}
+        for tile in sorted(set().union(*tiles.values())):
+            if lacking := [product for product, there in tiles.items() if tile not in there]:
+                yield Reject(tile, f"no {' and no '.join(lacking)} of this tile")
             else:
-                yield Entry(path.stem, path.stem, "", {})
+                lat, lon = raster.listed_centre(self._raw / next(iter(tiles)) / f"{tile}.tif")
+                yield Entry(tile, tile, "", {}, lat=lat, lon=lon)
 
     def read(self, entry: Entry, sensors: Mapping[str, SensorSpec]) -> tuple[dict, np.ndarray | None, dict]:
         paths = {feature: self._raw / product / f"{entry.id}.tif" for feature, product in self._products.items()}
         images = {feature: np.moveaxis(raster.read(paths[feature], len(spec.bands)), 0, -1)
                   for feature, spec in sensors.items()}
-        facts = dict(zip(("lat", "lon"), raster.centre(next(iter(paths.values()))), strict=True))
+        facts = {}
         if "s1" in images:
             images["s1"] = db_to_int16(images["s1"])
             facts["s1_time"] = _tag_time(paths["s1"])
@@ -172,7 +169,14 @@ class _Tiles:
 
 
 def _is_tiles(raw: pathlib.Path) -> bool:
-    return (raw / "S1RTC").is_dir() or (raw / "S2L2A").is_dir()
+    return ((raw / "S1RTC").is_dir() or (raw / "S2L2A").is_dir()) and not zarr_samples.is_split(raw)
+
+
+def _place(name: str, store: ZarrZip) -> str:
+    """The sample's own name, or for the dates of SSL4EO-S12 that of the place, '0194630' of '0194630_1'."""
+    if not name.startswith("ssl4eos12"):
+        return name
+    return str(store.read("sample").reshape(-1)[0]).rsplit("_", 1)[0]
 
 
 def _time(store: ZarrZip) -> int:

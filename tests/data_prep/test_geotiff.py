@@ -253,11 +253,36 @@ def test_facts_of_the_table_reach_the_records(tmp_path):
     ("s1,s2", "s1.tif,", "no s2 in row 1"), ("s1,s2", "gone.tif,s2.tif", "'gone.tif' is missing"),
     ("s1,s2,s1_time", "s1.tif,s2.tif,7 June", "row 1: '7 June' is no time; expected one like 2020-06-07T18:01:00Z"),
     ("s1,s2,lat", "s1.tif,s2.tif,47 N", "row 1: could not convert string to float: '47 N'"),
+    ("s1,s2,lat", "s1.tif,s2.tif,470", "row 1: lat is 470.0, expected degrees"),
     ("s1,s2", "s1.tif", "no s2 in row 1")])
 def test_rows_that_cannot_be_records_are_rejects(tmp_path, columns, cells, reason):
     one(tmp_path)
     (tmp_path / "pairs.csv").write_text(f"id,{columns}\nx,{cells}\n")
     assert list(make(tmp_path).entries()) == [Reject("x", reason)]
+
+
+@pytest.mark.parametrize("table, message", [
+    ("s1,s2,id\ns1.tif,s2.tif,Köln\n".encode("latin-1"), "pairs.csv' cannot be read as a table .* CSV in UTF-8"),
+    (b"s1,s2,id\ns1.tif,s2.tif," + b"x" * 200_000, "pairs.csv' cannot be read as a table .*field larger"),
+    (b"s1,s2,s1_time\ns1.tif,s2.tif,1591492080000\n", "'1591492080000' is no time in seconds; .* divide milliseconds")])
+def test_tables_that_are_wrong_as_a_whole_are_told(tmp_path, table, message):
+    one(tmp_path)
+    (tmp_path / "pairs.csv").write_bytes(table)
+    with pytest.raises(UserError, match=message):
+        list(make(tmp_path).entries())
+
+
+def test_description_and_table_make_the_identity(tmp_path):
+    def digest():
+        return importers.load("geotiff").layout("pairs", tmp_path).source["description"]
+
+    one(tmp_path)
+    first = digest()
+    assert len(first) == 12 and int(first, 16) >= 0 and digest() == first
+    (tmp_path / "pairs.csv").write_text("s1,s2\ns1.tif,s2.tif\ns1.tif,s2.tif\n")
+    second = digest()
+    describe(tmp_path, s1=S1, s2=S2 | {"offset": 1000})
+    assert len({first, second, digest()}) == 3
 
 
 def test_the_offset_by_column_must_be_said_for_each_image(tmp_path):
@@ -317,14 +342,42 @@ def test_no_data_of_radar_is_no_data_in_both_bands(tmp_path):
     s1 = decibels()
     s1[0, 0, 0], s1[1, 1, 1], s1[0, 2, 2], s1[0, 3, 3] = np.nan, -np.inf, -9999, -99
     one(tmp_path, s1)
-    # Said by nobody, by the description, by the file, by both: the description counts.
-    for said, tag, gone in ((None, None, {0, 1}), (-9999, None, {0, 1, 2}), (None, -99, {0, 1, 3}),
-                            (-9999, -99, {0, 1, 2})):
+    # Said by nobody or by the file, that is of another value: not taken for decibels.
+    for tag in (None, -99):
+        write(tmp_path / "s1.tif", s1, nodata=tag)
+        with pytest.raises(UserError, match="'s1.tif' holds -9999, which is no dB .*, say so in s1.no_data of geotiff"):
+            read(tmp_path)
+    # Said by the description, by the file, by both: the description counts.
+    for said, tag, gone in ((-9999, None, {0, 1, 2}), (None, -9999, {0, 1, 2}), (-9999, -99, {0, 1, 2})):
         describe(tmp_path, s1=S1 | {"no_data": said}, s2=S2)
         write(tmp_path / "s1.tif", s1, nodata=tag)
         stored = read(tmp_path).s1
         assert {(i, j) for i, j, _ in np.argwhere(stored == -32768)} == {(i, i) for i in gone}
         assert (stored == -32768).sum() == 2 * len(gone)
+
+
+def test_power_that_no_target_has_is_told(tmp_path):
+    power = (10 ** (decibels() / 10)).astype(np.float32)
+    power[0, 4, 4] = 3e38
+    one(tmp_path, power)
+    describe(tmp_path, s1=S1 | {"unit": "linear"}, s2=S2)
+    with pytest.raises(UserError, match="'s1.tif' holds 3e.38, which is no linear of a radar image"):
+        read(tmp_path)
+
+
+def test_the_no_data_of_each_file_counts_for_its_band(tmp_path):
+    s1, s2 = one(tmp_path)
+    (tmp_path / "pairs.csv").write_text("s1,s2\ns1_{band}.tif,s2_{band}.tif\n")
+    s1[0, 1, 1], s1[1, 2, 2], s1[0, 3, 3] = -50, -60, -60  # -60 is data in VV
+    for i, (band, tag) in enumerate((("VV", -50), ("VH", -60))):
+        write(tmp_path / f"s1_{band}.tif", s1[i:i + 1], nodata=tag)
+    s2[0, 5, 5], s2[1, 6, 6], s2[2, 7, 7] = 65535, 65534, 65534
+    for i, band in enumerate(S2_BANDS):
+        write(tmp_path / f"s2_{band}.tif", s2[i:i + 1], nodata=65534 if i == 1 else 65535)
+    pair = read(tmp_path)
+    assert {(i, j) for i, j, _ in np.argwhere(pair.s1 == -32768)} == {(1, 1), (2, 2)}
+    assert pair.s1[3, 3, 0] == -6000
+    assert {(i, j) for i, j, _ in np.argwhere(pair.s2 == 0)} == {(5, 5), (6, 6)} and not pair.s2[6, 6].any()
 
 
 def test_no_data_of_s2(tmp_path):
@@ -446,6 +499,37 @@ def test_radar_bands_on_two_grids_are_told(tmp_path):
         read(tmp_path)
 
 
+def test_s2_bands_of_two_places_are_told(tmp_path):
+    s1, s2 = one(tmp_path)
+    (tmp_path / "pairs.csv").write_text("s1,s2\ns1.tif,s2_{band}.tif\n")
+    for i, band in enumerate(S2_BANDS):
+        write(tmp_path / f"s2_{band}.tif", s2[i:i + 1])
+    coarse = np.ones((1, 16, 16), np.uint16)
+    near = PLACE @ Affine.scale(2) @ Affine.translation(-0.4, 0.4)  # 60 m pixels need not begin where those of 10 m do
+    write(tmp_path / "s2_B05.tif", coarse, near)
+    assert (read(tmp_path).s2[..., S2_BANDS.index("B05")] == 1).all()
+    for values, place, crs in ((coarse, PLACE @ Affine.scale(2) @ Affine.translation(1, 0), "EPSG:32632"),
+                               (coarse, PLACE @ Affine.scale(2), "EPSG:32633"), (coarse, PLACE, "EPSG:32632"),
+                               (s2[:1], PLACE @ Affine.translation(0, 1), "EPSG:32632")):
+        write(tmp_path / "s2_B05.tif", values, place, crs)
+        with pytest.raises(UserError, match=r"s2_{band}.tif': B05 is \d+x\d+ at latitude .* in EPSG:3263., B01 is "
+                                            "32x32 at latitude .* expected all bands of one image on one grid"):
+            read(tmp_path)
+
+
+def test_the_place_is_known_while_listing(tmp_path):
+    one(tmp_path)
+    (entry,) = make(tmp_path).entries()
+    pair = read(tmp_path)
+    assert entry.lat == pytest.approx(46.94, abs=0.01) and entry.lon == pytest.approx(10.31, abs=0.01)
+    assert (pair.lat, pair.lon) == (entry.lat, entry.lon)
+    describe(tmp_path, s1=S1 | {"files": "{place}1.tif"}, s2=S2 | {"files": "{place}2.tif"})
+    (named,) = make(tmp_path).entries()
+    assert (named.lat, named.lon) == (entry.lat, entry.lon)
+    (tmp_path / "s2.tif").write_bytes(b"II*")  # reading says more
+    assert np.isnan(next(make(tmp_path).entries()).lat)
+
+
 # Labels
 
 def test_labels_are_indices_on_the_grid_of_the_image(tmp_path):
@@ -501,6 +585,11 @@ def test_tiles_of_one_sensor(tmp_path):
     ({"s2": S2 | {"files": "{place}.tif", "offset": "column"}}, "s2.offset is 'column', names of files have no col"),
     ({"s1": S1, "label": {"classes": ["a", "b"]}}, "label.classes is .*expected two or more names"),
     ({"s1": S1, "label": LABEL | {"files": "{band}.tif"}}, "label.files is '{band}.tif'; it may hold"),
+    ({"s1": S1 | {"no_data": "-9999"}}, "s1.no_data is '-9999', expected a number"),
+    ({"s2": S2 | {"no_data": True}}, "s2.no_data is True, expected a number"),
+    ({"s1": S1 | {"files": "/data/{place}.tif"}}, "s1.files is '/data/{place}.tif', expected a text relative to"),
+    ({"s2": S2 | {"files": ["{place}.tif"]}}, r"s2.files is \['{place}.tif'\], expected a text relative to"),
+    ({"s1": S1, "label": LABEL | {"files": 3}}, "label.files is 3, expected a text relative to"),
     ({"s1": []}, "s1 is no JSON object")])
 def test_mistakes_in_the_description_are_told(tmp_path, sections, message):
     describe(tmp_path, **sections)

@@ -204,6 +204,27 @@ def test_sen1floods11_takes_the_official_splits(floods, tmp_path):
     assert entries["Sri-Lanka_534068"].split == ""
 
 
+@pytest.mark.parametrize("deep, splits, raw", [
+    ("", "", ""), ("v1.1", "v1.1", ""), ("v1.1", "", ""), ("", "", "data/flood_events/HandLabeled")])
+@pytest.mark.parametrize("flat", [False, True])
+def test_sen1floods11_finds_the_splits_beside_each_layout(floods, tmp_path, deep, splits, raw, flat):
+    chip = "Spain_7370579"
+    for layer in ("S1Hand", "LabelHand"):
+        path = hand(tmp_path / deep, layer, chip)
+        if flat and not raw:
+            path = tmp_path / "HandLabeled" / layer / path.name
+        path.parent.mkdir(parents=True)
+        shutil.copy(hand(floods, layer, chip), path)
+    table = tmp_path / splits / "splits/flood_handlabeled/flood_test_data.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text(f"{chip}_S1Hand.tif,{chip}_LabelHand.tif\n")
+    importer = make("sen1floods11", tmp_path / raw, "tiles", ("s1",))
+    (entry,) = importer.entries()
+    assert entry.split == "test"
+    tile = check(importer, entry, "sen1floods11", "tiles", ("s1",))
+    assert entry.lat == pytest.approx(38, abs=2) and (tile.lat, tile.lon) == (entry.lat, entry.lon)
+
+
 def test_sen1floods11_names_bad_input(floods, tmp_path):
     with pytest.raises(UserError, match="S1Hand' is missing; --raw must name the folder of Sen1Floods11"):
         make("sen1floods11", tmp_path, "tiles", ("s1",))
@@ -324,6 +345,11 @@ def test_npz_tiles_may_hold_one_sensor(own):
     ({"lat": np.array(1.5)}, "lat has 1 entries, id has 3"),
     ({"s1": np.zeros((3, 2, 10, 10), np.int32)}, "s1 is int32, expected float dB"),
     ({"s2": None, "s2_bands": None}, r"holds only \['s1'\] .* pairs need s1 and s2"),
+    ({"s1_time": np.array([1.5e9] * 3)}, "s1_time is float64, expected integers, Unix seconds"),
+    ({"s2_time": np.array(["2020-06-07"] * 3, "M8[s]")}, r"s2_time is datetime64\[s\], expected integers"),
+    ({"s1_time": np.array([1591492080000] * 3)}, "s1_time holds 1591492080000, expected Unix seconds; divide"),
+    ({"lat": np.array(["47 N"] * 3)}, "lat is <U4, expected degrees"),
+    ({"split": np.array([b"train"] * 3)}, r"split is \|S5, expected text"),
     ({"id": np.array([{}, {}, {}])}, "cannot be read as .npz .* no object arrays"),
 ])
 def test_npz_names_bad_arrays(own, changes, message):

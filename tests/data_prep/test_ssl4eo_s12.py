@@ -115,13 +115,17 @@ def test_what_has_no_partner_or_no_time_is_rejected(tmp_path):
     make_place(tmp_path, "0000004", s1=(*S1_NAMES, "S1A_without_time"), s2=(*S2_NAMES[:3], "20201399T052649_T44RKT"))
     make_place(tmp_path, "0000005", s1=())
     (tmp_path / "s1" / "0000005").mkdir()
+    make_place(tmp_path, "0000006", s2=S2_NAMES[:3])
     make_place(tmp_path, "12", s1=("x",), s2=("y",))
     entries, rejects = split(open_(tmp_path).entries())
-    assert [entry.location_id for entry in entries] == ["0000001"] * 3 + ["0000004"] * 3
+    assert [entry.location_id for entry in entries] == ["0000001"] * 3 + ["0000004"] * 3 + ["0000006"] * 3
     reasons = {reject.id: reject.reason for reject in rejects}
-    assert len(reasons) == len(rejects) == 11
+    assert len(reasons) == len(rejects) == 13
     # November's radar image is the one that is not there.
     assert "no S1 image left to pair with: 3 S1, 4 S2" in reasons[f"0000001_{S2_NAMES[2]}"]
+    # So February's.
+    assert "no S2 image left to pair with: 4 S1, 3 S2" in reasons[f"0000006_{S1_NAMES[1]}"]
+    assert "no S2 image left to pair with: 4 S1, 3 S2" in reasons[f"0000004_{S1_NAMES[1]}"]
     assert reasons["0000002"] == "no folder in s1" and reasons["0000003"] == "no folder in s2a"
     assert "no acquisition time in the name 'S1A_without_time'" in reasons["0000004_S1A_without_time"]
     assert "'20201399T052649' in the name" in reasons["0000004_20201399T052649_T44RKT"]

@@ -197,6 +197,21 @@ def test_what_cannot_be_a_record_is_rejected(tmp_path, pixels):
         importer.read(swapped)
 
 
+def test_places_twice_or_in_the_radar_alone_are_rejected(tmp_path, pixels, capsys):
+    for name, radar, optical in (("a", PLACES, PLACES[:1]), ("b", PLACES[:1], PLACES[:1] * 2),
+                                 ("c", PLACES[:1] * 2, PLACES[:1])):
+        write(tmp_path / "train" / "S1GRD" / f"{name}.zarr.zip", chunk_file(pixels, "S1GRD", radar))
+        write(tmp_path / "train" / "S2L2A" / f"{name}.zarr.zip", chunk_file(pixels, "S2L2A", optical))
+    write(tmp_path / "train" / "S1GRD" / "d.zarr.zip", b"not looked at")
+    entries, rejects = split(open_(tmp_path).entries())
+    reasons = {reject.id: reject.reason for reject in rejects}
+    assert len(entries) == 4 and len(reasons) == 6
+    assert reasons[f"0060573_{S1_IDS[0]}"] == "no S2 image left to pair with: 4 S1, 0 S2"
+    assert "S2L2A/b.zarr.zip' names the place '0080717' twice" in reasons["train/b"]
+    assert "S1GRD/c.zarr.zip' names the place '0080717' twice" in reasons["train/c"]
+    assert "left out 1 radar images without an optical partner: zarr zips of train/S1GRD" in capsys.readouterr().out
+
+
 def test_damage_is_named_on_reading(tmp_path, pixels):
     for product in ("S1GRD", "S2L2A"):
         content = chunk_file(pixels, product, PLACES[:1])

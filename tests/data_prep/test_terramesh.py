@@ -103,6 +103,35 @@ def test_pairs_with_rtc_are_those_of_major_tom(shards, tiles, capsys):
         assert pair.s1_time == 1589132431 and pair.s2_time == 1589132431  # 2020-05-10 17:40:31
 
 
+@pytest.mark.parametrize("sensors, kind", [(RTC, "pairs"), ({"s1": "s1_rtc"}, "tiles")], ids=["pairs", "tiles"])
+def test_the_place_is_known_while_listing(shards, real_data, sensors, kind):
+    for raw, size in ((shards, 264), (real_data / "terramesh", 224)):
+        importer = open_(raw, sensors, kind)
+        entries, _ = split(importer.entries())
+        assert len(entries) == 4
+        for entry in entries:
+            item = read(importer, entry, sensors, size)
+            assert np.isfinite(entry.lat) and (item.lat, item.lon) == (entry.lat, entry.lon)
+
+
+def test_radar_without_an_optical_partner_is_counted(shards, tiles, capsys):
+    radar = member("S1RTC", tiles["S1RTC"][TILES[0]].astype(np.float16), "x")
+    write_tar(shards / "train/S1RTC/majortom_shard_000002.tar", {f"majortom_train_200{i}": radar for i in range(3)})
+    write_tar(shards / "train/S1RTC/majortom_shard_000003.tar", {f"majortom_train_300{i}": radar for i in range(4)})
+    (shards / "train/S1RTC/majortom_train_4000.zarr.zip").write_bytes(radar)
+    (shards / "train/S1RTC/notes.txt").touch()
+    entries, rejects = split(open_(shards, RTC).entries())
+    assert len(entries) == 4 and not rejects
+    assert [line for line in capsys.readouterr().out.splitlines() if "radar" in line] == [
+        "left out 7 radar images without an optical partner: zarr zips of train/S1RTC that train/S2L2A lacks"]
+
+
+def test_the_folder_of_one_split_is_no_raw_folder(shards):
+    assert terramesh.Importer.layout("pairs", shards / "train").size == 264
+    with pytest.raises(UserError, match=f"holds the products of one split; --raw must name .* above it, '{shards}'"):
+        open_(shards / "train", RTC)
+
+
 def test_dates_of_a_place_of_ssl4eo_are_one_location(shards):
     importer = open_(shards, GRD)
     entries, _ = split(importer.entries())
@@ -186,12 +215,14 @@ def test_l1c_is_a_sensor_of_its_own(shards, tiles):
 def test_bad_shards_are_named(shards, tiles, tmp_path):
     radar = tiles["S1RTC"][TILES[0]].astype(np.float16)
     good = member("S1RTC", radar, "x")
+    strange = member("S1RTC", radar, "x", bands=(("time", "y", "x", "band"), np.moveaxis(radar, 0, -1)[None]))
     write_tar(shards / "train/S1RTC/majortom_shard_000001.tar", {
         "majortom_train_1000": good[:-30],
         "majortom_train_1001": member("S1RTC", radar[:1], "x", band=(("band",), ["vv"])),
-        "majortom_train_1002": member("S1RTC", (radar * 100).astype(np.int16), "x")})
-    strange = member("S1RTC", radar, "x", bands=(("time", "y", "x", "band"), np.moveaxis(radar, 0, -1)[None]))
-    write_tar(shards / "train/S1RTC/majortom_shard_000002.tar", {"majortom_train_2000": strange})
+        "majortom_train_1002": member("S1RTC", (radar * 100).astype(np.int16), "x"),
+        "majortom_train_1003": strange})
+    write_tar(shards / "train/S2L2A/majortom_shard_000001.tar", {
+        f"majortom_train_100{i}": member("S2L2A", tiles["S2L2A"][TILES[i]].astype(np.int16), "x") for i in range(4)})
     path = shards / "train/S2L2A/majortom_shard_000002.tar"
     path.write_bytes(path.read_bytes()[:-200000])
     ssl = shards / "val/S1GRD/ssl4eos12_shard_000009.tar"
@@ -204,6 +235,7 @@ def test_bad_shards_are_named(shards, tiles, tmp_path):
     reasons = {reject.id: reject.reason for reject in rejects}
     assert "cannot be read as an uncompressed tar" in reasons["train/S2L2A/majortom_shard_000002.tar"]
     assert "zip cannot be read" in reasons["ssl4eos12_val_0080380"]
+    assert "S2L2A/majortom_shard_000002.tar' at byte" in reasons["majortom_train_2000"]  # where listing finds the place
     messages = ("majortom_shard_000001.tar' at byte .* zip cannot be read", "holds bands VV and lacks VH",
                 "radar is int16, expected float dB", "'bands' has dimensions y x band, expected band y x")
     for entry, message in zip(entries[:4], messages, strict=True):
@@ -270,10 +302,12 @@ def test_example_tiles_without_partner_or_time(real_data, tmp_path):
     for folder in (raw, *raw.iterdir()):
         folder.chmod(0o755)
     (raw / "S1RTC" / f"{TILES[0]}.tif").unlink()
+    (raw / "S2L2A" / f"{TILES[3]}.tif").unlink()
     shutil.rmtree(raw / "LULC")
     importer = open_(raw, RTC)
     entries, rejects = split(importer.entries())
-    assert [(reject.id, reject.reason) for reject in rejects] == [(TILES[0], "no S1RTC of this tile")]
+    assert [(reject.id, reject.reason) for reject in rejects] == [
+        (TILES[0], "no S1RTC of this tile"), (TILES[3], "no S2L2A of this tile")]
     pair = read(importer, entries[0], RTC, 224)
     assert pair.s1_time > 0 and pair.s2_time == -1
     path = raw / "S2L2A" / f"{entries[0].id}.tif"
