@@ -9,7 +9,6 @@ traceback of an error. The only file with flags. Exit codes: 0 done, 2 a mistake
 stopped by a signal and saved (run the same command again).
 """
 
-import importlib.util
 import sys
 
 import jax
@@ -20,13 +19,14 @@ from ml_collections import config_flags
 from dual_encoder import hooks, mesh, trainer
 from dual_encoder import workdir as workdir_lib
 from dual_encoder.checkpoint import LoadedModel, load_model
-from dual_encoder.config import EvaluateConfig, FinetuneConfig, PretrainConfig, key_paths, parse, to_dict
-from dual_encoder.errors import UserError, exit_on_user_error, nearest
+from dual_encoder.command_line import parse_flags
+from dual_encoder.config import DataConfig, EvaluateConfig, FinetuneConfig, PretrainConfig, parse, to_dict
+from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.input import Records, load_sensors
 from dual_encoder.report import write_report
 from dual_encoder.sensors import SensorSpec
 from dual_encoder.tasks.finetune import Finetune
-from dual_encoder.tasks.pretrain import SENSORS, Pretrain
+from dual_encoder.tasks.pretrain import Pretrain
 from dual_encoder.train_state import TrainState
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as FILE.py or FILE.py:VARIANT.")
@@ -39,7 +39,7 @@ def main() -> None:
     if not sys.argv[1:] or {"--help", "-h", "--helpfull"} & set(sys.argv):
         print(__doc__)
         return
-    _parse_flags()
+    parse_flags(sys.argv, flags.FLAGS)
     config = parse(_CONFIG.value.to_dict())
     if not _WORKDIR.value and not isinstance(config, EvaluateConfig):
         raise UserError("--workdir is missing; give a folder for checkpoints, metrics and the report")
@@ -48,16 +48,15 @@ def main() -> None:
 
 
 def _pretrain(config: PretrainConfig) -> None:
-    records = Records(config.data.dir, config.data.split, SENSORS)
-    eval_records = Records(config.data.dir, config.data.eval_split, SENSORS)
-    task = Pretrain(config, load_sensors(records.info, config.data.statistics))
-    trainer.fit(config, task, records, eval_records, mesh.make(), epath.Path(_WORKDIR.value))
+    records, eval_records = _open(config.data, tuple(config.inputs.split("+")))
+    devices = mesh.make()
+    task = Pretrain(config, load_sensors(records.info, config.data.statistics), devices)
+    trainer.fit(config, task, records, eval_records, devices, epath.Path(_WORKDIR.value))
 
 
 def _finetune(config: FinetuneConfig) -> None:
     features = (*config.inputs.split("+"), "label")
-    records = Records(config.data.dir, config.data.split, features)
-    eval_records = Records(config.data.dir, config.data.eval_split, features)
+    records, eval_records = _open(config.data, features)
     if config.init_from:
         model = _load(config.init_from, config.init_step)
         sensors = {name: _checked(model, name, records) for name in config.inputs.split("+")}
@@ -74,8 +73,10 @@ def _evaluate(config: EvaluateConfig) -> None:
     if not isinstance(trained, PretrainConfig):
         raise UserError(f"config.init_from '{config.init_from}' is a {trained.task} run; give a pre-training run")
     split = config.split or trained.data.eval_split
-    records = Records(config.data_dir or trained.data.dir, split, SENSORS)
-    task = Pretrain(trained, {name: _checked(model, name, records) for name in SENSORS})
+    inputs = tuple(trained.inputs.split("+"))
+    records = Records(config.data_dir or trained.data.dir, split, inputs,
+                      max_bad_records=trained.data.max_bad_records, partial=True)
+    task = Pretrain(trained, {name: _checked(model, name, records) for name in inputs})
     workdir = epath.Path(_WORKDIR.value or config.init_from)
     own = records.info.fingerprint == model.dataset["fingerprint"] and split == trained.data.eval_split
     if not own and workdir == epath.Path(config.init_from):
@@ -98,6 +99,12 @@ def _evaluate(config: EvaluateConfig) -> None:
         print(f"report: {write_report(workdir)}")
 
 
+def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records]:
+    """Returns the records to train on and those to evaluate on."""
+    return (Records(data.dir, data.split, features, weights=data.weights, max_bad_records=data.max_bad_records),
+            Records(data.dir, data.eval_split, features, max_bad_records=data.max_bad_records, partial=True))
+
+
 def _load(workdir: str, step: int) -> LoadedModel:
     return load_model(workdir, None if step < 0 else step)
 
@@ -109,39 +116,6 @@ def _checked(model: LoadedModel, name: str, records: Records) -> SensorSpec:
     model.sensors[name].check_matches(records.info.sensors[name], f"data set '{records.parts[0].folder}'",
                                       "the checkpoint")
     return model.sensors[name]
-
-
-def _parse_flags() -> None:
-    """Parses the command line; a wrong flag, file or override is a UserError."""
-    files = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("--config=")]
-    if not files:
-        raise UserError("--config=FILE is missing; give for example --config=configs/pretrain.py:smoke")
-    keys = _declared_keys(files[-1])
-    for argument in sys.argv[1:]:
-        key = argument.split("=")[0].removeprefix("--config.")
-        if argument.startswith("--config.") and key not in keys:
-            raise UserError(f"unknown config key 'config.{key}'; {nearest(key, keys)}")
-    try:
-        unused = flags.FLAGS(sys.argv)[1:]
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
-    if unused:
-        raise UserError(f"'{unused[0]}' is not a flag; flags look like --workdir=DIR or --config.batch_size=64")
-
-
-def _declared_keys(file: str) -> list[str]:
-    """Returns the key paths of a configuration file. (ml_collections reports a wrong override as a traceback.)"""
-    path, _, variant = file.partition(":")
-    spec = importlib.util.spec_from_file_location("config_file", path)
-    if spec is None:
-        raise UserError(f"--config={file} is not a Python file; give FILE.py or FILE.py:VARIANT, as in configs/")
-    try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return key_paths(module.get_config(*([variant] if variant else [])).to_dict())
-    except Exception as error:
-        raise UserError(f"--config={file} cannot be loaded: {error}; give FILE.py or FILE.py:VARIANT, as in configs/"
-                        ) from error
 
 
 if __name__ == "__main__":

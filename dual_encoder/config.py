@@ -4,6 +4,7 @@ Unknown, missing and mistyped keys are errors that name the nearest valid key.
 """
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -17,32 +18,53 @@ T = TypeVar("T")
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Attributes:
-      dir: data set folder made by `python -m data_prep build` (it holds manifest.json).
+      dir: data set folder made by `python -m data_prep build` (it holds manifest.json), local or in a bucket; several
+        folders joined by ',' are mixed.
       split: split to train on; 'train+validation' joins two.
-      eval_split: split to evaluate on.
+      weights: share of each folder of `dir` in the batches, in any unit; () mixes them in proportion to their records.
+      eval_split: split to evaluate on, of all folders that have it.
       statistics: JSON file of `python -m data_prep stats`; '' takes the statistics of the data set's sensors.
-      threads: reading threads per process.
-      processes: reading processes per host; 0 reads in the training process.
+      threads: reading threads per process; from a bucket, the range requests under way at once.
+      processes: reading processes per host; 0 reads in the training process. They hand batches over in /dev/shm.
+      max_bad_records: how many damaged records of a split may be replaced by the next sound one before a process stops;
+        0 stops at the first.
     """
 
     dir: str
     split: str
+    weights: tuple[float, ...]
     eval_split: str
     statistics: str
     threads: int
     processes: int
+    max_bad_records: int
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
     """Attributes:
-      depth: ResNet depth, 18, 34 or 50.
-      width: channels of the stem; 64 is the standard ResNet.
+      family: 'resnet' or 'vit'.
+      depth: of a ResNet 18, 34, 50 or 101; of a ViT its number of blocks (Ti, S and B: 12, L: 24).
+      width: channels of a ResNet's stem, 64 in the standard ones; of a ViT's tokens, a multiple of 64 (Ti: 192, S: 384,
+        B: 768, L: 1024).
+      norm: of a ResNet: 'batch', or 'group', which treats every image for itself.
+      patch: side of a ViT's patches in pixels, 4, 8, 16 or 32.
+      image_size: side of the images that a ViT keeps positions for; those of other sizes are interpolated.
+      pool: of a ViT: 'token', or 'mean' of the tokens without a class token.
+      positions: of a ViT: 'learned', or 'sincos', which are fixed.
+      remat: recompute the inside of each block in the backward pass: less memory, more time.
       dtype: compute dtype, 'float32' or 'bfloat16'; parameters, norms and loss are float32.
     """
 
+    family: Literal["resnet", "vit"]
     depth: int
     width: int
+    norm: Literal["batch", "group"]
+    patch: int
+    image_size: int
+    pool: Literal["token", "mean"]
+    positions: Literal["learned", "sincos"]
+    remat: bool
     dtype: Literal["float32", "bfloat16"]
 
 
@@ -59,15 +81,32 @@ class ProjectionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Attributes:
-      temperature: (initial) temperature; similarities are divided by it.
-      learnable_temperature: learn the log of 1 / temperature, clamped at 100.
-      false_negatives: 'keep', or 'mask' to leave pairs of one location out of each other's negatives.
+    """The pre-training objective; dual_encoder/losses has the formulas.
+
+    Attributes:
+      name: with negatives: 'info_nce' (of the other sensor), 'nt_xent' (of both sensors), 'iai_simclr' (nt_xent between
+        and within sensors), 'sigmoid' (SigLIP); without: 'barlow', 'decur', 'vicreg'.
+      temperature: (initial) temperature; similarities are divided by it. Only with negatives.
+      learnable_temperature: learn the log of 1 / temperature, clamped at 100. Only with negatives.
+      bias: initial bias of the logits, which is learned. Only 'sigmoid'.
+      false_negatives: what pairs of one location in a batch are to each other: negatives ('keep'), nothing ('mask') or
+        further positives ('positive'). Objectives without negatives take 'keep'.
+      chunk: side of the tiles in which pairs are compared, so that no [batch, batch] matrix is held; 0 holds it.
+        Changes no value. Only with negatives.
+      off_diagonal: weight of the correlations between different dimensions. Only 'barlow' and 'decur'.
+      common: share of the dimensions that the sensors have in common. Only 'decur'.
+      vicreg: weights of invariance, variance and covariance. Only 'vicreg'.
     """
 
+    name: Literal["info_nce", "nt_xent", "iai_simclr", "sigmoid", "barlow", "decur", "vicreg"]
     temperature: float
     learnable_temperature: bool
-    false_negatives: Literal["keep", "mask"]
+    bias: float
+    false_negatives: Literal["keep", "mask", "positive"]
+    chunk: int
+    off_diagonal: float
+    common: float
+    vicreg: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +172,16 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """Contrastive pre-training of one encoder per sensor. batch_size is global, over all devices of all hosts."""
+    """Pre-training of one encoder per sensor. batch_size is global, over all devices of all hosts.
+
+    Attributes:
+      inputs: 's1+s2', the sensors of a pair; or 's1' or 's2', two augmentations of each image of one sensor (SimCLR).
+    """
 
     task: Literal["pretrain"]
     seed: int
     batch_size: int
+    inputs: Literal["s1+s2", "s1", "s2"]
     data: DataConfig
     encoder: EncoderConfig
     projection: ProjectionConfig
@@ -230,10 +274,13 @@ def key_paths(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Returns key path -> (old value, new value) of the leaves that differ between two nested mappings."""
+    """Returns key path -> (old value, new value) of the leaves that differ between two nested mappings.
+
+    A tuple and the list that JSON makes of it are equal.
+    """
     flat_old, flat_new = _flatten(old), _flatten(new)
-    return {key: (flat_old.get(key), flat_new.get(key)) for key in sorted(flat_old | flat_new)
-            if flat_old.get(key) != flat_new.get(key)}
+    pairs = {key: (flat_old.get(key), flat_new.get(key)) for key in sorted(flat_old | flat_new)}
+    return {key: pair for key, pair in pairs.items() if len({json.dumps(value) for value in pair}) > 1}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -264,6 +311,10 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if value not in choices:
             raise UserError(f"{path} is {value!r}; {nearest(str(value), choices)}")
         return value
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{path} is {value!r}; expected values in parentheses, or ()")
+        return tuple(_convert(typing.get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     assert not isinstance(hint, types.UnionType), f"{path}: unions are not used in configs"
     if hint is float and type(value) is int:
         return float(value)
@@ -273,12 +324,13 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 
 _MINIMA = {
-    "batch_size": 1, "data.threads": 1, "data.processes": 0, "encoder.width": 1, "projection.hidden": 1,
-    "projection.dim": 1, "decoder_width": 1, "augment.crop": 0, "augment.sar_looks": 0, "augment.sar_gain_db": 0,
+    "batch_size": 1, "data.threads": 1, "data.processes": 0, "data.max_bad_records": 0, "encoder.width": 1,
+    "projection.hidden": 1, "projection.dim": 1, "decoder_width": 1, "augment.crop": 0,
+    "augment.sar_looks": 0, "augment.sar_gain_db": 0,
     "augment.optical_brightness": 0, "augment.optical_contrast": 0, "optimizer.weight_decay": 0,
     "optimizer.momentum": 0, "optimizer.clip_norm": 0, "schedule.epochs": 0, "schedule.steps": 0,
     "schedule.log_every": 0, "schedule.eval_every": 0, "schedule.checkpoint_every": 0, "schedule.keep": 1,
-    "loss.temperature": 0.01, "seed": 0,
+    "loss.temperature": 0.01, "loss.chunk": 0, "loss.off_diagonal": 0, "seed": 0,
 }
 
 
@@ -292,7 +344,7 @@ def _validate(config: Config) -> None:
         return
     _require(config.data.dir != "", "config.data.dir", config.data.dir,
              "a data set folder made by `python -m data_prep build`")
-    _require(config.encoder.depth in (18, 34, 50), "config.encoder.depth", config.encoder.depth, "18, 34 or 50")
+    _validate_encoder(config.encoder, config.augment.crop)
     _require(config.schedule.steps + config.schedule.epochs >= 1, "config.schedule.epochs", config.schedule.epochs,
              "at least 1 (or schedule.steps)")
     _require(0 <= config.optimizer.warmup < 1, "config.optimizer.warmup", config.optimizer.warmup, "a share in [0, 1)")
@@ -301,9 +353,38 @@ def _validate(config: Config) -> None:
     if isinstance(config, PretrainConfig):
         _require(config.batch_size >= 2, "config.batch_size", config.batch_size,
                  "at least 2: one pair has no negatives")
+        _validate_loss(config)
     elif config.init_from:
         _require(config.data.statistics == "", "config.data.statistics", config.data.statistics,
                  "'' with config.init_from: an encoder keeps the statistics that it was trained with")
+
+
+def _validate_loss(config: PretrainConfig) -> None:
+    loss, common = config.loss, round(config.loss.common * config.projection.dim)
+    if loss.name in ("barlow", "decur", "vicreg"):
+        _require(loss.false_negatives == "keep", "config.loss.false_negatives", loss.false_negatives,
+                 f"'keep': '{loss.name}' has no negatives")
+    if loss.name in ("iai_simclr", "decur"):
+        _require(config.inputs == "s1+s2", "config.inputs", config.inputs,
+                 f"'s1+s2': '{loss.name}' compares two sensors")
+    if loss.name == "decur":
+        _require(0 < common < config.projection.dim, "config.loss.common", loss.common,
+                 f"a share that leaves common and other ones of the {config.projection.dim} dimensions")
+    _require(len(loss.vicreg) == 3 and min(loss.vicreg) >= 0, "config.loss.vicreg", loss.vicreg,
+             "three weights of at least 0")
+
+
+def _validate_encoder(encoder: EncoderConfig, crop: int) -> None:
+    if encoder.family == "resnet":
+        _require(encoder.depth in (18, 34, 50, 101), "config.encoder.depth", encoder.depth, "18, 34, 50 or 101")
+        return
+    _require(encoder.depth >= 1, "config.encoder.depth", encoder.depth, "at least 1 block")
+    _require(encoder.width % 64 == 0, "config.encoder.width", encoder.width, "a multiple of 64, the width of a head")
+    _require(encoder.patch in (4, 8, 16, 32), "config.encoder.patch", encoder.patch, "4, 8, 16 or 32")
+    _require(encoder.image_size >= encoder.patch and encoder.image_size % encoder.patch == 0,
+             "config.encoder.image_size", encoder.image_size, f"a multiple of config.encoder.patch, {encoder.patch}")
+    _require(crop % encoder.patch == 0, "config.augment.crop", crop,
+             f"a multiple of config.encoder.patch, {encoder.patch}, or 0 for whole images")
 
 
 def _require(holds: bool, path: str, seen: Any, expected: str) -> None:

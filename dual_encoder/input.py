@@ -1,120 +1,239 @@
-"""Deterministic batches: the batch of step t is a function of (seed, t) alone.
+"""Deterministic batches: the batch of step t is a function of (seed, t) alone (order.py says which records it holds).
 
-Each epoch walks through a permutation computed from (seed, epoch); the last incomplete batch of an epoch is left out.
-Hosts, devices, threads and restarts change who reads a record, never which records make up a batch.
+Hosts, devices, threads, processes and restarts change who reads a record, never which records make up a batch.
 """
 
-import functools
+import bisect
+import concurrent.futures
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
 from etils import epath
 
+from dual_encoder import dataset_info, files
+from dual_encoder.dataset_info import DatasetInfo
 from dual_encoder.errors import UserError
+from dual_encoder.memory import Memory
+from dual_encoder.order import Order
 from dual_encoder.sensors import SensorSpec
-from dual_encoder.tfrecord import DatasetInfo, ShardedRecords
+from dual_encoder.tfrecord import DamagedRecord, ShardedRecords
+
+T = TypeVar("T")
 
 
 class Records:
-    """The records of one split, or of several joined by '+', by number.
+    """The records of one split of one data set, or of several joined, by number.
 
     Args:
-      path: the data set folder.
-      splits: 'train' or 'train+validation'.
+      paths: a data set folder, or several joined by ','.
+      splits: 'train', or several joined by '+': 'train+validation'.
       features: the tensors to read, e.g. ('s1', 's2').
+      weights: share of each folder in the batches; () = in proportion to the records.
+      max_bad_records: how many damaged records may be replaced by the next sound one of their data set.
+      partial: leave out folders that do not have the splits, as long as one has them (for evaluation).
+
+    Attributes:
+      info: of the data set, or of all folders together (`dataset_info.merge`).
+      bad: numbers of the damaged records that `count_bad` has met.
+
+    Raises:
+      UserError: a folder, split or feature is missing, or the folders do not fit together.
     """
 
-    def __init__(self, path: epath.PathLike, splits: str, features: tuple[str, ...]):
-        self.parts = [ShardedRecords(path, split) for split in splits.split("+")]
-        self.info: DatasetInfo = self.parts[0].info
-        missing = [name for name in features if name not in self.info.tensors]
-        if missing:
-            raise UserError(f"data set '{path}' has no feature '{missing[0]}', it has {sorted(self.info.tensors)}; "
-                            "choose other config inputs or build the data set with that sensor or label")
-        self.features = features
-        self._ends = np.cumsum([len(part) for part in self.parts])
+    def __init__(self, paths: epath.PathLike, splits: str, features: tuple[str, ...], *, weights: Sequence[float] = (),
+                 max_bad_records: int = 0, partial: bool = False):
+        folders = [folder.strip() for folder in os.fspath(paths).split(",")]
+        infos = [dataset_info.load_info(folder) for folder in folders]
+        for folder, info in zip(folders, infos, strict=True):
+            if missing := [name for name in features if name not in info.tensors]:
+                raise UserError(f"data set '{folder}' has no feature '{missing[0]}', it has {sorted(info.tensors)}; "
+                                "choose other config inputs or build the data set with that sensor or label")
+        self.info: DatasetInfo = dataset_info.merge(infos, folders, features)
+        self.features, self.max_bad_records, self.bad = features, max_bad_records, []
+        names = splits.split("+")
+        having = [folder for folder, info in zip(folders, infos, strict=True) if set(names) <= set(info.shards)]
+        folders = having if partial and having else folders
+        sets = [[ShardedRecords(folder, name) for name in names] for folder in folders]
+        self.parts = [part for parts in sets for part in parts]
+        self._ends = list(itertools.accumulate(len(part) for part in self.parts))
+        self._starts = [0, *self._ends]
+        self._set_ends = list(itertools.accumulate(sum(map(len, parts)) for parts in sets))
+        self._weights = weights
+        # Two importers may give one name to two places; in a mixture they stay apart.
+        self._namespaces = [f"{part.info.source.get('importer', '')}/".encode() if len(folders) > 1 else b""
+                            for part in self.parts]
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1]
+
+    def order(self, seed: int, batch_size: int) -> Order:
+        """Returns which records make up the batches of a run."""
+        return Order(seed, np.diff(self._set_ends, prepend=0).tolist(), self._weights, batch_size)
 
     def record(self, number: int) -> dict[str, Any]:
-        """Returns the whole record: tensors as arrays, ids and places as text, times as int."""
-        part = int(np.searchsorted(self._ends, number, side="right"))
-        start = int(self._ends[part - 1]) if part else 0
-        record = self.parts[part][number - start]
+        """Returns the whole record (or its replacement): tensors as arrays, ids and places as text, times as int."""
+        _, record = self._first_sound(number, lambda part, within: self.parts[part][within])
         return {k: v.decode() if isinstance(v, bytes) else v for k, v in record.items()}
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
-        """Returns what a step needs: the tensors, `location` (int32 hash of the place) and `record` (its number)."""
-        record = self.record(number)
-        arrays = {name: record[name] for name in self.features}
-        digest = hashlib.blake2b(record["location_id"].encode(), digest_size=4).digest()
-        arrays["location"] = np.frombuffer(digest, np.int32)[0]
-        arrays["record"] = np.int32(number)
-        return arrays
+        """Returns one record as `BatchReader` does, without the first axis."""
+        return {name: array[0] for name, array in BatchReader(self)([number]).items()}
+
+    def read_into(self, number: int, rows: Mapping[bytes, np.ndarray]) -> tuple[int, bytes]:
+        """Copies the tensors of a record, or of the next sound one, into `rows`; see `ShardedRecords.read_into`.
+
+        Returns:
+          the number of the record that was read, and its place; places of different importers differ.
+
+        Raises:
+          UserError: a damaged record, and `max_bad_records` in a row behind it.
+        """
+        return self._first_sound(number, lambda part, within: (
+            self._namespaces[part] + self.parts[part].read_into(within, rows)))
+
+    def count_bad(self, planned: np.ndarray, delivered: np.ndarray) -> None:
+        """Notes damaged records, each once: those between the number that was asked for and the one that came.
+
+        Prints a line for each.
+
+        Raises:
+          UserError: there are now more of them than `max_bad_records`.
+        """
+        for row in np.flatnonzero(planned != delivered):
+            number = int(planned[row])
+            while number != delivered[row]:
+                if number not in self.bad:
+                    self.bad.append(number)
+                    print(f"{self._where(number)} does not match its checksum: replaced, {len(self.bad)} of at most "
+                          f"{self.max_bad_records}", flush=True)
+                number = self._next_in_set(number)
+        if len(self.bad) > self.max_bad_records:
+            raise UserError(f"{len(self.bad)} damaged records, the last is {self._where(self.bad[-1])}; "
+                            f"config.data.max_bad_records is {self.max_bad_records}: restore the shards (`python -m "
+                            "data_prep verify` finds all damage), or allow more")
+
+    def _first_sound(self, number: int, read: Callable[[int, int], T]) -> tuple[int, T]:
+        """Returns the number and read(part, number within it) of a record, or of the next sound one of its set."""
+        for replacements in itertools.count():
+            part = bisect.bisect_right(self._ends, number)
+            try:
+                return number, read(part, number - self._starts[part])
+            except DamagedRecord:
+                if replacements == self.max_bad_records:
+                    raise
+            number = self._next_in_set(number)
+
+    def _next_in_set(self, number: int) -> int:
+        """Returns the number after `number`, or the set's first one after its last."""
+        which = bisect.bisect_right(self._set_ends, number)
+        return number + 1 if number + 1 < self._set_ends[which] else [0, *self._set_ends][which]
+
+    def _where(self, number: int) -> str:
+        part = bisect.bisect_right(self._ends, number)
+        return self.parts[part].where(number - self._starts[part])
 
 
-@functools.lru_cache(maxsize=4)  # readers stand on both sides of an epoch's end
-def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Returns the order of an epoch, int64 [count], read-only; Philox keyed by (seed, epoch)."""
-    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
-    order.flags.writeable = False
-    return order
+class BatchReader:
+    """record numbers -> what a step needs. Picklable: a reading process starts threads of its own.
 
+    Args:
+      records: of a split.
+      threads: readers, the calling thread among them.
+    """
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Returns the number of whole batches in `count` records; UserError when there is none."""
-    if count < batch_size:
-        raise UserError(f"config.batch_size is {batch_size}, the split has {count} records; use a batch of at most "
-                        f"{count}")
-    return count // batch_size
+    def __init__(self, records: Records, threads: int = 1):
+        self._records, self._threads = records, threads
+        self.__setstate__({})
 
+    def __getstate__(self):
+        return {"_records": self._records, "_threads": self._threads}
 
-def record_numbers(seed: int, step: int, count: int, batch_size: int) -> np.ndarray:
-    """Returns the record numbers of the batch of step `step` (from 0), int64 [batch_size]."""
-    epoch, batch = divmod(step, steps_per_epoch(count, batch_size))
-    return permutation(seed, epoch, count)[batch * batch_size:(batch + 1) * batch_size]
+    def __setstate__(self, state: Mapping[str, Any]):
+        self.__dict__.update(state)
+        self._memory, self._pool = Memory(), None
+
+    def __call__(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
+        """Reads the records `numbers`.
+
+        Returns:
+          the tensors [records, ...], `location` int32 [records] (hash of the place) and `record` int32 [records] (its
+          number; another one than asked for where `max_bad_records` allows it and the record is damaged).
+
+        Raises:
+          UserError: a damaged record, or more in a row than allowed.
+        """
+        count, tensors = len(numbers), self._records.info.tensors
+        batch = {name: self._memory.empty((count, *tensors[name].shape), tensors[name].dtype)
+                 for name in self._records.features}
+        as_bytes = [(name.encode(), array.reshape(count, -1).view(np.uint8)) for name, array in batch.items()]
+        batch["location"], batch["record"] = np.empty(count, np.int32), np.empty(count, np.int32)
+        rows = iter(range(count))  # shared: each thread takes the next row that nobody has taken
+
+        def fill() -> None:
+            for row in rows:
+                into = {name: array[row] for name, array in as_bytes}
+                batch["record"][row], place = self._records.read_into(int(numbers[row]), into)
+                digest = hashlib.blake2b(place, digest_size=4).digest()
+                batch["location"][row] = int.from_bytes(digest, "little", signed=True)
+
+        if self._pool is None and self._threads > 1:
+            self._pool = concurrent.futures.ThreadPoolExecutor(self._threads - 1)
+        others = [self._pool.submit(fill) for _ in range(self._threads - 1)]
+        fill()
+        for other in others:
+            other.result()
+        return batch
 
 
 def batches(records: Records, *, seed: int, batch_size: int, rows: range, start: int, stop: int, threads: int,
             processes: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yields this process's rows of the batches of steps start, ..., stop - 1.
+    """Yields this process's rows of the batches of steps start, ..., stop - 1; two batches are read ahead.
 
     Args:
-      records: the split; a record is read once per epoch.
+      records: the split.
       seed: order of the records.
       batch_size: of the global batch.
       rows: rows of the global batch to read.
-      threads, processes: readers; they change the speed only.
+      threads, processes: readers (threads of each process); they change the speed only.
 
     Yields:
-      per feature [len(rows), ...], `location` int32 [len(rows)], `record` int32 [len(rows)].
+      per feature [len(rows), ...], `location` int32 [len(rows)], `record` int32 [len(rows)], as `BatchReader`.
     """
-    def load(element: int) -> dict[str, np.ndarray]:
-        step, row = divmod(element, len(rows))
-        return records[int(record_numbers(seed, start + step, len(records), batch_size)[rows.start + row])]
-
-    source = grain.MapDataset.range(0, (stop - start) * len(rows)).map(load)
-    stream = source.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * len(rows)))
+    order = records.order(seed, batch_size)
+    reader = BatchReader(records, threads)
+    source = grain.MapDataset.range(start, stop).map(lambda step: reader(order.numbers(step)[rows.start:rows.stop]))
+    stream = source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     if processes:
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes))
-    return iter(stream.batch(len(rows)))
+    if not records.max_bad_records:
+        return iter(stream)
+
+    def counted(step: int, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        records.count_bad(order.numbers(step)[rows.start:rows.stop], batch["record"])
+        return batch
+    return map(counted, range(start, stop), stream)
 
 
 def in_order(records: Records, batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """Yields (batch, valid) once through the split; the last batch is filled up with its last record.
 
-    `valid` is the number of rows that count.
+    `valid` is the number of rows that count. Damaged records, as far as `max_bad_records` allows them, are left out.
     """
+    reader = BatchReader(records)
     for start in range(0, len(records), batch_size):
-        numbers = range(start, min(start + batch_size, len(records)))
-        rows = [records[number] for number in numbers]
-        rows += [rows[-1]] * (batch_size - len(rows))
-        yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}, len(numbers)
+        numbers = np.arange(start, min(start + batch_size, len(records)))
+        batch = reader(numbers)
+        records.count_bad(numbers, batch["record"])
+        sound = np.flatnonzero(batch["record"] == numbers)
+        if len(sound):
+            rows = np.append(sound, np.full(batch_size - len(sound), sound[-1]))
+            yield {name: array[rows] for name, array in batch.items()}, len(sound)
 
 
 def load_sensors(info: DatasetInfo, statistics: str) -> Mapping[str, SensorSpec]:
@@ -126,7 +245,7 @@ def load_sensors(info: DatasetInfo, statistics: str) -> Mapping[str, SensorSpec]
     if not statistics:
         return info.sensors
     try:
-        values = json.loads(epath.Path(statistics).read_text())
+        values = json.loads(files.read(statistics))
         computed = {name: SensorSpec.from_json(spec) for name, spec in values["sensors"].items()}
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"config.data.statistics '{statistics}' cannot be read ({error!r}); make it with `python -m "

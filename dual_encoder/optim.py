@@ -23,11 +23,11 @@ def learning_rate(config: OptimizerConfig, batch_size: int, steps: int) -> optax
 
 
 def is_kernel(params: Any) -> Any:
-    """Returns a tree of bool: True for kernels, False for biases, norm parameters and scalars.
+    """Returns a tree of bool: True for kernels; False for biases, norms, positions, class tokens and scalars.
 
     Only kernels take weight decay and layer-wise adaptation (SimCLR, appendix B.1).
     """
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def build(config: OptimizerConfig, batch_size: int, steps: int, frozen: tuple[str, ...] = ()

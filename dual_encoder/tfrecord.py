@@ -1,111 +1,57 @@
-"""Random access to TFRecord shards without TensorFlow.
+"""Random access to TFRecord shards without TensorFlow, on a disk or in a bucket.
 
 A data set is a folder that `python -m data_prep build` (or `tfds build`) made:
 
     s1s2_pairs-train.tfrecord-00000-of-00002     the shards, as TFDS writes them
     train.index.npy                              INDEX_DTYPE, one row per record: which shard, where, how long
-    manifest.json                                sensors, tensor shapes, digests (see DatasetInfo)
+    manifest.json                                sensors, tensor shapes, digests: dataset_info.py
 
 TFRecord framing: uint64 length, uint32 masked crc32c of the length, payload, uint32 masked crc32c of the payload.
 """
 
-import dataclasses
-import json
+import concurrent.futures
+import functools
+import io
 import os
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import google_crc32c
+import crc32c  # google-crc32c holds the interpreter lock, so that reading threads would wait for one another
 import numpy as np
 from etils import epath
-from tensorflow_datasets.proto import tf_example_pb2  # at the top: reading threads deadlock in TFDS's lazy imports
 
+from dual_encoder import files, tf_example
+from dual_encoder.dataset_info import MANIFEST as MANIFEST
+from dual_encoder.dataset_info import DatasetInfo, TensorInfo, load_info
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SensorSpec
+from dual_encoder.layout import Layout
 
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i4")])  # offset and length of the payload
-MANIFEST = "manifest.json"
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
+_LOCATION = b"location_id"
+_OPEN_SHARDS = 64  # per split; a data set of a million pairs has more shards than a process may have open files
+_LAYOUTS = 64  # per split; more than a data set of one kind of record has
+_SCANNERS = 16  # threads that read headers; each waits for its disk or bucket most of the time
 
 
-@dataclasses.dataclass(frozen=True)
-class TensorInfo:
-    """Stored tensor of one feature: numpy dtype name and shape."""
-
-    dtype: str
-    shape: tuple[int, ...]
+class DamagedRecord(UserError):
+    """A record that is cut off or does not match its checksum."""
 
 
-@dataclasses.dataclass(frozen=True)
-class DatasetInfo:
-    """What manifest.json says.
-
-    Attributes:
-      name, config, version: the TFDS identity, e.g. 's1s2_pairs', 'bigearthnet', '1.0.0'.
-      sensors: feature name ('s1', 's2') -> spec of the stored image.
-      tensors: feature name ('s1', 's2', 'label') -> dtype and shape [height, width, bands] or [height, width].
-      classes: names of the label values 0, 1, ... (255 is ignored); empty for unlabelled pairs.
-      source: importer, licence, attribution and notes, as text.
-      shards: split -> shard entries {'file', 'bytes', 'records', 'sha256'} in order.
-      fingerprint: sha256 over the shard digests: equal fingerprints are equal records in equal order.
-    """
-
-    name: str
-    config: str
-    version: str
-    sensors: Mapping[str, SensorSpec]
-    tensors: Mapping[str, TensorInfo]
-    classes: tuple[str, ...]
-    source: Mapping[str, str]
-    shards: Mapping[str, tuple[Mapping[str, Any], ...]]
-    fingerprint: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns what manifest.json holds."""
-        return {
-            "name": self.name, "config": self.config, "version": self.version,
-            "sensors": {k: v.to_json() for k, v in self.sensors.items()},
-            "tensors": {k: {"dtype": v.dtype, "shape": list(v.shape)} for k, v in self.tensors.items()},
-            "classes": list(self.classes), "source": dict(self.source),
-            "shards": {k: [dict(entry) for entry in v] for k, v in self.shards.items()},
-            "fingerprint": self.fingerprint,
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "DatasetInfo":
-        """Reads what `to_json` returned."""
-        return cls(
-            name=values["name"], config=values["config"], version=values["version"],
-            sensors={k: SensorSpec.from_json(v) for k, v in values["sensors"].items()},
-            tensors={k: TensorInfo(v["dtype"], tuple(v["shape"])) for k, v in values["tensors"].items()},
-            classes=tuple(values["classes"]), source=dict(values["source"]),
-            shards={k: tuple(v) for k, v in values["shards"].items()}, fingerprint=values["fingerprint"])
-
-
-def load_info(path: epath.PathLike) -> DatasetInfo:
-    """Reads the manifest of the data set folder `path`; UserError when there is none."""
-    folder = epath.Path(path)
-    if not folder.exists():
-        raise UserError(f"data folder '{folder}' does not exist; build it with `python -m data_prep build` or set "
-                        "--config.data.dir")
-    manifest = folder / MANIFEST
-    if not manifest.exists():
-        below = sorted(p.parent for depth in ("*", "*/*", "*/*/*") for p in folder.glob(f"{depth}/{MANIFEST}"))
-        hint = f"it is in '{below[0]}'" if below else "build the data set with `python -m data_prep build`"
-        raise UserError(f"'{folder}' holds no {MANIFEST}; {hint}")
-    try:
-        return DatasetInfo.from_json(json.loads(manifest.read_text()))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"'{manifest}' is damaged ({error!r}); rewrite it with `python -m data_prep verify --rewrite "
-                        f"{folder}`") from error
-
-
-def masked_crc32c(data: bytes) -> int:
+def masked_crc32c(data: bytes | memoryview) -> int:
     """Returns TFRecord's masked crc32c of `data`."""
-    crc = google_crc32c.value(data)
+    return _masked(crc32c.crc32c(data))
+
+
+def _masked(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _extend(crc: int, data: bytearray | memoryview | np.ndarray) -> int:
+    return crc32c.crc32c(data, crc)
 
 
 def scan(path: epath.PathLike) -> Iterator[tuple[int, int]]:
@@ -114,36 +60,40 @@ def scan(path: epath.PathLike) -> Iterator[tuple[int, int]]:
     Raises:
       UserError: a damaged header or a truncated file, with the record number and the byte offset.
     """
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        start, record = 0, 0
-        while start < size:
-            file.seek(start)
-            header = file.read(HEADER.size)
-            if len(header) < HEADER.size:
-                raise _damaged(path, record, start, "the header is cut off")
-            length, crc = HEADER.unpack(header)
-            if masked_crc32c(header[:8]) != crc:
-                raise _damaged(path, record, start, "the header does not match its checksum")
-            end = start + HEADER.size + length + FOOTER.size
-            if end > size:
-                raise _damaged(path, record, start, f"the record should end at byte {end}, the file ends at {size}")
-            yield start + HEADER.size, length
-            start, record = end, record + 1
+    file = files.open_ranges(path)
+    start, record = 0, 0
+    while start < file.size:
+        header = file.read(start, HEADER.size)
+        if len(header) < HEADER.size:
+            raise _damaged(path, record, start, "the header is cut off")
+        length, crc = HEADER.unpack(header)
+        if masked_crc32c(header[:8]) != crc:
+            raise _damaged(path, record, start, "the header does not match its checksum")
+        end = start + HEADER.size + length + FOOTER.size
+        if end > file.size:
+            raise _damaged(path, record, start, f"the record should end at byte {end}, the file ends at {file.size}")
+        yield start + HEADER.size, length
+        start, record = end, record + 1
 
 
 def read_payload(descriptor: int, offset: int, length: int) -> bytes | None:
     """Returns the payload at `offset` of an open shard; None when it is cut off or does not match its checksum."""
     data = os.pread(descriptor, length + FOOTER.size, offset)
-    if len(data) != length + FOOTER.size or masked_crc32c(data[:length]) != FOOTER.unpack(data[length:])[0]:
-        return None
-    return data[:length]
+    return data[:length] if _is_sound(data, length) else None
+
+
+def _is_sound(data: bytes, length: int) -> bool:
+    """True for a payload of `length` bytes followed by its checksum."""
+    return (len(data) == length + FOOTER.size
+            and masked_crc32c(memoryview(data)[:length]) == FOOTER.unpack_from(data, length)[0])
 
 
 def build_index(folder: epath.Path, info: DatasetInfo, split: str) -> np.ndarray:
-    """Returns the index of a split, INDEX_DTYPE [records], by scanning the headers of its shards."""
-    rows = [(shard, offset, length) for shard, entry in enumerate(info.shards[split])
-            for offset, length in scan(folder / entry["file"])]
+    """Returns the index of a split, INDEX_DTYPE [records], by scanning the headers of its shards, some at a time."""
+    paths = [folder / entry["file"] for entry in info.shards[split]]
+    with concurrent.futures.ThreadPoolExecutor(_SCANNERS) as pool:
+        shards = pool.map(lambda path: list(scan(path)), paths)
+        rows = [(number, offset, length) for number, shard in enumerate(shards) for offset, length in shard]
     return np.array(rows, INDEX_DTYPE)
 
 
@@ -155,22 +105,19 @@ def parse(payload: bytes, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
       tensors: features to decode as arrays; their bytes are little-endian, C order, as TFDS's BYTES encoding writes.
 
     Returns:
-      tensors as read-only arrays; other features as bytes, int or float (one value each).
+      tensors as read-only arrays; other features as `tf_example.decode` says.
 
     Raises:
-      UserError: a tensor is missing or has another number of bytes.
+      UserError: not an Example; a tensor is missing or has another number of bytes.
     """
-    features = tf_example_pb2.Example.FromString(payload).features.feature
-    record: dict[str, Any] = {}
-    for name, feature in features.items():
-        values = getattr(feature, feature.WhichOneof("kind")).value
-        record[name] = values[0] if len(values) == 1 else list(values)
+    record = tf_example.decode(payload)
     for name, info in tensors.items():
         expected = int(np.prod(info.shape)) * np.dtype(info.dtype).itemsize
-        seen = len(record[name]) if name in record else None
-        if seen != expected:
-            raise UserError(f"feature '{name}' has {seen} bytes, {info.dtype}{list(info.shape)} needs {expected}; "
-                            "rebuild the data set")
+        value = record.get(name)
+        if not isinstance(value, bytes) or len(value) != expected:
+            seen = f"{len(value)} bytes" if isinstance(value, bytes) else "no single value of bytes"
+            raise UserError(f"feature '{name}' has {seen}, {info.dtype}{list(info.shape)} needs {expected}; rebuild "
+                            "the data set")
         record[name] = np.frombuffer(record[name], info.dtype).reshape(info.shape)
     return record
 
@@ -178,10 +125,10 @@ def parse(payload: bytes, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
 class ShardedRecords:
     """The records of one split, by number.
 
-    Safe to share between threads (pread) and to pickle (files are opened again).
+    Safe to share between threads and to pickle (files are opened again).
 
     Args:
-      path: the data set folder.
+      path: the data set folder, local or in a bucket.
       split: the split's name.
 
     Raises:
@@ -193,43 +140,142 @@ class ShardedRecords:
         self.info = load_info(path)
         if split not in self.info.shards:
             raise UserError(f"data set '{self.folder}' has no split '{split}'; it has {sorted(self.info.shards)}")
+        sizes = files.sizes(self.folder)
         self._paths = [os.fspath(self.folder / entry["file"]) for entry in self.info.shards[split]]
         for entry, shard in zip(self.info.shards[split], self._paths, strict=True):
-            if not os.path.exists(shard):
+            if entry["file"] not in sizes:
                 raise UserError(f"shard '{shard}' is missing; restore it or rebuild the data set")
-            if os.path.getsize(shard) != entry["bytes"]:
-                raise UserError(f"shard '{shard}' has {os.path.getsize(shard)} bytes, the manifest says "
+            if sizes[entry["file"]] != entry["bytes"]:
+                raise UserError(f"shard '{shard}' has {sizes[entry['file']]} bytes, the manifest says "
                                 f"{entry['bytes']}; run `python -m data_prep verify {self.folder}`")
-        index = self.folder / f"{split}.index.npy"
-        self._index = (np.load(index, mmap_mode="r") if index.exists()
-                       else build_index(self.folder, self.info, split))
+        name = f"{split}.index.npy"
+        self._index = self._read_index(name) if name in sizes else self._rebuild_index(name)
         expected = sum(entry["records"] for entry in self.info.shards[split])
         if self._index.dtype != INDEX_DTYPE or len(self._index) != expected:
-            raise UserError(f"'{index}' has {len(self._index)} rows, the manifest says {expected} records; delete the "
-                            "file to have it rebuilt from the shards")
-        self._files: dict[int, int] = {}
+            raise UserError(f"'{self.folder / name}' has {len(self._index)} rows, the manifest says {expected} "
+                            "records; delete the file to have it rebuilt from the shards")
+        self._layouts: dict[tuple, Layout | None] = {}
+        self._open = functools.lru_cache(_OPEN_SHARDS)(files.open_ranges)
 
     def __len__(self) -> int:
         return len(self._index)
 
     def __getstate__(self):
-        return self.__dict__ | {"_files": {}}
+        return {name: value for name, value in self.__dict__.items() if name != "_open"}
+
+    def __setstate__(self, state: Mapping[str, Any]):
+        self.__dict__.update(state)
+        self._open = functools.lru_cache(_OPEN_SHARDS)(files.open_ranges)
 
     def payload(self, record: int) -> bytes:
-        """Returns the bytes of record `record`; UserError when their checksum is wrong."""
-        shard, offset, length = self._index[record].item()
-        if shard not in self._files:
-            self._files[shard] = os.open(self._paths[shard], os.O_RDONLY)
-        data = read_payload(self._files[shard], offset, length)
-        if data is None:
-            raise _damaged(self._paths[shard], record, offset, "the payload does not match its checksum")
-        return data
+        """Returns the bytes of record `record`; DamagedRecord when their checksum is wrong."""
+        data, length = self._read(record)
+        return data[:length]
 
     def __getitem__(self, record: int) -> dict[str, Any]:
-        """Returns record `record`, decoded as `parse` says."""
-        return parse(self.payload(record), self.info.tensors)
+        """Returns record `record`, decoded as `parse` says; DamagedRecord when its checksum is wrong."""
+        return self._parse(self.payload(record), record)
+
+    def read_into(self, record: int, rows: Mapping[bytes, np.ndarray]) -> bytes:
+        """Copies tensors of a record to where they are needed; many times as fast as `self[record]`.
+
+        Args:
+          record: its number.
+          rows: feature name (UTF-8) -> uint8 [bytes of the tensor], overwritten with its bytes.
+
+        Returns:
+          the record's location_id.
+
+        Raises:
+          DamagedRecord: its checksum is wrong.
+          UserError: a tensor or the location_id is missing, or has another number of bytes.
+        """
+        shard, offset, length = self._row(record)
+        key = (length, *rows)
+        layout = self._layouts.get(key)
+        if layout:
+            kept, buffers = layout.buffers(rows)
+            if (self._file(shard).read_into(offset, buffers) == length + FOOTER.size
+                    and _masked(functools.reduce(_extend, buffers[:-1], 0)) == FOOTER.unpack(buffers[-1])[0]
+                    and layout.fits(kept)):
+                return layout.value(_LOCATION, kept)
+        data, _ = self._read(record)
+        values = tf_example.find(data, length, (*rows, _LOCATION))
+        if values is None or _LOCATION not in values or any(
+                name not in values or values[name][1] - values[name][0] != row.size for name, row in rows.items()):
+            return self._parse_into(data[:length], record, rows)
+        for name, row in rows.items():
+            row[:] = np.frombuffer(data, np.uint8, row.size, values[name][0])
+        if layout:  # records of this length have more than one: trying this one again would mean to read twice
+            self._layouts[key] = None
+        elif key not in self._layouts and len(self._layouts) < _LAYOUTS:
+            self._layouts[key] = Layout(data, values, tuple(rows))
+        start, stop = values[_LOCATION]
+        return data[start:stop]
+
+    def where(self, record: int) -> str:
+        """Returns shard, number and byte offset of a record, for messages."""
+        shard, offset, _ = self._row(record)
+        return f"shard '{self._paths[shard]}' record {record} (byte {offset})"
+
+    def _row(self, record: int) -> tuple[int, int, int]:
+        """Returns shard, offset and length of a record."""
+        shard, offset, length = self._index[record].item()
+        if not (0 <= shard < len(self._paths) and offset > 0 and length > 0):
+            raise UserError(f"'{self.folder}/{self.split}.index.npy' is damaged at row {record} (shard {shard}, byte "
+                            f"{offset}, {length} bytes); delete the file to have it rebuilt from the shards")
+        return shard, offset, length
+
+    def _read(self, record: int) -> tuple[bytes, int]:
+        """Returns (payload and checksum, length of the payload), checked."""
+        shard, offset, length = self._row(record)
+        data = self._file(shard).read(offset, length + FOOTER.size)
+        if not _is_sound(data, length):
+            raise _damaged(self._paths[shard], record, offset, "the payload does not match its checksum")
+        return data, length
+
+    def _file(self, shard: int) -> files.Ranges:
+        try:
+            return self._open(self._paths[shard])
+        except FileNotFoundError as error:
+            raise UserError(f"shard '{self._paths[shard]}' is missing; restore it or rebuild the data set") from error
+
+    def _parse(self, payload: bytes, record: int) -> dict[str, Any]:
+        try:
+            return parse(payload, self.info.tensors)
+        except UserError as error:
+            raise UserError(f"{self.where(record)}: {error}") from error
+
+    def _parse_into(self, payload: bytes, record: int, rows: Mapping[bytes, np.ndarray]) -> bytes:
+        """As `read_into`, by the protobuf library: for records that are spelt in another way, and for good errors."""
+        values = self._parse(payload, record)
+        place = values.get("location_id")
+        if not isinstance(place, bytes):
+            raise UserError(f"{self.where(record)}: feature 'location_id' is {place!r}, expected one text; rebuild the "
+                            "data set")
+        for name, row in rows.items():
+            row[:] = values[name.decode()].reshape(-1).view(np.uint8)
+        return place
+
+    def _read_index(self, name: str) -> np.ndarray:
+        path = os.fspath(self.folder / name)
+        try:
+            if "://" in path:
+                return np.load(io.BytesIO(files.read(path)))
+            return np.load(path, mmap_mode="r").view(np.ndarray)  # np.memmap is ten times as slow to give one row
+        except (ValueError, EOFError) as error:
+            raise UserError(f"'{path}' is damaged ({error}); delete the file to have it rebuilt from the shards"
+                            ) from error
+
+    def _rebuild_index(self, name: str) -> np.ndarray:
+        start = time.monotonic()
+        index = build_index(self.folder, self.info, self.split)
+        print(f"'{self.folder / name}' is missing: rebuilt from the headers of {len(self._paths)} shards in "
+              f"{time.monotonic() - start:.1f} s; `python -m data_prep verify --rewrite {self.folder}` writes it",
+              flush=True)
+        return index
 
 
-def _damaged(path: epath.PathLike, record: int, offset: int, what: str) -> UserError:
-    return UserError(f"shard '{os.fspath(path)}' is damaged at record {record} (byte {offset}): {what}; run "
-                     "`python -m data_prep verify` on its folder and restore or rebuild the shard")
+def _damaged(path: epath.PathLike, record: int, offset: int, what: str) -> DamagedRecord:
+    return DamagedRecord(f"shard '{os.fspath(path)}' is damaged at record {record} (byte {offset}): {what}; run "
+                         "`python -m data_prep verify` on its folder and restore or rebuild the shard")

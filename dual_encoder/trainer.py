@@ -20,6 +20,7 @@ from dual_encoder import mesh as mesh_lib
 from dual_encoder import workdir as workdir_lib
 from dual_encoder.checkpoint import Checkpoints
 from dual_encoder.config import FinetuneConfig, PretrainConfig, to_dict
+from dual_encoder.dataset_info import DatasetInfo
 from dual_encoder.errors import UserError
 from dual_encoder.input import Records
 from dual_encoder.metrics import MetricWriter
@@ -68,6 +69,14 @@ def compile_step(task: Task, optimizer: optax.GradientTransformation, seed: int,
                    in_shardings=(replicated, mesh_lib.by_row(mesh)), out_shardings=(replicated, replicated))
 
 
+def check_crop(crop: int, task: Task, info: DatasetInfo) -> None:
+    """Raises UserError when the images of a data set are smaller than the crop."""
+    size = min(side for name in task.features for side in info.tensors[name].shape[:2])
+    if crop > size:
+        raise UserError(f"config.augment.crop is {crop}, the images have {size} pixels; use at most {size}, or 0 for "
+                        "whole images")
+
+
 def evaluator(task: Task, records: Records, batch_size: int, mesh: Mesh
               ) -> Callable[[TrainState], tuple[dict[str, Any], dict[str, Any]]]:
     """Returns state -> (scores, pictures): `task.predict` over the split, compiled once, then `task.evaluate`."""
@@ -94,12 +103,9 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
     """
     schedule = config.schedule
     mesh_lib.check_batch(config.batch_size, mesh)
-    size = min(side for name in task.features for side in records.info.tensors[name].shape[:2])
-    if config.augment.crop > size:
-        raise UserError(f"config.augment.crop is {config.augment.crop}, the images have {size} pixels; use at most "
-                        f"{size}, or 0 for whole images")
-    per_epoch = input_lib.steps_per_epoch(len(records), config.batch_size)
-    last = schedule.steps or schedule.epochs * per_epoch
+    check_crop(config.augment.crop, task, records.info)
+    order = records.order(config.seed, config.batch_size)
+    last = schedule.steps or schedule.epochs * order.steps_per_epoch
     sensors = {name: spec.to_json() for name, spec in task.sensors.items()}
     workdir_lib.check(workdir, to_dict(config), records.info.fingerprint, sensors)
     optimizer = optim.build(config.optimizer, config.batch_size, last, task.frozen)
@@ -116,13 +122,12 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
         workdir_lib.record_run(workdir, to_dict(config), records.info, sensors, parameters)
         writer = MetricWriter(workdir, start)
         writer.write(start, "event", {"event": "started" if start == 0 else "resumed"})
-        print(f"{config.task}: {len(records)} records, {per_epoch} steps per epoch, {parameters / 1e6:.1f} M "
-              f"parameters, {mesh.size} {mesh.devices.flat[0].platform} device(s), from step {start} to {last}",
-              flush=True)
+        print(f"{config.task}: {len(records)} records, {order.steps_per_epoch} steps per epoch, "
+              f"{parameters / 1e6:.1f} M parameters, {mesh.size} {mesh.devices.flat[0].platform} device(s), from step "
+              f"{start} to {last}", flush=True)
 
     def name_records(step: int) -> list[str]:
-        numbers = input_lib.record_numbers(config.seed, step, len(records), config.batch_size)
-        return [records.record(int(number))["id"] for number in numbers]
+        return [records.record(number)["id"] for number in order.numbers(step).tolist()]
 
     log = hooks.TrainLog(writer, start, last, schedule.log_every, config.batch_size, name_records)
     save = hooks.SaveCheckpoint(checkpoints, writer, schedule.checkpoint_every, last)
@@ -132,6 +137,7 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
     stream = input_lib.batches(records, seed=config.seed, batch_size=config.batch_size,
                            rows=mesh_lib.local_rows(config.batch_size), start=start, stop=last,
                            threads=config.data.threads, processes=config.data.processes)
+    bad = 0
     try:
         with _StopRequest(mesh_lib.stop_signals()) as stop:
             if start == last and score.is_missing(last):  # the run ended between its last checkpoint and its scores
@@ -140,6 +146,9 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
                 began = time.perf_counter()
                 batch = mesh_lib.to_global(next(stream), mesh)
                 log.waited(time.perf_counter() - began)
+                if writer and len(records.bad) > bad:
+                    bad = len(records.bad)
+                    writer.write(step, "event", {"event": f"{bad} damaged records replaced so far"})
                 state, metrics = step_fn(state, batch)
                 log(step, metrics)
                 stopping = mesh_lib.all_stop(stop.requested, step)

@@ -25,8 +25,8 @@ from dual_encoder.errors import UserError
 from dual_encoder.tfrecord import DatasetInfo
 
 # Keys that change how a run is carried out or watched, not what it computes.
-_FREE_KEYS = ("data.dir", "data.threads", "data.processes", "schedule.log_every", "schedule.eval_every",
-              "schedule.checkpoint_every", "schedule.keep")
+_FREE_KEYS = ("data.dir", "data.threads", "data.processes", "data.max_bad_records", "schedule.log_every",
+              "schedule.eval_every", "schedule.checkpoint_every", "schedule.keep")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
 

@@ -39,7 +39,7 @@ def assert_refused(result, *parts):
     ([SMOKE, "--workdir=x", "--config.batchsize=4"], ["'config.batchsize'; did you mean 'batch_size'?"]),
     ([SMOKE, "--workdir=x", "--config.loss.temprature=1"], ["did you mean 'loss.temperature'?"]),
     ([SMOKE, "--workdir=x", "--config.batch_size=many"], ["batch_size=many"]),
-    ([SMOKE, "--workdir=x", "--config.encoder.depth=20"], ["config.encoder.depth is 20; expected 18, 34 or 50"]),
+    ([SMOKE, "--workdir=x", "--config.encoder.depth=20"], ["config.encoder.depth is 20; expected 18, 34, 50 or 101"]),
     ([SMOKE, "--wrkdir=x"], ["wrkdir", "workdir"]),
     ([SMOKE, "--workdir=x", "stray"], ["'stray' is not a flag"]),
     ([SMOKE, "--workdir=x", "--config.data.dir=nowhere"], ["'nowhere' does not exist", "data_prep build"]),
@@ -104,7 +104,7 @@ def test_data_of_another_sensor_than_the_checkpoint_is_refused(write_dataset, tm
     assert_refused(run(*finetune, f"--config.data.dir={data}"), "no feature 'label'")
     labelled = write_dataset(labels=True)
     assert_refused(run(*finetune, f"--config.data.dir={labelled}"), "the checkpoint's s1_encoder differs",
-                   "set --config.encoder.depth and --config.encoder.width")
+                   "config.encoder (--config.encoder.width and so on) as in pre-training")
     evaluate = ["--config=configs/evaluate.py", f"--config.init_from={tmp_path / 'run'}"]
     assert_refused(run(*evaluate, "--config.init_step=7"), "no checkpoint of step 7; it has [1]")
     assert_refused(run(*evaluate, "--config.split=train"), "split 'train'", "give another --workdir")
@@ -114,6 +114,20 @@ def test_data_of_another_sensor_than_the_checkpoint_is_refused(write_dataset, tm
     assert_refused(run(*short, f"--workdir={tmp_path / 'crop'}", f"--config.data.dir={data}",
                        "--config.augment.crop=41"), "config.augment.crop is 41, the images have 40 pixels")
     assert not (tmp_path / "crop").exists()
+
+
+def test_data_sets_are_mixed_by_weight(write_dataset, tmp_path):
+    """Trained, refused with other weights, and evaluated on the test splits of both."""
+    folders = f"--config.data.dir={write_dataset(seed=1)},{write_dataset(seed=2, test=6)}"
+    command = [SMOKE, f"--workdir={tmp_path / 'run'}", folders, "--config.encoder.width=8", "--config.augment.crop=32",
+               "--config.schedule.steps=2", "--config.data.split=train", "--config.batch_size=8"]
+    trained = run(*command, "--config.data.weights=0.7,0.3")
+    assert trained.returncode == 0, trained.stderr
+    assert "32 records, 4 steps per epoch" in trained.stdout and "gallery_size 8" in trained.stdout
+    assert_refused(run(*command), "config.data.weights=[0.7, 0.3], this run has ()")
+    assert_refused(run(*command, "--config.data.weights=0.7"), "config.data.weights is (0.7,)", "names 2 data set(s)")
+    evaluated = run("--config=configs/evaluate.py", f"--config.init_from={tmp_path / 'run'}")
+    assert evaluated.returncode == 0, evaluated.stderr
 
 
 def test_training_never_loads_tensorflow(write_dataset, tmp_path):

@@ -1,5 +1,7 @@
 """Config files parse into dataclasses; mistakes name the nearest key."""
 
+import json
+
 import pytest
 
 from configs import evaluate, finetune, pretrain
@@ -13,8 +15,8 @@ def smoke():
 
 
 @pytest.mark.parametrize("values", [
-    *(pretrain.get_config(v).to_dict() for v in ("paper", "smoke", "ombria")),
-    *(finetune.get_config(v).to_dict() for v in ("flood_ombria", "flood", "water_weak")),
+    *(pretrain.get_config(v).to_dict() for v in ("paper", "smoke", "ombria", "vit", "simclr_s1", "simclr_s2")),
+    *(finetune.get_config(v).to_dict() for v in ("flood_ombria", "flood", "flood_vit", "water_weak")),
     evaluate.get_config().to_dict() | {"init_from": "runs/x"},
 ])
 def test_every_variant_parses_and_round_trips(values):
@@ -38,10 +40,13 @@ def test_the_paper_scale_run_is_what_the_design_says():
     ("optimizer", "name", "adam", r"config.optimizer.name is 'adam'; did you mean 'adamw'"),
     ("", "batch_size", "64", r"config.batch_size is '64' \(str\); expected int"),
     ("", "batch_size", 1, r"config.batch_size is 1; expected at least 2"),
-    ("encoder", "depth", 20, r"config.encoder.depth is 20; expected 18, 34 or 50"),
+    ("encoder", "depth", 20, r"config.encoder.depth is 20; expected 18, 34, 50 or 101"),
     ("augment", "flips", 1, r"config.augment.flips is 1 \(int\); expected bool"),
     ("", "task", "pretain", r"config.task is 'pretain'; did you mean 'pretrain'"),
     ("data", "dir", "", r"config.data.dir is ''; expected a data set folder"),
+    ("data", "weights", 0.5, r"config.data.weights is 0.5; expected values in parentheses, or \(\)"),
+    ("data", "weights", ("half",), r"config.data.weights\[0\] is 'half' \(str\); expected float"),
+    ("data", "max_bad_records", -1, r"config.data.max_bad_records is -1; expected at least 0"),
 ])
 def test_a_mistake_names_the_key_and_what_was_expected(group, key, value, message):
     values = smoke()
@@ -61,6 +66,16 @@ def test_an_integer_serves_as_float():
     values = smoke()
     values["loss"]["temperature"] = 1
     assert config_lib.parse(values).loss.temperature == 1.0
+
+
+def test_a_tuple_survives_json():
+    """config.json and checkpoints have lists."""
+    values = smoke()
+    values["data"]["weights"] = (1, 0.5)
+    config = config_lib.parse(values)
+    assert config.data.weights == (1.0, 0.5)
+    stored = json.loads(json.dumps(config_lib.to_dict(config)))
+    assert config_lib.parse(stored) == config and config_lib.differences(stored, config_lib.to_dict(config)) == {}
 
 
 def test_differences_lists_changed_leaves():

@@ -37,7 +37,7 @@ def labelled(write_dataset):
 @pytest.fixture(scope="module")
 def pretrained():
     images = {"s1": jnp.zeros((2, 32, 32, 2)), "s2": jnp.zeros((2, 32, 32, 12))}
-    model = DualEncoder(("s1", "s2"), 18, 8, 16, 8, 10.0, jnp.float32)
+    model = DualEncoder(("s1", "s2"), configure("unused").encoder, 16, 8)
     return jax.tree.map(np.asarray, jax.jit(lambda k: model.init(k, images, train=True))(jax.random.key(7)))
 
 

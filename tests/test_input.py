@@ -1,6 +1,7 @@
 """Batch t is a function of (seed, t): whoever reads it, wherever a run starts."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -31,15 +32,15 @@ def test_batches_equal_the_slow_reference(records):
         order = np.random.Generator(np.random.Philox(key=[3, epoch])).permutation(16)
         expected = order[within * 6:within * 6 + 6]
         np.testing.assert_array_equal(batch["record"], expected)
-        np.testing.assert_array_equal(input_lib.record_numbers(3, step, 16, 6), expected)
+        np.testing.assert_array_equal(records.order(3, 6).numbers(step), expected)
         for row, number in enumerate(expected):
             np.testing.assert_array_equal(batch["s1"][row], records.record(int(number))["s1"])
             np.testing.assert_array_equal(batch["s2"][row], records.record(int(number))["s2"])
 
 
 def test_an_epoch_sees_no_record_twice_and_epochs_differ(records):
-    epochs = [np.concatenate([input_lib.record_numbers(0, step, 16, 4) for step in range(4 * e, 4 * e + 4)])
-              for e in range(3)]
+    order = records.order(0, 4)
+    epochs = [np.concatenate([order.numbers(step) for step in range(4 * e, 4 * e + 4)]) for e in range(3)]
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch), np.arange(16))
     assert (epochs[0] != epochs[1]).any() and (epochs[1] != epochs[2]).any()
@@ -77,6 +78,78 @@ def test_location_marks_records_of_one_place(write_dataset):
     assert len(set(location.tolist())) == 4
 
 
+def damage(folder, *numbers, split="train"):
+    """Flips a byte in the middle of records."""
+    shards = sorted(folder.glob(f"*-{split}.*"))
+    for shard, offset, length in np.load(folder / f"{split}.index.npy")[list(numbers)].tolist():
+        blob = bytearray(shards[shard].read_bytes())
+        blob[offset + length // 2] ^= 1
+        shards[shard].write_bytes(blob)
+
+
+@pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 4}, pytest.param({"processes": 2}, id="processes")])
+def test_a_damaged_record_stops_the_stream_with_one_line(write_dataset, options):
+    folder = write_dataset(train=16, shards=3)
+    damage(folder, 9)
+    with pytest.raises(UserError, match=r"is damaged at record 9 \(byte \d+\): the payload does not match") as error:
+        read(Records(folder, "train", FEATURES), **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 4}, pytest.param({"processes": 2}, id="processes")])
+def test_damaged_records_are_replaced_by_the_next_sound_one(write_dataset, options, capsys):
+    folder = write_dataset(train=16, shards=3)
+    sound = read(Records(folder, "train", FEATURES))
+    damage(folder, 2, 3, 15)
+    records = Records(folder, "train", FEATURES, max_bad_records=3)
+    replacement = {2: 4, 3: 4, 15: 0}
+    assert {number for batch in sound for number in batch["record"]} >= set(replacement)
+    source = Records(folder, "train", FEATURES, max_bad_records=3)
+    for before, after in zip(sound, read(records, **options), strict=True):
+        expected = [replacement.get(number, number) for number in before["record"].tolist()]
+        assert after["record"].tolist() == expected
+        for row, number in enumerate(expected):
+            for name in ("s1", "s2", "location"):
+                np.testing.assert_array_equal(after[name][row], source[number][name])
+    assert sorted(records.bad) == [2, 3, 15]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all("train.tfrecord-" in line and "replaced, " in line for line in lines)
+    assert any(re.search(r"record 15 \(byte \d+\) .* of at most 3", line) for line in lines)
+
+
+@pytest.mark.parametrize("options", [{"threads": 2}, pytest.param({"processes": 1}, id="processes")])
+def test_more_damage_than_allowed_stops_the_stream(write_dataset, options):
+    folder = write_dataset(train=16, shards=3)
+    damage(folder, 1, 6, 12)
+    with pytest.raises(UserError, match="3 damaged records, the last is shard .*; config.data.max_bad_records is 2: "):
+        read(Records(folder, "train", FEATURES, max_bad_records=2), **options)
+    damage(folder, 5, 7)
+    with pytest.raises(UserError, match="is damaged at record 7 "):
+        Records(folder, "train", FEATURES, max_bad_records=2)[5]
+
+
+def test_a_replacement_comes_from_the_same_folder(write_dataset):
+    folders = [write_dataset(train=6, seed=seed) for seed in (1, 2)]
+    damage(folders[0], 5)
+    damage(folders[1], 5)
+    records = Records(",".join(map(str, folders)), "train", FEATURES, max_bad_records=2)
+    assert [int(records[number]["record"]) for number in (4, 5, 6, 11)] == [4, 0, 6, 6]
+    assert records.record(11)["id"] == records.record(6)["id"] == "train000"
+
+
+def test_the_ordered_pass_leaves_damaged_records_out(write_dataset, capsys):
+    folder = write_dataset(train=10, shards=2)
+    damage(folder, 4, 5, 6, 7, 9)
+    with pytest.raises(UserError, match="is damaged at record 4 "):
+        list(input_lib.in_order(Records(folder, "train", FEATURES), 4))
+    records = Records(folder, "train", FEATURES, max_bad_records=5)
+    for _ in range(2):
+        passes = list(input_lib.in_order(records, 4))
+        assert [batch["record"][:valid].tolist() for batch, valid in passes] == [[0, 1, 2, 3], [8]]
+        assert all(len(batch["s1"]) == 4 for batch, _ in passes)
+    assert capsys.readouterr().out.count("\n") == 5, "each is named once"
+
+
 def test_joined_splits_and_the_ordered_pass(write_dataset):
     records = Records(write_dataset(train=5, test=4), "train+test", FEATURES)
     assert [records.record(n)["id"] for n in range(9)] == [f"train{n:03d}" for n in range(5)] + [
@@ -88,7 +161,7 @@ def test_joined_splits_and_the_ordered_pass(write_dataset):
 
 def test_a_batch_larger_than_the_split_is_refused(records):
     with pytest.raises(UserError, match="config.batch_size is 17, the split has 16"):
-        input_lib.steps_per_epoch(len(records), 17)
+        records.order(0, 17)
 
 
 def test_a_feature_that_is_not_stored_is_refused(write_dataset):

@@ -1,11 +1,14 @@
 """Random access against the framing read byte by byte; damage is named."""
 
+import contextlib
 import json
+import os
 import pickle
 import struct
 
 import numpy as np
 import pytest
+from tensorflow_datasets.proto import tf_example_pb2
 
 from dual_encoder import tfrecord
 from dual_encoder.errors import UserError
@@ -37,18 +40,135 @@ def test_every_record_equals_the_slow_reference(write_dataset):
     assert record["id"] == b"train004" and record["s1"].shape == (40, 40, 2) and record["s1"].dtype == np.int16
 
 
-def test_a_missing_index_is_rebuilt_from_the_headers(write_dataset):
-    folder = write_dataset(train=7, shards=3)
+def test_a_missing_index_is_rebuilt_from_the_headers(write_dataset, capsys):
+    folder = write_dataset(train=70, shards=30)
     stored = np.load(folder / "train.index.npy")
     (folder / "train.index.npy").unlink()
     rebuilt = tfrecord.ShardedRecords(folder, "train")._index
     np.testing.assert_array_equal(rebuilt, stored)
+    out = capsys.readouterr().out
+    assert f"'{folder}/train.index.npy' is missing: rebuilt from the headers of 30 shards in" in out
+    assert f"`python -m data_prep verify --rewrite {folder}` writes it" in out and out.count("\n") == 1
+
+
+@pytest.mark.parametrize("keep", [0, 5, -7])
+def test_a_damaged_index_is_named(write_dataset, keep):
+    folder = write_dataset()
+    file = folder / "train.index.npy"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(UserError, match=f"'{file}' is damaged .*; delete the file to have it rebuilt"):
+        tfrecord.ShardedRecords(folder, "train")
+
+
+@pytest.mark.parametrize("field, value", [("shard", 2), ("shard", -1), ("offset", -5), ("length", -1), ("length", 0)])
+def test_a_damaged_row_of_the_index_is_named(write_dataset, field, value):
+    folder = write_dataset()
+    index = np.load(folder / "train.index.npy")
+    index[field][3] = value
+    np.save(folder / "train.index.npy", index)
+    records = tfrecord.ShardedRecords(folder, "train")
+    for read in (records.payload, lambda number: records.read_into(number, rows_of(records))):
+        with pytest.raises(UserError, match=r"train.index.npy' is damaged at row 3 \(.*; delete the file"):
+            read(3)
+
+
+def rows_of(records, features=("s1", "s2")):
+    tensors = {name: records.info.tensors[name] for name in features}
+    return {name.encode(): np.zeros(np.prod(info.shape) * np.dtype(info.dtype).itemsize, np.uint8)
+            for name, info in tensors.items()}
+
+
+def assert_read_into_equals_the_slow_way(records, numbers, features=("s1", "s2")):
+    for number in numbers:
+        rows, expected = rows_of(records, features), records[number]
+        assert records.read_into(number, rows) == expected["location_id"]
+        for name in features:
+            assert rows[name.encode()].tobytes() == expected[name].tobytes(), (number, name)
+
+
+@pytest.mark.parametrize("features", [("s1", "s2"), ("s2", "s1"), ("label",), ("s2",)])
+def test_reading_into_place_equals_the_slow_way(write_dataset, features, monkeypatch):
+    records = tfrecord.ShardedRecords(write_dataset(train=30, shards=3, labels=True), "train")
+    assert_read_into_equals_the_slow_way(records, range(30), features)
+    # Records whose place has one digit or two: two lengths, both learnt.
+    assert len(records._layouts) == 2 and all(records._layouts.values())
+    monkeypatch.setattr(records, "_read", None)
+    records.read_into(3, rows_of(records, features))  # at once, by what was learnt
+
+
+def write_shard(folder, payloads):
+    """Replaces split 'train' by one shard of these records."""
+    blob, index = b"", []
+    for payload in payloads:
+        header = struct.pack("<Q", len(payload))
+        index.append((0, len(blob) + 12, len(payload)))
+        blob += header + struct.pack("<I", tfrecord.masked_crc32c(header)) + payload
+        blob += struct.pack("<I", tfrecord.masked_crc32c(payload))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shards"]["train"] = [{"file": "shard", "bytes": len(blob), "records": len(index), "sha256": ""}]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "shard").write_bytes(blob)
+    np.save(folder / "train.index.npy", np.array(index, tfrecord.INDEX_DTYPE))
+    return tfrecord.ShardedRecords(folder, "train")
+
+
+def respelt(payload, **texts):
+    example = tf_example_pb2.Example.FromString(payload)
+    for name, text in texts.items():
+        example.features.feature[name].bytes_list.value[:] = [text]
+    return example.SerializeToString(deterministic=True)
+
+
+def test_records_of_one_length_and_different_layouts(write_dataset):
+    """The id grows by what the source shrinks: the images move, the length stays."""
+    folder = write_dataset(train=4, shards=1)
+    payload = next(payloads(next(folder.glob("*-train.*"))))
+    variants = [respelt(payload, id=b"i" * (4 + n), source=b"s" * (9 - n), location_id=b"%d" % n) for n in (0, 3, 0, 5)]
+    assert len({len(variant) for variant in variants}) == 1
+    records = write_shard(folder, [*variants, payload])
+    assert_read_into_equals_the_slow_way(records, [0, 2, 0, 1, 3, 2, 1, 4, 0])
+    assert list(records._layouts.values()).count(None) == 1, "given up for that length, not read twice each time"
+
+
+def test_a_record_that_only_the_protobuf_library_can_read(write_dataset):
+    folder = write_dataset(train=2, shards=1)
+    payload = next(payloads(next(folder.glob("*-train.*"))))
+    example = tf_example_pb2.Example.FromString(payload)
+    parts = [tf_example_pb2.Example() for _ in range(2)]
+    for number, (name, feature) in enumerate(sorted(example.features.feature.items())):
+        parts[number % 2].features.feature[name].CopyFrom(feature)
+    split = b"".join(part.SerializeToString() for part in parts)  # protobuf merges the two
+    records = write_shard(folder, [payload, split, payload])
+    assert_read_into_equals_the_slow_way(records, [1, 0, 1, 2, 1])
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda example: example.features.feature.pop("s2"), "feature 's2' has no single value of bytes"),
+    (lambda example: example.features.feature["s2"].bytes_list.value.append(b""), "feature 's2' has no single value"),
+    (lambda example: example.features.feature["s1"].Clear(), "feature 's1' has no single value"),
+    (lambda example: example.features.feature.pop("location_id"), "feature 'location_id' is None, expected one text"),
+])
+def test_a_record_without_what_a_step_needs_is_named(write_dataset, change, message):
+    folder = write_dataset(train=2, shards=1)
+    good = next(payloads(next(folder.glob("*-train.*"))))
+    example = tf_example_pb2.Example.FromString(good)
+    change(example)
+    records = write_shard(folder, [good, example.SerializeToString(deterministic=True), good[:-1]])
+    records.read_into(0, rows_of(records))
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"shard '{folder}/shard' record 1 \(byte \d+\): {message}"):
+            records.read_into(1, rows_of(records))
+        with pytest.raises(UserError, match=r"record 2 \(byte \d+\): \d+ bytes are not a tf.train.Example"):
+            records.read_into(2, rows_of(records))
+    records.read_into(0, rows_of(records))
 
 
 def test_records_survive_pickling(write_dataset):
     records = tfrecord.ShardedRecords(write_dataset(), "train")
     first = records.payload(0)
-    assert pickle.loads(pickle.dumps(records)).payload(0) == first
+    copy = pickle.loads(pickle.dumps(records))
+    assert copy.payload(0) == first
+    assert_read_into_equals_the_slow_way(copy, range(16))
 
 
 @pytest.mark.parametrize("position", [20, -2])  # in the payload; in its checksum
@@ -60,8 +180,23 @@ def test_a_flipped_byte_is_named(write_dataset, position):
     shard.write_bytes(blob)
     records = tfrecord.ShardedRecords(folder, "train")
     records.payload(0)
-    with pytest.raises(UserError, match=rf"{shard.name}.*record 1 .*verify"):
+    with pytest.raises(tfrecord.DamagedRecord, match=rf"{shard.name}.*record 1 .*verify"):
         records.payload(1)
+    for before in (1, 0, 0, 1):  # by the index, and by the layout that the first record taught
+        with contextlib.suppress(tfrecord.DamagedRecord):
+            records.read_into(before, rows_of(records))
+        with pytest.raises(tfrecord.DamagedRecord, match=rf"{shard.name}.*record 1 \(byte 12\).*verify"):
+            records.read_into(1, rows_of(records))
+
+
+def test_a_shard_cut_off_while_it_is_read_is_named(write_dataset):
+    folder = write_dataset(train=4, shards=1)
+    records, shard = tfrecord.ShardedRecords(folder, "train"), next(folder.glob("*-train.*"))
+    records.read_into(0, rows_of(records))
+    os.truncate(shard, shard.stat().st_size - 10)
+    records.read_into(2, rows_of(records))
+    with pytest.raises(tfrecord.DamagedRecord, match="record 3 "):
+        records.read_into(3, rows_of(records))
 
 
 def test_a_truncated_shard_is_named(write_dataset):
@@ -109,5 +244,7 @@ def test_a_tensor_of_another_size_is_refused(write_dataset):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["tensors"]["s1"]["shape"][0] = 41
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="'s1' has 6400 bytes"):
-        tfrecord.ShardedRecords(folder, "train")[0]
+    records = tfrecord.ShardedRecords(folder, "train")
+    for read in (records.__getitem__, lambda number: records.read_into(number, rows_of(records))):
+        with pytest.raises(UserError, match=r"record 0 \(byte 12\): feature 's1' has 6400 bytes, int16\[41, 40, 2\]"):
+            read(0)

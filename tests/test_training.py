@@ -16,9 +16,11 @@ from configs import pretrain
 from dual_encoder import checkpoint, mesh, metrics, optim, trainer, workdir
 from dual_encoder import config as config_lib
 from dual_encoder.errors import UserError
-from dual_encoder.input import Records, batches, record_numbers
-from dual_encoder.losses import info_nce
-from dual_encoder.tasks.pretrain import SENSORS, Pretrain
+from dual_encoder.input import Records, batches
+from dual_encoder.losses.contrastive import info_nce
+from dual_encoder.tasks.pretrain import Pretrain
+
+SENSORS = ("s1", "s2")
 
 
 def configure(folder, **changes):
@@ -37,7 +39,7 @@ def configure(folder, **changes):
 
 
 def open_run(config):
-    records = Records(config.data.dir, config.data.split, SENSORS)
+    records = Records(config.data.dir, config.data.split, SENSORS, max_bad_records=config.data.max_bad_records)
     return Pretrain(config, records.info.sensors), records
 
 
@@ -238,7 +240,7 @@ def test_a_non_finite_loss_stops_with_step_and_ids_and_saves_nothing(write_datas
     step = int(re.search(r"at step (\d+): not finite", message)[1])
     ids = re.search(r"pair ids: ([\w ]+);", message)[1].split()
     records = open_run(config)[1]
-    assert ids == [records.record(int(n))["id"] for n in record_numbers(0, step - 1, 16, 8)]
+    assert ids == [records.record(int(n))["id"] for n in records.order(0, 8).numbers(step - 1)]
     for saved in (tmp_path / "run" / "checkpoints").iterdir():
         assert int(saved.name) < step
     assert step == 2 and checkpoint.load_model(tmp_path / "run").step == 1  # the first step of a warm-up has rate 0
@@ -339,6 +341,19 @@ def test_a_full_disk_stops_with_one_line_and_keeps_what_was_written(finished, tm
     monkeypatch.undo()
     fit(config, tmp_path / "part")
     assert_identical(final_arrays(tmp_path / "part"), final_arrays(whole))
+
+
+def test_damaged_records_stop_a_run_or_are_replaced_and_counted(write_dataset, tmp_path):
+    folder = write_dataset()
+    shard = sorted(folder.glob("*-train.*"))[0]
+    blob = bytearray(shard.read_bytes())
+    blob[-100] ^= 1
+    shard.write_bytes(blob)
+    with pytest.raises(UserError, match=f"shard '{shard}' is damaged at record 7 "):
+        fit(configure(folder), tmp_path / "run")
+    fit(configure(folder, data__max_bad_records=1), tmp_path / "run")  # the same run goes on
+    events = [row["event"] for row in metrics.read(tmp_path / "run") if row["kind"] == "event"]
+    assert "1 damaged records replaced so far" in events and checkpoint.load_model(tmp_path / "run").step == 6
 
 
 def test_a_checkpoint_of_eight_devices_continues_on_one(finished):

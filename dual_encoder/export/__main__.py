@@ -24,8 +24,8 @@ def main() -> None:
         model = load_model(flags.workdir, flags.step)
         for path in export(model, flags.sensor, flags.out):
             print(path)
-        width = model.variables["params"][f"{flags.sensor}_encoder"]["conv1"]["kernel"].shape[-1]
-        if width != 64:
+        encoder = model.variables["params"][f"{flags.sensor}_encoder"]
+        if "conv1" in encoder and (width := encoder["conv1"]["kernel"].shape[-1]) != 64:
             print(f"note: the stem is {width} channels wide; timm's local-dir loader only takes 64. The card shows how "
                   "to load it")
 

@@ -3,14 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dual_encoder.export.loading import how_to_load
 from dual_encoder.sensors import SensorSpec
 
 if TYPE_CHECKING:
     from dual_encoder.checkpoint import LoadedModel
-
-_BLOCKS = {"resnet18": ("BasicBlock", (2, 2, 2, 2)), "resnet34": ("BasicBlock", (3, 4, 6, 3)),
-           "resnet50": ("Bottleneck", (3, 4, 6, 3))}
-
 
 def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any]) -> str:
     """Returns the card of one encoder as Markdown.
@@ -22,7 +19,7 @@ def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any]) -> 
     """
     spec = model.sensors[sensor]
     bands = description["model_args"]["in_chans"]
-    patch = description["pretrained_cfg"]["input_size"][1]
+    size = description["pretrained_cfg"]["input_size"][1]
     others = [f"{name} ({other.name})" for name, other in sorted(model.sensors.items()) if name != sensor]
     purpose = {"pretrain": "by contrastive pre-training on co-located image pairs",
                "finetune": "by fine-tuning for segmentation"}[model.config["task"]]
@@ -33,7 +30,7 @@ tags: [remote-sensing, sentinel, contrastive, {spec.modality}]
 # {description["architecture"]} encoder of {spec.name}
 
 {bands} input bands, {description["num_features"]} features, no classifier. Trained {purpose}\
-{f", beside an encoder of {' and '.join(others)}" if others else ""}.
+{f", beside an encoder of {' and '.join(others)}" if others else ""}.{_network(description)}
 
 ## Input
 
@@ -43,7 +40,7 @@ tags: [remote-sensing, sentinel, contrastive, {spec.modality}]
 | unit | {spec.unit} |
 | stored as | {spec.dtype}; {_scale(spec)} |
 | no data | {_no_data(spec)} |
-| training images | {patch} x {patch} px; other sizes work |
+| training images | {size} x {size} px; {_other_sizes(description)} |
 
 Normalise each band with its own constants, **in stored integers**:
 
@@ -61,7 +58,7 @@ Statistics: {spec.provenance}.
 
 ## Loading
 
-{_loading(description, spec)}
+{how_to_load(description, spec)}
 
 **Trap:** timm accepts any other `in_chans` for these weights without an error and re-mixes the first convolution. The
 numbers that come out mean nothing. Give all {bands} bands, in the order above.
@@ -102,42 +99,26 @@ def _other_units(spec: SensorSpec) -> str:
             "and later store this number plus 1000: subtract 1000 first, or every band is shifted.")
 
 
-def _loading(description: Mapping[str, Any], spec: SensorSpec) -> str:
-    bands = description["model_args"]["in_chans"]
-    channels = description["model_args"].get("channels")
-    if channels is None:
-        note, imports = "", "import timm\nimport torch\n"
-        build = 'model = timm.create_model("local-dir:" + folder, pretrained=True)\n'
-    else:
-        block, blocks = _BLOCKS[description["architecture"]]
-        note = (f"This encoder is {channels[0]} channels wide at the stem. timm's ResNets are always 64 wide there, so "
-                "`local-dir:` refuses it; this builds the network by hand:\n\n")
-        imports = ("import timm\nimport torch\nfrom safetensors.torch import load_file\n"
-                   f"from timm.models.resnet import {block}, make_blocks\n")
-        build = (f'model = timm.create_model("{description["architecture"]}", num_classes=0, in_chans={bands})\n'
-                 f"model.conv1 = torch.nn.Conv2d({bands}, {channels[0]}, 7, stride=2, padding=3, bias=False)\n"
-                 f"model.bn1 = torch.nn.BatchNorm2d({channels[0]})\n"
-                 f"layers, _ = make_blocks(({block},) * 4, {tuple(channels)}, {blocks}, {channels[0]})\n"
-                 "for name, layer in layers:\n"
-                 "    setattr(model, name, layer)\n"
-                 'missing, unexpected = model.load_state_dict(load_file(folder + "/model.safetensors"), strict=False)\n'
-                 'assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)\n')
-    return f"""{note}```python
-{imports}
-folder = "."  # where this file is
-{build}model.eval()
-mean = torch.tensor({list(spec.mean)})[:, None, None]
-std = torch.tensor({list(spec.std)})[:, None, None]
-stored = torch.zeros(1, {bands}, 128, 128)  # your image: stored integers, as float
-with torch.no_grad():
-    features = model((stored - mean) / std)  # [1, {description["num_features"]}]
-```
-{"" if channels else _FEATURE_MAPS}"""
+def _network(description: Mapping[str, Any]) -> str:
+    """What the name of the architecture does not say."""
+    arguments = description["model_args"]
+    if "img_size" in arguments:
+        vector = "its class token" if arguments.get("class_token", True) else "the mean of its tokens"
+        size = f"{arguments['depth']} blocks of {arguments['embed_dim']} channels, p" if "depth" in arguments else "P"
+        patch = arguments.get("patch_size", 16)
+        return f" {size}atches of {patch} px; the vector of an image is {vector}, after the last norm."
+    if "norm_layer" in arguments:
+        return (" Its norms are GroupNorm, not BatchNorm: builders that cannot change the norm (torchvision, torchgeo) "
+                "refuse these weights.")
+    return ""
 
 
-_FEATURE_MAPS = """
-`timm.create_model("local-dir:" + folder, pretrained=True, features_only=True)` gives five feature maps, strides 2 to
-32, for segmentation. torchgeo, TerraTorch and others take the same keys (`model.safetensors`, torchvision names)."""
+def _other_sizes(description: Mapping[str, Any]) -> str:
+    arguments = description["model_args"]
+    if "img_size" not in arguments:
+        return "other sizes work"
+    return (f"other sizes work: positions, kept for {arguments['img_size']} px, are interpolated, and sides that are "
+            "no multiple of the patch are filled up with zeros")
 
 
 def _cell(value: Any) -> str:

@@ -1,6 +1,7 @@
 """One encoder of a checkpoint as a folder that timm loads: model.safetensors, config.json, README.md."""
 
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -13,6 +14,7 @@ from safetensors.numpy import save
 from dual_encoder.errors import UserError, nearest
 from dual_encoder.export import card
 from dual_encoder.export.timm_weights import to_timm
+from dual_encoder.models.vit import HEAD
 from dual_encoder.sensors import SensorSpec
 
 if TYPE_CHECKING:  # card and weights need neither Orbax nor a checkpoint
@@ -40,8 +42,9 @@ def export(model: "LoadedModel", sensor: str, out: str | os.PathLike) -> list[pa
     if sensor not in encoders:
         raise UserError(f"the checkpoint has no encoder of sensor '{sensor}'; {nearest(sensor, encoders)}")
     spec = model.sensors[sensor]
-    weights = to_timm({"params": model.variables["params"][name], "batch_stats": model.variables["batch_stats"][name]})
-    description = describe(weights, spec, _patch_size(model, sensor)) | {"dual_encoder": {
+    weights = to_timm({kind: model.variables[kind][name] for kind in ("params", "batch_stats")
+                       if name in model.variables.get(kind, {})})
+    description = describe(weights, spec, _image_size(model, sensor)) | {"dual_encoder": {
         "sensor": spec.to_json(), "step": model.step, "code_version": model.code_version,
         "dataset": {key: model.dataset[key] for key in ("name", "config", "version", "fingerprint", "source")}}}
     contents = (save(weights, metadata={"format": "pt"}), _json(description),
@@ -49,39 +52,68 @@ def export(model: "LoadedModel", sensor: str, out: str | os.PathLike) -> list[pa
     return _write_folder(pathlib.Path(out), dict(zip(_FILES, contents, strict=True)))
 
 
-def describe(weights: Mapping[str, np.ndarray], spec: SensorSpec, patch_size: int) -> dict[str, Any]:
+def describe(weights: Mapping[str, np.ndarray], spec: SensorSpec, image_size: int) -> dict[str, Any]:
     """Returns timm's config.json of an encoder, JSON types only.
 
     `pretrained_cfg.mean` and `.std` are in the physical unit of the sensor (reflectance, dB), as timm's own are of
-    images scaled to [0, 1]; timm never applies them by itself. `model_args.channels` is given for a width that is not
-    64; timm builds a stem of 64 channels all the same and refuses such weights (the card says how to load them).
+    images scaled to [0, 1]; timm never applies them by itself. `model_args.channels` is given for a ResNet whose width
+    is not 64; timm builds a stem of 64 channels all the same and refuses such weights (the card says how to load them).
 
     Args:
       weights: what `to_timm` returned.
       spec: the sensor; stored integers x `spec.scale` = physical unit.
-      patch_size: pixels of a training image's side.
+      image_size: pixels of a training image's side.
     """
-    width, bands = weights["conv1.weight"].shape[:2]
+    network = _vit(weights) if "patch_embed.proj.weight" in weights else _resnet(weights)
+    bands = weights[f"{network['first_conv']}.weight"].shape[1]
     assert bands == len(spec.bands), f"{bands} input channels, {len(spec.bands)} bands"
-    depth = 50 if "layer1.0.conv3.weight" in weights else 34 if "layer1.2.conv1.weight" in weights else 18
-    channels = {} if width == 64 else {"channels": [width * 2**layer for layer in range(4)]}
     return {
-        "architecture": f"resnet{depth}",
+        "architecture": network["architecture"],
         "num_classes": 0,
-        "num_features": len(weights["layer4.0.downsample.1.weight"]),
+        "num_features": network["num_features"],
         "pretrained_cfg": {
-            "input_size": [bands, patch_size, patch_size],
+            "input_size": [bands, image_size, image_size],
             "fixed_input_size": False,
             "mean": [float(f"{value * spec.scale:.7g}") for value in spec.mean],
             "std": [float(f"{value * spec.scale:.7g}") for value in spec.std],
-            "first_conv": "conv1",
-            "classifier": "fc",
+            "first_conv": network["first_conv"],
+            "classifier": network["classifier"],
         },
-        "model_args": {"in_chans": bands} | channels,
+        "model_args": {"in_chans": bands} | network["model_args"],
     }
 
 
-def _patch_size(model: "LoadedModel", sensor: str) -> int:
+def _resnet(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    width = len(weights["conv1.weight"])
+    third = sum(key.startswith("layer3.") and key.endswith(".conv1.weight") for key in weights)  # blocks of layer 3
+    bottleneck = "layer1.0.conv3.weight" in weights
+    depth = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101}[bottleneck, third]
+    arguments = {} if width == 64 else {"channels": [width * 2**layer for layer in range(4)]}
+    if "bn1.running_mean" not in weights:
+        arguments["norm_layer"] = "groupnorm"
+    return {"architecture": f"resnet{depth}", "num_features": len(weights["layer4.0.downsample.1.weight"]),
+            "first_conv": "conv1", "classifier": "fc", "model_args": arguments}
+
+
+def _vit(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The nearest of timm's names, and as arguments what differs from it; timm builds any size from them."""
+    width, _, patch, _ = weights["patch_embed.proj.weight"].shape
+    depth = sum(key.endswith(".norm1.weight") for key in weights)
+    token = "cls_token" in weights
+    side = math.isqrt(weights["pos_embed"].shape[1] - token)
+    size = {(12, 192): "tiny", (12, 384): "small", (12, 768): "base", (24, 1024): "large"}.get((depth, width))
+    arguments: dict[str, Any] = {"img_size": side * patch, "dynamic_img_size": True, "dynamic_img_pad": True}
+    if patch != 16:
+        arguments["patch_size"] = patch
+    if size is None:
+        arguments |= {"embed_dim": width, "depth": depth, "num_heads": width // HEAD}
+    if not token:
+        arguments |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
+    return {"architecture": f"vit_{size or 'base'}_patch16_224", "num_features": width,
+            "first_conv": "patch_embed.proj", "classifier": "head", "model_args": arguments}
+
+
+def _image_size(model: "LoadedModel", sensor: str) -> int:
     """The side of the random crop, or of the stored image where nothing is cropped."""
     return model.config["augment"]["crop"] or model.dataset["tensors"][sensor]["shape"][0]
 

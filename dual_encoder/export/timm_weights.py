@@ -1,9 +1,14 @@
-"""ResNet weights between our parameter tree and the keys of timm and torchvision; nothing is lost either way.
+"""Encoder weights between our parameter tree and the keys of timm; nothing is lost either way.
 
-    params       layer1_0/conv1/kernel  [h, w, in, out]   <->  layer1.0.conv1.weight  [out, in, h, w]
+    params       layer1_0/conv1/kernel   [h, w, in, out]  <->  layer1.0.conv1.weight    [out, in, h, w]
                  layer2_0/downsample_{conv,bn}            <->  layer2.0.downsample.{0,1}
+                 patch_embed/kernel      [h, w, in, out]  <->  patch_embed.proj.weight  [out, in, h, w]
+                 blocks_0/attn_qkv/kernel      [in, out]  <->  blocks.0.attn.qkv.weight       [out, in]
                  .../scale, .../bias                      <->  .../weight, .../bias
+                 pos_embed, cls_token                     <->  pos_embed, cls_token
     batch_stats  .../mean, .../var                        <->  .../running_mean, .../running_var
+
+The keys of the ResNets are also torchvision's.
 """
 
 import re
@@ -14,17 +19,19 @@ import numpy as np
 
 from dual_encoder.errors import UserError
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+_MODULES = ((r"^(layer\d|blocks)_(\d+)", r"\1.\2"), (r"downsample_conv$", "downsample.0"),
+            (r"downsample_bn$", "downsample.1"), (r"\b(attn|mlp)_", r"\1."), (r"^patch_embed$", "patch_embed.proj"))
 
 
 def to_timm(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns timm's state dict of an encoder.
 
     Args:
-      variables: {'params': tree, 'batch_stats': tree} of one `ResNet`, numpy arrays.
+      variables: {'params': tree, 'batch_stats': tree} of one `ResNet` or `ViT`, numpy arrays.
 
     Returns:
-      timm key -> float32 array; convolutions OIHW. `fc` and `num_batches_tracked` are not there.
+      timm key -> float32 array; convolutions OIHW. The classifier and `num_batches_tracked` are not there.
     """
     return {_key(path): _transposed(path, np.asarray(leaf, np.float32)) for path, leaf in _leaves(variables)}
 
@@ -51,15 +58,15 @@ def from_timm(state: Mapping[str, np.ndarray], template: Mapping[str, Any]) -> d
         ("other shape", [f"{k} {list(np.shape(state[k]))} for {list(shapes[k])}" for k in sorted(shapes)
                          if k in state and np.shape(state[k]) != shapes[k]])) if keys]
     if problems:
-        raise UserError(f"the weights do not fit the encoder: {'; '.join(problems)}; give the weights of a ResNet of "
-                        "this depth, width and number of bands, without its classifier fc")
+        raise UserError(f"the weights do not fit the encoder: {'; '.join(problems)}; give the weights of an encoder "
+                        "of this kind, size and number of bands, without its classifier")
     variables: dict[str, Any] = {}
     for path, _ in _leaves(template):
         tree = variables
         for name in path[:-1]:
             tree = tree.setdefault(name, {})
         value = np.asarray(state[_key(path)], np.float32)
-        tree[path[-1]] = value.transpose(2, 3, 1, 0) if path[-1] == "kernel" else value
+        tree[path[-1]] = value.transpose(_from_axes(value.ndim)) if path[-1] == "kernel" else value
     return variables
 
 
@@ -73,17 +80,27 @@ def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
 
 def _key(path: tuple[str, ...]) -> str:
     _, *modules, leaf = path  # the first name is the collection
-    name = re.sub(r"^(layer\d)_(\d+)", r"\1.\2", ".".join(modules))
-    name = name.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
-    return f"{name}.{_LEAVES[leaf]}"
+    name = ".".join(modules)
+    for pattern, replacement in _MODULES:
+        name = re.sub(pattern, replacement, name)
+    return f"{name}.{_LEAVES.get(leaf, leaf)}".removeprefix(".")
 
 
 def _transposed(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(value.transpose(3, 2, 0, 1)) if path[-1] == "kernel" else value
+    return np.ascontiguousarray(value.transpose(_to_axes(value.ndim))) if path[-1] == "kernel" else value
 
 
 def _timm_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(shape[axis] for axis in (3, 2, 0, 1)) if path[-1] == "kernel" else tuple(shape)
+    return tuple(shape[axis] for axis in _to_axes(len(shape))) if path[-1] == "kernel" else tuple(shape)
+
+
+def _to_axes(ndim: int) -> tuple[int, ...]:
+    """[h, w, in, out] -> [out, in, h, w]; [in, out] -> [out, in]."""
+    return (3, 2, 0, 1) if ndim == 4 else (1, 0)
+
+
+def _from_axes(ndim: int) -> tuple[int, ...]:
+    return (2, 3, 1, 0) if ndim == 4 else (1, 0)
 
 
 def _some(keys: list[str]) -> str:

@@ -1,19 +1,20 @@
-"""ResNet-18/34/50 with the geometry of torchvision and timm, so that exported weights load there without a difference.
+"""ResNet-18/34/50/101 as in torchvision and timm, so that exported weights load there without a difference.
 
 He et al. 2016 (arXiv 1512.03385) with two later habits: the stride of a bottleneck block is on its 3x3 convolution
 ("v1.5"), and the last BatchNorm scale of every block starts at zero (Goyal et al. 2017, arXiv 1706.02677).
 """
+
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from dual_encoder.errors import UserError
-
-Features = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+from dual_encoder.models.features import Features
 
 # depth -> (bottleneck blocks?, blocks per layer)
-_LAYOUTS = {18: (False, (2, 2, 2, 2)), 34: (False, (3, 4, 6, 3)), 50: (True, (3, 4, 6, 3))}
+_LAYOUTS = {18: (False, (2, 2, 2, 2)), 34: (False, (3, 4, 6, 3)), 50: (True, (3, 4, 6, 3)), 101: (True, (3, 4, 23, 3))}
 
 
 def feature_widths(depth: int, width: int = 64) -> tuple[int, int, int, int, int]:
@@ -23,9 +24,9 @@ def feature_widths(depth: int, width: int = 64) -> tuple[int, int, int, int, int
     return (width, *(width * 2**layer * expansion for layer in range(4)))
 
 
-def pool(features: Features) -> jax.Array:
-    """Returns the global average of the last feature map, [batch, channels] float32."""
-    return jnp.mean(features[-1], axis=(1, 2), dtype=jnp.float32)
+def groups(channels: int) -> int:
+    """Returns the number of groups of a GroupNorm: 32, fewer in narrow networks so that a group has two channels."""
+    return max(1, math.gcd(64, channels) // 2)
 
 
 class ResNet(nn.Module):
@@ -36,46 +37,52 @@ class ResNet(nn.Module):
     that is sharded they are global.
 
     Attributes:
-      depth: 18, 34 or 50.
+      depth: 18, 34, 50 or 101.
       width: channels of the stem; 64 is the published network.
-      dtype: of the convolutions and of the feature maps; BatchNorm computes in float32.
-      zero_init_residual: the last BatchNorm scale of each block starts at 0, so that every block starts as identity.
+      norm: 'batch', or 'group': GroupNorm (Wu and He 2018, arXiv 1803.08494) keeps no statistics and treats every image
+        for itself; its names are the same.
+      remat: recompute the inside of each block in the backward pass instead of keeping it.
+      dtype: of the convolutions and of the feature maps; norms compute in float32.
+      zero_init_residual: the last norm scale of each block starts at 0, so that every block starts as identity.
     """
 
     depth: int
     width: int = 64
+    norm: str = "batch"
+    remat: bool = False
     dtype: jax.typing.DTypeLike = jnp.float32
     zero_init_residual: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> Features:
-        """Returns feature maps at strides 2, 4, 8, 16 and 32.
+        """Returns feature maps at strides 2, 4, 8, 16 and 32, and the global average of the last one.
 
         Args:
           x: [batch, height, width, bands] float, normalised.
           train: use and update batch statistics (collection 'batch_stats', mutable); else use the running ones.
 
         Returns:
-          five arrays [batch, ceil(height / stride), ceil(width / stride), channels] `dtype`, after their ReLU;
-          channels as `feature_widths` says.
+          five maps [batch, ceil(height / stride), ceil(width / stride), channels] `dtype`, after their ReLU; channels
+          as `feature_widths` says.
 
         Raises:
           UserError: unknown depth.
         """
         bottleneck, blocks = _layout(self.depth)
         x = _conv(self.width, 7, 2, self.dtype, "conv1")(x.astype(self.dtype))
-        x = nn.relu(_norm(x, train, "bn1"))
-        features = [x]
+        x = nn.relu(_norm(self.norm, x, train, "bn1"))
+        maps = [x]
         # Padded by hand and pooled as 'VALID': exact at odd sizes, and exporters understand it.
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
         x = nn.max_pool(x, (3, 3), (2, 2), "VALID")
+        block = nn.remat(_Block, static_argnums=2) if self.remat else _Block
         for layer, count in enumerate(blocks):
-            for block in range(count):
-                stride = 2 if layer > 0 and block == 0 else 1
-                x = _Block(self.width * 2**layer, bottleneck, stride, self.dtype, self.zero_init_residual,
-                           name=f"layer{layer + 1}_{block}")(x, train)
-            features.append(x)
-        return tuple(features)
+            for number in range(count):
+                stride = 2 if layer > 0 and number == 0 else 1
+                x = block(self.width * 2**layer, bottleneck, stride, self.norm, self.dtype, self.zero_init_residual,
+                          name=f"layer{layer + 1}_{number}")(x, train)
+            maps.append(x)
+        return Features(jnp.mean(x, axis=(1, 2), dtype=jnp.float32), tuple(maps))
 
 
 class _Block(nn.Module):
@@ -84,6 +91,7 @@ class _Block(nn.Module):
     width: int
     bottleneck: bool
     stride: int
+    norm: str
     dtype: jax.typing.DTypeLike
     zero_init_residual: bool
 
@@ -97,12 +105,12 @@ class _Block(nn.Module):
         for i, (width, kernel, stride) in enumerate(layers, start=1):
             y = _conv(width, kernel, stride, self.dtype, f"conv{i}")(y)
             last = i == len(layers)
-            y = _norm(y, train, f"bn{i}", zero_scale=last and self.zero_init_residual)
+            y = _norm(self.norm, y, train, f"bn{i}", zero_scale=last and self.zero_init_residual)
             if not last:
                 y = nn.relu(y)
         if x.shape[-1] != y.shape[-1] or self.stride != 1:
             x = _conv(y.shape[-1], 1, self.stride, self.dtype, "downsample_conv")(x)
-            x = _norm(x, train, "downsample_bn")
+            x = _norm(self.norm, x, train, "downsample_bn")
         return nn.relu(x + y)
 
 
@@ -118,7 +126,11 @@ def _conv(features: int, kernel: int, stride: int, dtype: jax.typing.DTypeLike, 
                    dtype=dtype, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"), name=name)
 
 
-def _norm(x: jax.Array, train: bool, name: str, zero_scale: bool = False) -> jax.Array:
-    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, name=name,
-                        scale_init=nn.initializers.zeros if zero_scale else nn.initializers.ones)
+def _norm(kind: str, x: jax.Array, train: bool, name: str, zero_scale: bool = False) -> jax.Array:
+    options = dict(epsilon=1e-5, dtype=jnp.float32, name=name,
+                   scale_init=nn.initializers.zeros if zero_scale else nn.initializers.ones)
+    if kind == "group":
+        norm = nn.GroupNorm(groups(x.shape[-1]), use_fast_variance=False, **options)
+    else:
+        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, **options)
     return norm(x.astype(jnp.float32)).astype(x.dtype)

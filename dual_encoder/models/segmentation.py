@@ -1,4 +1,4 @@
-"""U-Net-style decoder on ResNet features (Ronneberger et al. 2015)."""
+"""U-Net-style decoder on the features of encoders (Ronneberger et al. 2015)."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dual_encoder.models.resnet import ResNet
+from dual_encoder.config import EncoderConfig
+from dual_encoder.models.encoder import make_encoder
+from dual_encoder.models.pyramid import Pyramid
 
 
 class _Block(nn.Module):
@@ -29,22 +31,21 @@ class _Block(nn.Module):
 class SegmentationModel(nn.Module):
     """Encoders `<sensor>_encoder`, their features concatenated per level, and one decoder.
 
+    A transformer's features come through a `<sensor>_pyramid`, which is a part of the decoder.
+
     Attributes:
       sensors: names of the images used, e.g. ('s1',) or ('s1', 's2').
-      depth, width: of the ResNets.
+      encoder: of each sensor.
       decoder_width: channels at full resolution; twice as many per level below.
       classes: number of classes.
       frozen: run the encoders with their running statistics, without gradient.
-      dtype: compute dtype.
     """
 
     sensors: tuple[str, ...]
-    depth: int
-    width: int
+    encoder: EncoderConfig
     decoder_width: int
     classes: int
     frozen: bool
-    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, images: Mapping[str, jax.Array], train: bool) -> jax.Array:
@@ -54,17 +55,22 @@ class SegmentationModel(nn.Module):
           images: sensor -> [batch, height, width, bands] float32, normalised.
           train: use and update batch statistics.
         """
-        levels = [ResNet(self.depth, self.width, self.dtype, name=f"{name}_encoder")(
-            images[name], train and not self.frozen) for name in self.sensors]
-        if self.frozen:
-            levels = jax.lax.stop_gradient(levels)
+        dtype = jnp.dtype(self.encoder.dtype)
+        levels = []
+        for name in self.sensors:
+            maps = make_encoder(self.encoder, f"{name}_encoder")(images[name], train and not self.frozen).maps
+            if self.frozen:
+                maps = jax.lax.stop_gradient(maps)
+            if self.encoder.family == "vit":
+                maps = Pyramid(self.encoder.patch, self.decoder_width, dtype, name=f"{name}_pyramid")(maps)
+            levels.append(maps)
         skips = [jnp.concatenate(maps, axis=-1) for maps in zip(*levels, strict=True)]
         x = skips.pop()
         for number, skip in reversed(list(enumerate(skips, start=1))):
             x = jnp.concatenate([_upsample_to(x, skip.shape[1:3]), skip], axis=-1)
-            x = _Block(self.decoder_width * 2**number, self.dtype, name=f"decoder{number}")(x, train)
+            x = _Block(self.decoder_width * 2**number, dtype, name=f"decoder{number}")(x, train)
         height, width = next(iter(images.values())).shape[1:3]
-        x = _Block(self.decoder_width, self.dtype, name="decoder0")(_upsample_to(x, (height, width)), train)
+        x = _Block(self.decoder_width, dtype, name="decoder0")(_upsample_to(x, (height, width)), train)
         return nn.Conv(self.classes, (1, 1), name="classifier")(x.astype(jnp.float32))
 
 

@@ -11,9 +11,10 @@ from dual_encoder.augment import augment, normalise
 from dual_encoder.config import FinetuneConfig
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.segmentation import confusion_matrix, segmentation_panels, segmentation_scores
-from dual_encoder.input import Records, permutation
-from dual_encoder.losses import cross_entropy
+from dual_encoder.input import Records
+from dual_encoder.losses.segmentation import cross_entropy
 from dual_encoder.models.segmentation import SegmentationModel
+from dual_encoder.order import permutation
 from dual_encoder.sensors import IGNORED, SensorSpec
 
 _PANEL_ROWS = 8
@@ -42,8 +43,8 @@ class Finetune:
         self.frozen = tuple(f"{name}_encoder" for name in self.inputs) if config.frozen else ()
         self.classes = records.info.classes
         self.class_weights = _class_weights(config, records, len(self.classes))
-        self.model = SegmentationModel(self.inputs, config.encoder.depth, config.encoder.width, config.decoder_width,
-                                       len(self.classes), config.frozen, jnp.dtype(config.encoder.dtype))
+        self.model = SegmentationModel(self.inputs, config.encoder, config.decoder_width, len(self.classes),
+                                       config.frozen)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """Returns (params, batch_stats); see train_state.Task."""
@@ -51,8 +52,8 @@ class Finetune:
         variables = jax.jit(lambda k: self.model.init(k, images, train=True))(key)
         if self.pretrained is not None:
             for name in (f"{sensor}_encoder" for sensor in self.inputs):
-                for kind in ("params", "batch_stats"):
-                    variables[kind][name] = _take(self.pretrained[kind], name, variables[kind][name])
+                taken = _take(self.pretrained, name, variables)
+                variables = {kind: trees | taken[kind] for kind, trees in variables.items()}
         return variables["params"], variables["batch_stats"]
 
     def loss(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
@@ -95,23 +96,32 @@ class Finetune:
         return segmentation_scores(matrix, self.classes), {"segmentation_panels": picture}
 
 
-def _take(pretrained: Mapping[str, Any], name: str, fresh: Any) -> Any:
-    """Returns the encoder `name` of a checkpoint; UserError unless it has exactly the parameters of `fresh`."""
-    if name not in pretrained:
-        raise UserError(f"the checkpoint has no '{name}', it has {sorted(pretrained)}; choose other config.inputs")
-    seen, expected = (dict(_shapes(tree)) for tree in (pretrained[name], fresh))
+def _take(pretrained: Mapping[str, Any], name: str, fresh: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the encoder `name` of a checkpoint, {'params': {name: ...}, 'batch_stats': ...}.
+
+    Raises:
+      UserError: the checkpoint has no such encoder, or one with other parameters or statistics than `fresh` has.
+    """
+    if name not in pretrained["params"]:
+        encoders = sorted(key for key in pretrained["params"] if key.endswith("_encoder"))
+        raise UserError(f"the checkpoint has no '{name}', it has {encoders}; choose other config.inputs")
+    kinds = ("params", "batch_stats")  # an encoder without BatchNorm has no statistics
+    theirs, ours = ({kind: {name: tree[kind][name]} if name in tree.get(kind, {}) else {} for kind in kinds}
+                    for tree in (pretrained, fresh))
+    seen, expected = dict(_shapes(theirs)), dict(_shapes(ours))
     different = sorted(key for key in seen | expected if seen.get(key) != expected.get(key))
     if different:
         key = different[0]
         raise UserError(f"the checkpoint's {name} differs from the configured one: '{key}' is {seen.get(key)} in the "
-                        f"checkpoint, {expected.get(key)} in the model ({len(different)} such); set "
-                        "--config.encoder.depth and --config.encoder.width as in pre-training")
-    return jax.tree.map(jnp.asarray, pretrained[name])
+                        f"checkpoint, {expected.get(key)} in the model ({len(different)} such); set the keys of "
+                        "config.encoder (--config.encoder.width and so on) as in pre-training")
+    return jax.tree.map(jnp.asarray, theirs)
 
 
 def _shapes(tree: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield jax.tree_util.keystr(path, simple=True, separator="/"), tuple(leaf.shape)
+        _, _, *names = path  # collection and encoder; the leaves of params and batch_stats differ in name
+        yield jax.tree_util.keystr(names, simple=True, separator="/"), tuple(leaf.shape)
 
 
 def _class_weights(config: FinetuneConfig, records: Records, classes: int) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Contrastive pre-training: a radar and an optical image of one place and nearby time are the positive pair."""
+"""Self-supervised pre-training: a radar and an optical image of one place and nearby time are the positive pair.
+
+With one sensor, two augmentations of an image are (SimCLR, Chen et al. 2020).
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,81 +9,107 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dual_encoder.augment import augment, normalise
 from dual_encoder.config import PretrainConfig
 from dual_encoder.evaluation.retrieval import one_per_location, retrieval_gallery, retrieval_scores, top_matches
 from dual_encoder.input import Records
-from dual_encoder.losses import MAX_SCALE, info_nce
+from dual_encoder.losses.objective import clamp, objective, scalars, views
 from dual_encoder.models.dual_encoder import DualEncoder
 from dual_encoder.sensors import SensorSpec
 
-SENSORS = ("s1", "s2")
 _GALLERY_ROWS = 8
 
 
 class Pretrain:
-    """Dual encoder with symmetric InfoNCE over the global batch.
+    """One encoder and head per sensor, under the objective of config.loss over the global batch.
 
     Args:
       config: of the run.
-      sensors: spec of 's1' and 's2', with the statistics to normalise with.
+      sensors: spec of each of config.inputs, with the statistics to normalise with.
+      mesh: that the batch is sharded over; only needed for config.loss.chunk.
     """
 
-    features = SENSORS
     frozen = ()
 
-    def __init__(self, config: PretrainConfig, sensors: Mapping[str, SensorSpec]):
-        self.config = config
-        self.sensors = {name: sensors[name] for name in SENSORS}
-        self.model = DualEncoder(SENSORS, config.encoder.depth, config.encoder.width, config.projection.hidden,
-                                 config.projection.dim, 1.0 / config.loss.temperature, jnp.dtype(config.encoder.dtype))
+    def __init__(self, config: PretrainConfig, sensors: Mapping[str, SensorSpec], mesh: Mesh | None = None):
+        self.config, self.mesh = config, mesh
+        self.features = tuple(config.inputs.split("+"))
+        self.sensors = {name: sensors[name] for name in self.features}
+        self.model = DualEncoder(self.features, config.encoder, config.projection.hidden, config.projection.dim)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """Returns (params, batch_stats); see train_state.Task."""
         images = {name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()}
         variables = jax.jit(lambda k: self.model.init(k, images, train=True))(key)
-        return variables["params"], variables["batch_stats"]
+        return variables["params"] | scalars(self.config.loss), variables.get("batch_stats", {})
 
     def loss(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
              ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         """Returns (loss, (batch_stats, metrics)) of raw images [batch, height, width, bands]; see train_state.Task."""
-        config = self.config.loss
-        images = augment({name: batch[name] for name in SENSORS}, self.sensors, self.config.augment, key)
-        (embeddings, log_scale), updated = self.model.apply(
-            {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"])
-        if not config.learnable_temperature:
-            log_scale = jax.lax.stop_gradient(log_scale)
-        scale = jnp.exp(log_scale)
-        location = batch["location"] if config.false_negatives == "mask" else None
-        loss, metrics = info_nce(embeddings["s1"], embeddings["s2"], scale, location)
-        return loss, (updated["batch_stats"], metrics | {"temperature": 1.0 / scale})
+        embeddings, batch_stats = self.embed(params, batch_stats, batch, key)
+        loss, metrics = objective(self.config.loss, embeddings, params, batch["location"], self.mesh)
+        return loss, (batch_stats, metrics)
+
+    def embed(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
+              ) -> tuple[dict[str, list[jax.Array]], Any]:
+        """Returns sensor -> projections [batch, dim] float32 of each augmented view, and the new batch_stats."""
+        count = views(self.config.loss, self.features)
+        keys = [key] if count == 1 else jax.random.split(key, count)
+        augmented = [augment({name: batch[name] for name in self.features}, self.sensors, self.config.augment, k)
+                     for k in keys]
+        images = {}
+        for name in self.features:  # the views of a row stay side by side, on the row's device
+            stacked = jnp.stack([view[name] for view in augmented], axis=1)
+            images[name] = stacked.reshape(-1, *stacked.shape[2:])
+        projections, updated = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=True,
+                                                mutable=["batch_stats"])
+        embeddings = {name: [z.reshape(-1, count, z.shape[1])[:, view] for view in range(count)]
+                      for name, z in projections.items()}
+        return embeddings, updated.get("batch_stats", {})
 
     def project(self, params: Any) -> Any:
-        """Clamps the similarity scale itself, as CLIP does: a clamp inside the loss would end its gradient."""
-        return params | {"log_scale": jnp.minimum(params["log_scale"], jnp.log(MAX_SCALE))}
+        """Returns `params` with the similarity scale clamped."""
+        return clamp(params)
 
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns sensor -> embeddings [batch, dim] float32 of the whole images, and `location` as in the batch."""
-        images = {name: normalise(batch[name], self.sensors[name]) for name in SENSORS}
-        embeddings, _ = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+        """Returns name -> projections [batch, dim] float32 of the whole images, and `location` as in the batch.
+
+        The names are those of the sensors; a single one has the image turned upside down beside it, as `<name>_turned`.
+        """
+        def apply(images):
+            return self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+
+        images = {name: normalise(batch[name], self.sensors[name]) for name in self.features}
+        embeddings = apply(images)
+        if len(self.features) == 1:
+            turned = apply({name: image[:, ::-1, ::-1] for name, image in images.items()})
+            embeddings |= {f"{name}_turned": z for name, z in turned.items()}
         return embeddings | {"location": batch["location"]}
 
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records
                  ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Cross-modal retrieval among distinct places, both directions; see train_state.Task."""
+        """Retrieval of partners among distinct places, both directions; see train_state.Task.
+
+        The partner is the image of the other sensor; with one sensor, the same image turned upside down.
+        """
         rows = [output | {"number": numbers} for numbers, output in outputs]
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         places = one_per_location(columns["location"])
-        numbers, vectors = columns["number"][places], {name: columns[name][places] for name in SENSORS}
+        numbers = columns["number"][places]
+        sides = self.features if len(self.features) == 2 else (*self.features, f"{self.features[0]}_turned")
+        sensor = dict(zip(sides, self.features * 2, strict=False))
+        vectors = {name: columns[name][places] for name in sides}
         scores, pictures = {}, {}
-        for query, gallery in (SENSORS, SENSORS[::-1]):
+        for query, gallery in (sides, sides[::-1]):
             direction = f"{query}_to_{gallery}"
             scores[direction] = retrieval_scores(vectors[query], vectors[gallery])
             shown = np.linspace(0, len(numbers) - 1, min(_GALLERY_ROWS, len(numbers))).astype(int)
             matches = top_matches(vectors[query][shown], vectors[gallery], 5)
             pictures[f"retrieval_{direction}"] = retrieval_gallery(
-                [records.record(int(numbers[i]))[query] for i in shown], self.sensors[query],
-                [[records.record(int(numbers[j]))[gallery] for j in row] for row in matches], self.sensors[gallery],
+                [records.record(int(numbers[i]))[sensor[query]] for i in shown], self.sensors[sensor[query]],
+                [[records.record(int(numbers[j]))[sensor[gallery]] for j in row] for row in matches],
+                self.sensors[sensor[gallery]],
                 [[int(j) == int(i) for j in row] for i, row in zip(shown, matches, strict=True)])
         return scores, pictures

@@ -2,8 +2,8 @@
 
     python tests/golden/make_resnet.py      (needs torch and timm; the tests only need the file)
 
-Per case '<depth>_<height>x<width>': the spatial means of the first 64 channels of the five feature maps [5, 64], and
-the corner values of the same channels [5, 64], where a difference in padding shows.
+Per case '<depth>_<norm>_<height>x<width>': the spatial means of the first 64 channels of the five feature maps [5, 64],
+and the corner values of the same channels [5, 64], where a difference in padding shows.
 """
 
 import pathlib
@@ -12,7 +12,8 @@ import zlib
 import numpy as np
 
 BANDS = 12
-CASES = ((18, 64, 64), (18, 65, 47), (34, 47, 65), (50, 65, 47))
+CASES = ((18, "batch", 64, 64), (18, "batch", 65, 47), (34, "batch", 47, 65), (50, "batch", 65, 47),
+         (101, "batch", 47, 65), (50, "group", 65, 47))
 
 
 def weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -44,14 +45,14 @@ def main() -> None:
     import torch
 
     golden = {}
-    for depth, height, width in CASES:
-        model = timm.create_model(f"resnet{depth}", in_chans=BANDS, features_only=True).eval()
+    for depth, norm, height, width in CASES:
+        model = timm.create_model(f"resnet{depth}", in_chans=BANDS, features_only=True, norm_layer=f"{norm}norm").eval()
         for key, value in model.state_dict().items():
             if not key.endswith("num_batches_tracked"):
                 value.copy_(torch.from_numpy(weight(key, tuple(value.shape))))
         with torch.no_grad():
             maps = model(torch.from_numpy(image(height, width).transpose(0, 3, 1, 2).copy()))
-        golden[f"{depth}_{height}x{width}"] = summary([m.numpy().transpose(0, 2, 3, 1) for m in maps])
+        golden[f"{depth}_{norm}_{height}x{width}"] = summary([m.numpy().transpose(0, 2, 3, 1) for m in maps])
     np.savez_compressed(pathlib.Path(__file__).with_name("resnet.npz"), **golden)
 
 

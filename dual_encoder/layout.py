@@ -1,0 +1,61 @@
+"""Where the values lie in a record, learnt from one; others like it are then read straight to where they are needed.
+
+A data set's records differ in their values, and little in the bytes between them: tags, lengths, names. `find` in
+tf_example.py looks at no others. So a record of the same length with the same bytes between has the same layout.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+_FOOTER = 4  # bytes of the checksum behind a record
+
+
+class Layout:
+    """The layout of a record.
+
+    Args:
+      data: the record and its checksum.
+      values: name -> (start, stop) of every value, as `tf_example.find` returns.
+      tensors: the names of the values that are wanted in memory of their own.
+    """
+
+    def __init__(self, data: bytes, values: Mapping[bytes, tuple[int, int]], tensors: Sequence[bytes]):
+        self._tensors = sorted(tensors, key=lambda name: values[name])
+        ends = [0, *(end for name in self._tensors for end in values[name]), len(data) - _FOOTER]
+        kept = [slice(start, stop) for start, stop in zip(ends[::2], ends[1::2], strict=True)]
+        self._cuts = np.cumsum([0, *(part.stop - part.start for part in kept)]).tolist()
+        between = bytearray(b"\xff" * len(data))
+        for start, stop in values.values():
+            between[start:stop] = bytes(stop - start)
+        self._between = int.from_bytes(b"".join(between[part] for part in kept), "little")
+        self._pattern = int.from_bytes(b"".join(data[part] for part in kept), "little") & self._between
+        self._values = {}  # places of the other values in what is kept
+        for name in values.keys() - set(tensors):
+            start, stop = values[name]
+            gone = sum(values[tensor][1] - values[tensor][0] for tensor in self._tensors if values[tensor][0] < start)
+            self._values[name] = slice(start - gone, stop - gone)
+
+    def buffers(self, rows: Mapping[bytes, np.ndarray]) -> tuple[bytearray, list]:
+        """Returns memory to read such a record into.
+
+        Args:
+          rows: tensor name -> uint8 [bytes of the tensor].
+
+        Returns:
+          what is kept of the record besides its tensors; the buffers that the record and, last, its checksum fill.
+        """
+        kept = bytearray(self._cuts[-1])
+        view = memoryview(kept)
+        buffers = [view[:self._cuts[1]]]
+        for at, name in enumerate(self._tensors, start=1):
+            buffers += [rows[name], view[self._cuts[at]:self._cuts[at + 1]]]
+        return kept, [*buffers, bytearray(_FOOTER)]
+
+    def fits(self, kept: bytearray) -> bool:
+        """True when the record that filled `kept` has this layout."""
+        return int.from_bytes(kept, "little") & self._between == self._pattern
+
+    def value(self, name: bytes, kept: bytearray) -> bytes:
+        """Returns the value `name`, not one of the tensors."""
+        return bytes(kept[self._values[name]])

@@ -1,0 +1,15 @@
+"""What an encoder returns."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Features(NamedTuple):
+    """Attributes:
+      pooled: one vector per image, [batch, channels] float32.
+      maps: feature maps [batch, rows, columns, channels] in the encoder's compute dtype, from shallow to deep.
+    """
+
+    pooled: jax.Array
+    maps: tuple[jax.Array, ...]

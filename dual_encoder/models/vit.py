@@ -1,0 +1,165 @@
+"""Vision transformer with the geometry of timm, so that exported weights load there without a difference.
+
+Dosovitskiy et al. 2021 (arXiv 2010.11929), appendix D: pre-norm blocks, biases everywhere, heads of 64 channels, an MLP
+of four times the width. ViT-Ti/S/B/L are depth 12/12/12/24 and width 192/384/768/1024.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dual_encoder.errors import UserError
+from dual_encoder.models.features import Features
+
+HEAD = 64  # channels of an attention head
+
+
+class ViT(nn.Module):
+    """A vision transformer without classifier.
+
+    Parameters are float32 and named as in timm (`patch_embed`, `pos_embed`, `blocks_0/attn_qkv`, ...). Any number of
+    bands, and images of any size: positions are resampled (`resample`), and sides that are no multiple of the patch
+    are filled up with zeros, the mean, at the bottom and at the right (timm's `dynamic_img_size`, `dynamic_img_pad`).
+
+    Attributes:
+      depth: number of blocks.
+      width: channels of a token, a multiple of 64.
+      patch: side of a patch in pixels.
+      image_size: side of the images that `pos_embed` is kept for, a multiple of `patch`.
+      pool: 'token' takes the class token as the image's vector; 'mean' has no class token and takes the mean of the
+        tokens (timm's global_pool='avg' with fc_norm=False).
+      positions: 'learned', or 'sincos', which are fixed (and kept in `pos_embed` all the same).
+      remat: recompute the inside of each block in the backward pass instead of keeping it.
+      dtype: of the products and of the tokens; norms and softmax compute in float32.
+    """
+
+    depth: int
+    width: int
+    patch: int = 16
+    image_size: int = 224
+    pool: str = "token"
+    positions: str = "learned"
+    remat: bool = False
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> Features:
+        """Returns the image vectors, after the last norm, and the tokens after each block as `depth` maps.
+
+        Args:
+          x: [batch, height, width, bands] float, normalised.
+          train: changes nothing here: there are neither batch statistics nor dropout.
+
+        Returns:
+          vectors [batch, width] float32; maps [batch, ceil(height / patch), ceil(width / patch), width] `dtype`, before
+          the last norm, without the class token.
+
+        Raises:
+          UserError: `width` or `image_size` cannot be divided as described.
+        """
+        if self.width % HEAD or self.image_size % self.patch:
+            raise UserError(f"a ViT of width {self.width} and patch {self.patch} for images of {self.image_size} px: "
+                            f"expected a width that is a multiple of {HEAD}, and images of whole patches")
+        x = _PatchEmbed(self.width, self.patch, self.dtype, name="patch_embed")(x)
+        batch, rows, columns, _ = x.shape
+        x = x.reshape(batch, rows * columns, self.width)
+        prefix = int(self.pool == "token")
+        if prefix:
+            token = self.param("cls_token", nn.initializers.zeros, (1, 1, self.width), jnp.float32)
+            x = jnp.concatenate([jnp.broadcast_to(token.astype(self.dtype), (batch, 1, self.width)), x], axis=1)
+        x = x + self._positions(prefix, rows, columns).astype(self.dtype)
+        block = nn.remat(_Block) if self.remat else _Block
+        maps = []
+        for number in range(self.depth):
+            x = block(self.dtype, name=f"blocks_{number}")(x)
+            maps.append(x[:, prefix:].reshape(batch, rows, columns, self.width))
+        x = layer_norm("norm")(x.astype(jnp.float32))
+        return Features(x[:, 0] if prefix else x.mean(axis=1), tuple(maps))
+
+    def _positions(self, prefix: int, rows: int, columns: int) -> jax.Array:
+        """Returns [1, prefix + rows * columns, width] float32; the class token has a position too, as in timm."""
+        side = self.image_size // self.patch
+        shape = (1, prefix + side * side, self.width)
+        if self.positions == "learned":
+            stored = self.param("pos_embed", nn.initializers.normal(0.02), shape, jnp.float32)
+        else:
+            stored = jax.lax.stop_gradient(self.param("pos_embed", lambda _: jnp.pad(
+                sincos(side, self.width)[None], ((0, 0), (prefix, 0), (0, 0)))))
+        grid = resample(stored[0, prefix:].reshape(side, side, self.width), rows, columns)
+        return jnp.concatenate([stored[:, :prefix], grid.reshape(1, rows * columns, self.width)], axis=1)
+
+
+def sincos(side: int, width: int) -> jax.Array:
+    """Returns fixed 2-D positions of a square grid, [side * side, width] float32.
+
+    The formula of Vaswani et al. 2017, section 3.5, for rows and columns apart: sin(row w_k), sin(column w_k),
+    cos(row w_k), cos(column w_k) with w_k = 10000^(-k / K), k = 0 .. K - 1, K = width / 4.
+    """
+    count = width // 4
+    frequencies = 10000.0 ** (-jnp.arange(count, dtype=jnp.float32) / count)
+    angles = jnp.arange(side, dtype=jnp.float32)[:, None] * frequencies[None, :]
+    shape = (side, side, count)
+    rows, columns = angles[:, None, :], angles[None, :, :]
+    parts = [jnp.broadcast_to(wave(axis), shape) for wave in (jnp.sin, jnp.cos) for axis in (rows, columns)]
+    return jnp.concatenate(parts, axis=-1).reshape(side * side, width)
+
+
+def resample(grid: jax.Array, rows: int, columns: int) -> jax.Array:
+    """Resamples [side, side, channels] to [rows, columns, channels] as timm does: bicubic, antialiased when smaller.
+
+    Keys 1981 with a = -0.5, which is also what torch's bicubic interpolation takes when it antialiases.
+    """
+    if grid.shape[:2] == (rows, columns):
+        return grid
+    return jax.image.resize(grid, (rows, columns, grid.shape[-1]), "cubic", antialias=True)
+
+
+def layer_norm(name: str) -> nn.LayerNorm:
+    """Returns a LayerNorm over channels in float32."""
+    return nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, name=name)
+
+
+class _PatchEmbed(nn.Module):
+    """A linear layer on every patch; its kernel [patch, patch, bands, width] is that of the same convolution."""
+
+    width: int
+    patch: int
+    dtype: jax.typing.DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        p = self.patch
+        batch, height, width, bands = x.shape
+        rows, columns = -(-height // p), -(-width // p)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (p, p, bands, self.width), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), (0, rows * p - height), (0, columns * p - width), (0, 0)))
+        x = x.reshape(batch, rows, p, columns, p, bands)
+        x = jnp.einsum("brpcqi,pqio->brco", x, kernel.astype(self.dtype))
+        return x + bias.astype(self.dtype).reshape(1, 1, 1, self.width)
+
+
+class _Block(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x))."""
+
+    dtype: jax.typing.DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, tokens, width = x.shape
+        xavier = nn.initializers.xavier_uniform()
+        each_xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # of q, k and v each, not of the three
+
+        def dense(features, init, name):
+            return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+
+        def norm(name):
+            return layer_norm(name)(x.astype(jnp.float32)).astype(self.dtype)
+
+        qkv = dense(3 * width, each_xavier, "attn_qkv")(norm("norm1"))
+        q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, width // HEAD, HEAD), 2, 0)
+        with jax.numpy_dtype_promotion("standard"):  # it mixes bfloat16 with its float32 softmax
+            y = jax.nn.dot_product_attention(q, k, v)
+        x = x + dense(width, xavier, "attn_proj")(y.reshape(batch, tokens, width))
+        y = nn.gelu(dense(4 * width, xavier, "mlp_fc1")(norm("norm2")), approximate=False)
+        return x + dense(width, xavier, "mlp_fc2")(y)

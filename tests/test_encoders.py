@@ -1,0 +1,262 @@
+"""Every kind of encoder through the tasks: devices, checkpoints, fine-tuning, optimizers, mistakes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from configs import finetune, pretrain
+from dual_encoder import checkpoint, mesh, metrics, optim, trainer
+from dual_encoder import config as config_lib
+from dual_encoder.errors import UserError
+from dual_encoder.input import Records, batches
+from dual_encoder.models.encoder import make_encoder
+from dual_encoder.models.pyramid import Pyramid
+from dual_encoder.tasks.finetune import Finetune
+from dual_encoder.tasks.pretrain import Pretrain
+
+SENSORS = ("s1", "s2")
+VIT = {"family": "vit", "depth": 2, "width": 64, "patch": 8, "image_size": 32}
+GROUP = {"norm": "group", "width": 8}
+
+
+def configure(variant, folder, encoder, **changes):
+    values = (finetune if variant == "water_weak" else pretrain).get_config(variant)
+    values.data.dir, values.data.split, values.batch_size = str(folder), "train", 8
+    values.augment.crop = 32
+    values.encoder.update(encoder)
+    values.schedule.update({"steps": 2, "log_every": 1, "checkpoint_every": 0})
+    if variant == "smoke":
+        values.projection = {"hidden": 16, "dim": 8}
+    else:
+        values.decoder_width = 4
+    values.update(changes)
+    return config_lib.parse(values.to_dict())
+
+
+def open_pretraining(config):
+    records = Records(config.data.dir, config.data.split, SENSORS)
+    return Pretrain(config, records.info.sensors), records
+
+
+def open_finetuning(config, pretrained=None):
+    records = Records(config.data.dir, config.data.split, (*config.inputs.split("+"), "label"))
+    return Finetune(config, records.info.sensors, records, pretrained), records
+
+
+def shapes(task):
+    """(params, batch_stats) without values."""
+    return jax.eval_shape(task.init, jax.random.key(0))
+
+
+def gradients(task, records, devices):
+    """Loss, new statistics and gradients of one batch of 16."""
+    devices = mesh.make(devices)
+    params, stats = jax.device_put(task.init(jax.random.key(0)), mesh.replicated(devices))
+    stream = batches(records, seed=0, batch_size=16, rows=range(16), start=0, stop=1, threads=1, processes=0)
+    batch = mesh.to_global(next(stream), devices)
+    function = jax.jit(jax.value_and_grad(task.loss, has_aux=True), out_shardings=mesh.replicated(devices))
+    (loss, (stats, _)), grads = function(params, stats, batch, jax.random.key(1))
+    return loss, stats, grads
+
+
+def assert_close(ours, expected, tolerance):
+    """Relative to the largest value of each tensor."""
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(np.abs(b).max(), 1e-6)),
+                 ours, expected)
+
+
+@pytest.fixture(scope="module")
+def pairs(write_dataset):
+    return write_dataset()
+
+
+@pytest.fixture(scope="module")
+def labelled(write_dataset):
+    return write_dataset(labels=True)
+
+
+@pytest.mark.parametrize("encoder", [VIT, VIT | {"pool": "mean", "positions": "sincos"}, GROUP],
+                         ids=["vit_token", "vit_mean_sincos", "groupnorm"])
+def test_one_device_equals_eight_without_batch_statistics(pairs, encoder):
+    task, records = open_pretraining(configure("smoke", pairs, encoder))
+    one, eight = (gradients(task, records, devices) for devices in (jax.devices()[:1], jax.devices()))
+    assert one[1] == eight[1] == {}
+    # Float32 sums in another order differ by 1e-6 or so; GroupNorm of few values amplifies that, layer by layer.
+    assert_close(eight[0], one[0], 1e-5)
+    assert_close(eight[2], one[2], 1e-3 if encoder is GROUP else 1e-4)
+
+
+def test_every_key_reaches_the_encoder():
+    keys = dict(depth=7, width=192, norm="group", patch=4, image_size=48, pool="mean", positions="sincos", remat=True,
+                dtype="bfloat16")
+    for family, unused in (("vit", {"norm"}), ("resnet", {"patch", "image_size", "pool", "positions"})):
+        encoder = make_encoder(config_lib.EncoderConfig(family=family, **keys))
+        assert type(encoder).__name__.lower() == family
+        for key, value in keys.items():
+            if key not in unused:
+                assert getattr(encoder, key) == value, key
+
+
+@pytest.mark.parametrize(("encoder", "stem"), [(VIT, "patch_embed"), ({"width": 8}, "conv1")])
+def test_every_sensor_has_a_stem_for_its_own_bands(pairs, encoder, stem):
+    task, _ = open_pretraining(configure("smoke", pairs, encoder))
+    params, _ = shapes(task)
+    kernels = [params[f"{name}_encoder"][stem]["kernel"].shape for name in SENSORS]
+    assert [shape[2] for shape in kernels] == [2, 12] and kernels[0][3] == kernels[1][3] == task.config.encoder.width
+
+
+@pytest.fixture(scope="module")
+def vit_run(pairs, tmp_path_factory):
+    """Two steps of pre-training a ViT: its configuration and the workdir."""
+    config = configure("smoke", pairs, VIT)
+    task, records = open_pretraining(config)
+    workdir = epath.Path(tmp_path_factory.mktemp("vit") / "run")
+    trainer.fit(config, task, records, Records(pairs, "test", SENSORS), mesh.make(), workdir)
+    return config, workdir
+
+
+def test_a_run_without_batch_statistics_can_be_resumed_loaded_and_scored(vit_run, pairs):
+    config, workdir = vit_run
+    assert [row for row in metrics.read(workdir) if row["kind"] == "eval"][-1]["s1_to_s2/gallery_size"] == 8
+    model = checkpoint.load_model(workdir)
+    assert model.step == 2 and model.variables["batch_stats"] == {}
+    assert model.variables["params"]["s1_encoder"]["pos_embed"].shape == (1, 17, 64)
+    task, records = open_pretraining(config)
+    trainer.fit(config, task, records, Records(pairs, "test", SENSORS), mesh.make(), workdir)
+    assert [row["event"] for row in metrics.read(workdir) if row["kind"] == "event"][:2] == ["started", "resumed"]
+
+
+@pytest.mark.parametrize(("inputs", "frozen"), [("s1+s2", False), ("s1", True)])
+def test_fine_tuning_from_a_transformer(vit_run, labelled, inputs, frozen):
+    pretrained = checkpoint.load_model(vit_run[1]).variables
+    config = configure("water_weak", labelled, VIT, inputs=inputs, frozen=frozen)
+    task, records = open_finetuning(config, pretrained)
+    devices = mesh.make(jax.devices()[:1])
+    optimizer = optim.build(config.optimizer, 8, 10, task.frozen)
+    state = trainer.init_state(task, optimizer, 0, devices)
+    before = jax.device_get(state.params)
+    for name in inputs.split("+"):
+        jax.tree.map(np.testing.assert_array_equal, before[f"{name}_encoder"], pretrained["params"][f"{name}_encoder"])
+    step = trainer.compile_step(task, optimizer, 0, devices)
+    stream = batches(records, seed=0, batch_size=8, rows=range(8), start=0, stop=1, threads=1, processes=0)
+    batch = next(stream)
+    for _ in range(2):  # the first step of the warm-up has rate 0
+        state, _ = step(state, mesh.to_global(batch, devices))
+    for name, trees in jax.device_get(state.params).items():
+        moved = [(a != b).any() for a, b in zip(jax.tree.leaves(trees), jax.tree.leaves(before[name]), strict=True)]
+        if name.endswith("_encoder"):
+            # The last norm does not touch the maps, nor does the class token those of the last block.
+            assert not any(moved) if frozen else sum(moved) > len(moved) - 4
+        else:
+            assert any(moved), name
+    # Whole tiles of 40 px, which are 5 patches; and of 36 px, which are filled up.
+    for size in (40, 36):
+        cut = {key: value[:, :size, :size] if value.ndim > 2 else value for key, value in batch.items()}
+        prediction = jax.jit(task.predict)(state.params, state.batch_stats, cut)["prediction"]
+        assert prediction.shape == (8, size, size)
+
+
+def test_fine_tuning_of_a_transformer_learns_a_label_that_the_radar_shows(labelled, tmp_path):
+    config = configure("water_weak", labelled, VIT, class_weights="inverse")
+    config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps=60))
+    task, records = open_finetuning(config)
+    trainer.fit(config, task, records, Records(labelled, "test", ("s1", "label")), mesh.make(jax.devices()[:1]),
+                epath.Path(tmp_path / "run"))
+    final = [row for row in metrics.read(tmp_path / "run") if row["kind"] == "eval"][-1]
+    assert final["miou"] > 0.6, "guessing one class gives 0.25"
+
+
+@pytest.mark.parametrize(("patch", "depth", "blocks"), [(8, 12, (4, 8, 12)), (16, 12, (3, 6, 9, 12)),
+                                                        (16, 2, (1, 1, 2, 2))])
+def test_pyramid_has_every_stride_up_to_the_patch_from_evenly_spaced_blocks(patch, depth, blocks):
+    maps = tuple(jnp.asarray(np.random.default_rng(n).standard_normal((1, 3, 2, 64)), jnp.float32)
+                 for n in range(depth))
+    model = Pyramid(patch, 4, jnp.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), maps)
+    levels, pull_back = jax.vjp(jax.jit(lambda maps: model.apply(variables, maps)), maps)
+    assert [level.shape[1:3] for level in levels] == [
+        (3 * patch // stride, 2 * patch // stride) for stride in (2, 4, 8, 16)[:len(blocks)]]
+    for number, block in enumerate(blocks):
+        slopes, = pull_back(tuple(level if n == number else jnp.zeros_like(level) for n, level in enumerate(levels)))
+        assert [n + 1 for n, slope in enumerate(slopes) if slope.any()] == [block]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"width": 128}, r"s1_encoder differs .* is \(64,\) in the checkpoint, \(128,\) in the model"),
+    ({"depth": 1}, r"'blocks_1/attn_proj/bias' is \(64,\) in the checkpoint, None in the model"),
+    ({"pool": "mean"}, r"'cls_token' is \(1, 1, 64\) in the checkpoint, None in the model"),
+    ({"image_size": 64}, r"'pos_embed' is \(1, 17, 64\) in the checkpoint, \(1, 65, 64\)"),
+    ({"family": "resnet", "depth": 18, "width": 8}, r"set the keys of config.encoder"),
+])
+def test_a_checkpoint_of_another_transformer_is_refused(vit_run, labelled, change, message):
+    task, _ = open_finetuning(configure("water_weak", labelled, VIT | change),
+                              checkpoint.load_model(vit_run[1]).variables)
+    with pytest.raises(UserError, match=message):
+        task.init(jax.random.key(0))
+
+
+def test_a_checkpoint_with_another_norm_is_refused(pairs, labelled):
+    for theirs, ours, message in ((GROUP, {"width": 8}, r"'bn1/mean' is None in the checkpoint, \(8,\) in the model"),
+                                  ({"width": 8}, GROUP, r"'bn1/mean' is \(8,\) in the checkpoint, None in the model")):
+        params, stats = shapes(open_pretraining(configure("smoke", pairs, theirs))[0])
+        task, _ = open_finetuning(configure("water_weak", labelled, ours), {"params": params, "batch_stats": stats})
+        with pytest.raises(UserError, match=message):
+            task.init(jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb", "adamw", "sgd"])
+def test_decay_and_adaptation_leave_all_but_the_kernels_of_a_transformer_alone(pairs, name):
+    config = configure("smoke", pairs, VIT)
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes(open_pretraining(config)[0])[0])
+    settings = dataclasses.replace(config.optimizer, name=name, weight_decay=0.1, warmup=0.0, clip_norm=0.0)
+    optimizer = optim.build(settings, 8, 10)
+    updates = jax.jit(lambda p: optimizer.update(jax.tree.map(jnp.zeros_like, p), optimizer.init(p), p)[0])(params)
+    moved = {jax.tree_util.keystr(path, simple=True, separator="/"): bool(leaf.any())
+             for path, leaf in jax.tree_util.tree_leaves_with_path(updates)}
+    assert {path for path, any_moved in moved.items() if any_moved} == {p for p in moved if p.endswith("/kernel")}
+    for encoder in ("s1_encoder", "s2_encoder"):
+        kernels = {f"{encoder}/{path}/kernel" for path in ("patch_embed", *(
+            f"blocks_{n}/{part}" for n in range(2) for part in ("attn_qkv", "attn_proj", "mlp_fc1", "mlp_fc2")))}
+        assert {path for path in moved if path.startswith(encoder) and path.endswith("kernel")} == kernels
+
+
+def test_layer_wise_adaptation_leaves_positions_and_class_token_alone(pairs):
+    """LARS scales a kernel's gradient by 0.001 |w| / |g|, here 0.001; all else moves by rate x gradient."""
+    config = configure("smoke", pairs, VIT)
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes(open_pretraining(config)[0])[0])
+    settings = dataclasses.replace(config.optimizer, name="lars", learning_rate=0.5, warmup=0.0, weight_decay=0.0,
+                                   clip_norm=0.0)
+    optimizer = optim.build(settings, 8, 10)
+    updates = jax.jit(lambda p: optimizer.update(p, optimizer.init(p), p)[0])(params)
+    encoder = updates["s2_encoder"]
+    for leaf in (encoder["pos_embed"], encoder["cls_token"], encoder["norm"]["scale"],
+                 encoder["blocks_0"]["attn_qkv"]["bias"]):
+        np.testing.assert_allclose(leaf, np.full(leaf.shape, -0.5), rtol=1e-6)
+    np.testing.assert_allclose(encoder["blocks_0"]["attn_qkv"]["kernel"], np.full((64, 192), -0.0005), rtol=1e-5)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"family": "swin"}, r"config.encoder.family is 'swin'; valid: resnet, vit"),
+    ({"depth": 0}, r"config.encoder.depth is 0; expected at least 1 block"),
+    ({"width": 100}, r"config.encoder.width is 100; expected a multiple of 64, the width of a head"),
+    ({"patch": 14}, r"config.encoder.patch is 14; expected 4, 8, 16 or 32"),
+    ({"image_size": 30}, r"config.encoder.image_size is 30; expected a multiple of config.encoder.patch, 8"),
+    ({"patch": 16, "image_size": 0}, r"config.encoder.image_size is 0; expected a multiple of"),
+    ({"patch": 32, "image_size": 224, "crop": 48},
+     r"config.augment.crop is 48; expected a multiple of config.encoder.patch, 32, or 0 for whole images"),
+    ({"norm": "layer"}, r"config.encoder.norm is 'layer'; "),
+    ({"pool": "cls"}, r"config.encoder.pool is 'cls'; "),
+])
+def test_a_mistake_is_one_line(change, message):
+    change = dict(change)
+    augment = {"crop": change.pop("crop", 32)}
+    values = pretrain.get_config("smoke").to_dict()
+    values["augment"] |= augment
+    values["encoder"] |= VIT | change
+    with pytest.raises(UserError, match=message) as caught:
+        config_lib.parse(values)
+    assert "\n" not in str(caught.value)
