@@ -114,10 +114,10 @@ def _negative_groups(location: jax.Array | None, positives: bool, batch: int) ->
 
 
 def _first_and_count(location: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns for each row a number of its place in [0, batch), int32, and how many rows are of it, float32."""
-    ordered = jnp.sort(location)
-    first, end = (jnp.searchsorted(ordered, location, side=side) for side in ("left", "right"))
-    return first, (end - first).astype(jnp.float32)
+    """Returns for each row the first row of its place, int32, and how many rows are of its place, float32."""
+    same = location[:, None] == location[None]  # never held: compilers fuse it into the two reductions
+    rows = jnp.arange(len(location), dtype=jnp.int32)
+    return jnp.where(same, rows[None], len(rows)).min(axis=1), same.sum(axis=1, dtype=jnp.float32)
 
 
 def _sums_of_places(location: jax.Array, *embeddings: jax.Array) -> tuple[jax.Array, list[jax.Array]]:

@@ -1,0 +1,50 @@
+"""--config=FILE.py[:VARIANT] and overrides --config.KEY=VALUE; a wrong file, key, value or flag is one line."""
+
+import importlib.util
+from collections.abc import Sequence
+
+from absl import flags
+
+from dual_encoder.config import key_paths
+from dual_encoder.errors import UserError, nearest
+
+
+def parse_flags(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
+    """Parses a command line into `flag_values`, which has a config-file flag 'config'.
+
+    Args:
+      arguments: the name of the program, then what the user gave.
+      flag_values: the declared flags.
+
+    Raises:
+      UserError: a wrong flag, file or override.
+    """
+    files = [argument.split("=", 1)[1] for argument in arguments[1:] if argument.startswith("--config=")]
+    if not files:
+        raise UserError("--config=FILE is missing; give for example --config=configs/pretrain.py:smoke")
+    keys = _declared_keys(files[-1])
+    for argument in arguments[1:]:
+        key = argument.split("=")[0].removeprefix("--config.")
+        if argument.startswith("--config.") and key not in keys:
+            raise UserError(f"unknown config key 'config.{key}'; {nearest(key, keys)}")
+    try:
+        unused = flag_values(list(arguments))[1:]
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+    if unused:
+        raise UserError(f"'{unused[0]}' is not a flag; flags look like --workdir=DIR or --config.batch_size=64")
+
+
+def _declared_keys(file: str) -> list[str]:
+    """Returns the key paths of a configuration file. (ml_collections reports a wrong override as a traceback.)"""
+    path, _, variant = file.partition(":")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    if spec is None:
+        raise UserError(f"--config={file} is not a Python file; give FILE.py or FILE.py:VARIANT, as in configs/")
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return key_paths(module.get_config(*([variant] if variant else [])).to_dict())
+    except Exception as error:
+        raise UserError(f"--config={file} cannot be loaded: {error}; give FILE.py or FILE.py:VARIANT, as in configs/"
+                        ) from error

@@ -1,0 +1,187 @@
+"""The training step of a configuration as a compiled program, without data and without running anything.
+
+It is `trainer.compile_step` of the configured task, for the devices of any topology, with arguments that have shapes
+only.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dual_encoder import flops, hlo, optim, trainer
+from dual_encoder import mesh as mesh_lib
+from dual_encoder.config import FinetuneConfig, PretrainConfig
+from dual_encoder.dataset_info import DatasetInfo, TensorInfo
+from dual_encoder.errors import UserError
+from dual_encoder.input import Records
+from dual_encoder.sensors import sensor
+from dual_encoder.tasks.finetune import Finetune
+from dual_encoder.tasks.pretrain import Pretrain
+from dual_encoder.train_state import Task
+
+
+class TooLarge(Exception):
+    """The compiler found no way to fit the program into the memory of a device; the message is the compiler's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device while a step runs.
+
+    Attributes:
+      arguments: state and batch.
+      outputs: state and metrics.
+      aliased: outputs that lie where donated arguments lay.
+      temporaries: activations, gradients and whatever else lives only during the step.
+      code: the program.
+      next_batch: the batch that the trainer sends while this step runs.
+    """
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    code: int
+    next_batch: int
+
+    @property
+    def total(self) -> int:
+        """All of it, what is aliased once."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.code + self.next_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class StepProgram:
+    """One device's share of the compiled step.
+
+    Attributes:
+      parameters: number of trained values.
+      state: bytes of the training state, parameters included; part of `memory.arguments`.
+      memory: what a step needs.
+      flops: floating-point operations of a step.
+      bytes_accessed: the compiler's own count: memory on the chip included, bodies of loops once; None: it has none.
+      traffic: bytes that a step reads from and writes to the main memory, loops included.
+      collectives: what crosses between the devices.
+      compile_seconds: time it took.
+    """
+
+    parameters: int
+    state: int
+    memory: Memory
+    flops: float
+    bytes_accessed: float | None
+    traffic: int
+    collectives: tuple[hlo.Collective, ...]
+    compile_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """In place of `Records` where there is no data: all that a task asks of them here is `info`."""
+
+    info: DatasetInfo
+
+
+def shapes(size: int, sensors: Sequence[str], classes: int) -> Shapes:
+    """Returns what records of one radar and one optical image, and a label for tasks that have classes, look like.
+
+    Args:
+      size: side of the images in pixels.
+      sensors: names in `sensors.SENSORS`, at most one radar and one optical.
+      classes: of the label; 0 has no label.
+    """
+    specs = {}
+    for spec in map(sensor, sensors):
+        feature = "s1" if spec.modality == "sar" else "s2"
+        if feature in specs:
+            raise UserError(f"'{specs[feature].name}' and '{spec.name}' are both {spec.modality} images; give one "
+                            "radar and one optical sensor")
+        specs[feature] = spec
+    tensors = {name: TensorInfo(spec.dtype, (size, size, len(spec.bands))) for name, spec in specs.items()}
+    if classes:
+        tensors["label"] = TensorInfo("uint8", (size, size))
+    names = tuple(f"class{number}" for number in range(classes))
+    return Shapes(DatasetInfo("shapes", "", "", specs, tensors, names, {}, {}, ""))
+
+
+def features(config: PretrainConfig | FinetuneConfig) -> tuple[str, ...]:
+    """Returns the tensors of a record that the task of `config` uses."""
+    return (*config.inputs.split("+"), *(("label",) if isinstance(config, FinetuneConfig) else ()))
+
+
+def build_task(config: PretrainConfig | FinetuneConfig, records: Records | Shapes, mesh: jax.sharding.Mesh) -> Task:
+    """Returns the configured task with random weights; values that change no shape are left out.
+
+    Raises:
+      UserError: the records lack what the task needs.
+    """
+    missing = [name for name in features(config) if name not in records.info.tensors]
+    if missing:
+        raise UserError(f"the task needs '{missing[0]}', the records have {sorted(records.info.tensors)}; give another "
+                        "data set, or --sensors=s1_grd,s2_l2a, and --classes=N for segmentation")
+    if isinstance(config, FinetuneConfig):
+        config = dataclasses.replace(config, class_weights="none", init_from="")
+        return Finetune(config, records.info.sensors, records, None)
+    return Pretrain(config, records.info.sensors, mesh)
+
+
+def batch_shapes(task: Task, info: DatasetInfo, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the global batch as `Records.read` makes it, without values."""
+    batch = {name: jax.ShapeDtypeStruct((batch_size, *info.tensors[name].shape), jnp.dtype(info.tensors[name].dtype))
+             for name in task.features}
+    return batch | {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("location", "record")}
+
+
+def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: DatasetInfo, mesh: jax.sharding.Mesh,
+                    steps: int) -> StepProgram:
+    """Compiles the step of `task` for the devices of `mesh`.
+
+    Args:
+      config: of the run; its batch_size is the global batch.
+      task: of `build_task`.
+      info: shapes of the records.
+      mesh: over the devices; they need not exist.
+      steps: length of the schedule; it changes constants only.
+
+    Raises:
+      UserError: batch, crop or model do not fit each other.
+      TooLarge: the compiler refuses, for want of memory.
+    """
+    mesh_lib.check_batch(config.batch_size, mesh)
+    trainer.check_crop(config.augment.crop, task, info)
+    optimizer = optim.build(config.optimizer, config.batch_size, steps, task.frozen)
+    state = jax.eval_shape(lambda: trainer.init_state(task, optimizer, config.seed, mesh))
+    batch = batch_shapes(task, info, config.batch_size)
+    began = time.perf_counter()
+    lowered = trainer.compile_step(task, optimizer, config.seed, mesh).lower(state, batch)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TooLarge(" ".join(str(error).split("RESOURCE_EXHAUSTED: ")[-1].splitlines()[0].split())) from error
+    seconds = time.perf_counter() - began
+    text, costs = compiled.as_text(), compiled.cost_analysis() or {}  # GPU programs have no costs
+    counted = flops.count(functools.partial(trainer.train_step, task=task, optimizer=optimizer, seed=config.seed),
+                          state, batch) / mesh.size
+    return StepProgram(
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)), state=_bytes(state),
+        memory=_memory(compiled, _bytes(batch) // mesh.size),
+        flops=max(costs.get("flops", 0.0), counted),  # XLA's has all operations, ours the loops
+        bytes_accessed=costs.get("bytes accessed"), traffic=hlo.memory_traffic(text),
+        collectives=tuple(hlo.collectives(text, mesh.size)), compile_seconds=seconds)
+
+
+def _memory(compiled: jax.stages.Compiled, next_batch: int) -> Memory:
+    stats = compiled.memory_analysis()
+    return Memory(stats.argument_size_in_bytes, stats.output_size_in_bytes, stats.alias_size_in_bytes,
+                  stats.temp_size_in_bytes, stats.generated_code_size_in_bytes, next_batch)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,92 @@
+"""The hosts: what setup puts there, what launch starts, how it is watched and stopped."""
+
+import signal
+import time
+
+from tests.run_tpu.world import MAIN, PROGRAM, git
+
+
+def test_setup_installs_the_commit_on_every_host(world, repository):
+    world.run("create")
+    (repository / "main.py").write_text("not committed")
+    try:
+        assert "what is not committed is not sent" in world.run("setup", "--extras=tpu")
+    finally:
+        git(repository, "checkout", "--quiet", "main.py")
+    for host in (0, 1):
+        assert world.text(host, "run_tpu/code/main.py") == MAIN.replace("VERSION", "first")
+        assert world.text(host, "uv").splitlines() == [
+            "venv --quiet --allow-existing --python=3.11 venv",
+            "pip install --quiet --python=venv/bin/python -e ./code[tpu]"]
+        assert "/mnt/shared" not in world.text(host, "system")
+    assert "what is not committed" not in world.run("setup")
+
+
+def test_setup_mounts_a_bucket_or_a_share(world):
+    world.run("create")
+    world.run("setup", "--mount=my-bucket")
+    assert "gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 my-bucket /mnt/shared" in world.text(1, "system")
+    world.run("setup", "--mount=10.0.0.2:/share")
+    assert "sudo mount -t nfs 10.0.0.2:/share /mnt/shared" in world.text(1, "system")
+
+
+def test_an_installation_that_fails_is_one_line(world):
+    world.run("create")
+    (world.folder / "no_network").touch()
+    assert "Failed to fetch" in world.run("setup", code=1)
+
+
+def test_the_same_command_runs_on_every_host(world):
+    world.ready("run")
+    assert world.states() == [["idle"]] * 2
+    assert "2 host(s) launched" in world.run("launch", *PROGRAM)
+    world.launched()
+    for host in (0, 1):
+        assert f"first launch 0 {PROGRAM[1:]}" in world.text(host, "run_tpu/log")
+    assert world.states() == [["running"]] * 2
+    assert "2 host(s) runs it already" in world.run("launch", *PROGRAM)
+    assert "another command runs" in world.run("launch", "--", "--config=configs/finetune.py", code=2)
+    assert "a program runs" in world.run("setup", code=4)
+    assert "2 host(s) stopped with exit code 75" in world.run("stop")
+    assert world.states() == [["stopped", "75"]] * 2
+    assert "2 host(s) ran nothing" in world.run("stop")
+    assert (world.folder / "launches_0").read_text() == "1"
+
+
+def test_exit_codes_and_logs_are_kept_by_host(world):
+    world.ready("0/3", "75", "run")
+    world.run("launch", *PROGRAM)
+    world.until(lambda: world.states() == [["exited", "0"], ["exited", "3"]])
+    assert "bye 3" in world.run("logs", "--worker=1", "--tail=2")
+    assert "bye" not in world.run("logs", "--worker=1", "--tail=1")
+    world.run("launch", *PROGRAM)
+    world.until(lambda: world.states() == [["exited", "75"]] * 2)
+    assert "bye 0" in world.run("logs") and "bye 75" in world.run("logs")
+    world.run("launch", *PROGRAM)
+    assert world.states() == [["running"]] * 2
+
+
+def test_a_program_that_does_not_stop_is_killed(world):
+    world.ready("stubborn")
+    world.run("launch", *PROGRAM)
+    world.launched()
+    assert "2 host(s) stopped with exit code 137" in world.run("stop", "--stop-limit=0")
+    assert not world.alive()
+
+
+def test_launch_needs_setup(world):
+    world.run("create")
+    assert "slice is not set up; run: ./run_tpu.sh setup" in world.run("launch", *PROGRAM, code=4)
+
+
+def test_logs_can_be_followed(world):
+    world.ready("run")
+    world.run("launch", *PROGRAM)
+    process = world.start("logs", "--follow", "--worker=1", "--ssh-limit=1")
+    lines = [process.stdout.readline() for _ in range(2)]
+    assert lines[0].startswith("=== ") and "first launch 0" in lines[1]
+    time.sleep(1.5)
+    assert process.poll() is None, "the limit of other calls ended it"
+    process.send_signal(signal.SIGINT)
+    world.finish(process, 130)
+    assert world.states() == [["running"]] * 2

@@ -1,0 +1,160 @@
+"""`launch --supervise`: preemption, exit code 75, failures of the program, faults of gcloud, other people's hands."""
+
+import os
+import signal
+import subprocess
+
+from tests.run_tpu.world import MAIN, PROGRAM, git
+
+SUPERVISE = ["launch", "--supervise", *PROGRAM]
+
+
+def test_supervision_ends_with_the_program(world):
+    world.plan(created=["WAITING_FOR_RESOURCES", "ACTIVE"])
+    text = world.run(*SUPERVISE)
+    assert "without --mount a preempted slice takes the workdir with it" in text
+    assert "ended with exit code 0" in text and "slice still costs money" in text
+    assert len(world.calls("create")) == 1 and not world.calls("delete")
+    assert "without --mount" not in world.run(*SUPERVISE[:2], "--mount=bucket", "--delete-when-done", *PROGRAM)
+    assert len(world.calls("create")) == len(world.calls("delete")) == 1
+
+
+def test_a_preempted_slice_is_made_again_with_the_same_commit(world, repository):
+    world.program("run", "0")
+    process = world.start("launch", "--supervise", "--spot", "--mount=bucket", *PROGRAM)
+    world.launched()
+    try:  # the branch moves on meanwhile
+        (repository / "main.py").write_text(MAIN.replace("VERSION", "second"))
+        git(repository, "commit", "--quiet", "--all", "--message=second")
+        (world.folder / "preempt").touch()
+        text = world.finish(process)
+    finally:
+        git(repository, "reset", "--quiet", "--hard", "HEAD~1")
+    assert "slice is SUSPENDED; making it again" in text
+    assert len(world.calls("create")) == 2 and world.calls("create")[0] == world.calls("create")[1]
+    assert len(world.calls("delete")) == 1 and "gcsfuse" in world.text(0, "system")
+    assert f"first launch 1 {PROGRAM[1:]}" in world.text(0, "run_tpu/log")
+
+
+def test_a_node_that_is_gone_before_its_request_is_made_again(world):
+    world.plan(gone=[2])
+    world.program("run", "0")
+    text = world.run(*SUPERVISE)
+    assert "looking again" in text and "the hosts of slice are preempted; making it again" in text
+    assert len(world.calls("create")) == 2 and len(world.calls("delete")) == 1
+
+
+def test_a_slice_that_was_suspended_before_is_made_again(world):
+    (world.folder / "state").write_text("SUSPENDED")
+    world.run(*SUPERVISE)
+    assert len(world.calls("create")) == len(world.calls("delete")) == 1
+
+
+def test_exit_code_75_is_launched_again_on_the_same_slice(world):
+    world.program("75", "75", "0")
+    text = world.run(*SUPERVISE)
+    assert text.count("launching it again") == 2
+    assert len(world.calls("create")) == len(world.calls("scp")) == 1
+    assert [line for line in world.text(1, "run_tpu/log").splitlines() if "bye" in line] == ["bye 75"] * 2 + ["bye 0"]
+
+
+def test_a_failure_of_the_program_ends_the_supervision(world):
+    world.program("run/4")  # host 0 waits for its peer
+    text = world.run(*SUPERVISE, code=3)
+    assert "failed on host-w-1 with exit code 4" in text and "bye 4" in text
+    assert len(world.calls("create")) == 1 and world.states() == [["stopped", "75"], ["exited", "4"]]
+
+
+def test_the_first_host_to_fail_is_the_one_shown(world):
+    world.program("4/3")  # 4 comes later, and is listed first
+    text = world.run(*SUPERVISE, POLL="1", code=3)
+    assert "failed on host-w-1 with exit code 3" in text and "bye 3" in text and "bye 4" not in text
+
+
+def test_hosts_that_fail_while_the_slice_is_taken_away_do_not_count(world):
+    world.plan(created=["ACTIVE"] * 4 + ["SUSPENDED"])  # create, setup, launch, a survey; then the next finds it out
+    world.program("3", "0")
+    text = world.run(*SUPERVISE, POLL="1")  # by then both have failed
+    assert "looking again" in text and "slice is SUSPENDED; making it again" in text
+
+
+def test_supervision_ends_when_the_program_is_stopped_by_hand(world):
+    world.program("run")
+    process = world.start(*SUPERVISE)
+    world.launched()
+    world.run("stop")
+    assert "stopped by hand" in world.finish(process)
+
+
+def test_supervision_does_not_undo_a_deletion(world):
+    world.program("run")
+    process = world.start(*SUPERVISE)
+    world.launched()
+    world.until(lambda: len(world.calls("ssh")) > 3)  # it has seen the program run
+    world.run("delete")
+    assert "was deleted by someone else" in world.finish(process, 4)
+    assert len(world.calls("create")) == 1
+
+
+def test_supervision_takes_over_a_running_program(world):
+    world.ready("run")
+    world.run("launch", *PROGRAM)
+    assert "another command runs" in world.run("launch", "--supervise", "--", "--config=other.py", code=2)
+    before = len(world.calls("ssh"))
+    process = world.start(*SUPERVISE)
+    world.until(lambda: len(world.calls("ssh")) > before + 4)
+    process.send_signal(signal.SIGINT)
+    assert "runs it already" in world.finish(process, 130)
+    assert world.states() == [["running"]] * 2 and len(world.calls("scp")) == 1
+
+
+def test_passing_faults_of_gcloud_are_outlived(world):
+    faults = 5 * ["ERROR: no route to host", "ERROR: no route to host", ""]  # of more than --failures attempts in a row
+    world.plan(fail={"ssh": ["", "", *faults]})
+    world.program("run")
+    process = world.start(*SUPERVISE)
+    world.until(lambda: len(world.calls("ssh")) > 2 + len(faults))
+    assert process.poll() is None
+    world.run("stop")
+    assert world.finish(process).count("no route to host") == 10
+    assert len(world.calls("create")) == len(world.calls("scp")) == 1
+
+
+def test_a_signal_ends_the_supervision_at_once_whatever_it_does(world):
+    world.plan(hang=["scp"])
+    process = world.start(*SUPERVISE)
+    world.until(lambda: world.calls("scp"))
+    process.terminate()
+    world.finish(process, 130)
+    world.until(lambda: not world.alive())
+
+
+def test_supervision_gives_up_in_the_end(world):
+    world.plan(fail={"create": ["", *["ERROR: RESOURCE_EXHAUSTED: quota"] * 9]}, preempt=[2])
+    world.program("run")
+    text = world.run(*SUPERVISE, code=1)
+    assert "gave up on slice after 4 attempts in a row" in text
+    assert len(world.calls("create")) == 1 + 3 and text.count("quota") == 3
+
+
+def test_supervision_ends_where_the_first_attempt_fails(world):
+    world.plan(fail={"create": ["ERROR: INVALID_ARGUMENT: no such type"]})
+    assert "no such type" in world.run(*SUPERVISE, code=1)
+    assert len(world.calls("create")) == 1
+
+
+def test_a_host_that_came_back_without_the_program_is_set_up_again(world):
+    world.program("run", "0")
+    process = world.start("launch", "--supervise", "--mount=bucket", *PROGRAM)
+    world.launched()
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        for host in (0, 1):  # a boot later the program is gone and its number is another's
+            path = world.folder / "hosts" / str(host) / "run_tpu" / "process"
+            number = int(path.read_text().split()[0])
+            path.write_text(f"{other.pid} another-boot\n")
+            os.killpg(number, signal.SIGKILL)
+        try:
+            assert "came back without the program" in world.finish(process)
+        finally:
+            other.kill()
+    assert len(world.calls("create")) == 1 and len(world.calls("scp")) == 2

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# The part of run_tpu.sh that runs on a host of the slice, from the code that `run_tpu.sh setup` sent there.
+#
+# ~/run_tpu holds code/, venv/ and log, and of the last launch: arguments, process (its id, and that of the boot),
+# exit_code (once it has ended) and stopped (when `stop` ended it).
+
+set -u -o pipefail
+
+BOOT=/proc/sys/kernel/random/boot_id
+
+die() { printf 'error: %s: %s\n' "$(hostname)" "$2" >&2; exit "$1"; }
+
+program() {  # idle | running | lost | exited CODE TIME | stopped CODE TIME
+  local pid boot kind=exited
+  if [[ -f exit_code ]]; then
+    [[ ! -f stopped ]] || kind=stopped
+    echo "$kind $(<exit_code) $(date -u -r exit_code +%FT%T.%3NZ)"
+  elif [[ ! -f process ]]; then echo idle
+  elif read -r pid boot <process; [[ $boot == "$(<$BOOT)" ]] && kill -0 "$pid" 2>/dev/null; then echo running
+  else echo lost
+  fi
+}
+
+# A host updates itself after its boot, which holds the lock for minutes.
+apt() { sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" >/dev/null; }
+
+mount_shared() {  # BUCKET or SERVER:/SHARE
+  ! mountpoint -q /mnt/shared || sudo umount /mnt/shared || return
+  sudo mkdir -p /mnt/shared || return
+  if [[ $1 == *:/* ]]; then
+    command -v mount.nfs >/dev/null || { apt update && apt install nfs-common; } || return
+    sudo mount -t nfs "$1" /mnt/shared
+    return
+  fi
+  if ! command -v gcsfuse >/dev/null; then
+    local site=https://packages.cloud.google.com/apt key=/usr/share/keyrings/cloud.google.asc
+    curl -fsS $site/doc/apt-key.gpg | sudo tee $key >/dev/null || return
+    echo "deb [signed-by=$key] $site gcsfuse-$(lsb_release -cs) main" |
+      sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+    { apt update && apt install gcsfuse; } || return
+  fi
+  sudo chown "$(id -u):$(id -g)" /mnt/shared || return
+  # No cached metadata: a host must see the others' files at once.
+  gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 "$1" /mnt/shared >/dev/null
+}
+
+setup() {  # EXTRAS MOUNT, in ~/run_tpu/new
+  [[ $(program) != running ]] || die 4 "a program runs; run: ./run_tpu.sh stop"
+  { rm -rf code && mv new code; } || die 1 "the code cannot be moved to its place"
+  [[ -z $2 ]] || mount_shared "$2" || die 1 "$2 cannot be mounted at /mnt/shared"
+  sudo sh -c 'echo always >/sys/kernel/mm/transparent_hugepage/enabled'  # libtpu starts and ends faster
+  PATH=$HOME/.local/bin:$PATH  # uv, since the images have Python 3.10 and the project needs 3.11
+  command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh >/dev/null 2>&1 ||
+    die 1 "uv cannot be fetched"
+  uv venv --quiet --allow-existing --python=3.11 venv || die 1 "no Python 3.11"
+  uv pip install --quiet --python=venv/bin/python -e "./code[$1]" || die 1 "the project cannot be installed"
+}
+
+launch() {  # ARGUMENTS OF main.py
+  if [[ $(program) == running ]]; then
+    [[ $(<arguments) == "${*@Q}" ]] || die 2 "another command runs: $(<arguments); run: ./run_tpu.sh stop"
+    echo "$(hostname) runs it already"
+    return
+  fi
+  [[ -x venv/bin/python ]] || die 4 "nothing is installed; run: ./run_tpu.sh setup"
+  rm -f exit_code stopped
+  echo "${*@Q}" >arguments
+  setsid bash code/tpu/host.sh run "$@" </dev/null >>log 2>&1 &
+  echo "$! $(<$BOOT)" >process
+  echo "$(hostname) launched"
+}
+
+run() {  # ARGUMENTS OF main.py: keeps its exit code, hands SIGTERM on
+  local child code again=1
+  echo "=== $(date -u +%FT%TZ) main.py ${*@Q}"
+  cd code || exit
+  ../venv/bin/python -u main.py "$@" & child=$!
+  trap 'again=1; kill -TERM "$child" 2>/dev/null' TERM
+  while [[ -n $again ]]; do again=''; wait "$child"; code=$?; done
+  echo "=== $(date -u +%FT%TZ) exit code $code"
+  echo "$code" >../exit_code.new && mv ../exit_code.new ../exit_code
+}
+
+stop() {  # SECONDS until SIGKILL
+  local pid end=$((SECONDS + $1))
+  [[ $(program) == running ]] || { echo "$(hostname) ran nothing"; return; }
+  read -r pid _ <process
+  touch stopped
+  kill -TERM "$pid"
+  until [[ -f exit_code ]] || ((SECONDS > end)); do sleep 0.1; done
+  [[ -f exit_code ]] || { kill -KILL -- "-$pid"; echo 137 >exit_code; }
+  echo "$(hostname) stopped with exit code $(<exit_code)"
+}
+
+main() {
+  cd ~/run_tpu || exit
+  case $1 in
+    state) echo "$(hostname) $(program)" ;;
+    log) touch log; tail -n "$2" ${3:+-F} log ;;
+    log-of) [[ $(hostname) != "$2" ]] || tail -n "$3" log ;;
+    setup | launch | run | stop) "$@" ;;
+  esac
+}
+
+main "$@"

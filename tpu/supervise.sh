@@ -1,0 +1,100 @@
+# Sourced by run_tpu.sh for `launch --supervise`: brings slice and program up, and up again, until the program ends.
+# shellcheck shell=bash disable=SC2153
+
+SITUATION=''  # of slice and program together, set by survey
+LOOK=0        # the exit code of survey's last gcloud call
+
+# survey ASSUMED: sets SITUATION: gone | coming | unknown (see LOOK) | terminal (the node is preempted, the queued
+# resource still ACTIVE), or what the hosts say when put together:
+# running | failed | stopped (by `stop`) | lost (a host came back without its program) | saved (75) | done | idle.
+survey() {
+  SITUATION=unknown
+  look_up "$1"; LOOK=$?
+  ((LOOK == 0)) || return
+  case $STATE in
+    MISSING | DELETING | FAILED | SUSPEND*) SITUATION=gone; return ;;
+    ACTIVE) on_hosts all "$SSH_LIMIT" state; LOOK=$? ;;
+    *) SITUATION=coming; return ;;
+  esac
+  if [[ -n $DRY_RUN ]]; then SITUATION='done'
+  elif ((LOOK == 127)); then SITUATION=idle
+  elif ((LOOK == 0)); then
+    SITUATION=$(awk '
+      { kind = $2 != "exited" ? $2 : $3 == 0 ? "done" : $3 == 75 ? "saved" : "failed"; seen[kind] = 1 }
+      END { if (seen["running"] && !seen["failed"]) { print "running"; exit }
+            n = split("stopped lost failed saved idle done", order)
+            for (i = 1; i <= n; i++) if (seen[order[i]]) { print order[i]; exit }
+            print "idle" }' out)
+  elif grep -q 'terminal state' err; then SITUATION=terminal
+  fi
+}
+
+unreachable() { explain "$LOOK"; }
+
+# attempt COMMAND...: in a subshell, so that an error ends the attempt only; in the very first one it ends all, for then
+# the settings are wrong. After an attempt that never got to a running program it waits, longer each time.
+attempt() {
+  local command code
+  if [[ -n $started && -z $ran ]]; then
+    ((++failures < FAILURES)) || die 1 "gave up on $NAME after $failures attempts in a row; it may still cost money"
+    say "trying again in $pause s"
+    nap "$pause"
+    pause=$((pause > 900 ? 1800 : 2 * pause))
+  fi
+  ran=''
+  (CHILD=''; trap interrupted INT TERM; for command; do "$command"; done) & CHILD=$!  # `wait` hears signals at once
+  wait "$CHILD"; code=$?; CHILD=''
+  if ((code == 130 || code && ${started:-0} == 0)); then exit "$code"; fi
+  ((code)) || started=1
+}
+
+again() { replacing=1; attempt delete create setup launch; }
+
+give_up() {  # the program failed: show where it did first, leave nothing running
+  local host code
+  read -r host code < <(awk '$2 == "exited" && $3 && $3 != 75 { print $4, $1, $3 }' out | sort | cut -d' ' -f2-)
+  on_hosts all "$SSH_LIMIT" log-of "$host" 20 && cat out >&2
+  on_hosts all $((STOP_LIMIT + SSH_LIMIT)) stop "$STOP_LIMIT"
+  die 3 "the program failed on $host with exit code $code, see above; mend it, then launch again"
+}
+
+supervise() {
+  local started='' ran='' replacing='' suspect='' failures=0 pause=$BACKOFF
+  [[ -n $MOUNT ]] || say "note: without --mount a preempted slice takes the workdir with it"
+  while true; do
+    if [[ -n $started ]]; then survey ACTIVE; else survey MISSING; fi
+    # At first, what an earlier launch left on the hosts does not count.
+    [[ -n $started || $SITUATION == @(gone|coming|unknown|terminal|running) ]] || SITUATION=idle
+    # Hosts vanish one by one and their programs fail, and the state of the slice changes only later: look twice.
+    if [[ $SITUATION == @(failed|terminal) && $SITUATION != "$suspect" ]]; then
+      suspect=$SITUATION
+      say "the program has failed or its host is gone; looking again in $GRACE s"
+      nap "$GRACE"
+      continue
+    fi
+    suspect=''
+    case $SITUATION in
+      running)
+        [[ -n $started ]] || attempt launch  # says that it runs already, or that something else does
+        ran=1 replacing='' failures=0 pause=$BACKOFF ;;
+      done)
+        say "the program has ended with exit code 0"
+        if [[ -n $DELETE_WHEN_DONE ]]; then delete; else say "$NAME still costs money; run: ./run_tpu.sh delete"; fi
+        return ;;
+      stopped) say "the program was stopped by hand"; return ;;
+      failed) give_up ;;
+      gone)
+        [[ -z $started || -n $replacing || $STATE != @(MISSING|DELETING) ]] || die 4 "$NAME was deleted by someone else"
+        if [[ $STATE == MISSING ]]; then attempt create setup launch
+        else say "$NAME is $STATE${WHY:+: $WHY}; making it again"; again
+        fi ;;
+      terminal) say "the hosts of $NAME are preempted; making it again"; again ;;
+      coming) attempt create setup launch ;;
+      idle) attempt setup launch ;;
+      lost) say "a host came back without the program"; attempt stop setup launch ;;
+      saved) say "the program saved and stopped (exit code 75); launching it again"; attempt launch ;;
+      unknown) attempt unreachable ;;
+    esac
+    nap "$POLL"
+  done
+}
