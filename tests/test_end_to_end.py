@@ -48,7 +48,7 @@ def data(real_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for options in ((), ("--labels=water_weak",)):
         run("-m", "data_prep", "build", "--importer=npz", f"--raw={real_data / 'bigearthnet'}", f"--data_dir={folder}",
-            "--split-by=location", *options)
+            "--split-by=area", *options)
     return {kind: next(folder.glob(f"{kind}/*/1.0.0")) for kind in ("s1s2_pairs", "s1s2_tiles")}
 
 

@@ -14,7 +14,6 @@ is nearer than every other candidate that is not left out, and `same_place`, the
 import jax
 import jax.numpy as jnp
 
-from dual_encoder.losses import places
 from dual_encoder.losses.log_sum_exp import log_sum_exp
 from dual_encoder.losses.softplus_sum import softplus_sum
 from dual_encoder.losses.tiles import Tiles
@@ -38,11 +37,10 @@ def info_nce(z1: jax.Array, z2: jax.Array, scale: jax.Array, location: jax.Array
     others = log_sum_exp(p, q, _negative_groups(location, positives, len(p)), tiles)
     positive_1 = positive_2 = partner
     if positives:
-        first, count = places.first_and_count(location, tiles)
-        places_p, places_q = places.sums(first, p, q)
+        count, (places_p, places_q) = _sums_of_places(location, p, q)
         positive_1, positive_2 = ((x * y).sum(axis=1) / count for x, y in ((p, places_q), (q, places_p)))
     loss = 0.5 * (_nll(partner, others.rows, positive_1) + _nll(partner, others.columns, positive_2))
-    return loss, _metrics(partner, others.row_top, others.column_top, location, tiles)
+    return loss, _metrics(partner, others.row_top, others.column_top, location)
 
 
 def nt_xent(z1: jax.Array, z2: jax.Array, scale: jax.Array, location: jax.Array | None = None,
@@ -60,13 +58,12 @@ def nt_xent(z1: jax.Array, z2: jax.Array, scale: jax.Array, location: jax.Array 
     within_1, within_2 = (log_sum_exp(x, None, group, tiles) for x in (p, q))
     positive_1 = positive_2 = partner
     if positives:
-        first, count = places.first_and_count(location, tiles)
-        places_p, places_q = places.sums(first, p, q)
+        count, (places_p, places_q) = _sums_of_places(location, p, q)
         positive_1, positive_2 = ((x * (places_p + places_q - x)).sum(axis=1) / (2.0 * count - 1.0) for x in (p, q))
     loss = 0.5 * (_nll(partner, jnp.logaddexp(across.rows, within_1.rows), positive_1)
                   + _nll(partner, jnp.logaddexp(across.columns, within_2.rows), positive_2))
     return loss, _metrics(partner, jnp.maximum(across.row_top, within_1.row_top),
-                          jnp.maximum(across.column_top, within_2.row_top), location, tiles)
+                          jnp.maximum(across.column_top, within_2.row_top), location)
 
 
 def iai_simclr(z1: jax.Array, z2: jax.Array, z1_again: jax.Array, z2_again: jax.Array, scale: jax.Array,
@@ -97,7 +94,7 @@ def sigmoid(z1: jax.Array, z2: jax.Array, scale: jax.Array, bias: jax.Array, loc
     group = _negative_groups(location, False, len(p))
     sums = softplus_sum(p, q, jnp.full(len(p), bias), group, tiles, positives)
     loss = sums.rows.mean() if positives else (sums.rows + jax.nn.softplus(-partner)).mean()
-    return loss, _metrics(partner, sums.row_top, sums.column_top, location, tiles)
+    return loss, _metrics(partner, sums.row_top, sums.column_top, location)
 
 
 @jax.checkpoint
@@ -116,10 +113,21 @@ def _negative_groups(location: jax.Array | None, positives: bool, batch: int) ->
     return jnp.arange(batch, dtype=jnp.int32) if location is None or positives else location
 
 
-def _metrics(partner: jax.Array, row_top: jax.Array, column_top: jax.Array, location: jax.Array | None,
-             tiles: Tiles | None) -> dict[str, jax.Array]:
-    same = jnp.float32(0)
-    if location is not None:
-        same = (places.first_and_count(location, tiles)[1] - 1.0).mean() / len(partner)
+def _first_and_count(location: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns for each row the first row of its place, int32, and how many rows are of its place, float32."""
+    same = location[:, None] == location[None]  # never held: compilers fuse it into the two reductions
+    rows = jnp.arange(len(location), dtype=jnp.int32)
+    return jnp.where(same, rows[None], len(rows)).min(axis=1), same.sum(axis=1, dtype=jnp.float32)
+
+
+def _sums_of_places(location: jax.Array, *embeddings: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+    """Returns how many rows are of each row's place, [batch], and the sums of their embeddings, [batch, dim] each."""
+    first, count = _first_and_count(location)
+    return count, [jnp.zeros_like(x).at[first].add(x)[first] for x in embeddings]
+
+
+def _metrics(partner: jax.Array, row_top: jax.Array, column_top: jax.Array, location: jax.Array | None
+             ) -> dict[str, jax.Array]:
+    same = jnp.float32(0) if location is None else (_first_and_count(location)[1] - 1.0).mean() / len(partner)
     return {"accuracy_1_to_2": (partner > row_top).mean(dtype=jnp.float32),
             "accuracy_2_to_1": (partner > column_top).mean(dtype=jnp.float32), "same_place": same}
