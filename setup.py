@@ -3,7 +3,7 @@ from setuptools import find_packages, setup
 
 CORE = [
     "absl-py>=2.5,<3",
-    "crc32c>=2.9,<3",  # google-crc32c holds the interpreter lock
+    "awscrt>=0.38,<1",  # crc32c by AVX-512; the google-crc32c package holds the interpreter lock
     "etils[epath]>=1.15,<2",
     "flax>=0.12.8,<0.13",
     "fsspec>=2026.9",

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--megabytes", type=int, default=250, help="of pairs per size")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--shuffle_buffer", type=int, default=500, help="pairs in the shuffle buffer of tfds")
+    parser.add_argument("--shuffle_buffer", type=int, default=1000, help="pairs in the shuffle buffer of tfds")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()

@@ -22,7 +22,7 @@ from dual_encoder.errors import UserError
 from dual_encoder.memory import Memory
 from dual_encoder.order import Order
 from dual_encoder.sensors import SensorSpec
-from dual_encoder.tfrecord import DamagedRecord, ShardedRecords
+from dual_encoder.tfrecord import DamagedRecord, Reading, ShardedRecords
 
 T = TypeVar("T")
 
@@ -85,17 +85,27 @@ class Records:
         """Returns one record as `BatchReader` does, without the first axis."""
         return {name: array[0] for name, array in BatchReader(self)([number]).items()}
 
+    def prepare(self, number: int, rows: Mapping[bytes, np.ndarray]) -> Reading | None:
+        """Returns what is left to do of `read_into`, or None; see `ShardedRecords.prepare`."""
+        part, within = self._find(number)
+        return self.parts[part].prepare(within, rows)
+
     def read_into(self, number: int, rows: Mapping[bytes, np.ndarray]) -> tuple[int, bytes]:
         """Copies the tensors of a record, or of the next sound one, into `rows`; see `ShardedRecords.read_into`.
 
         Returns:
-          the number of the record that was read, and its place; places of different importers differ.
+          the number of the record that was read, and its location_id.
 
         Raises:
           UserError: a damaged record, and `max_bad_records` in a row behind it.
         """
-        return self._first_sound(number, lambda part, within: (
-            self._namespaces[part] + self.parts[part].read_into(within, rows)))
+        return self._first_sound(number, lambda part, within: self.parts[part].read_into(within, rows))
+
+    def location(self, number: int, location_id: bytes) -> int:
+        """Returns the place of a record as an int32: a hash, of the importer as well where data sets are mixed."""
+        part, _ = self._find(number)
+        digest = hashlib.blake2b(self._namespaces[part] + location_id, digest_size=4).digest()
+        return int.from_bytes(digest, "little", signed=True)
 
     def count_bad(self, planned: np.ndarray, delivered: np.ndarray) -> None:
         """Notes damaged records, each once: those between the number that was asked for and the one that came.
@@ -118,12 +128,16 @@ class Records:
                             f"config.data.max_bad_records is {self.max_bad_records}: restore the shards (`python -m "
                             "data_prep verify` finds all damage), or allow more")
 
+    def _find(self, number: int) -> tuple[int, int]:
+        """Returns the part that holds a record, and its number within."""
+        part = bisect.bisect_right(self._ends, number)
+        return part, number - self._starts[part]
+
     def _first_sound(self, number: int, read: Callable[[int, int], T]) -> tuple[int, T]:
         """Returns the number and read(part, number within it) of a record, or of the next sound one of its set."""
         for replacements in itertools.count():
-            part = bisect.bisect_right(self._ends, number)
             try:
-                return number, read(part, number - self._starts[part])
+                return number, read(*self._find(number))
             except DamagedRecord:
                 if replacements == self.max_bad_records:
                     raise
@@ -135,8 +149,8 @@ class Records:
         return number + 1 if number + 1 < self._set_ends[which] else [0, *self._set_ends][which]
 
     def _where(self, number: int) -> str:
-        part = bisect.bisect_right(self._ends, number)
-        return self.parts[part].where(number - self._starts[part])
+        part, within = self._find(number)
+        return self.parts[part].where(within)
 
 
 class BatchReader:
@@ -168,19 +182,21 @@ class BatchReader:
         Raises:
           UserError: a damaged record, or more in a row than allowed.
         """
-        count, tensors = len(numbers), self._records.info.tensors
+        records, count, tensors = self._records, len(numbers), self._records.info.tensors
         batch = {name: self._memory.empty((count, *tensors[name].shape), tensors[name].dtype)
-                 for name in self._records.features}
+                 for name in records.features}
         as_bytes = [(name.encode(), array.reshape(count, -1).view(np.uint8)) for name, array in batch.items()]
-        batch["location"], batch["record"] = np.empty(count, np.int32), np.empty(count, np.int32)
-        rows = iter(range(count))  # shared: each thread takes the next row that nobody has taken
+        rows = [{name: array[row] for name, array in as_bytes} for row in range(count)]
+        read = [int(number) for number in numbers]
+        readings = [records.prepare(number, into) for number, into in zip(read, rows, strict=True)]
+        locations: list[bytes | None] = [None] * count
+        left = iter(range(count))  # shared: each thread takes the next row that nobody has taken
 
         def fill() -> None:
-            for row in rows:
-                into = {name: array[row] for name, array in as_bytes}
-                batch["record"][row], place = self._records.read_into(int(numbers[row]), into)
-                digest = hashlib.blake2b(place, digest_size=4).digest()
-                batch["location"][row] = int.from_bytes(digest, "little", signed=True)
+            for row in left:
+                reading = readings[row]
+                if reading is None or not reading.run():
+                    read[row], locations[row] = records.read_into(read[row], rows[row])
 
         if self._pool is None and self._threads > 1:
             self._pool = concurrent.futures.ThreadPoolExecutor(self._threads - 1)
@@ -188,6 +204,10 @@ class BatchReader:
         fill()
         for other in others:
             other.result()
+        batch["location"] = np.array([
+            records.location(number, reading.location if location is None else location)
+            for number, location, reading in zip(read, locations, readings, strict=True)], np.int32)
+        batch["record"] = np.array(read, np.int32)
         return batch
 
 

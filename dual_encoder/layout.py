@@ -18,13 +18,17 @@ class Layout:
       data: the record and its checksum.
       values: name -> (start, stop) of every value, as `tf_example.find` returns.
       tensors: the names of the values that are wanted in memory of their own.
+
+    Attributes:
+      size: bytes of the record and its checksum.
     """
 
     def __init__(self, data: bytes, values: Mapping[bytes, tuple[int, int]], tensors: Sequence[bytes]):
+        self.size = len(data)
         self._tensors = sorted(tensors, key=lambda name: values[name])
         ends = [0, *(end for name in self._tensors for end in values[name]), len(data) - _FOOTER]
         kept = [slice(start, stop) for start, stop in zip(ends[::2], ends[1::2], strict=True)]
-        self._cuts = np.cumsum([0, *(part.stop - part.start for part in kept)]).tolist()
+        self._cuts = np.cumsum([0, *(part.stop - part.start for part in kept), _FOOTER]).tolist()
         between = bytearray(b"\xff" * len(data))
         for start, stop in values.values():
             between[start:stop] = bytes(stop - start)
@@ -43,14 +47,16 @@ class Layout:
           rows: tensor name -> uint8 [bytes of the tensor].
 
         Returns:
-          what is kept of the record besides its tensors; the buffers that the record and, last, its checksum fill.
+          what is kept besides the tensors; the buffers that the record and, last, its checksum fill.
         """
-        kept = bytearray(self._cuts[-1])
+        cuts = self._cuts
+        kept = bytearray(cuts[-1])
         view = memoryview(kept)
-        buffers = [view[:self._cuts[1]]]
+        buffers: list = [view[:cuts[1]]]
         for at, name in enumerate(self._tensors, start=1):
-            buffers += [rows[name], view[self._cuts[at]:self._cuts[at + 1]]]
-        return kept, [*buffers, bytearray(_FOOTER)]
+            buffers += (rows[name], view[cuts[at]:cuts[at + 1]])
+        buffers.append(view[cuts[-2]:])
+        return kept, buffers
 
     def fits(self, kept: bytearray) -> bool:
         """True when the record that filled `kept` has this layout."""

@@ -18,8 +18,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import crc32c  # google-crc32c holds the interpreter lock, so that reading threads would wait for one another
 import numpy as np
+from awscrt.checksums import crc32c  # releases the interpreter lock; google-crc32c does not
 from etils import epath
 
 from dual_encoder import files, tf_example
@@ -43,15 +43,11 @@ class DamagedRecord(UserError):
 
 def masked_crc32c(data: bytes | memoryview) -> int:
     """Returns TFRecord's masked crc32c of `data`."""
-    return _masked(crc32c.crc32c(data))
+    return _masked(crc32c(data))
 
 
 def _masked(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _extend(crc: int, data: bytearray | memoryview | np.ndarray) -> int:
-    return crc32c.crc32c(data, crc)
 
 
 def scan(path: epath.PathLike) -> Iterator[tuple[int, int]]:
@@ -190,28 +186,29 @@ class ShardedRecords:
           DamagedRecord: its checksum is wrong.
           UserError: a tensor or the location_id is missing, or has another number of bytes.
         """
-        shard, offset, length = self._row(record)
-        key = (length, *rows)
-        layout = self._layouts.get(key)
-        if layout:
-            kept, buffers = layout.buffers(rows)
-            if (self._file(shard).read_into(offset, buffers) == length + FOOTER.size
-                    and _masked(functools.reduce(_extend, buffers[:-1], 0)) == FOOTER.unpack(buffers[-1])[0]
-                    and layout.fits(kept)):
-                return layout.value(_LOCATION, kept)
-        data, _ = self._read(record)
+        reading = self.prepare(record, rows)
+        if reading and reading.run():
+            return reading.location
+        data, length = self._read(record)
         values = tf_example.find(data, length, (*rows, _LOCATION))
         if values is None or _LOCATION not in values or any(
                 name not in values or values[name][1] - values[name][0] != row.size for name, row in rows.items()):
             return self._parse_into(data[:length], record, rows)
         for name, row in rows.items():
             row[:] = np.frombuffer(data, np.uint8, row.size, values[name][0])
-        if layout:  # records of this length have more than one: trying this one again would mean to read twice
+        key = (length, *rows)
+        if reading:  # records of this length have more than one: trying this one again would mean to read twice
             self._layouts[key] = None
         elif key not in self._layouts and len(self._layouts) < _LAYOUTS:
             self._layouts[key] = Layout(data, values, tuple(rows))
         start, stop = values[_LOCATION]
         return data[start:stop]
+
+    def prepare(self, record: int, rows: Mapping[bytes, np.ndarray]) -> "Reading | None":
+        """Returns what is left to do of `read_into`, or None where the layout of such records is not known yet."""
+        shard, offset, length = self._row(record)
+        layout = self._layouts.get((length, *rows))
+        return Reading(layout, self._file(shard), offset, rows) if layout else None
 
     def where(self, record: int) -> str:
         """Returns shard, number and byte offset of a record, for messages."""
@@ -274,6 +271,32 @@ class ShardedRecords:
               f"{time.monotonic() - start:.1f} s; `python -m data_prep verify --rewrite {self.folder}` writes it",
               flush=True)
         return index
+
+
+class Reading:
+    """A record of a known layout, to be read into `rows`; see `ShardedRecords.read_into`.
+
+    Threads meet at the interpreter lock, and who sleeps there sleeps as long as a small record takes. So all that can
+    be done before the threads start is done here, and `run` holds the lock for little more than a microsecond.
+    """
+
+    def __init__(self, layout: Layout, file: files.Ranges, offset: int, rows: Mapping[bytes, np.ndarray]):
+        self._layout, self._file, self._offset = layout, file, offset
+        self._kept, self._buffers = layout.buffers(rows)
+
+    def run(self) -> bool:
+        """Fills the rows; False where the record is damaged or has another layout: `read_into` tells which."""
+        read = self._file.read_into(self._offset, self._buffers)
+        crc, (*pieces, footer) = 0, self._buffers
+        for piece in pieces:
+            crc = crc32c(piece, crc)
+        return (read == self._layout.size and _masked(crc) == FOOTER.unpack(footer)[0]
+                and self._layout.fits(self._kept))
+
+    @property
+    def location(self) -> bytes:
+        """The record's location_id, once `run` has returned True."""
+        return self._layout.value(_LOCATION, self._kept)
 
 
 def _damaged(path: epath.PathLike, record: int, offset: int, what: str) -> DamagedRecord:
