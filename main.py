@@ -84,7 +84,7 @@ def _evaluate(config: EvaluateConfig) -> None:
                         f"(split '{trained.data.eval_split}' of its own data); give another --workdir for these scores")
     devices = mesh.make()
     state = jax.device_put(TrainState(step=model.step, params=model.variables["params"],
-                                      batch_stats=model.variables["batch_stats"], opt_state=()),
+                                      batch_stats=model.variables["batch_stats"], opt_state=(), average={}),
                            mesh.replicated(devices))
     scores, pictures = trainer.evaluator(task, records, config.batch_size, devices)(state)
     if mesh.is_main_process():

@@ -27,7 +27,7 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
         "augment": {"crop": 128, "flips": True, "turns": True, "sar_gain_db": 0.0, "sar_looks": 0,
                     "optical_brightness": 0.0, "optical_contrast": 0.0},
         "optimizer": {"name": "adamw", "learning_rate": 1e-3, "scaling": "none", "warmup": 0.1, "weight_decay": 1e-2,
-                      "momentum": 0.9, "clip_norm": 1.0},
+                      "momentum": 0.9, "clip_norm": 1.0, "ema": 0.0},
         "schedule": {"epochs": 20, "steps": 0, "log_every": 20, "eval_every": 0, "checkpoint_every": 100, "keep": 2},
     })
     if variant == "flood_ombria":

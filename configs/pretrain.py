@@ -34,8 +34,9 @@ def get_config(variant: str = "paper") -> ConfigDict:
                  "vicreg": (25.0, 25.0, 1.0)},
         "augment": {"crop": 224, "flips": True, "turns": True, "sar_gain_db": 0.0, "sar_looks": 0,
                     "optical_brightness": 0.0, "optical_contrast": 0.0},
+        "train": {"micro_batch": 0},
         "optimizer": {"name": "lars", "learning_rate": 0.3, "scaling": "linear", "warmup": 0.1, "weight_decay": 1e-6,
-                      "momentum": 0.9, "clip_norm": 0.0},
+                      "momentum": 0.9, "clip_norm": 0.0, "ema": 0.0},
         "schedule": {"epochs": 100, "steps": 0, "log_every": 50, "eval_every": 2000, "checkpoint_every": 1000,
                      "keep": 3},
     })

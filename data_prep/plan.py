@@ -9,6 +9,7 @@ Shards are contiguous parts of a split in that order, so that raw files are read
 split. The training order is a permutation of all records (dual_encoder.input): the order on disk does not matter to it.
 """
 
+import array
 import collections
 import dataclasses
 import hashlib
@@ -99,11 +100,12 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
     Raises:
       UserError: nothing is left; the raw folder cannot be read.
     """
-    own_splits, area_splits = [], []  # numbers of the splits of each entry
+    starts = array.array("q")  # where the line of each entry begins
+    own_splits, area_splits = array.array("B"), array.array("B")  # numbers of the splits of each entry
     names: dict[str, int] = {}
     seen: set[int] = set()
     turned_away = collections.Counter()
-    starts, without_place = [], 0
+    without_place = 0
     with atomic.create(folder / "entries.jsonl") as lines, atomic.create(folder / "rejected.jsonl") as rejects:
         def reject(name: str, kind: str, reason: str) -> None:
             turned_away[kind] += 1

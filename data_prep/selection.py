@@ -58,7 +58,9 @@ class Filters:
     def refuse_pixels(self, item: Pair | Tile, sensors: dict[str, SensorSpec]) -> str:
         """Returns why a record is not wanted by its pixels without data; '' when it is."""
         for feature, spec in sensors.items():
-            valid = float(spec.holds_data(item.images[feature]).mean())
+            image = item.images[feature]
+            whole = spec.no_data is None or bool((image[..., 0] != spec.no_data).all())  # as most are; a quick look
+            valid = 1.0 if whole else float(spec.holds_data(image).mean())
             if valid == 0:
                 return f"no pixel of {feature} holds data"
             if valid < self.min_valid:

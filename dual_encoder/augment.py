@@ -1,7 +1,7 @@
 """Stored integers -> normalised, augmented images, on the device inside the step.
 
-Random numbers depend on (key, row) alone: devices and hosts change nothing. Geometry is one draw per record, applied to
-every image and label of it; so co-registered pixels stay co-registered.
+Random numbers depend on the key of the record alone: devices, hosts and micro-batches change nothing. Geometry is one
+draw per record, applied to every image and label of it; so co-registered pixels stay co-registered.
 """
 
 from collections.abc import Mapping
@@ -25,21 +25,24 @@ def normalise(image: jax.Array, spec: SensorSpec) -> jax.Array:
     return _standardise(image.astype(jnp.float32), spec.holds_data(image)[..., None], spec)
 
 
+def record_keys(key: jax.Array, batch: int) -> jax.Array:
+    """Returns a key for each row of a batch, [batch]."""
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch))
+
+
 def augment(images: Mapping[str, jax.Array], sensors: Mapping[str, SensorSpec], config: AugmentConfig,
-            key: jax.Array) -> dict[str, jax.Array]:
+            keys: jax.Array) -> dict[str, jax.Array]:
     """Crops, flips and turns all images of a record alike, normalises sensor images and applies photometric options.
 
     Args:
       images: name -> [batch, height, width, bands] stored integers, or labels [batch, height, width] uint8.
       sensors: spec of each sensor image; other names are labels, which only move.
       config: what to do.
-      key: of this step.
+      keys: one per record, [batch], as of `record_keys`.
 
     Returns:
       name -> float32 [batch, crop, crop, bands]; labels uint8 [batch, crop, crop].
     """
-    batch = next(iter(images.values())).shape[0]
-    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch))
     moved = jax.vmap(lambda one, k: _move(one, config, k))(dict(images), keys)
     out = {}
     for number, (name, image) in enumerate(sorted(moved.items())):

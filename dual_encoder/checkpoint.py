@@ -36,7 +36,7 @@ class LoadedModel:
 
     Attributes:
       step: of the checkpoint.
-      variables: {'params', 'batch_stats'}, nested dictionaries of numpy arrays.
+      variables: {'params', 'batch_stats'}, nested dictionaries of numpy arrays; averaged ones where the run kept them.
       config: of the run, nested dictionaries.
       sensors: feature name -> spec with the statistics that images were normalised with.
       dataset: name, config, version, source and fingerprint of the training data.
@@ -84,8 +84,7 @@ class Checkpoints:
         if mesh_lib.is_main_process():  # digests of an earlier checkpoint of this step would condemn the new one
             (self._workdir / "digests" / f"{step}.json").unlink(missing_ok=True)
         self._manager.save(step, args=ocp.args.Composite(
-            model=ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
-            optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+            model=ocp.args.StandardSave(state.model), optimizer=ocp.args.StandardSave(_rest(state)),
             facts=ocp.args.JsonSave(self._facts)))
         self._sealing = self._sealer.submit(self._seal, step)
 
@@ -148,10 +147,10 @@ class Checkpoints:
     def _read(self, step: int, state: TrainState) -> TrainState:
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         restored = self._manager.restore(step, args=ocp.args.Composite(
-            model=ocp.args.StandardRestore({"params": target.params, "batch_stats": target.batch_stats}),
-            optimizer=ocp.args.StandardRestore({"step": target.step, "opt_state": target.opt_state})))
-        return TrainState(step=restored["optimizer"]["step"], params=restored["model"]["params"],
-                          batch_stats=restored["model"]["batch_stats"], opt_state=restored["optimizer"]["opt_state"])
+            model=ocp.args.StandardRestore(target.model), optimizer=ocp.args.StandardRestore(_rest(target))))
+        model, rest = restored["model"], restored["optimizer"]
+        return TrainState(step=rest["step"], opt_state=rest["opt_state"], **rest.get("trained", model),
+                          average=model if "trained" in rest else {})
 
     def _seal(self, step: int) -> None:
         self._manager.wait_until_finished()
@@ -165,6 +164,14 @@ class Checkpoints:
         for file in folder.glob("*.json"):
             if file.stem not in kept:
                 file.unlink()
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    """Returns what a checkpoint holds beside `state.model`."""
+    rest = {"step": state.step, "opt_state": state.opt_state}
+    if state.average:
+        rest["trained"] = {"params": state.params, "batch_stats": state.batch_stats}
+    return rest
 
 
 def load_model(workdir: epath.PathLike, step: int | None = None) -> LoadedModel:

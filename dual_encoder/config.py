@@ -142,6 +142,8 @@ class OptimizerConfig:
       weight_decay: applied to kernels only, never to biases and norms.
       momentum: of lars and sgd.
       clip_norm: gradients are scaled down to this global norm; 0 is off.
+      ema: decay of a moving average of the weights, for example 0.999; evaluation, fine-tuning and export then use the
+        average. 0 is off.
     """
 
     name: Literal["lars", "lamb", "adamw", "sgd"]
@@ -151,6 +153,7 @@ class OptimizerConfig:
     weight_decay: float
     momentum: float
     clip_norm: float
+    ema: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +174,16 @@ class ScheduleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Attributes:
+      micro_batch: rows, over all devices, whose activations are held at one time; the gradient stays that of the whole
+        batch, at the price of one more forward pass. BatchNorm takes its statistics over a micro-batch. 0 is off.
+    """
+
+    micro_batch: int
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig:
     """Pre-training of one encoder per sensor. batch_size is global, over all devices of all hosts.
 
@@ -187,6 +200,7 @@ class PretrainConfig:
     projection: ProjectionConfig
     loss: LossConfig
     augment: AugmentConfig
+    train: TrainConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
 
@@ -330,7 +344,8 @@ _MINIMA = {
     "augment.optical_brightness": 0, "augment.optical_contrast": 0, "optimizer.weight_decay": 0,
     "optimizer.momentum": 0, "optimizer.clip_norm": 0, "schedule.epochs": 0, "schedule.steps": 0,
     "schedule.log_every": 0, "schedule.eval_every": 0, "schedule.checkpoint_every": 0, "schedule.keep": 1,
-    "loss.temperature": 0.01, "loss.chunk": 0, "loss.off_diagonal": 0, "seed": 0,
+    "loss.temperature": 0.01, "loss.chunk": 0, "loss.off_diagonal": 0, "seed": 0, "optimizer.ema": 0,
+    "train.micro_batch": 0,
 }
 
 
@@ -348,11 +363,15 @@ def _validate(config: Config) -> None:
     _require(config.schedule.steps + config.schedule.epochs >= 1, "config.schedule.epochs", config.schedule.epochs,
              "at least 1 (or schedule.steps)")
     _require(0 <= config.optimizer.warmup < 1, "config.optimizer.warmup", config.optimizer.warmup, "a share in [0, 1)")
+    _require(config.optimizer.ema < 1, "config.optimizer.ema", config.optimizer.ema, "a decay in [0, 1)")
     _require(config.optimizer.learning_rate > 0, "config.optimizer.learning_rate", config.optimizer.learning_rate,
              "more than 0")
     if isinstance(config, PretrainConfig):
         _require(config.batch_size >= 2, "config.batch_size", config.batch_size,
                  "at least 2: one pair has no negatives")
+        micro_batch = config.train.micro_batch
+        _require(micro_batch == 0 or config.batch_size % micro_batch == 0, "config.train.micro_batch", micro_batch,
+                 f"0, or a divisor of config.batch_size, {config.batch_size}")
         _validate_loss(config)
     elif config.init_from:
         _require(config.data.statistics == "", "config.data.statistics", config.data.statistics,

@@ -60,12 +60,12 @@ def by_row(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(_AXIS))
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError unless the global batch can be split evenly over the devices."""
-    if batch_size % mesh.size:
-        below, above = batch_size // mesh.size * mesh.size, -(-batch_size // mesh.size) * mesh.size
+def check_rows(key: str, rows: int, mesh: Mesh) -> None:
+    """Raises UserError, naming the config key, unless so many rows can be split evenly over the devices."""
+    if rows % mesh.size:
+        below, above = rows // mesh.size * mesh.size, -(-rows // mesh.size) * mesh.size
         choice = f"{below} or {above}" if below else f"{above}"
-        raise UserError(f"config.batch_size is {batch_size}, not a multiple of the {mesh.size} devices; use {choice}")
+        raise UserError(f"config.{key} is {rows}, not a multiple of the {mesh.size} devices; use {choice}")
 
 
 def local_rows(batch_size: int) -> range:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from dual_encoder.config import OptimizerConfig
@@ -56,6 +57,23 @@ def build(config: OptimizerConfig, batch_size: int, steps: int, frozen: tuple[st
             {"trained": optimizer, "frozen": optax.set_to_zero()},
             lambda params: {name: "frozen" if name in frozen else "trained" for name in params})
     return _under_standard_promotion(optimizer)
+
+
+def average(old: Any, new: Any, decay: float, step: jax.Array) -> Any:
+    """Returns old + (1 - d) (new - old), d = min(decay, (1 + step) / (10 + step)).
+
+    The smaller decay of the first steps forgets the random weights (as tf.train.ExponentialMovingAverage does).
+
+    Args:
+      old: trees of float32, or {} where no average is kept.
+      new: trees of the same structure.
+      decay: in [0, 1).
+      step: [] int32, updates before this one.
+    """
+    if not old:
+        return old
+    count = step.astype(jnp.float32)
+    return optax.incremental_update(new, old, 1.0 - jnp.minimum(decay, (1.0 + count) / (10.0 + count)))
 
 
 def _under_standard_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

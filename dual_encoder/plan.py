@@ -30,7 +30,7 @@ from dual_encoder import atomic
 from dual_encoder import mesh as mesh_lib
 from dual_encoder.chips import GIB, topology
 from dual_encoder.command_line import parse_flags
-from dual_encoder.config import Config, EvaluateConfig, parse, to_dict
+from dual_encoder.config import Config, EvaluateConfig, PretrainConfig, parse, to_dict
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.input import Records
 from dual_encoder.plan_figures import figures, lines
@@ -91,7 +91,6 @@ def _run(arguments: list[str]) -> None:
     if chip:
         jax.config.update("jax_enable_compilation_cache", False)  # JAX cannot read such programs back
     mesh = mesh_lib.make(devices)
-    mesh_lib.check_batch(config.batch_size, mesh)
     limit = int(options.memory * GIB) or (chip.usable if chip else 0)
     pairs = options.pairs or (len(records) if isinstance(records, Records) else 0)
     task = build_task(config, records, mesh)
@@ -115,7 +114,8 @@ def _run(arguments: list[str]) -> None:
     fitting = fits(config.batch_size)
     low, high = (config.batch_size, None) if fitting else (0, config.batch_size)
     if options.search and limit:
-        low, high = largest_batch(fits, len(devices), config.batch_size, fitting,
+        micro_batch = config.train.micro_batch if isinstance(config, PretrainConfig) else 0
+        low, high = largest_batch(fits, micro_batch or len(devices), config.batch_size, fitting,
                                   _guess(answers[config.batch_size], config.batch_size, limit))
     plan = {"topology": options.topology, "devices": len(devices), "chip": dataclasses.asdict(chip) if chip else None,
             "memory_limit": limit or None, "fits": fitting, "largest_batch": low or None, "smallest_too_large": high,

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from dual_encoder import flops, hlo, optim, trainer
-from dual_encoder import mesh as mesh_lib
 from dual_encoder.config import FinetuneConfig, PretrainConfig
 from dual_encoder.dataset_info import DatasetInfo, TensorInfo
 from dual_encoder.errors import UserError
@@ -152,13 +151,13 @@ def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: D
       UserError: batch, crop or model do not fit each other.
       TooLarge: the compiler refuses, for want of memory.
     """
-    mesh_lib.check_batch(config.batch_size, mesh)
+    trainer.check_batch(config, mesh)
     trainer.check_crop(config.augment.crop, task, info)
     optimizer = optim.build(config.optimizer, config.batch_size, steps, task.frozen)
-    state = jax.eval_shape(lambda: trainer.init_state(task, optimizer, config.seed, mesh))
+    state = jax.eval_shape(lambda: trainer.init_state(task, optimizer, config, mesh))
     batch = batch_shapes(task, info, config.batch_size)
     began = time.perf_counter()
-    lowered = trainer.compile_step(task, optimizer, config.seed, mesh).lower(state, batch)
+    lowered = trainer.compile_step(task, optimizer, config, mesh).lower(state, batch)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -167,8 +166,8 @@ def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: D
         raise TooLarge(" ".join(str(error).split("RESOURCE_EXHAUSTED: ")[-1].splitlines()[0].split())) from error
     seconds = time.perf_counter() - began
     text, costs = compiled.as_text(), compiled.cost_analysis() or {}  # GPU programs have no costs
-    counted = flops.count(functools.partial(trainer.train_step, task=task, optimizer=optimizer, seed=config.seed),
-                          state, batch) / mesh.size
+    counted = flops.count(functools.partial(trainer.train_step, task=task, optimizer=optimizer, seed=config.seed,
+                                            ema=config.optimizer.ema), state, batch) / mesh.size
     return StepProgram(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)), state=_bytes(state),
         memory=_memory(compiled, _bytes(batch) // mesh.size),

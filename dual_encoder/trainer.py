@@ -32,13 +32,14 @@ _EVAL_BATCH = 64  # images per forward pass of an evaluation, at most; it change
 
 
 def train_step(state: TrainState, batch: Mapping[str, jax.Array], *, task: Task,
-               optimizer: optax.GradientTransformation, seed: int) -> tuple[TrainState, dict[str, jax.Array]]:
+               optimizer: optax.GradientTransformation, seed: int, ema: float
+               ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update; a pure function of (state, batch). A non-finite update is not applied.
 
     Args:
       state: donated by `compile_step`.
       batch: the global batch, raw integers.
-      task, optimizer, seed: bound at compile time.
+      task, optimizer, seed, ema: bound at compile time.
 
     Returns:
       The next state and metrics, [] float32 each; `finite` is 0 or 1.
@@ -50,23 +51,37 @@ def train_step(state: TrainState, batch: Mapping[str, jax.Array], *, task: Task,
     params = task.project(optax.apply_updates(state.params, updates))
     grad_norm, param_norm = optax.tree.norm(grads), optax.tree.norm(params)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
-    proposed = TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+    average = optim.average(state.average, {"params": params, "batch_stats": batch_stats}, ema, state.step)
+    proposed = TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state,
+                          average=average)
     state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
     return state, metrics | {"loss": loss, "grad_norm": grad_norm, "param_norm": param_norm, "finite": finite}
 
 
-def init_state(task: Task, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
+def init_state(task: Task, optimizer: optax.GradientTransformation, config: PretrainConfig | FinetuneConfig,
+               mesh: Mesh) -> TrainState:
     """Returns the state at step 0, replicated over the mesh."""
-    params, batch_stats = task.init(jax.random.key(seed))
-    state = TrainState(step=jnp.int32(0), params=params, batch_stats=batch_stats, opt_state=optimizer.init(params))
+    params, batch_stats = task.init(jax.random.key(config.seed))
+    average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if config.optimizer.ema else {}
+    state = TrainState(step=jnp.int32(0), params=params, batch_stats=batch_stats, opt_state=optimizer.init(params),
+                       average=average)
     return jax.device_put(state, mesh_lib.replicated(mesh))
 
 
-def compile_step(task: Task, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh):
+def compile_step(task: Task, optimizer: optax.GradientTransformation, config: PretrainConfig | FinetuneConfig,
+                 mesh: Mesh):
     """Returns `train_step` as one program over all devices of the mesh: (state, batch) -> (state, metrics)."""
     replicated = mesh_lib.replicated(mesh)
-    return jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, seed=seed), donate_argnums=0,
-                   in_shardings=(replicated, mesh_lib.by_row(mesh)), out_shardings=(replicated, replicated))
+    step = functools.partial(train_step, task=task, optimizer=optimizer, seed=config.seed, ema=config.optimizer.ema)
+    return jax.jit(step, donate_argnums=0, in_shardings=(replicated, mesh_lib.by_row(mesh)),
+                   out_shardings=(replicated, replicated))
+
+
+def check_batch(config: PretrainConfig | FinetuneConfig, mesh: Mesh) -> None:
+    """Raises UserError unless batch and micro-batch can be split evenly over the devices."""
+    mesh_lib.check_rows("batch_size", config.batch_size, mesh)
+    if isinstance(config, PretrainConfig):
+        mesh_lib.check_rows("train.micro_batch", config.train.micro_batch, mesh)
 
 
 def check_crop(crop: int, task: Task, info: DatasetInfo) -> None:
@@ -87,7 +102,7 @@ def evaluator(task: Task, records: Records, batch_size: int, mesh: Mesh
     def outputs(state: TrainState) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         for batch, valid in input_lib.in_order(records, batch_size):
             mine = {name: array[rows.start:rows.stop] for name, array in batch.items()}
-            result = jax.device_get(predict(state.params, state.batch_stats, mesh_lib.to_global(mine, mesh)))
+            result = jax.device_get(predict(**state.model, batch=mesh_lib.to_global(mine, mesh)))
             yield batch["record"][:valid], {name: array[:valid] for name, array in result.items()}
 
     return lambda state: task.evaluate(outputs(state), records)
@@ -102,14 +117,14 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
       SystemExit: with code STOPPED after SIGTERM or SIGINT, when the state is saved.
     """
     schedule = config.schedule
-    mesh_lib.check_batch(config.batch_size, mesh)
+    check_batch(config, mesh)
     check_crop(config.augment.crop, task, records.info)
     order = records.order(config.seed, config.batch_size)
     last = schedule.steps or schedule.epochs * order.steps_per_epoch
     sensors = {name: spec.to_json() for name, spec in task.sensors.items()}
     workdir_lib.check(workdir, to_dict(config), records.info.fingerprint, sensors)
     optimizer = optim.build(config.optimizer, config.batch_size, last, task.frozen)
-    state = init_state(task, optimizer, config.seed, mesh)
+    state = init_state(task, optimizer, config, mesh)
     checkpoints = Checkpoints(workdir, schedule.keep, {
         "config": to_dict(config), "sensors": sensors, "dataset": workdir_lib.data_facts(records.info),
         "code_version": __version__})
@@ -133,7 +148,7 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
     save = hooks.SaveCheckpoint(checkpoints, writer, schedule.checkpoint_every, last)
     score = hooks.Evaluate(evaluator(task, eval_records, config.batch_size, mesh), writer, workdir,
                            schedule.eval_every, last, lambda: write_report(workdir))
-    step_fn = compile_step(task, optimizer, config.seed, mesh)
+    step_fn = compile_step(task, optimizer, config, mesh)
     stream = input_lib.batches(records, seed=config.seed, batch_size=config.batch_size,
                            rows=mesh_lib.local_rows(config.batch_size), start=start, stop=last,
                            threads=config.data.threads, processes=config.data.processes)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dual_encoder.augment import augment, normalise
+from dual_encoder.augment import augment, normalise, record_keys
 from dual_encoder.config import AugmentConfig
 from dual_encoder.sensors import sensor
 
@@ -25,6 +25,12 @@ def images(batch=6, size=20):
     s1[:, 3, 4] = -32768
     label = np.broadcast_to((np.arange(size * size) % 251).astype(np.uint8).reshape(size, size), (batch, size, size))
     return {"s1": s1, "s2": s2, "label": label.copy()}
+
+
+def augmented(batch, config, seed):
+    rows = {name: jnp.asarray(array) for name, array in batch.items()}
+    sensors = {name: spec for name, spec in SENSORS.items() if name in rows}
+    return augment(rows, sensors, config, record_keys(jax.random.key(seed), len(next(iter(rows.values())))))
 
 
 def plain(image, spec):
@@ -58,7 +64,7 @@ def test_normalise_equals_numpy_and_no_data_becomes_the_mean(name):
 def test_all_images_of_a_record_move_alike_to_a_valid_position():
     batch = images()
     config = dataclasses.replace(OFF, crop=18, flips=True, turns=True)
-    out = augment({k: jnp.asarray(v) for k, v in batch.items()}, SENSORS, config, jax.random.key(0))
+    out = augmented(batch, config, 0)
     allowed = {position.tobytes() for position in positions(18, 20)}
     seen = set()
     for row in range(len(batch["s1"])):
@@ -77,7 +83,7 @@ def test_all_images_of_a_record_move_alike_to_a_valid_position():
 def test_all_eight_orientations_occur_equally_often():
     image = np.broadcast_to(np.arange(4, dtype=np.uint8).reshape(1, 2, 2), (4000, 2, 2))
     config = dataclasses.replace(OFF, flips=True, turns=True)
-    out = np.asarray(augment({"label": jnp.asarray(image)}, {}, config, jax.random.key(1))["label"]).reshape(-1, 4)
+    out = np.asarray(augmented({"label": image}, config, 1)["label"]).reshape(-1, 4)
     counts = np.unique(out, axis=0, return_counts=True)[1]
     assert len(counts) == 8
     assert abs(counts - 500).max() < 5 * np.sqrt(500), "five standard deviations"
@@ -87,8 +93,8 @@ def test_a_row_does_not_depend_on_the_rows_beside_it():
     batch = {k: jnp.asarray(v) for k, v in images().items()}
     config = dataclasses.replace(OFF, crop=16, flips=True, turns=True, sar_gain_db=1.0, sar_looks=4,
                                  optical_brightness=0.2, optical_contrast=0.2)
-    whole = augment(batch, SENSORS, config, jax.random.key(0))
-    part = augment({k: v[:2] for k, v in batch.items()}, SENSORS, config, jax.random.key(0))
+    whole = augmented(batch, config, 0)
+    part = augmented({k: v[:2] for k, v in batch.items()}, config, 0)
     for name in whole:
         np.testing.assert_array_equal(whole[name][:2], part[name])
 
@@ -97,7 +103,7 @@ def test_photometric_options_change_values_as_documented():
     flat = {"s1": jnp.full((500, 8, 8, 2), -1500, jnp.int16), "s2": jnp.full((500, 8, 8, 12), 2000, jnp.uint16)}
 
     def physical(config):
-        out = augment(flat, SENSORS, config, jax.random.key(0))
+        out = augmented(flat, config, 0)
         return {k: np.asarray(v) * np.array(SENSORS[k].std) + np.array(SENSORS[k].mean) for k, v in out.items()}
 
     gain = physical(dataclasses.replace(OFF, sar_gain_db=1.0))["s1"] / 100 + 15

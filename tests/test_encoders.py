@@ -137,11 +137,11 @@ def test_fine_tuning_from_a_transformer(vit_run, labelled, inputs, frozen):
     task, records = open_finetuning(config, pretrained)
     devices = mesh.make(jax.devices()[:1])
     optimizer = optim.build(config.optimizer, 8, 10, task.frozen)
-    state = trainer.init_state(task, optimizer, 0, devices)
+    state = trainer.init_state(task, optimizer, config, devices)
     before = jax.device_get(state.params)
     for name in inputs.split("+"):
         jax.tree.map(np.testing.assert_array_equal, before[f"{name}_encoder"], pretrained["params"][f"{name}_encoder"])
-    step = trainer.compile_step(task, optimizer, 0, devices)
+    step = trainer.compile_step(task, optimizer, config, devices)
     stream = batches(records, seed=0, batch_size=8, rows=range(8), start=0, stop=1, threads=1, processes=0)
     batch = next(stream)
     for _ in range(2):  # the first step of the warm-up has rate 0

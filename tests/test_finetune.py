@@ -60,9 +60,9 @@ def test_frozen_encoders_stay_as_they_are(labelled, pretrained, frozen):
     task, records = open_run(configure(labelled, frozen=frozen), pretrained)
     devices = mesh.make(jax.devices()[:1])
     optimizer = optim.build(task.config.optimizer, 8, 10, task.frozen)
-    state = trainer.init_state(task, optimizer, 0, devices)
+    state = trainer.init_state(task, optimizer, task.config, devices)
     before = jax.device_get((state.params, state.batch_stats))
-    step = trainer.compile_step(task, optimizer, 0, devices)
+    step = trainer.compile_step(task, optimizer, task.config, devices)
     batch = mesh.to_global(first_batch(records), devices)
     for _ in range(2):  # the first step of the warm-up has rate 0
         state, _ = step(state, batch)

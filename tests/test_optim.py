@@ -13,7 +13,8 @@ GRADS = jax.tree.map(lambda p: 0.5 * jnp.ones_like(p), PARAMS)
 
 
 def config(name, **values):
-    defaults = dict(learning_rate=0.1, scaling="none", warmup=0.0, weight_decay=0.0, momentum=0.9, clip_norm=0.0)
+    defaults = dict(learning_rate=0.1, scaling="none", warmup=0.0, weight_decay=0.0, momentum=0.9, clip_norm=0.0,
+                    ema=0.0)
     return OptimizerConfig(name=name, **(defaults | values))
 
 
@@ -60,3 +61,15 @@ def test_clipping_bounds_the_global_norm():
     update = first_update(optim.build(config("sgd", clip_norm=0.1, momentum=0.0), 256, 100))
     norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(update)))
     assert norm == pytest.approx(0.1 * 0.1, rel=1e-5)
+
+
+def test_the_average_follows_a_hand_count_and_forgets_the_random_weights():
+    old, expected = {"w": jnp.full(3, 8.0)}, 8.0
+    for step, value in enumerate((1.0, 2.0, 3.0)):
+        old = optim.average(old, {"w": jnp.full(3, value)}, 0.999, jnp.int32(step))
+        decay = min(0.999, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    np.testing.assert_allclose(old["w"], np.full(3, expected), rtol=1e-6)
+    late = optim.average({"w": jnp.float32(0.0)}, {"w": jnp.float32(1.0)}, 0.9, jnp.int32(10**6))
+    np.testing.assert_allclose(late["w"], 0.1, rtol=1e-5)
+    assert optim.average({}, {"w": jnp.ones(3)}, 0.0, jnp.int32(0)) == {}

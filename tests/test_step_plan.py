@@ -277,12 +277,12 @@ def test_the_plan_is_of_the_step_that_training_runs(program):
     config, records, task, planned = program
     devices = mesh.make()
     optimizer = optim.build(config.optimizer, config.batch_size, 10, task.frozen)
-    state = trainer.init_state(task, optimizer, config.seed, devices)
+    state = trainer.init_state(task, optimizer, config, devices)
     batch = next(batches(records, seed=0, batch_size=8, rows=range(8), start=0, stop=1, threads=1, processes=0))
     expected = {name: (array.shape, array.dtype) for name, array in batch.items()}
     abstract = step_program.batch_shapes(task, records.info, 8)
     assert {name: (array.shape, array.dtype) for name, array in abstract.items()} == expected
-    step = trainer.compile_step(task, optimizer, config.seed, devices)
+    step = trainer.compile_step(task, optimizer, config, devices)
     stats = step.lower(state, mesh.to_global(batch, devices)).compile().memory_analysis()
     memory = planned.memory
     assert (memory.arguments, memory.outputs, memory.aliased, memory.temporaries, memory.code) == (
@@ -302,8 +302,8 @@ def test_operations_are_those_of_a_hand_count(program):
     head = 2 * (64 * config.projection.hidden + config.projection.hidden * config.projection.dim)
     by_hand = config.batch_size * sum(3 * (total + head) - first for total, first in encoders)
     optimizer = optim.build(config.optimizer, config.batch_size, 10, task.frozen)
-    state = jax.eval_shape(lambda: trainer.init_state(task, optimizer, 0, mesh.make()))
-    counted = flops.count(functools.partial(trainer.train_step, task=task, optimizer=optimizer, seed=0), state,
+    state = jax.eval_shape(lambda: trainer.init_state(task, optimizer, config, mesh.make()))
+    counted = flops.count(functools.partial(trainer.train_step, task=task, optimizer=optimizer, seed=0, ema=0.0), state,
                           step_program.batch_shapes(task, records.info, config.batch_size))
     similarities = 2 * config.batch_size**2 * config.projection.dim  # forward once, backward at most four times
     assert by_hand + similarities <= counted <= by_hand + 5 * similarities

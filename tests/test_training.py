@@ -1,6 +1,7 @@
 """The step: 1 device == 8 devices == a textbook pmap step; the loop: resume, kill, non-finite, workdirs."""
 
 import contextlib
+import json
 import re
 import shutil
 import signal
@@ -386,5 +387,28 @@ def test_optimizer_of_the_config_reaches_the_step(write_dataset):
     for name, expected in (("lars", "TraceState"), ("adamw", "ScaleByAdamState")):
         config = configure(write_dataset(), optimizer__name=name)
         task, _ = open_run(config)
-        state = trainer.init_state(task, optim.build(config.optimizer, 8, 6), 0, mesh.make(jax.devices()[:1]))
+        state = trainer.init_state(task, optim.build(config.optimizer, 8, 6), config, mesh.make(jax.devices()[:1]))
         assert expected in str(jax.tree.structure(state.opt_state)), name
+
+
+def test_averaged_weights_are_kept_saved_resumed_and_used(write_dataset, tmp_path):
+    config = configure(write_dataset(), optimizer__ema=0.9, optimizer__learning_rate=0.01)
+    fit(config, tmp_path / "whole")
+    step, averaged = final_arrays(tmp_path / "whole")
+    plain = configure(config.data.dir, optimizer__learning_rate=0.01)
+    fit(plain, tmp_path / "plain")
+    assert step == 6 and max(jax.tree.leaves(relative_error(averaged, final_arrays(tmp_path / "plain")[1]))) > 1e-3
+    losses = [[row["loss"] for row in metrics.read(tmp_path / name) if row["kind"] == "train"]
+              for name in ("whole", "plain")]
+    assert losses[0] == losses[1], "the average changes nothing in training itself"
+    with before_step(6, lambda: (_ for _ in ()).throw(Killed())), pytest.raises(Killed):
+        fit(config, tmp_path / "part")
+    fit(config, tmp_path / "part")
+    assert_identical(final_arrays(tmp_path / "part"), (step, averaged))
+    task, records = open_run(config)
+    evaluate = trainer.evaluator(task, Records(config.data.dir, "test", SENSORS), 8, mesh.make(jax.devices()[:1]))
+    optimizer = optim.build(config.optimizer, 8, 6)
+    state = trainer.init_state(task, optimizer, config, mesh.make(jax.devices()[:1])).replace(average=averaged)
+    scores = evaluate(state)[0]
+    written = json.loads((tmp_path / "whole" / "evaluation" / "scores.json").read_text())
+    assert scores["s1_to_s2"] == written["s1_to_s2"]

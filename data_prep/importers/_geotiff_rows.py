@@ -1,10 +1,15 @@
 """Which of one's own GeoTIFFs belong together: from their names or from a table; see data_prep/importers/geotiff.py."""
 
+import contextlib
 import csv
 import datetime
+import fnmatch
+import itertools
+import os
 import pathlib
+import posixpath
 import re
-from collections import defaultdict
+import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,9 +38,7 @@ def by_name(raw: pathlib.Path, said: Description, features: Sequence[str]) -> It
     Raises:
       UserError: a pattern without {place} or with unknown parts, or one that fits no file.
     """
-    found = {feature: _find(raw, feature, said) for feature in features}
-    for place in sorted(set().union(*found.values())):
-        images = {feature: by_place.get(place, []) for feature, by_place in found.items()}
+    for place, images in _by_place(raw, said, features):
         try:
             times = {feature: [parse_time(date) for date, _ in dated] for feature, dated in images.items()}
         except ValueError as error:
@@ -102,8 +105,31 @@ def parse_time(value: Any) -> int:
     return int((time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp())
 
 
-def _find(raw: pathlib.Path, feature: str, said: Description) -> dict[str, list[tuple[str, str]]]:
-    """Lists place -> [(text of the date or '', path with {band} where there is one file for each)], by date."""
+def _by_place(raw: pathlib.Path, said: Description, features: Sequence[str]
+              ) -> Iterator[tuple[str, dict[str, list[tuple[str, str]]]]]:
+    """Yields (place, feature -> its images by date as of `_find`), by place.
+
+    The names wait in a database on disk: memory must not grow with their number.
+    """
+    with contextlib.closing(sqlite3.connect("")) as found:
+        found.execute("CREATE TABLE image (place, feature, date, path, UNIQUE (place, feature, date, path))")
+        for feature in features:
+            rows = ((os.fsencode(place), feature, date, os.fsencode(path))  # names on disk need not be UTF-8
+                    for place, date, path in _find(raw, feature, said))
+            found.executemany("INSERT OR IGNORE INTO image VALUES (?, ?, ?, ?)", rows)
+            if not found.execute("SELECT 1 FROM image WHERE feature = ?", (feature,)).fetchone():
+                raise UserError(f"no file in '{raw}' is named like '{said.images[feature].files}' ({feature}.files of "
+                                f"{NAME}); mend the pattern")
+        in_order = found.execute("SELECT * FROM image ORDER BY place, feature, date, path")
+        for place, rows in itertools.groupby(in_order, key=lambda row: row[0]):
+            images: dict[str, list[tuple[str, str]]] = {feature: [] for feature in features}
+            for _, feature, date, path in rows:
+                images[feature].append((date, os.fsdecode(path)))
+            yield os.fsdecode(place), images
+
+
+def _find(raw: pathlib.Path, feature: str, said: Description) -> Iterator[tuple[str, str, str]]:
+    """Yields (place, text of the date or '', path with {band} where there is one file for each) of each file."""
     images = said.images[feature]
     groups = _GROUPS | {"band": "|".join(map(re.escape, images.tokens.values()))}
     parts = re.split(r"(\{\w*\}|\*)", images.files)
@@ -119,18 +145,29 @@ def _find(raw: pathlib.Path, feature: str, said: Description) -> dict[str, list[
         re.escape(part) if not name else f"(?P={name})" if name in names[:i] and name != "star"
         else f"(?P<{name}{i if name == 'star' else ''}>{groups[name]})"
         for i, (part, name) in enumerate(zip(parts, names, strict=True)))
-    found = defaultdict(set)
-    for path in raw.glob(re.sub(r"\{\w*\}|\*+", "*", images.files)):
-        match = re.fullmatch(pattern, path.relative_to(raw).as_posix())
+    for path in _matching(raw, "", re.sub(r"\{\w*\}|\*+", "*", images.files).split("/")):
+        match = re.fullmatch(pattern, path)
         if match is not None:
             texts = match.groupdict() | {"band": "{band}"}
             template = "".join(texts.get(f"star{i}" if name == "star" else name, part)
                                for i, (part, name) in enumerate(zip(parts, names, strict=True)))
-            found[match["place"]].add((texts.get("date", ""), template))
-    if not found:
-        raise UserError(f"no file in '{raw}' is named like '{images.files}' ({feature}.files of {NAME}); mend the "
-                        "pattern")
-    return {place: sorted(dated) for place, dated in found.items()}
+            yield match["place"], texts.get("date", ""), template
+
+
+def _matching(raw: pathlib.Path, folder: str, parts: Sequence[str]) -> Iterator[str]:
+    """Yields the paths below `folder`, relative to `raw`, that match a pattern of path parts, one after the other."""
+    part, *further = parts
+    if "*" not in part:
+        names = iter([part] if (raw / folder / part).exists() else [])
+    else:
+        wanted = re.compile(fnmatch.translate(part))
+        names = (entry.name for entry in os.scandir(raw / folder) if wanted.match(entry.name))
+    for name in names:
+        path = posixpath.join(folder, name)
+        if not further:
+            yield path
+        elif (raw / path).is_dir():
+            yield from _matching(raw, path, further)
 
 
 def _csv(path: pathlib.Path) -> tuple[list[str], Iterator[dict[str, str]]]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dual_encoder.augment import augment, normalise
+from dual_encoder.augment import augment, normalise, record_keys
 from dual_encoder.config import FinetuneConfig
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.segmentation import confusion_matrix, segmentation_panels, segmentation_scores
@@ -59,7 +59,8 @@ class Finetune:
     def loss(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
              ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         """Returns (loss, (batch_stats, metrics)) of raw tiles; see train_state.Task."""
-        images = augment({name: batch[name] for name in self.features}, self.sensors, self.config.augment, key)
+        images = augment({name: batch[name] for name in self.features}, self.sensors, self.config.augment,
+                         record_keys(key, len(batch["label"])))
         label = images.pop("label")
         logits, updated = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=True,
                                            mutable=["batch_stats"])

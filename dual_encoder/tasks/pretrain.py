@@ -3,7 +3,7 @@
 With one sensor, two augmentations of an image are (SimCLR, Chen et al. 2020).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dual_encoder.augment import augment, normalise
+from dual_encoder.augment import augment, normalise, record_keys
 from dual_encoder.config import PretrainConfig
 from dual_encoder.evaluation.retrieval import one_per_location, retrieval_gallery, retrieval_scores, top_matches
 from dual_encoder.input import Records
 from dual_encoder.losses.objective import clamp, objective, scalars, views
 from dual_encoder.models.dual_encoder import DualEncoder
 from dual_encoder.sensors import SensorSpec
+from dual_encoder.tasks.micro_batches import in_micro_batches
 
 _GALLERY_ROWS = 8
 
@@ -56,9 +57,21 @@ class Pretrain:
               ) -> tuple[dict[str, list[jax.Array]], Any]:
         """Returns sensor -> projections [batch, dim] float32 of each augmented view, and the new batch_stats."""
         count = views(self.config.loss, self.features)
-        keys = [key] if count == 1 else jax.random.split(key, count)
-        augmented = [augment({name: batch[name] for name in self.features}, self.sensors, self.config.augment, k)
-                     for k in keys]
+        rows = {name: batch[name] for name in self.features}
+        keys = [record_keys(k, len(batch["location"])) for k in ([key] if count == 1 else jax.random.split(key, count))]
+
+        def embed(rows, keys):
+            return self._embed(params, batch_stats, rows, keys)
+
+        if not self.config.train.micro_batch:
+            return embed(rows, keys)
+        return in_micro_batches(embed, self.config.batch_size // self.config.train.micro_batch, rows, keys)
+
+    def _embed(self, params: Any, batch_stats: Any, rows: Mapping[str, jax.Array], keys: Sequence[jax.Array]
+               ) -> tuple[dict[str, list[jax.Array]], Any]:
+        """`embed` of some rows, which have one key per view."""
+        count = len(keys)
+        augmented = [augment(rows, self.sensors, self.config.augment, k) for k in keys]
         images = {}
         for name in self.features:  # the views of a row stay side by side, on the row's device
             stacked = jnp.stack([view[name] for view in augmented], axis=1)
