@@ -63,18 +63,18 @@ def _move(images: dict[str, jax.Array], config: AugmentConfig, key: jax.Array) -
     top_key, left_key, turn_key, flip_key = jax.random.split(jax.random.fold_in(key, 0), 4)
     top = jax.random.randint(top_key, (), 0, height - rows + 1)
     left = jax.random.randint(left_key, (), 0, width - columns + 1)
-    quarter_turns = jax.random.randint(turn_key, (), 0, 4)
-    vertical, horizontal = jax.random.bernoulli(flip_key, 0.5, (2,))
+    quarter_turns = jax.random.randint(turn_key, (), 0, 4) if config.turns else jnp.int32(0)
+    reverse = jax.random.bernoulli(flip_key, 0.5, (2,)) if config.flips else jnp.zeros(2, bool)
+    reverse ^= quarter_turns >= 2  # half a turn reverses rows and columns
 
     def move(image):
         zeros = (jnp.zeros_like(top),) * (image.ndim - 2)
         image = jax.lax.dynamic_slice(image, (top, left, *zeros), (rows, columns, *image.shape[2:]))
         if config.turns:
             image = jnp.where(quarter_turns % 2 == 1, jnp.rot90(image), image)
-            image = jnp.where(quarter_turns >= 2, image[::-1, ::-1], image)
-        if config.flips:
-            image = jnp.where(vertical, image[::-1], image)
-            image = jnp.where(horizontal, image[:, ::-1], image)
+        if config.turns or config.flips:
+            image = jnp.where(reverse[0], image[::-1], image)
+            image = jnp.where(reverse[1], image[:, ::-1], image)
         return image
 
     return {name: move(image) for name, image in images.items()}

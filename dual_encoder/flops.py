@@ -4,43 +4,62 @@ XLA's own count takes the body of a loop once, however often it runs, and GPU pr
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> int:
     """Returns the floating-point operations of one call; a multiplication and an addition are two.
 
-    Loops without a known length are taken once, the costliest branch of a condition is taken.
+    Loops without a known length are taken once, the costliest branch of a condition is taken; of code that differs
+    between platforms, what all others but the named ones run.
 
     Args:
       function: it is traced, not run.
       arguments: arrays or `jax.ShapeDtypeStruct`s. Over a mesh: of the global arrays; the count is that of all devices.
     """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    return _count(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
-def _count(jaxpr: Jaxpr) -> int:
-    return sum(_operations(equation) for equation in jaxpr.eqns)
+def _count(jaxpr: Jaxpr, wanted: Sequence[bool]) -> tuple[int, list[bool]]:
+    """Counts what the wanted outputs need, as the compiler drops the rest; also returns which inputs they need."""
+    live = {var for var, want in zip(jaxpr.outvars, wanted, strict=True) if want and not isinstance(var, Literal)}
+    total = 0
+    for equation in reversed(jaxpr.eqns):
+        used = [var in live for var in equation.outvars]
+        if any(used):
+            operations, needed = _operations(equation, used)
+            total += operations
+            live.update(var for var, need in zip(equation.invars, needed, strict=True)
+                        if need and not isinstance(var, Literal))
+    return total, [var in live for var in jaxpr.invars]
 
 
-def _operations(equation: JaxprEqn) -> int:
-    name, parameters = equation.primitive.name, equation.params
+def _operations(equation: JaxprEqn, used: list[bool]) -> tuple[int, list[bool]]:
+    """Counts an equation whose `used` outputs are wanted; also returns which of its inputs that needs."""
+    name, parameters, every = equation.primitive.name, equation.params, [True] * len(equation.invars)
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
         left = equation.invars[0].aval.shape
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted), every
     if name == "conv_general_dilated":
-        return _convolution(equation)
-    inner = [_count(jaxpr) for value in parameters.values() for jaxpr in _jaxprs(value)]
+        return _convolution(equation), every
+    inner = [jaxpr for value in parameters.values() for jaxpr in _jaxprs(value)]
     if name == "cond":
-        return max(inner)
-    return sum(inner) * {"scan": lambda: parameters["length"], "shard_map": lambda: parameters["mesh"].size}.get(
-        name, lambda: 1)()
+        platforms = parameters.get("branches_platforms") or ()  # of jax.lax.platform_dependent; None is the default
+        branches = [inner[platforms.index(None)]] if None in platforms else inner
+        counts, needs = zip(*(_count(branch, used) for branch in branches), strict=True)
+        return max(counts), [True, *map(any, zip(*needs, strict=True))]
+    if len(inner) == 1 and name != "scan" and len(inner[0].invars) == len(every):  # a call
+        operations, needed = _count(inner[0], used)
+        return operations * (parameters["mesh"].size if name == "shard_map" else 1), needed
+    operations = sum(_count(jaxpr, [True] * len(jaxpr.outvars))[0] for jaxpr in inner)
+    return operations * (parameters["length"] if name == "scan" else 1), every
 
 
 def _jaxprs(value: Any) -> list[Jaxpr]:

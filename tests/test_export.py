@@ -190,7 +190,8 @@ def test_command_exports_from_a_checkpoint(tmp_path, network, note):
         "config": model.config, "dataset": model.dataset, "code_version": model.code_version,
         "sensors": {name: spec.to_json() for name, spec in model.sensors.items()}})
     state = jax.tree.map(jnp.asarray, TrainState(step=1200, params=model.variables["params"],
-                                                 batch_stats=model.variables["batch_stats"], opt_state=()))
+                                                 batch_stats=model.variables["batch_stats"], opt_state=(),
+                                                 average={}))
     checkpoints.save(1200, state)
     checkpoints.close()
 
@@ -228,7 +229,7 @@ def timm() -> types.ModuleType:
         # A torchvision built for CUDA cannot load its operators beside a CPU torch, and then fails at import because
         # two of them are not declared. timm's ResNets use neither.
         try:
-            import torchvision  # noqa: F401
+            pytest.importorskip("torchvision", reason="needs `pip install dual_encoder[torch]`")
         except RuntimeError:
             operators = torch.library.Library("torchvision", "DEF")
             for name in ("nms", "qnms"):

@@ -240,8 +240,10 @@ def test_operations_of_loops_conditions_meshes_and_gradients_are_counted():
     assert flops.count(lambda x, w: x @ w, x, w) == product
     assert flops.count(lambda x, w: lax.scan(lambda x, _: (x @ w, None), x, length=5)[0], x, w) == 5 * product
     assert flops.count(lambda x, w: lax.cond(x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w), x, w) == 2 * product
-    assert flops.count(jax.grad(lambda w, x: (x @ w).sum()), w, x) == 2 * product  # forward, and one backward
-    assert flops.count(jax.grad(jax.checkpoint(lambda w, x: jnp.sin(x @ w).sum())), w, x) == 3 * product
+    assert flops.count(jax.grad(lambda w, x: (x @ w).sum()), w, x) == product  # nobody asks for the value
+    assert flops.count(jax.value_and_grad(lambda w, x: (x @ w).sum()), w, x) == 2 * product
+    assert flops.count(jax.value_and_grad(jax.checkpoint(lambda w, x: jnp.sin(x @ w).sum())), w, x) == 3 * product
+    assert flops.count(lambda x, w: (x @ w, x @ w @ w)[0], x, w) == product
     split = jax.shard_map(lambda x, w: x @ w, mesh=mesh.make(), in_specs=(P("data"), P()), out_specs=P("data"))
     assert flops.count(jax.jit(split), x, w) == product
 
@@ -307,8 +309,9 @@ def test_operations_are_those_of_a_hand_count(program):
                           step_program.batch_shapes(task, records.info, config.batch_size))
     similarities = 2 * config.batch_size**2 * config.projection.dim  # forward once, backward at most four times
     assert by_hand + similarities <= counted <= by_hand + 5 * similarities
-    # The compiler adds what is no product: mostly the optimizer, 20 or so per parameter on every device.
-    assert counted / 8 <= planned.flops < counted / 8 + 30 * planned.parameters
+    # The compiler adds what is no product: mostly the optimizer, 20 or so per parameter on every device. On a CPU the
+    # images of 2 and 1 pixels go through patches: of their 9 products, 4 and 1 are with pixels and counted by hand.
+    assert counted / 8 <= planned.flops < 9 / 4 * counted / 8 + 30 * planned.parameters
     assert planned.bytes_accessed == pytest.approx(planned.traffic, rel=0.02)  # no loop of weight in this program
 
 

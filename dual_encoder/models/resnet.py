@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dual_encoder.errors import UserError
+from dual_encoder.models.convolution import convolution, max_pool
 from dual_encoder.models.features import Features
 
 # depth -> (bottleneck blocks?, blocks per layer)
@@ -72,9 +73,7 @@ class ResNet(nn.Module):
         x = _conv(self.width, 7, 2, self.dtype, "conv1")(x.astype(self.dtype))
         x = nn.relu(_norm(self.norm, x, train, "bn1"))
         maps = [x]
-        # Padded by hand and pooled as 'VALID': exact at odd sizes, and exporters understand it.
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-        x = nn.max_pool(x, (3, 3), (2, 2), "VALID")
+        x = max_pool(x)
         block = nn.remat(_Block, static_argnums=2) if self.remat else _Block
         for layer, count in enumerate(blocks):
             for number in range(count):
@@ -120,10 +119,23 @@ def _layout(depth: int) -> tuple[bool, tuple[int, ...]]:
     return _LAYOUTS[depth]
 
 
-def _conv(features: int, kernel: int, stride: int, dtype: jax.typing.DTypeLike, name: str) -> nn.Conv:
-    pad = (kernel - 1) // 2  # torch's padding; 'SAME' would pad unevenly at stride 2
-    return nn.Conv(features, (kernel, kernel), (stride, stride), padding=((pad, pad), (pad, pad)), use_bias=False,
-                   dtype=dtype, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"), name=name)
+class _Conv(nn.Module):
+    """A convolution without bias; its parameter is `kernel` [size, size, channels, features] float32."""
+
+    features: int
+    size: int
+    stride: int
+    dtype: jax.typing.DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+                            (self.size, self.size, x.shape[-1], self.features), jnp.float32)
+        return convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+
+
+def _conv(features: int, kernel: int, stride: int, dtype: jax.typing.DTypeLike, name: str) -> _Conv:
+    return _Conv(features, kernel, stride, dtype, name=name)
 
 
 def _norm(kind: str, x: jax.Array, train: bool, name: str, zero_scale: bool = False) -> jax.Array:

@@ -1,0 +1,74 @@
+"""Convolution and pooling as they run on a CPU against jax.lax: values and gradients; other platforms get jax.lax."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dual_encoder.models.convolution import convolution, max_pool
+
+
+def by_lax(x, kernel, stride):
+    pad = (len(kernel) - 1) // 2
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2,
+                                        dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 9), (3, 4), (5, 5), (12, 8)])
+def test_values_and_gradients_are_those_of_lax(size, kernel, stride):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, w = jax.random.normal(keys[0], (3, *size, 4)), jax.random.normal(keys[1], (kernel, kernel, 4, 5))
+    expected, pull = jax.vjp(lambda x, w: by_lax(x, w, stride), x, w)
+    gradient = jax.random.normal(keys[2], expected.shape)
+    seen, seen_pull = jax.vjp(lambda x, w: convolution(x, w, stride), x, w)
+    for ours, theirs in zip((seen, *seen_pull(gradient)), (expected, *pull(gradient)), strict=True):
+        assert ours.shape == theirs.shape
+        # Sums of at most 3 x 12 x 8 or 7 x 7 x 4 products of values of size 1, in another order.
+        np.testing.assert_allclose(ours, theirs, atol=300 * 2**-24 * 4, rtol=1e-5)
+
+
+def test_bfloat16_stays_bfloat16():
+    x, w = jnp.ones((2, 2, 2, 3), jnp.bfloat16), jnp.ones((3, 3, 3, 4), jnp.bfloat16)
+    y, pull = jax.vjp(lambda x, w: convolution(x, w, 1), x, w)
+    assert {a.dtype for a in (y, *pull(y))} == {jnp.dtype("bfloat16")}
+    assert (y == 12).all()
+
+
+def test_nan_goes_through_the_gradients():
+    x, w = jnp.ones((2, 6, 6, 3)).at[0, 0, 0, 0].set(jnp.nan), jnp.ones((3, 3, 3, 4))
+    y, pull = jax.vjp(lambda w: convolution(x, w, 1), w)
+    assert jnp.isnan(pull(jnp.ones_like(y))[0]).any()
+
+
+def by_window(x):
+    return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7), (8, 8), (9, 12)])
+def test_max_pooling_and_its_gradient_are_those_of_lax(size):
+    """Small whole numbers, so that many are equal: the gradient goes to one of them, the same one."""
+    x = jax.random.randint(jax.random.key(0), (3, *size, 4), -2, 3).astype(jnp.float32)
+    expected, pull = jax.vjp(by_window, x)
+    seen, seen_pull = jax.vjp(max_pool, x)
+    np.testing.assert_array_equal(seen, expected)
+    gradient = jax.random.normal(jax.random.key(1), expected.shape)
+    # Up to four windows add up in one pixel.
+    np.testing.assert_allclose(seen_pull(gradient)[0], pull(gradient)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_programs_for_accelerators_are_those_of_lax(platform):
+    def program(convolve, pool):
+        def loss(x, w):
+            return pool(convolve(x, w, 2)).sum()
+        x, w = jnp.ones((2, 2, 2, 3)), jnp.ones((3, 3, 3, 4))
+        text = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+        return sorted(line.split(" = ")[1].split("(")[0].split(" ")[0] for line in text.splitlines() if " = " in line)
+
+    ours = program(convolution, max_pool)
+    assert "stablehlo.case" not in ours
+    assert ours.count("stablehlo.convolution") == program(by_lax, by_window).count("stablehlo.convolution")
+    assert ours.count('"stablehlo.select_and_scatter"') == 1
