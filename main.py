@@ -5,8 +5,9 @@
     python main.py --config=configs/evaluate.py --config.init_from=runs/smoke
 
 Each file in configs/ names its variants and keys; any key is overridden as --config.batch_size=64. --debug shows the
-traceback of an error. The only file with flags. Exit codes: 0 done, 2 a mistake that one line on stderr explains, 75
-stopped by a signal and saved (run the same command again).
+traceback of an error; --profile=N writes a trace of N steps to WORKDIR/profile; --peer_timeout=S is how long processes
+of one run wait for a silent one. The only file with flags. Exit codes: 0 done, 2 a mistake that one line on stderr
+explains, 75 stopped by a signal and saved (run the same command again), 76 another process of the run is dead.
 """
 
 import sys
@@ -16,7 +17,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from dual_encoder import hooks, mesh, trainer
+from dual_encoder import compilation_cache, hooks, mesh, trainer
 from dual_encoder import workdir as workdir_lib
 from dual_encoder.checkpoint import LoadedModel, load_model
 from dual_encoder.command_line import parse_flags
@@ -31,6 +32,8 @@ from dual_encoder.train_state import TrainState
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as FILE.py or FILE.py:VARIANT.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
+_PROFILE = flags.DEFINE_integer("profile", 0, "Steps to trace, from the third on.", lower_bound=0)
+_PEER_TIMEOUT = flags.DEFINE_integer("peer_timeout", 100, "Seconds until a silent process is dead.", lower_bound=1)
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
@@ -43,7 +46,10 @@ def main() -> None:
     config = parse(_CONFIG.value.to_dict())
     if not _WORKDIR.value and not isinstance(config, EvaluateConfig):
         raise UserError("--workdir is missing; give a folder for checkpoints, metrics and the report")
-    mesh.start()
+    cache = compilation_cache.start()
+    mesh.start(_PEER_TIMEOUT.value)
+    if mesh.is_main_process():
+        print(cache, flush=True)
     {PretrainConfig: _pretrain, FinetuneConfig: _finetune, EvaluateConfig: _evaluate}[type(config)](config)
 
 
@@ -51,7 +57,7 @@ def _pretrain(config: PretrainConfig) -> None:
     records, eval_records = _open(config.data, tuple(config.inputs.split("+")))
     devices = mesh.make()
     task = Pretrain(config, load_sensors(records.info, config.data.statistics), devices)
-    trainer.fit(config, task, records, eval_records, devices, epath.Path(_WORKDIR.value))
+    trainer.fit(config, task, records, eval_records, devices, epath.Path(_WORKDIR.value), _PROFILE.value)
 
 
 def _finetune(config: FinetuneConfig) -> None:
@@ -64,7 +70,7 @@ def _finetune(config: FinetuneConfig) -> None:
     else:
         sensors, pretrained = load_sensors(records.info, config.data.statistics), None
     task = Finetune(config, sensors, records, pretrained)
-    trainer.fit(config, task, records, eval_records, mesh.make(), epath.Path(_WORKDIR.value))
+    trainer.fit(config, task, records, eval_records, mesh.make(), epath.Path(_WORKDIR.value), _PROFILE.value)
 
 
 def _evaluate(config: EvaluateConfig) -> None:

@@ -5,6 +5,7 @@ CORE = [
     "absl-py>=2.5,<3",
     "awscrt>=0.38,<1",  # crc32c by AVX-512; the google-crc32c package holds the interpreter lock
     "etils[epath]>=1.15,<2",
+    "filelock>=3.20,<5",  # JAX needs it to bound its compilation cache
     "flax>=0.12.8,<0.13",
     "fsspec>=2026.9",
     "grain>=0.2.18,<0.3",

@@ -1,6 +1,7 @@
 """What happens around the steps: progress and metrics, checkpoints, evaluation."""
 
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -115,6 +116,39 @@ def _progress_bar(start: int, last: int) -> rich.progress.Progress:
     bar.add_task("train", total=last, completed=start, facts="compiling")
     bar.start()
     return bar
+
+
+class Profile:
+    """Traces some steps into WORKDIR/profile, for XProf, TensorBoard or Perfetto.
+
+    Args:
+      workdir: of the run.
+      first: the first step that is traced.
+      count: number of steps; 0 traces nothing.
+      settle: waits for the steps that were started.
+    """
+
+    def __init__(self, workdir: epath.Path, first: int, count: int, settle: Callable[[], None]):
+        self._folder, self._first, self._end, self._settle = workdir / "profile", first, first + count, settle
+        self._tracing = False
+
+    def __call__(self, step: int) -> None:
+        """To be called before each step."""
+        if step == self._first < self._end:
+            self._settle()
+            jax.profiler.start_trace(os.fspath(self._folder))
+            self._tracing = True
+        elif step == self._end:
+            self._settle()
+            self.close()
+
+    def close(self) -> None:
+        """Writes the trace, also of a run that ended before its last traced step."""
+        if self._tracing:
+            self._tracing = False
+            jax.profiler.stop_trace()
+            print(f"trace of {self._end - self._first} steps: '{self._folder}' (TensorBoard's profile plugin, or "
+                  "*.trace.json.gz in ui.perfetto.dev)", flush=True)
 
 
 class SaveCheckpoint:

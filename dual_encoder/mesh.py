@@ -4,9 +4,13 @@ One program runs on every device: `jax.jit` over arrays sharded on the axis 'dat
 the global batch, so BatchNorm statistics and gradients are global by construction.
 """
 
+import contextlib
+import glob
+import importlib.util
 import os
 import signal
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -15,28 +19,45 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dual_encoder.errors import UserError
 
+LOST = 76  # exit code: another process of the run is dead (EX_PROTOCOL)
 _AXIS = "data"
 _MANUAL = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
-def start() -> None:
+def start(peer_timeout: int) -> None:
     """Joins the other hosts when this process is one of many.
 
-    Either SLURM or a TPU pod says so, or the three variables of `_MANUAL` do.
+    The three variables of `_MANUAL` say so, or SLURM, or a TPU: JAX asks the host's metadata server for the others.
+
+    Args:
+      peer_timeout: seconds without a sign of life after which a process counts as dead, and all others end.
 
     Raises:
       UserError: some of the three are set, others are missing or no numbers.
     """
+    limits = {"heartbeat_timeout_seconds": peer_timeout, "shutdown_timeout_seconds": peer_timeout}
     given = {name: os.environ[name] for name in _MANUAL if name in os.environ}
     if given:
         try:
             address, count, number = (os.environ[name] for name in _MANUAL)
-            jax.distributed.initialize(address, int(count), int(number))
+            jax.distributed.initialize(address, int(count), int(number), **limits)
         except (KeyError, ValueError) as error:
             raise UserError(f"{given} do not describe one process of many; set all of {', '.join(_MANUAL)} "
                             "(HOST:PORT, a number, a number from 0)") from error
     elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-        jax.distributed.initialize()
+        jax.distributed.initialize(**limits)
+    elif _has_tpu():
+        try:
+            jax.distributed.initialize(**limits)
+        except ValueError:  # no metadata server that knows of a slice: a machine of its own
+            pass
+
+
+def _has_tpu() -> bool:
+    """True on a host with TPU chips that this process may use."""
+    platforms = os.environ.get("JAX_PLATFORMS", "tpu").split(",")
+    chips = [*glob.glob("/dev/accel[0-9]*"), *glob.glob("/dev/vfio/[0-9]*")]
+    return "tpu" in platforms and bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -95,6 +116,23 @@ def all_stop(requested: bool, step: int) -> bool:
     if jax.process_count() == 1:
         return requested
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Around work on all processes: when it fails on this one, it ends at once, with code LOST and one line.
+
+    It does not wait for the others: most often one of them is dead.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"error: process {jax.process_index()} of {jax.process_count()} lost another one, or failed itself: "
+              f"{' '.join(str(error).split())[:300]}; look for an earlier error in the logs of the others, and start "
+              "the same command on all of them again", file=sys.stderr, flush=True)
+        os._exit(LOST)
 
 
 def agree(value: int) -> int:

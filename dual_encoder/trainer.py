@@ -109,8 +109,10 @@ def evaluator(task: Task, records: Records, batch_size: int, mesh: Mesh
 
 
 def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, eval_records: Records, mesh: Mesh,
-        workdir: epath.Path) -> None:
+        workdir: epath.Path, profile_steps: int = 0) -> None:
     """Trains to the end of the schedule, from the newest checkpoint of `workdir` if there is one.
+
+    `profile_steps` steps are traced, from the third one on: the first compiles, the second may still wait for data.
 
     Raises:
       UserError: batch, workdir or data do not fit; a loss that is not finite.
@@ -148,16 +150,18 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
     save = hooks.SaveCheckpoint(checkpoints, writer, schedule.checkpoint_every, last)
     score = hooks.Evaluate(evaluator(task, eval_records, config.batch_size, mesh), writer, workdir,
                            schedule.eval_every, last, lambda: write_report(workdir))
+    profile = hooks.Profile(workdir, start + 3, profile_steps, log.settle)
     step_fn = compile_step(task, optimizer, config, mesh)
     stream = input_lib.batches(records, seed=config.seed, batch_size=config.batch_size,
                            rows=mesh_lib.local_rows(config.batch_size), start=start, stop=last,
                            threads=config.data.threads, processes=config.data.processes)
     bad = 0
     try:
-        with _StopRequest(mesh_lib.stop_signals()) as stop:
+        with mesh_lib.together(), _StopRequest(mesh_lib.stop_signals()) as stop:
             if start == last and score.is_missing(last):  # the run ended between its last checkpoint and its scores
                 score(last, state)
             for step in range(start + 1, last + 1):
+                profile(step)
                 began = time.perf_counter()
                 batch = mesh_lib.to_global(next(stream), mesh)
                 log.waited(time.perf_counter() - began)
@@ -178,6 +182,7 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
                     score(step, state)
                     log.resume_clock()
     finally:
+        profile.close()
         log.close()
         checkpoints.close()
         if writer:

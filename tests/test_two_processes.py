@@ -13,29 +13,36 @@ import jax
 import numpy as np
 import pytest
 
-from dual_encoder import checkpoint, metrics
+from dual_encoder import checkpoint, mesh, metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 12
 
 
-def start(data, workdir, devices, **environment):
+def start(data, workdir, devices, *further, **environment):
     arguments = ["--config=configs/pretrain.py:smoke", f"--config.data.dir={data}", f"--workdir={workdir}",
                  "--config.data.split=train", "--config.encoder.width=8", "--config.augment.crop=32",
                  f"--config.schedule.steps={STEPS}", "--config.schedule.log_every=1",
                  # Adam would turn rounding of tiny gradients into whole steps.
-                 "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.01"]
+                 "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.01", *further]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | environment
     return subprocess.Popen([sys.executable, "main.py", *arguments], cwd=ROOT, env=environment, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def start_two(data, workdir):
+def start_two(data, workdir, *further, devices=2):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    return [start(data, workdir, 2, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number))
-            for number in (0, 1)]
+    return [start(data, workdir, devices, *further, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2",
+                  JAX_PROCESS_ID=str(number)) for number in (0, 1)]
+
+
+def wait_for_steps(processes, workdir):
+    while all(process.poll() is None for process in processes):
+        if (workdir / "metrics.jsonl").exists() and len(metrics.read(workdir)) > 3:
+            return
+        time.sleep(0.02)
 
 
 def finish(processes, code):
@@ -48,10 +55,7 @@ def finish(processes, code):
 def test_two_processes_equal_one_and_stop_together(write_dataset, tmp_path):
     data = write_dataset()
     two = start_two(data, tmp_path / "two")
-    while all(process.poll() is None for process in two):
-        if (tmp_path / "two" / "metrics.jsonl").exists() and len(metrics.read(tmp_path / "two")) > 3:
-            break
-        time.sleep(0.02)
+    wait_for_steps(two, tmp_path / "two")
     two[1].send_signal(signal.SIGTERM)
     outputs = finish(two, 75)
     assert "stopped by a signal after step" in outputs[0]
@@ -72,7 +76,76 @@ def test_two_processes_equal_one_and_stop_together(write_dataset, tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
+@pytest.mark.slow
+def test_two_processes_of_four_devices_equal_one_of_eight(write_dataset, tmp_path):
+    """Only the order of the sums over devices differs: 1e-8 after 5 steps.
+
+    Training doubles any difference every step or two, so 20 gentle steps, without BatchNorm and its amplification.
+    """
+    data = write_dataset()
+    further = [f"--config.{key}={value}" for key, value in (
+        ("encoder.family", "vit"), ("encoder.width", 64), ("encoder.depth", 2), ("encoder.patch", 8),
+        ("encoder.image_size", 32), ("loss.learnable_temperature", False), ("loss.temperature", 1.0),
+        ("optimizer.learning_rate", 0.003), ("schedule.steps", 20), ("schedule.checkpoint_every", 1),
+        ("schedule.keep", 20), ("batch_size", 16))]
+    finish(start_two(data, tmp_path / "two", *further, devices=4), 0)
+    finish([start(data, tmp_path / "one", 8, *further)], 0)
+
+    def parameters(name, step):
+        leaves = jax.tree.leaves(checkpoint.load_model(tmp_path / name, step).variables)
+        return np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in leaves])
+
+    first, one, two = parameters("one", 1), parameters("one", 20), parameters("two", 20)
+    assert np.linalg.norm(two - one) < 1e-6 * np.linalg.norm(one)
+    assert np.linalg.norm(one - first) > 1000 * np.linalg.norm(two - one), "they moved"
+    losses = [[row["loss"] for row in metrics.read(tmp_path / name) if row["kind"] == "train"]
+              for name in ("one", "two")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_dead_or_silent_process_ends_the_other_one_with_the_reason(write_dataset, tmp_path, event):
+    """Killed: its connections break, and a step fails. Stopped, as a hung host: after --peer_timeout JAX ends it."""
+    two = start_two(write_dataset(), tmp_path / "run", "--config.schedule.steps=100000", "--peer_timeout=10")
+    try:
+        wait_for_steps(two, tmp_path / "run")
+        began = time.monotonic()
+        two[1].send_signal(event)
+        output = two[0].communicate(timeout=120)[0]
+        assert time.monotonic() - began < 60, "ten seconds, and what a busy machine takes"
+    finally:
+        two[1].kill()
+        two[1].communicate()
+    if event == signal.SIGKILL:
+        assert two[0].returncode == mesh.LOST
+        assert "error: process 0 of 2 lost another one" in output and "Traceback" not in output
+    else:
+        assert two[0].returncode == -signal.SIGABRT and "stopped sending heartbeats" in output
+
+
 def test_half_a_description_of_the_processes_is_one_line(write_dataset, tmp_path):
     process = start(write_dataset(), tmp_path / "run", 1, JAX_COORDINATOR_ADDRESS="127.0.0.1:1")
     output = finish([process], 2)[0]
     assert output.startswith("error: ") and "JAX_NUM_PROCESSES" in output and output.count("\n") == 1
+
+
+@pytest.mark.parametrize(("chips", "platforms", "expected"), [
+    (["/dev/accel0"], None, True), (["/dev/vfio/0"], "tpu,cpu", True), (["/dev/accel0"], "cpu", False),
+    ([], None, False)])
+def test_a_host_with_chips_looks_for_its_slice(monkeypatch, chips, platforms, expected):
+    """The chips are simulated; without a metadata server JAX finds no slice, and the process stays alone."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    if platforms:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(mesh.glob, "glob", lambda pattern: [c for c in chips if c.startswith(pattern.split("[")[0])])
+    monkeypatch.setattr(mesh.importlib.util, "find_spec", lambda name: name)
+    asked = []
+
+    def initialize(**limits):
+        asked.append(limits)
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    mesh.start(30)
+    assert asked == [{"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 30}] * expected
