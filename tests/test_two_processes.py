@@ -100,7 +100,7 @@ def test_two_processes_of_four_devices_equal_one_of_eight(write_dataset, tmp_pat
     assert np.linalg.norm(one - first) > 1000 * np.linalg.norm(two - one), "they moved"
     losses = [[row["loss"] for row in metrics.read(tmp_path / name) if row["kind"] == "train"]
               for name in ("one", "two")]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
 @pytest.mark.slow
