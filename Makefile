@@ -1,12 +1,13 @@
 # make demo      real Sentinel pairs -> shards -> pre-training -> fine-tuning -> export -> report, on a CPU
 # make test      the tests (S1S2_DATA=DIR adds those on real data)
 # make install   the first half of both: .venv with the project in it
+# make bench-train  memory, communication and time of the training step, against others; prints ratios
 # make bench-data   how fast shards are built and read, against others, in some ten minutes; prints ratios
 PYTHON ?= python3
 DEMO ?= demo_run
 RUN := .venv/bin/python
 
-.PHONY: install demo test bench-data
+.PHONY: install demo test bench-data bench-train
 .DELETE_ON_ERROR:
 
 install: .venv/installed
@@ -47,3 +48,11 @@ bench-data: install
 	$(RUN) benchmarks/feed.py
 	$(RUN) benchmarks/million.py
 	$(RUN) benchmarks/build.py
+
+bench-train: install
+	$(RUN) benchmarks/loss.py
+	$(RUN) -m benchmarks.gradient_cache
+	$(RUN) -m benchmarks.communication
+	$(RUN) -m benchmarks.trainer
+	$(RUN) -m benchmarks.train_step
+	$(RUN) -m benchmarks.train_step --size=128 --width=32 --steps=2 --cpu-devices=2

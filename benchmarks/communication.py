@@ -17,7 +17,7 @@ Arrays are matched by their number of values; what remains is printed as `other`
 those of the whole arrays on one device (a ring sends up to twice as much). Exit code 1 when the compiled total is not
 within 10 % of the prediction.
 
-    python benchmarks/communication.py [--topologies=cpu:8,v5e:16x16] [--batch=4096] [--chunk=0] [--smoke]
+    python -m benchmarks.communication [--topologies=cpu:8,v5e:16x16] [--batch=4096] [--chunk=0] [--smoke]
 """
 
 import argparse

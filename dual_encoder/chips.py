@@ -125,7 +125,13 @@ def _tpus(name: str, shape: str) -> list[jax.Device]:
     options = {"chips_per_host_bounds": (1, 1, 1)} if shape == "1x1" else {}
     if name.startswith("v4:"):
         options["chip_config_name"] = "megacore"  # both cores of a chip are one device, as on a real v4
-    return list(topologies.get_topology_desc(name, "tpu", **options).devices)
+    try:
+        return list(topologies.get_topology_desc(name, "tpu", **options).devices)
+    except jax.errors.JaxRuntimeError as error:
+        if "lockfile" not in str(error):
+            raise
+        raise UserError(f"--topology={name}: another process of this machine uses libtpu; wait until it ends (or "
+                        "delete /tmp/libtpu_lockfile if none does)") from error
 
 
 def _gpus(name: str, chip: Chip, shape: str) -> list[jax.Device]:

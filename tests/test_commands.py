@@ -54,7 +54,8 @@ def test_a_mistake_gets_one_line(arguments, parts):
 @pytest.mark.parametrize("key, value, expected", [
     ("schedule.steps", -5, "at least 0"), ("schedule.keep", 0, "at least 1"), ("projection.dim", 0, "at least 1"),
     ("augment.sar_looks", -1, "at least 0"), ("loss.temperature", 0.001, "at least 0.01"),
-    ("optimizer.warmup", 1.0, "a share in [0, 1)"),
+    ("optimizer.warmup", 1.0, "a share in [0, 1)"), ("optimizer.ema", 1.0, "a decay in [0, 1)"),
+    ("train.micro_batch", -8, "at least 0"), ("train.micro_batch", 3, "0, or a divisor of config.batch_size, 8"),
 ])
 def test_a_value_that_cannot_be_right_is_refused(key, value, expected):
     values = pretrain.get_config("smoke")
@@ -147,3 +148,22 @@ def test_importing_the_package_loads_neither_tensorflow_nor_devices():
             "from jax._src import xla_bridge\n"
             "assert 'tensorflow' not in sys.modules and not xla_bridge._backends, 'work at import'")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_profile_is_written_and_the_compilation_cache_is_told(write_dataset, tmp_path, monkeypatch):
+    """Without JAX_COMPILATION_CACHE_DIR the cache lies in the user's cache folder; a second run finds the programs."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    arguments = [SMOKE, f"--config.data.dir={write_dataset()}", "--config.data.split=train", "--config.encoder.width=8",
+                 "--config.augment.crop=32", "--config.schedule.steps=6"]
+    first = run(*arguments, f"--workdir={tmp_path / 'one'}", "--profile=2")
+    assert first.returncode == 0, first.stderr
+    assert f"compilation cache: '{tmp_path / 'cache' / 'dual_encoder'}/jax-" in first.stdout
+    assert "', 0 programs, 0 MB (" in first.stdout
+    assert f"trace of 2 steps: '{tmp_path / 'one' / 'profile'}'" in first.stdout
+    assert list((tmp_path / "one" / "profile").rglob("*.xplane.pb"))
+    second = run(*arguments, f"--workdir={tmp_path / 'two'}")
+    assert int(re.search(r", (\d+) programs, (\d+) MB", second.stdout)[1]) > 0
+    assert not (tmp_path / "two" / "profile").exists()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    assert "compilation cache: off" in run(*arguments, f"--workdir={tmp_path / 'two'}").stdout

@@ -497,6 +497,16 @@ def test_the_command_fits_does_not_fit_and_reads_a_data_set(write_dataset, tmp_p
 
 
 @pytest.mark.slow
+def test_a_second_process_with_libtpu_is_told_to_wait(monkeypatch):
+    def locked(*_, **__):
+        raise jax.errors.JaxRuntimeError("ABORTED: Internal error when accessing libtpu multi-process lockfile.")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(chips.topologies, "get_topology_desc", locked)
+    with pytest.raises(UserError, match="another process of this machine uses libtpu; wait until it ends"):
+        chips.topology("v5e:2x2")
+
+
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra tpu-plan)")
 def test_a_tpu_topology_is_compiled_for(tmp_path):
     result = run("--topology=v5e:2x2", *TINY, "--no-search", "--pairs=1000", f"--json={tmp_path / 'plan.json'}",

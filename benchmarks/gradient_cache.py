@@ -1,0 +1,80 @@
+"""What train.micro_batch saves in memory and costs in time.
+
+    python -m benchmarks.gradient_cache [--batch=1024] [--micro-batch=64] [--repeats=3]
+
+Method. The whole step of the trainer (configs/pretrain.py:smoke with GroupNorm, 64 px) is compiled for one device.
+Memory: the compiler's figure for temporaries (activations, gradients) of a plain step of --micro-batch rows, of a plain
+step of --batch rows, and of a step of --batch rows in micro-batches; the raw batch is an argument, not a temporary.
+Time: the plain step of --timed-batch rows and the same in 4 micro-batches, in turns, best of --repeats. The peer is the
+plain step. Targets: memory <= 1.2 times that of a micro-batch alone; time <= 1.45 times that of the plain step.
+"""
+
+import argparse
+import dataclasses
+import time
+
+import jax
+import numpy as np
+
+from configs import pretrain
+from dual_encoder import mesh, optim, trainer
+from dual_encoder.config import PretrainConfig, TrainConfig, parse
+from dual_encoder.step_program import batch_shapes, build_task, compile_program, shapes
+
+SIZE = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("batch", 1024), ("micro-batch", 64), ("timed-batch", 256), ("repeats", 3)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    values = pretrain.get_config("smoke")
+    values.data.dir, values.augment.crop, values.encoder.norm = "not read", SIZE, "group"
+    config = parse(values.to_dict())
+    print(f"two ResNet-18 of width {config.encoder.width}, {SIZE} px, {jax.devices()[0].device_kind}")
+    small, plain, cached = (temporaries(changed(config, batch, part)) for batch, part in (
+        (options.micro_batch, 0), (options.batch, 0), (options.batch, options.micro_batch)))
+    print(f"MB of temporaries: batch {options.micro_batch}: {small:.0f}; batch {options.batch}: {plain:.0f}, "
+          f"in micro-batches of {options.micro_batch}: {cached:.0f}")
+    print(f"  in micro-batches / one of them alone: {cached / small:.2f} (aim <= 1.2); / plain: {cached / plain:.3f}")
+    steps = {"plain": runner(changed(config, options.timed_batch, 0)),
+             "cached": runner(changed(config, options.timed_batch, options.timed_batch // 4))}
+    best = dict.fromkeys(steps, float("inf"))
+    for _ in range(options.repeats + 1):  # the first one compiles
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step()
+            best[name] = min(best[name], time.perf_counter() - began)
+    print(f"time, batch {options.timed_batch}: plain {best['plain']:.3f} s; in 4 micro-batches {best['cached']:.3f} s; "
+          f"ratio {best['cached'] / best['plain']:.2f} (aim <= 1.45)")
+
+
+def changed(config: PretrainConfig, batch: int, micro_batch: int) -> PretrainConfig:
+    return dataclasses.replace(config, batch_size=batch, train=TrainConfig(micro_batch))
+
+
+def temporaries(config: PretrainConfig) -> float:
+    devices, records = mesh.make(jax.devices()[:1]), shapes(SIZE, ("s1_grd", "s2_l2a"), classes=0)
+    task = build_task(config, records, devices)
+    return compile_program(config, task, records.info, devices, steps=100).memory.temporaries / 1e6
+
+
+def runner(config: PretrainConfig):
+    devices, records = mesh.make(jax.devices()[:1]), shapes(SIZE, ("s1_grd", "s2_l2a"), classes=0)
+    task, optimizer = build_task(config, records, devices), optim.build(config.optimizer, config.batch_size, 100)
+    box = [trainer.init_state(task, optimizer, config, devices)]
+    step = trainer.compile_step(task, optimizer, config, devices)
+    rng = np.random.default_rng(0)
+    batch = {name: rng.integers(0, 100, shape.shape).astype(shape.dtype)
+             for name, shape in batch_shapes(task, records.info, config.batch_size).items()}
+
+    def run() -> None:
+        box[0], metrics = step(box[0], mesh.to_global(batch, devices))
+        jax.block_until_ready((box[0], metrics))
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

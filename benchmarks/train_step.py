@@ -1,0 +1,158 @@
+"""The training step of two encoders: ours in JAX against the same model in PyTorch, in one run.
+
+    python -m benchmarks.train_step                                                    two ResNet-18 on this machine
+    python -m benchmarks.train_step --depth=50 --width=64 --size=224 --batch=256 --dtype=bfloat16         on a GPU
+    python -m benchmarks.train_step --family=vit --depth=12 --width=768 --size=224 --batch=256 --dtype=bfloat16
+
+Method. Ours is the whole step of the trainer (trainer.compile_step): raw integers in, normalised, cropped, flipped,
+turned, two encoders and heads, InfoNCE, gradients, AdamW, checks for NaN. The peer (benchmarks/torch_models.py) gets
+float images that are normalised already, no augmentation and no checks: what remains is the same arithmetic, the same
+loss, AdamW. On a CPU the peer runs channels_last on as many threads as there are cores; on a GPU with autocast to
+--dtype, channels_last and torch.compile (--no-compile leaves it out). Random weights, random images, one batch that
+stays on the device. They take turns, --turns times --steps steps each after a warm-up; the best turn counts. Losses are
+printed so that one sees both train. MFU: counted operations of convolutions and matrix products (dual_encoder/flops.py,
+ours), over time and over the chip's peak for bfloat16, where the chip is known.
+
+No TensorFlow: the script fails if anything imported it.
+"""
+
+import argparse
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from configs import pretrain
+from dual_encoder import flops, mesh, optim, trainer
+from dual_encoder.chips import CHIPS
+from dual_encoder.config import PretrainConfig, parse
+from dual_encoder.step_program import batch_shapes, build_task, shapes
+
+SENSORS = {"s1": "s1_grd", "s2": "s2_l2a"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("depth", 18), ("width", 16), ("size", 64), ("batch", 64), ("steps", 10), ("turns", 5),
+                          ("cpu-devices", 1)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--family", default="resnet", choices=["resnet", "vit"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    options = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", options.cpu_devices)
+    config = configure(options)
+    step, operations = ours(config, options.size)
+    contestants = {"ours": step}
+    try:
+        contestants["torch"] = torch_step(config, options)
+    except ImportError:
+        print("PyTorch is not installed: no peer")
+    best, losses = dict.fromkeys(contestants, float("inf")), {}
+    for name, step in contestants.items():
+        for _ in range(3):
+            losses[name] = step()
+    for _ in range(options.turns):
+        for name, step in contestants.items():
+            began = time.perf_counter()
+            for _ in range(options.steps):
+                losses[name] = step()
+            best[name] = min(best[name], (time.perf_counter() - began) / options.steps)
+    report(options, best, losses, operations)
+    if "tensorflow" in sys.modules:
+        sys.exit("something imported TensorFlow")
+
+
+def configure(options: argparse.Namespace) -> PretrainConfig:
+    values = pretrain.get_config("smoke")
+    values.batch_size, values.data.dir, values.augment.crop = options.batch, "not read", options.size
+    values.encoder.update({"family": options.family, "depth": options.depth, "width": options.width,
+                           "image_size": options.size, "dtype": options.dtype})
+    return parse(values.to_dict())
+
+
+def ours(config: PretrainConfig, size: int) -> tuple[Callable[[], float], int]:
+    """Returns a function that makes a step and returns its loss, and the operations of a step."""
+    devices = mesh.make()
+    records = shapes(size, tuple(SENSORS.values()), classes=0)
+    task, optimizer = build_task(config, records, devices), optim.build(config.optimizer, config.batch_size, 10**6)
+    state = trainer.init_state(task, optimizer, config, devices)
+    rng = np.random.default_rng(0)
+    batch = {name: rng.integers(0, 3000, shape.shape).astype(shape.dtype) if name in SENSORS
+             else np.arange(config.batch_size, dtype=np.int32)
+             for name, shape in batch_shapes(task, records.info, config.batch_size).items()}
+    batch = mesh.to_global(batch, devices)
+    operations = flops.count(functools.partial(trainer.train_step, task=task, optimizer=optimizer, seed=0, ema=0.0),
+                             state, batch)
+    compiled, box = trainer.compile_step(task, optimizer, config, devices), [state]
+
+    def step() -> float:
+        box[0], metrics = compiled(box[0], batch)
+        return float(metrics["loss"])
+
+    return step, operations
+
+
+def torch_step(config: PretrainConfig, options: argparse.Namespace) -> Callable[[], float]:
+    import torch
+    import torch.nn.functional as F
+
+    from benchmarks import torch_models
+
+    device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.backends.cuda.matmul.allow_tf32 = True
+
+    def encoder(bands: int) -> torch.nn.Module:
+        body = (torch_models.ResNet(bands, options.depth, options.width) if options.family == "resnet" else
+                torch_models.Transformer(bands, options.depth, options.width, config.encoder.patch, options.size))
+        return torch_models.with_head(body, config.projection.hidden, config.projection.dim).to(
+            device, memory_format=torch.channels_last)
+
+    encoders = torch.nn.ModuleList([encoder(2), encoder(12)])
+    log_scale = torch.nn.Parameter(torch.tensor(np.log(1 / config.loss.temperature), device=device,
+                                                dtype=torch.float32))
+    optimizer = torch.optim.AdamW([*encoders.parameters(), log_scale], 1e-5, fused=device == "cuda")
+    images = [torch.randn(options.batch, bands, options.size, options.size, device=device).contiguous(
+        memory_format=torch.channels_last) for bands in (2, 12)]
+    labels = torch.arange(options.batch, device=device)
+
+    def loss_of(images):
+        with torch.autocast(device, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+            u, v = (encoder(image) for encoder, image in zip(encoders, images, strict=True))
+        logits = log_scale.exp() * F.normalize(u.float()) @ F.normalize(v.float()).T
+        return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+    if device == "cuda" and options.compile:
+        loss_of = torch.compile(loss_of)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = loss_of(images)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def report(options: argparse.Namespace, best: dict[str, float], losses: dict[str, float], operations: int) -> None:
+    device = jax.devices()[0]
+    chip = next((chip for chip in CHIPS.values() if chip.name in device.device_kind.lower().replace(" ", "")), None)
+    print(f"two {options.family} of depth {options.depth}, width {options.width}, {options.size} px, batch "
+          f"{options.batch}, {options.dtype}, on {jax.device_count()} x {device.device_kind}; jax {jax.__version__}; "
+          f"{operations / 1e9:.1f} GFLOP a step")
+    for name, seconds in best.items():
+        mfu = f"  MFU {operations / seconds / chip.flops / jax.device_count():.1%}" if chip else ""
+        print(f"  {name:6} {1000 * seconds:8.1f} ms  {options.batch / seconds:8.0f} pairs/s  "
+              f"{operations / seconds / 1e9:8.0f} GFLOP/s{mfu}  loss {losses[name]:.3f}")
+    if "torch" in best:
+        print(f"  ours / torch, time: {best['ours'] / best['torch']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
