@@ -46,7 +46,8 @@ def _backward(stride, saved, gradient):
     def on_cpu(x, kernel, gradient):
         x, gradient = _held(x), _held(gradient)
         if not _is_small(x, kernel) and (stride == 1 or len(kernel) > 3):
-            return by_xla(x, kernel, gradient)
+            dx = _turned(gradient, kernel) if stride == 1 else by_xla(x, kernel, gradient)[0]
+            return dx, _kernel_gradient(x, gradient, len(kernel), stride)
         flat = kernel.reshape(-1, kernel.shape[-1])
         columns, into_x = jax.vjp(lambda x: _patches(x, len(kernel), stride), x)
         dx, = into_x(gradient @ flat.T)
@@ -72,6 +73,25 @@ def _xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     pad = (len(kernel) - 1) // 2  # torch's; 'SAME' would pad unevenly at stride 2
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2,
                                         dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+# XLA's CPU compiler puts convolutions into the order that its fast code wants in the outermost program only, not in
+# loops; the two gradients are therefore written in that order.
+
+
+def _turned(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The gradient of the input at stride 1: a convolution with the kernel turned by half a turn."""
+    return _xla(gradient, kernel[::-1, ::-1].transpose(0, 1, 3, 2), 1)
+
+
+def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) -> jax.Array:
+    """The gradient of the kernel: the images are the channels that are summed over, the gradient is the kernel."""
+    pad = (size - 1) // 2
+    padding = [(pad, size - pad + (outside - 1) * stride - inside)
+               for inside, outside in zip(x.shape[1:3], gradient.shape[1:3], strict=True)]
+    found = jax.lax.conv_general_dilated(x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), (1, 1), padding,
+                                         rhs_dilation=(stride, stride), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return found.transpose(1, 2, 0, 3)
 
 
 def _is_small(x: jax.Array, kernel: jax.Array) -> bool:
