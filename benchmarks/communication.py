@@ -86,7 +86,7 @@ def compare(config: PretrainConfig, name: str) -> float:
     ratio = sum(compiled.values()) / sum(predicted.values())
     print(f"{'all':12}{sum(predicted.values()) / 1e6:12.4f}{sum(compiled.values()) / 1e6:12.4f}  ratio {ratio:.4f}")
     for (values, kind, source), count in collections.Counter(
-            (values, one.kind, one.source) for values, _, one in crossing).most_common():
+            (values, one.kind, one.source[-100:]) for values, _, one in crossing).most_common(20):
         print(f"  other: {count} x {values:,} values, {kind}, from {source or 'unknown'}")
     return ratio
 

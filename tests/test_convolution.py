@@ -41,6 +41,9 @@ def test_nan_goes_through_the_gradients():
     x, w = jnp.ones((2, 6, 6, 3)).at[0, 0, 0, 0].set(jnp.nan), jnp.ones((3, 3, 3, 4))
     y, pull = jax.vjp(lambda w: convolution(x, w, 1), w)
     assert jnp.isnan(pull(jnp.ones_like(y))[0]).any()
+    x, w = jnp.ones((2, 6, 6, 3)), w.at[0, 0, 0, 0].set(jnp.nan)
+    y, pull = jax.vjp(lambda x: convolution(x, w, 1), x)
+    assert jnp.isnan(y).any() and jnp.isnan(pull(jnp.ones_like(y))[0]).any()
 
 
 def by_window(x):

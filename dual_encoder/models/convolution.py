@@ -44,7 +44,7 @@ def _backward(stride, saved, gradient):
         return jax.vjp(lambda x, kernel: _xla(x, kernel, stride), x, kernel)[1](gradient)
 
     def on_cpu(x, kernel, gradient):
-        x, gradient = _held(x), _held(gradient)
+        x, gradient = _held(x, kernel), _held(gradient, kernel)
         if not _is_small(x, kernel) and (stride == 1 or len(kernel) > 3):
             dx = _turned(gradient, kernel) if stride == 1 else by_xla(x, kernel, gradient)[0]
             return dx, _kernel_gradient(x, gradient, len(kernel), stride)
@@ -57,12 +57,13 @@ def _backward(stride, saved, gradient):
     return jax.lax.platform_dependent(*saved, gradient, cpu=on_cpu, default=by_xla)
 
 
-def _held(x: jax.Array) -> jax.Array:
+def _held(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns `x`, in memory: XLA would compute it again, element by element, in the order of a transposed copy.
 
-    A condition that the compiler cannot decide is what it does not look through; it is false for NaN, which stays NaN.
+    A condition that the compiler cannot decide is what it does not look through. It asks whether the kernel, which
+    every device has, is a number; if not, all is NaN anyway.
     """
-    probe = x[0, 0, 0, 0]
+    probe = kernel[0, 0, 0, 0]
     return jax.lax.cond(probe == probe, lambda x: x, lambda x: jnp.full_like(x, probe), x)
 
 
