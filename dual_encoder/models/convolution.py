@@ -26,11 +26,10 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     Returns:
       [batch, ceil(height / stride), ceil(width / stride), features], of the dtype of `x`.
     """
-    def by_patches(x, kernel):
-        return _patches(x, len(kernel), stride) @ kernel.reshape(-1, kernel.shape[-1])
-
     def on_cpu(x, kernel):
-        return by_patches(x, kernel) if _is_small(x, kernel) else _xla(x, kernel, stride)
+        if _is_small(x, kernel):
+            return _patches(x, len(kernel), stride) @ kernel.reshape(-1, kernel.shape[-1])
+        return _xla(x, kernel, stride)
 
     return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=lambda x, kernel: _xla(x, kernel, stride))
 
@@ -57,6 +56,9 @@ def _backward(stride, saved, gradient):
     return jax.lax.platform_dependent(*saved, gradient, cpu=on_cpu, default=by_xla)
 
 
+convolution.defvjp(_forward, _backward)
+
+
 def _held(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns `x`, in memory: XLA would compute it again, element by element, in the order of a transposed copy.
 
@@ -65,9 +67,6 @@ def _held(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     probe = kernel[0, 0, 0, 0]
     return jax.lax.cond(probe == probe, lambda x: x, lambda x: jnp.full_like(x, probe), x)
-
-
-convolution.defvjp(_forward, _backward)
 
 
 def _xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
