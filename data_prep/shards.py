@@ -5,7 +5,6 @@ shard, and however often, its bytes are the same.
 """
 
 import base64
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
@@ -103,8 +102,7 @@ class Note:
       index: INDEX_DTYPE [records], with shard numbers.
       gaps: time between the images.
       rejected: rows of rejected.jsonl.
-      seconds: 'read' (raw files to records), 'check' (cut, checks, weak labels), 'write' (framing, and waiting for the
-        thread that writes).
+      seconds: 'read' (raw files to records), 'check' (cut, checks, weak labels), 'write'.
     """
 
     bytes: int
@@ -143,7 +141,7 @@ def finished(job: Job, task: Task) -> Note | None:
 
 
 def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter: Meter) -> None:
-    """Writes a shard, then its note. A thread writes and digests a record while the next one is read.
+    """Writes a shard, then its note.
 
     Raises:
       UserError: too many unusable records, or the disk is full.
@@ -151,38 +149,28 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
     digest, rows, gaps, rejected = hashlib.sha256(), [], GapHistogram(), []
     seconds = dict.fromkeys(("read", "check", "write"), 0.0)
     clock = _Clock(seconds)
-    size, pending = 0, None
-
-    def put(parts: tuple[bytes, ...]) -> None:
-        for part in parts:
-            file.write(part)
-            digest.update(part)
-
-    with atomic.create(job.shard(task)) as file, concurrent.futures.ThreadPoolExecutor(1) as writer:
+    with atomic.create(job.shard(task)) as file:
         for entry in plan.read(task):
-            size_before, faults = size, 0
+            size_before, faults = file.size, 0
             for outcome in _outcomes(job, importer, entry, clock):
                 if isinstance(outcome, Rejected):
                     rejected.append(dataclasses.asdict(outcome) | {"stage": "read", "split": task.split})
                     faults += outcome.kind == "fault"
                     continue
-                rows.append((task.shard, size + HEADER.size, len(outcome.payload)))
-                parts = _frame(outcome.payload)
-                size += sum(map(len, parts))
-                if pending:
-                    pending.result()  # one record waits at most; a full disk is told here
-                pending = writer.submit(put, parts)
+                rows.append((task.shard, file.size + HEADER.size, len(outcome.payload)))
+                for part in _frame(outcome.payload):
+                    file.write(part)
+                    digest.update(part)
                 gaps.add(outcome.s1_time, outcome.s2_time)
                 clock.lap("write")
-            meter.add(1, size - size_before, faults)
+            meter.add(1, file.size - size_before, faults)
             if faults:
                 _tell(job, rejected[-1])
                 if meter.faults() > job.max_rejected:
                     raise UserError(f"more than {job.max_rejected} unusable records, see {job.log}, the last is "
                                     f"'{rejected[-1]['id']}': {rejected[-1]['reason']}; mend the raw data or raise "
                                     "--max-rejected, then run the same command again: finished shards are kept")
-        if pending:
-            pending.result()
+        size = file.size
     clock.lap("write")
     note = Note(size, len(rows), digest.hexdigest(), np.array(rows, INDEX_DTYPE), gaps, rejected, seconds)
     atomic.write(job.note(task), note.to_json().encode())

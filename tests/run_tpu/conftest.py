@@ -1,10 +1,17 @@
 """A repository with run_tpu.sh in it, and a world for each test."""
 
 import shutil
+import signal
 
 import pytest
 
 from tests.run_tpu.world import MAIN, ROOT, World, git
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """A shell that starts the tests in the background has them ignore SIGINT, and so all that they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
