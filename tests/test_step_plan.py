@@ -514,7 +514,8 @@ def test_a_tpu_topology_is_compiled_for(tmp_path):
     assert result.returncode == 0, result.stderr
     assert [line for line in result.stderr.splitlines() if not line.startswith("compiling")] == [], "libtpu is quiet"
     one = json.loads((tmp_path / "plan.json").read_text())["plans"]["8"]
-    assert "4 x TPU v5e" in result.stdout and one["collectives"]["all-gather"]["count"] >= 2
+    # One sensor's embeddings are gathered; libtpu 0.0.42 gathers the places too, 0.0.52 sums them up.
+    assert "4 x TPU v5e" in result.stdout and one["collectives"]["all-gather"]["count"] >= 1
     assert one["seconds_at_peak"]["memory"] > 0 and one["memory"]["code"] > 0
     too_large = run("--topology=v5e:2x2", *TINY, "--no-search", "--config.batch_size=400000", XLA_FLAGS="")
     assert too_large.returncode == 1 and "does not fit: " in too_large.stdout, too_large.stderr
