@@ -496,7 +496,6 @@ def test_the_command_fits_does_not_fit_and_reads_a_data_set(write_dataset, tmp_p
     assert mistake.returncode == 2 and mistake.stderr.count("\n") == 1, mistake.stderr
 
 
-@pytest.mark.slow
 def test_a_second_process_with_libtpu_is_told_to_wait(monkeypatch):
     def locked(*_, **__):
         raise jax.errors.JaxRuntimeError("ABORTED: Internal error when accessing libtpu multi-process lockfile.")
@@ -507,6 +506,7 @@ def test_a_second_process_with_libtpu_is_told_to_wait(monkeypatch):
         chips.topology("v5e:2x2")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra tpu-plan)")
 def test_a_tpu_topology_is_compiled_for(tmp_path):
     result = run("--topology=v5e:2x2", *TINY, "--no-search", "--pairs=1000", f"--json={tmp_path / 'plan.json'}",
