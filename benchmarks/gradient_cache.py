@@ -14,12 +14,12 @@ import dataclasses
 import time
 
 import jax
-import numpy as np
 
+from benchmarks.train_step import ours
 from configs import pretrain
-from dual_encoder import mesh, optim, trainer
+from dual_encoder import mesh
 from dual_encoder.config import PretrainConfig, TrainConfig, parse
-from dual_encoder.step_program import batch_shapes, build_task, compile_program, shapes
+from dual_encoder.step_program import build_task, compile_program, shapes
 
 SIZE = 64
 
@@ -38,8 +38,8 @@ def main() -> None:
     print(f"MB of temporaries: batch {options.micro_batch}: {small:.0f}; batch {options.batch}: {plain:.0f}, "
           f"in micro-batches of {options.micro_batch}: {cached:.0f}")
     print(f"  in micro-batches / one of them alone: {cached / small:.2f} (aim <= 1.2); / plain: {cached / plain:.3f}")
-    steps = {"plain": runner(changed(config, options.timed_batch, 0)),
-             "cached": runner(changed(config, options.timed_batch, options.timed_batch // 4))}
+    steps = {"plain": ours(changed(config, options.timed_batch, 0), SIZE)[0],
+             "cached": ours(changed(config, options.timed_batch, options.timed_batch // 4), SIZE)[0]}
     best = dict.fromkeys(steps, float("inf"))
     for _ in range(options.repeats + 1):  # the first one compiles
         for name, step in steps.items():
@@ -58,22 +58,6 @@ def temporaries(config: PretrainConfig) -> float:
     devices, records = mesh.make(jax.devices()[:1]), shapes(SIZE, ("s1_grd", "s2_l2a"), classes=0)
     task = build_task(config, records, devices)
     return compile_program(config, task, records.info, devices, steps=100).memory.temporaries / 1e6
-
-
-def runner(config: PretrainConfig):
-    devices, records = mesh.make(jax.devices()[:1]), shapes(SIZE, ("s1_grd", "s2_l2a"), classes=0)
-    task, optimizer = build_task(config, records, devices), optim.build(config.optimizer, config.batch_size, 100)
-    box = [trainer.init_state(task, optimizer, config, devices)]
-    step = trainer.compile_step(task, optimizer, config, devices)
-    rng = np.random.default_rng(0)
-    batch = {name: rng.integers(0, 100, shape.shape).astype(shape.dtype)
-             for name, shape in batch_shapes(task, records.info, config.batch_size).items()}
-
-    def run() -> None:
-        box[0], metrics = step(box[0], mesh.to_global(batch, devices))
-        jax.block_until_ready((box[0], metrics))
-
-    return run
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ No TensorFlow: the script fails if anything imported it.
 """
 
 import argparse
-import functools
 import os
 import sys
 import time
@@ -86,8 +85,7 @@ def ours(config: PretrainConfig, size: int) -> tuple[Callable[[], float], int]:
              else np.arange(config.batch_size, dtype=np.int32)
              for name, shape in batch_shapes(task, records.info, config.batch_size).items()}
     batch = mesh.to_global(batch, devices)
-    operations = flops.count(functools.partial(trainer.train_step, task=task, optimizer=optimizer, seed=0, ema=0.0),
-                             state, batch)
+    operations = flops.count(trainer.bind_step(task, optimizer, config), state, batch)
     compiled, box = trainer.compile_step(task, optimizer, config, devices), [state]
 
     def step() -> float:

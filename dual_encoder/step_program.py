@@ -5,7 +5,6 @@ only.
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -166,8 +165,7 @@ def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: D
         raise TooLarge(" ".join(str(error).split("RESOURCE_EXHAUSTED: ")[-1].splitlines()[0].split())) from error
     seconds = time.perf_counter() - began
     text, costs = compiled.as_text(), compiled.cost_analysis() or {}  # GPU programs have no costs
-    counted = flops.count(functools.partial(trainer.train_step, task=task, optimizer=optimizer, seed=config.seed,
-                                            ema=config.optimizer.ema), state, batch) / mesh.size
+    counted = flops.count(trainer.bind_step(task, optimizer, config), state, batch) / mesh.size
     return StepProgram(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)), state=_bytes(state),
         memory=_memory(compiled, _bytes(batch) // mesh.size),

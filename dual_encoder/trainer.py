@@ -68,13 +68,17 @@ def init_state(task: Task, optimizer: optax.GradientTransformation, config: Pret
     return jax.device_put(state, mesh_lib.replicated(mesh))
 
 
+def bind_step(task: Task, optimizer: optax.GradientTransformation, config: PretrainConfig | FinetuneConfig):
+    """Returns `train_step` of a run: (state, batch) -> (state, metrics)."""
+    return functools.partial(train_step, task=task, optimizer=optimizer, seed=config.seed, ema=config.optimizer.ema)
+
+
 def compile_step(task: Task, optimizer: optax.GradientTransformation, config: PretrainConfig | FinetuneConfig,
                  mesh: Mesh):
-    """Returns `train_step` as one program over all devices of the mesh: (state, batch) -> (state, metrics)."""
+    """Returns `bind_step` as one program over all devices of the mesh: (state, batch) -> (state, metrics)."""
     replicated = mesh_lib.replicated(mesh)
-    step = functools.partial(train_step, task=task, optimizer=optimizer, seed=config.seed, ema=config.optimizer.ema)
-    return jax.jit(step, donate_argnums=0, in_shardings=(replicated, mesh_lib.by_row(mesh)),
-                   out_shardings=(replicated, replicated))
+    return jax.jit(bind_step(task, optimizer, config), donate_argnums=0,
+                   in_shardings=(replicated, mesh_lib.by_row(mesh)), out_shardings=(replicated, replicated))
 
 
 def check_batch(config: PretrainConfig | FinetuneConfig, mesh: Mesh) -> None:
