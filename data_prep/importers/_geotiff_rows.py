@@ -155,10 +155,13 @@ def _find(raw: pathlib.Path, feature: str, said: Description) -> Iterator[tuple[
 
 
 def _matching(raw: pathlib.Path, folder: str, parts: Sequence[str]) -> Iterator[str]:
-    """Yields the paths below `folder`, relative to `raw`, that match a pattern of path parts, one after the other."""
+    """Yields the paths below `folder`, relative to `raw`, that match a pattern of path parts, one after the other.
+
+    As `Path.glob`, which holds all entries of a folder at once.
+    """
     part, *further = parts
     if "*" not in part:
-        names = iter([part] if (raw / folder / part).exists() else [])
+        names = [part] if (raw / folder / part).exists() else []
     else:
         wanted = re.compile(fnmatch.translate(part))
         names = (entry.name for entry in os.scandir(raw / folder) if wanted.match(entry.name))

@@ -27,7 +27,7 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
       [batch, ceil(height / stride), ceil(width / stride), features], of the dtype of `x`.
     """
     def on_cpu(x, kernel):
-        if _is_small(x, kernel):
+        if _is_for_patches(x, kernel):
             return _patches(x, len(kernel), stride) @ kernel.reshape(-1, kernel.shape[-1])
         return _xla(x, kernel, stride)
 
@@ -44,7 +44,7 @@ def _backward(stride, saved, gradient):
 
     def on_cpu(x, kernel, gradient):
         x, gradient = _held(x, kernel), _held(gradient, kernel)
-        if not _is_small(x, kernel) and (stride == 1 or len(kernel) > 3):
+        if not _is_for_patches(x, kernel) and (stride == 1 or len(kernel) > 3):
             dx = _turned(gradient, kernel) if stride == 1 else by_xla(x, kernel, gradient)[0]
             return dx, _kernel_gradient(x, gradient, len(kernel), stride)
         flat = kernel.reshape(-1, kernel.shape[-1])
@@ -94,7 +94,8 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) 
     return found.transpose(1, 2, 0, 3)
 
 
-def _is_small(x: jax.Array, kernel: jax.Array) -> bool:
+def _is_for_patches(x: jax.Array, kernel: jax.Array) -> bool:
+    """True where the matrix product of patches is faster: at images smaller than the kernel, and at 1x1 kernels."""
     return min(x.shape[1:3]) < len(kernel) or len(kernel) == 1
 
 
