@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exit_on_user_error(lambda: _run(arguments), debug="--debug" in arguments)
 
 
-def largest_batch(fits: Callable[[int], bool], multiple: int, start: int, start_fits: bool, guess: int = 0,
-                  questions: int = _COMPILES) -> tuple[int, int | None]:
+def largest_batch(fits: Callable[[int], bool], multiple: int, start: int, start_fits: bool,
+                  guess: Callable[[int], int] = lambda batch: 0, questions: int = _COMPILES) -> tuple[int, int | None]:
     """Searches the largest global batch that fits, by bisection.
 
     It ends when the answer is known to one sixteenth, or to `multiple`, or after `questions`.
@@ -59,7 +58,7 @@ def largest_batch(fits: Callable[[int], bool], multiple: int, start: int, start_
       fits: answers for one batch; expensive.
       multiple: batches are multiples of it.
       start, start_fits: the answer that is known.
-      guess: where to look first; 0 if nothing is known.
+      guess: what to expect after the answer for a batch; 0 if nothing is known.
       questions: at most.
 
     Returns:
@@ -69,10 +68,11 @@ def largest_batch(fits: Callable[[int], bool], multiple: int, start: int, start_
     for question in range(questions):
         if high is not None and high - low <= max(multiple, low // 16):
             break
-        if question == 0 and low < guess < (high or math.inf):
-            batch = guess
-        elif high is None:
-            batch = low * 5 // 4 if guess else low * 2
+        if high is None:  # the compiler makes room when memory is short, so more may fit than expected
+            expected = guess(low)
+            batch = max(expected, low * 5 // 4) if expected else low * 2
+        elif question == 0 and 0 < guess(high) < high:
+            batch = guess(high)
         else:
             batch = (low + high) // 2
         batch = max(batch // multiple * multiple, low + multiple)
@@ -116,7 +116,7 @@ def _run(arguments: list[str]) -> None:
     if options.search and limit:
         micro_batch = config.train.micro_batch if isinstance(config, PretrainConfig) else 0
         low, high = largest_batch(fits, micro_batch or len(devices), config.batch_size, fitting,
-                                  _guess(answers[config.batch_size], config.batch_size, limit))
+                                  lambda batch_size: _guess(answers[batch_size], batch_size, limit))
     plan = {"topology": options.topology, "devices": len(devices), "chip": dataclasses.asdict(chip) if chip else None,
             "memory_limit": limit or None, "fits": fitting, "largest_batch": low or None, "smallest_too_large": high,
             "config": to_dict(config), "plans": {}}

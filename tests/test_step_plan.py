@@ -353,7 +353,9 @@ def test_the_search_ends_beside_the_truth(multiple, guess_error, truth):
         asked.append(batch)
         return batch <= truth
 
-    guess = 0 if guess_error is None else int(truth * guess_error)
+    def guess(batch):
+        return 0 if guess_error is None else int(truth * guess_error)
+
     low, high = plan.largest_batch(fits, multiple, 4096, fits(4096), guess, questions=64)
     assert low <= truth and (low == 0 or low % multiple == 0) and (high is None or high > truth)
     assert high - low <= max(multiple, low // 16)
