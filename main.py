@@ -17,7 +17,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from dual_encoder import compilation_cache, hooks, mesh, trainer
+from dual_encoder import compilation_cache, hooks, huge_pages, mesh, trainer
 from dual_encoder import workdir as workdir_lib
 from dual_encoder.checkpoint import LoadedModel, load_model
 from dual_encoder.command_line import parse_flags
@@ -49,7 +49,7 @@ def main() -> None:
     cache = compilation_cache.start()
     mesh.start(_PEER_TIMEOUT.value)
     if mesh.is_main_process():
-        print(cache, flush=True)
+        print(*filter(None, (cache, huge_pages.advice())), sep="\n", flush=True)
     {PretrainConfig: _pretrain, FinetuneConfig: _finetune, EvaluateConfig: _evaluate}[type(config)](config)
 
 

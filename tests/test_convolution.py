@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dual_encoder.models import convolution as convolution_module
 from dual_encoder.models.convolution import convolution, max_pool
 
 
@@ -28,6 +29,26 @@ def test_values_and_gradients_are_those_of_lax(size, kernel, stride):
         assert ours.shape == theirs.shape
         # Sums of at most 3 x 12 x 8 or 7 x 7 x 4 products of values of size 1, in another order.
         np.testing.assert_allclose(ours, theirs, atol=300 * 2**-24 * 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("images, size, channels, features, kernel, stride, parts", [
+    (20, 64, 16, 32, 3, 1, 5), (64, 64, 8, 32, 7, 2, 16), (64, 48, 12, 16, 7, 2, 4), (64, 16, 64, 64, 3, 1, 8),
+    (21, 64, 16, 32, 3, 1, 1), (64, 8, 64, 64, 3, 1, 1)])
+def test_a_large_kernel_gradient_is_summed_in_parts(images, size, channels, features, kernel, stride, parts,
+                                                    monkeypatch):
+    """On one device; images that no part of at least four divides, and small sums, are left whole."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (images, size, size, channels))
+    w = jax.random.normal(keys[1], (kernel, kernel, channels, features))
+    gradient = jax.random.normal(keys[2], (images, size // stride, size // stride, features))
+    assert convolution_module._parts(x, gradient) == parts
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    program = jax.jit(lambda x, w, gradient: jax.vjp(lambda w: convolution(x, w, stride), w)[1](gradient)[0])
+    whole = jax.jit(lambda x, w, gradient: jax.vjp(lambda w: by_lax(x, w, stride), w)[1](gradient)[0])
+    assert program.lower(x, w, gradient).as_text().count("stablehlo.while") == (parts > 1 and kernel == 3)
+    # A sum of n products of values of size 1 is of size sqrt(n), and off by that many roundings of that size.
+    n = images * (size // stride) ** 2
+    np.testing.assert_allclose(program(x, w, gradient), whole(x, w, gradient), atol=4 * n * 2**-24)
 
 
 def test_bfloat16_stays_bfloat16():

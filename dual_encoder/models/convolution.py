@@ -2,11 +2,13 @@
 
 In jaxlib 0.10.2 a convolution whose kernel is larger than its image takes 20 times as long as the matrix product of
 its patches, the input gradient of a strided one up to 14 times; the transposed copies for kernel gradients compute what
-they copy once more; the gradient of max-pooling goes through a scatter. The choice is made when a program is lowered
+they copy once more, and read from memory what could be in the cache; max-pooling goes element by element, its gradient
+through a scatter. The choice is made when a program is lowered
 for a platform, so programs for TPU and GPU are those of `jax.lax`. benchmarks/train_step.py measures the whole.
 """
 
 import functools
+import math
 from collections.abc import Iterator
 
 import flax.linen as nn
@@ -89,9 +91,38 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) 
     pad = (size - 1) // 2
     padding = [(pad, size - pad + (outside - 1) * stride - inside)
                for inside, outside in zip(x.shape[1:3], gradient.shape[1:3], strict=True)]
-    found = jax.lax.conv_general_dilated(x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), (1, 1), padding,
-                                         rhs_dilation=(stride, stride), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def of(x, gradient):
+        return jax.lax.conv_general_dilated(
+            x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), (1, 1), padding, rhs_dilation=(stride, stride),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    parts = 1 if jax.device_count() > 1 else _parts(x, gradient)  # each would be summed over the devices, one by one
+    apart = [y.reshape(parts, len(y) // parts, *y.shape[1:]) for y in (x, gradient)]
+
+    def add(part, total):
+        return total + of(*(jax.lax.dynamic_index_in_dim(y, part, keepdims=False) for y in apart))
+
+    # The first convolution's is the end of a step, where nothing else is left to do: its parts run beside each other,
+    # 16 since XLA gives work to another thread only when it has more than 8 operations to choose from.
+    found = of(x, gradient) if parts == 1 else jax.lax.fori_loop(
+        0, parts, add, jnp.zeros((x.shape[-1], size, size, gradient.shape[-1]), x.dtype),
+        unroll=min(parts, 16) if size > 3 else 1)
     return found.transpose(1, 2, 0, 3)
+
+
+def _parts(x: jax.Array, gradient: jax.Array) -> int:
+    """In how many parts to sum over the images, so that what is read again and again stays in the processor's cache.
+
+    Found by trying: parts of 1 MiB but no fewer than 4 images, or 16 below 32 features. Small sums are left whole, and
+    those of bfloat16, which would lose digits between the parts.
+    """
+    image = (x[0].size + gradient[0].size) * x.dtype.itemsize
+    if len(x) * image < 8 * 2**20 or x.dtype != jnp.float32:
+        return 1
+    images = max(2**20 // image, 4 if gradient.shape[-1] >= 32 else 16)
+    images = math.gcd(len(x), 2 ** int(math.log2(images)))
+    return len(x) // images if images >= 4 else 1
 
 
 def _is_for_patches(x: jax.Array, kernel: jax.Array) -> bool:
@@ -120,7 +151,8 @@ def max_pool(x: jax.Array) -> jax.Array:
 
     The gradient goes to the first of equal largest values, as in torch and XLA.
     """
-    return _xla_max_pool(x)
+    return jax.lax.platform_dependent(x, cpu=lambda x: functools.reduce(jnp.maximum, _shifted(x, 3, 2, -jnp.inf)),
+                                      default=_xla_max_pool)
 
 
 def _xla_max_pool(x: jax.Array) -> jax.Array:
@@ -130,24 +162,39 @@ def _xla_max_pool(x: jax.Array) -> jax.Array:
 
 
 def _max_pool_forward(x):
-    y = _xla_max_pool(x)
+    y = max_pool(x)
     return y, (x, y)
 
 
 def _max_pool_backward(saved, gradient):
     def by_xla(x, y, gradient):
-        return jax.vjp(_xla_max_pool, x)[1](gradient)
+        return jax.vjp(_xla_max_pool, x)[1](gradient)[0]
 
-    def on_cpu(x, y, gradient):
-        places, back = jax.vjp(lambda x: tuple(_shifted(x, 3, 2, -jnp.inf)), x)
-        parts, left = [], jnp.ones(y.shape, bool)
-        for place in places:
-            here = left & (place == y)
-            parts.append(jnp.where(here, gradient, 0.0))
-            left &= ~here
-        return back(tuple(parts))
+    return (jax.lax.platform_dependent(*saved, gradient, cpu=_max_pool_gradient, default=by_xla),)
 
-    return jax.lax.platform_dependent(*saved, gradient, cpu=on_cpu, default=by_xla)
+
+def _max_pool_gradient(x: jax.Array, y: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Each pixel asks the windows that see it whether it is their largest; there are one or two per axis."""
+    place = jnp.full(y.shape, 9, jnp.uint8)  # of the first of the largest in its window
+    for number, seen in reversed(list(enumerate(_shifted(x, 3, 2, -jnp.inf)))):
+        place = jnp.where(seen == y, jnp.uint8(number), place)
+    after = ((0, 0), (0, 1), (0, 1), (0, 0))
+    place, gradient = jnp.pad(place, after, constant_values=9), jnp.pad(gradient, after)
+    rows, columns = y.shape[1:3]
+    # (window after the pixel's own, place of the pixel in it): an even pixel is the middle of its window, the odd one
+    # after it the last of the same and the first of the next.
+    even, odd = ((0, 1),), ((0, 2), (1, 0))
+
+    def of(seen_by_rows, seen_by_columns):
+        total = 0.0
+        for below, row in seen_by_rows:
+            for right, column in seen_by_columns:
+                here = (slice(None), slice(below, below + rows), slice(right, right + columns))
+                total += jnp.where(place[here] == 3 * row + column, gradient[here], 0.0)
+        return total
+
+    pixels = jnp.stack([jnp.stack([of(row, column) for column in (even, odd)], axis=3) for row in (even, odd)], axis=2)
+    return pixels.reshape(len(x), 2 * rows, 2 * columns, -1)[:, :x.shape[1], :x.shape[2]]
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
