@@ -2,8 +2,8 @@
 
 Method. The raw folders are a BigEarthNet v2 archive (120 px) and an SSL4EO-S12 v1.0 archive (264 px) in their exact
 layouts (14 files a pair, uncompressed, native resolution) with a few different patches of random pixels, twice:
-  from disk     each pair has its own files, and before each build their pages are dropped from the page cache, as for an
-                archive that is larger than memory;
+  from disk     each pair has its own files, and before each build their pages are dropped from the page cache, as for
+                an archive that is larger than memory;
   from memory   the few patches are hard-linked under as many names as there are pairs: reading costs no disk at all.
 1. Workers: `python -m data_prep build` with 1 and with 2 processes, in turns, each the best of --repeats; the ratio of
    the rates from the build's own clock, which starts after Python's start and its own imports.
@@ -73,7 +73,8 @@ def speed(folder: pathlib.Path, importer: str, size: int, pairs: int, repeats: i
     megabytes = pairs * size * size * (2 + len(S2_BANDS)) * 2 / 1e6
     print(f"{importer}, from {place}: {pairs} pairs of 14 GeoTIFFs ({size} px, {megabytes:.0f} MB of records)")
     for workers, best in ((1, one), (2, two)):
-        print(f"  {workers} worker(s) {pairs / best:8.1f} pairs/s  {megabytes / best:8.1f} MB/s  {shares[workers]} (aim: read >= 80 %)")
+        print(f"  {workers} worker(s) {pairs / best:8.1f} pairs/s  {megabytes / best:8.1f} MB/s  {shares[workers]} "
+              "(aim: read >= 80 %)")
     print(f"  2 workers / 1 worker: {one / two:.2f} (aim >= 1.7)", flush=True)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 from dual_encoder.errors import UserError
 
-
 _STRETCH = 16 << 20  # bytes
 
 

@@ -32,8 +32,8 @@ ALLOWED = {
     "plan_figures": {"chips", "hlo", "step_program"},
     "plan": {"atomic", "chips", "command_line", "config", "errors", "input", "mesh", "plan_figures", "step_program"},
     "compilation_cache": set(), "huge_pages": set(),
-    "main": {"checkpoint", "command_line", "compilation_cache", "config", "errors", "hooks", "huge_pages", "input", "mesh",
-             "report", "sensors", "tasks", "train_state", "trainer", "workdir"},
+    "main": {"checkpoint", "command_line", "compilation_cache", "config", "errors", "hooks", "huge_pages", "input",
+             "mesh", "report", "sensors", "tasks", "train_state", "trainer", "workdir"},
 }
 
 

@@ -103,11 +103,10 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) 
     def add(part, total):
         return total + of(*(jax.lax.dynamic_index_in_dim(y, part, keepdims=False) for y in apart))
 
-    # The first convolution's is the end of a step, where nothing else is left to do: its parts run beside each other,
-    # 16 since XLA gives work to another thread only when it has more than 8 operations to choose from.
+    # XLA gives work to another thread only when it has more than 8 operations to choose from, so the loop is unrolled.
     found = of(x, gradient) if parts == 1 else jax.lax.fori_loop(
         0, parts, add, jnp.zeros((x.shape[-1], size, size, gradient.shape[-1]), x.dtype),
-        unroll=min(parts, 16) if size > 3 else 1)
+        unroll=min(parts, 16))
     return found.transpose(1, 2, 0, 3)
 
 
