@@ -58,4 +58,5 @@ bench-train: install
 	$(RUN) -m benchmarks.communication
 	$(RUN) -m benchmarks.trainer
 	$(RUN) -m benchmarks.train_step
-	$(RUN) -m benchmarks.train_step --size=128 --width=32 --steps=2 --cpu-devices=2
+	$(RUN) -m benchmarks.train_step --size=128 --width=32 --steps=3
+	$(RUN) -m benchmarks.train_step --size=128 --width=64 --batch=32 --steps=2
