@@ -2,9 +2,9 @@
 
 In jaxlib 0.10.2 a convolution whose kernel is larger than its image takes 20 times as long as the matrix product of
 its patches, the input gradient of a strided one up to 14 times; the transposed copies for kernel gradients compute what
-they copy once more, and read from memory what could be in the cache; max-pooling goes element by element, its gradient
-through a scatter. The choice is made when a program is lowered
-for a platform, so programs for TPU and GPU are those of `jax.lax`. benchmarks/train_step.py measures the whole.
+they copy once more, and the sums read from memory again what could be in the cache; max-pooling goes element by
+element, its gradient through a scatter. The choice is made when a program is lowered for a platform, so programs for
+TPU and GPU are those of `jax.lax`. benchmarks/train_step.py measures the whole.
 """
 
 import functools
@@ -103,10 +103,11 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) 
     def add(part, total):
         return total + of(*(jax.lax.dynamic_index_in_dim(y, part, keepdims=False) for y in apart))
 
-    # XLA gives work to another thread only when it has more than 8 operations to choose from, so the loop is unrolled.
-    found = of(x, gradient) if parts == 1 else jax.lax.fori_loop(
-        0, parts, add, jnp.zeros((x.shape[-1], size, size, gradient.shape[-1]), x.dtype),
-        unroll=min(parts, 16))
+    if parts == 1:
+        found = of(x, gradient)
+    else:  # unrolled: XLA gives work to another thread only when it has more than 8 operations to choose from
+        zero = jnp.zeros((x.shape[-1], size, size, gradient.shape[-1]), x.dtype)
+        found = jax.lax.fori_loop(0, parts, add, zero, unroll=min(parts, 16))
     return found.transpose(1, 2, 0, 3)
 
 
