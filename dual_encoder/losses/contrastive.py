@@ -115,9 +115,9 @@ def _negative_groups(location: jax.Array | None, positives: bool, batch: int) ->
 
 def _first_and_count(location: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns for each row the first row of its place, int32, and how many rows are of its place, float32."""
-    same = location[:, None] == location[None]  # never held: compilers fuse it into the two reductions
-    rows = jnp.arange(len(location), dtype=jnp.int32)
-    return jnp.where(same, rows[None], len(rows)).min(axis=1), same.sum(axis=1, dtype=jnp.float32)
+    order = jnp.argsort(location)  # stable; over several devices only the places themselves have to cross
+    first, after = (jnp.searchsorted(jnp.take(location, order), location, side=side) for side in ("left", "right"))
+    return order[first], (after - first).astype(jnp.float32)
 
 
 def _sums_of_places(location: jax.Array, *embeddings: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
