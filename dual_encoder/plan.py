@@ -71,8 +71,8 @@ def largest_batch(fits: Callable[[int], bool], multiple: int, start: int, start_
         if high is None:  # the compiler makes room when memory is short, so more may fit than expected
             expected = guess(low)
             batch = max(expected, low * 5 // 4) if expected else low * 2
-        elif question == 0 and 0 < guess(high) < high:
-            batch = guess(high)
+        elif question == 0 and 0 < (expected := guess(high)) < high:
+            batch = expected
         else:
             batch = (low + high) // 2
         batch = max(batch // multiple * multiple, low + multiple)

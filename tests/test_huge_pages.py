@@ -15,7 +15,8 @@ def advice(tmp_path, monkeypatch):
         monkeypatch.setenv("GLIBC_TUNABLES", tunables)
         monkeypatch.setattr(os, "confstr", lambda name: glibc)
         (tmp_path / "enabled").write_text(kernel)
-        return huge_pages.advice(str(tmp_path / "enabled"))
+        monkeypatch.setattr(huge_pages, "_KERNEL", str(tmp_path / "enabled"))
+        return huge_pages.advice()
 
     return ask
 
@@ -29,6 +30,7 @@ def test_is_silent_where_there_is_nothing_to_gain(advice, monkeypatch, tmp_path)
     assert advice(tunables="glibc.malloc.hugetlb=0") == "", "the user chose"
     assert advice(kernel="[always] madvise never") == advice(kernel="always madvise [never]") == ""
     assert advice(glibc="glibc 2.31") == advice(glibc=None) == ""
-    assert huge_pages.advice(str(tmp_path / "no such file")) == ""
+    monkeypatch.setattr(huge_pages, "_KERNEL", str(tmp_path / "no such file"))
+    assert huge_pages.advice() == ""
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert advice() == ""

@@ -368,6 +368,7 @@ def test_the_search_stops_asking():
     low, high = plan.largest_batch(lambda batch: asked.append(batch) or True, 8, 64, True, questions=3)
     assert len(asked) == 3 and low == max(asked) and high is None
     assert plan.largest_batch(lambda batch: False, 8, 8, False) == (0, 8)
+    assert plan.largest_batch(lambda batch: True, 8, 64, True, lambda batch: 3 * batch, questions=2) == (576, None)
 
 
 # The figures and the text

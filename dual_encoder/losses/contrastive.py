@@ -116,7 +116,8 @@ def _negative_groups(location: jax.Array | None, positives: bool, batch: int) ->
 def _first_and_count(location: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns for each row the first row of its place, int32, and how many rows are of its place, float32."""
     order = jnp.argsort(location)  # stable; over several devices only the places themselves have to cross
-    first, after = (jnp.searchsorted(jnp.take(location, order), location, side=side) for side in ("left", "right"))
+    in_order = jnp.take(location, order)
+    first, after = (jnp.searchsorted(in_order, location, side=side) for side in ("left", "right"))
     return order[first], (after - first).astype(jnp.float32)
 
 

@@ -98,17 +98,16 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) 
             dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     parts = 1 if jax.device_count() > 1 else _parts(x, gradient)  # each would be summed over the devices, one by one
+    if parts == 1:
+        return of(x, gradient).transpose(1, 2, 0, 3)
     apart = [y.reshape(parts, len(y) // parts, *y.shape[1:]) for y in (x, gradient)]
 
     def add(part, total):
         return total + of(*(jax.lax.dynamic_index_in_dim(y, part, keepdims=False) for y in apart))
 
-    if parts == 1:
-        found = of(x, gradient)
-    else:  # unrolled: XLA gives work to another thread only when it has more than 8 operations to choose from
-        zero = jnp.zeros((x.shape[-1], size, size, gradient.shape[-1]), x.dtype)
-        found = jax.lax.fori_loop(0, parts, add, zero, unroll=min(parts, 16))
-    return found.transpose(1, 2, 0, 3)
+    # Unrolled: XLA gives work to another thread only when it has more than 8 operations to choose from.
+    zero = jnp.zeros((x.shape[-1], size, size, gradient.shape[-1]), x.dtype)
+    return jax.lax.fori_loop(0, parts, add, zero, unroll=min(parts, 16)).transpose(1, 2, 0, 3)
 
 
 def _parts(x: jax.Array, gradient: jax.Array) -> int:
