@@ -9,18 +9,22 @@ turned, two encoders and heads, InfoNCE, gradients, AdamW, checks for NaN. The p
 float images that are normalised already, no augmentation and no checks: what remains is the same arithmetic, the same
 loss, AdamW. On a CPU the peer runs channels_last on as many threads as there are cores; on a GPU with autocast to
 --dtype, channels_last and torch.compile (--no-compile leaves it out). Random weights, random images, one batch that
-stays on the device. They take turns, --turns times --steps steps each after a warm-up; the best turn counts. Losses are
-printed so that one sees both train. MFU: counted operations of convolutions and matrix products (dual_encoder/flops.py,
+stays on the device. Each has a process of its own: in one process the waiting threads of the other's runtime cost up to
+a third. They take turns, --turns times --steps steps each after a warm-up, the other one asleep; the best turn
+counts. Losses are printed so that one sees both train. MFU: counted operations of convolutions and matrix products (dual_encoder/flops.py,
 ours), over time and over the chip's peak for bfloat16, where the chip is known.
 
-No TensorFlow: the script fails if anything imported it.
+No TensorFlow: the script fails if our side imported it.
 """
 
 import argparse
+import importlib.util
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import jax
 import numpy as np
@@ -43,27 +47,62 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", options.cpu_devices)
-    config = configure(options)
-    step, operations = ours(config, options.size)
-    contestants = {"ours": step}
-    try:
-        contestants["torch"] = torch_step(config, options)
-    except ImportError:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU has to hold both
+    contestants = {"ours": start(our_side, options)}
+    if importlib.util.find_spec("torch"):
+        contestants["torch"] = start(torch_side, options)
+    else:
         print("PyTorch is not installed: no peer")
+    described = {name: answer(name, pipe) for name, pipe in contestants.items()}
     best, losses = dict.fromkeys(contestants, float("inf")), {}
-    for name, step in contestants.items():
-        for _ in range(3):
-            losses[name] = step()
     for _ in range(options.turns):
-        for name, step in contestants.items():
-            began = time.perf_counter()
-            for _ in range(options.steps):
-                losses[name] = step()
-            best[name] = min(best[name], (time.perf_counter() - began) / options.steps)
-    report(options, best, losses, operations)
+        for name, pipe in contestants.items():
+            pipe.send("go")
+            seconds, losses[name] = answer(name, pipe)
+            best[name] = min(best[name], seconds)
+    for pipe in contestants.values():
+        pipe.send("stop")
+    report(options, best, losses, **described["ours"])
+
+
+def start(side: Callable, options: argparse.Namespace) -> Connection:
+    """Starts `side` in a process of its own; it says what it has to say of itself, then (seconds a step, loss) a turn."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    context.Process(target=side, args=(options, there), daemon=True).start()
+    there.close()
+    return here
+
+
+def answer(name: str, pipe: Connection):
+    try:
+        return pipe.recv()
+    except EOFError:
+        sys.exit(f"{name} has ended early: see above")
+
+
+def take_turns(step: Callable[[], float], description: dict, options: argparse.Namespace, pipe: Connection) -> None:
+    for _ in range(3):
+        step()
+    pipe.send(description)
+    while pipe.recv() == "go":
+        began = time.perf_counter()
+        for _ in range(options.steps):
+            loss = step()
+        pipe.send(((time.perf_counter() - began) / options.steps, loss))
+
+
+def our_side(options: argparse.Namespace, pipe: Connection) -> None:
+    jax.config.update("jax_num_cpu_devices", options.cpu_devices)
+    step, operations = ours(configure(options), options.size)
     if "tensorflow" in sys.modules:
         sys.exit("something imported TensorFlow")
+    take_turns(step, {"operations": operations, "device": jax.devices()[0].device_kind, "count": jax.device_count()},
+               options, pipe)
+
+
+def torch_side(options: argparse.Namespace, pipe: Connection) -> None:
+    take_turns(torch_step(configure(options), options), {}, options, pipe)
 
 
 def configure(options: argparse.Namespace) -> PretrainConfig:
@@ -138,14 +177,14 @@ def torch_step(config: PretrainConfig, options: argparse.Namespace) -> Callable[
     return step
 
 
-def report(options: argparse.Namespace, best: dict[str, float], losses: dict[str, float], operations: int) -> None:
-    device = jax.devices()[0]
-    chip = next((chip for chip in CHIPS.values() if chip.name in device.device_kind.lower().replace(" ", "")), None)
+def report(options: argparse.Namespace, best: dict[str, float], losses: dict[str, float], operations: int, device: str,
+           count: int) -> None:
+    chip = next((chip for chip in CHIPS.values() if chip.name in device.lower().replace(" ", "")), None)
     print(f"two {options.family} of depth {options.depth}, width {options.width}, {options.size} px, batch "
-          f"{options.batch}, {options.dtype}, on {jax.device_count()} x {device.device_kind}; jax {jax.__version__}; "
+          f"{options.batch}, {options.dtype}, on {count} x {device}; jax {jax.__version__}; "
           f"{operations / 1e9:.1f} GFLOP a step")
     for name, seconds in best.items():
-        mfu = f"  MFU {operations / seconds / chip.flops / jax.device_count():.1%}" if chip else ""
+        mfu = f"  MFU {operations / seconds / chip.flops / count:.1%}" if chip else ""
         print(f"  {name:6} {1000 * seconds:8.1f} ms  {options.batch / seconds:8.0f} pairs/s  "
               f"{operations / seconds / 1e9:8.0f} GFLOP/s{mfu}  loss {losses[name]:.3f}")
     if "torch" in best:
