@@ -10,9 +10,9 @@ float images that are normalised already, no augmentation and no checks: what re
 loss, AdamW. On a CPU the peer runs channels_last on as many threads as there are cores; on a GPU with autocast to
 --dtype, channels_last and torch.compile (--no-compile leaves it out). Random weights, random images, one batch that
 stays on the device. Each has a process of its own: in one process the waiting threads of the other's runtime cost up to
-a third. They take turns, --turns times --steps steps each after a warm-up, the other one asleep; the best turn
-counts. Losses are printed so that one sees both train. MFU: counted operations of convolutions and matrix products (dual_encoder/flops.py,
-ours), over time and over the chip's peak for bfloat16, where the chip is known.
+a third. They take turns, --turns times --steps steps each after a warm-up, the other one asleep; the best turn counts.
+Losses are printed so that one sees both train. MFU: counted operations of convolutions and matrix products
+(dual_encoder/flops.py, ours), over time and over the chip's peak for bfloat16, where the chip is known.
 
 No TensorFlow: the script fails if our side imported it.
 """
@@ -47,10 +47,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
+    config = configure(options)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU has to hold both
-    contestants = {"ours": start(our_side, options)}
+    contestants = {"ours": start(our_side, config, options)}
     if importlib.util.find_spec("torch"):
-        contestants["torch"] = start(torch_side, options)
+        contestants["torch"] = start(torch_side, config, options)
     else:
         print("PyTorch is not installed: no peer")
     described = {name: answer(name, pipe) for name, pipe in contestants.items()}
@@ -65,11 +66,11 @@ def main() -> None:
     report(options, best, losses, **described["ours"])
 
 
-def start(side: Callable, options: argparse.Namespace) -> Connection:
-    """Starts `side` in a process of its own; it says what it has to say of itself, then (seconds a step, loss) a turn."""
+def start(side: Callable, config: PretrainConfig, options: argparse.Namespace) -> Connection:
+    """Starts `side` in a process of its own; it sends a description, then (seconds a step, loss) for every turn."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    context.Process(target=side, args=(options, there), daemon=True).start()
+    context.Process(target=side, args=(config, options, there), daemon=True).start()
     there.close()
     return here
 
@@ -92,17 +93,17 @@ def take_turns(step: Callable[[], float], description: dict, options: argparse.N
         pipe.send(((time.perf_counter() - began) / options.steps, loss))
 
 
-def our_side(options: argparse.Namespace, pipe: Connection) -> None:
+def our_side(config: PretrainConfig, options: argparse.Namespace, pipe: Connection) -> None:
     jax.config.update("jax_num_cpu_devices", options.cpu_devices)
-    step, operations = ours(configure(options), options.size)
+    step, operations = ours(config, options.size)
     if "tensorflow" in sys.modules:
         sys.exit("something imported TensorFlow")
     take_turns(step, {"operations": operations, "device": jax.devices()[0].device_kind, "count": jax.device_count()},
                options, pipe)
 
 
-def torch_side(options: argparse.Namespace, pipe: Connection) -> None:
-    take_turns(torch_step(configure(options), options), {}, options, pipe)
+def torch_side(config: PretrainConfig, options: argparse.Namespace, pipe: Connection) -> None:
+    take_turns(torch_step(config, options), {}, options, pipe)
 
 
 def configure(options: argparse.Namespace) -> PretrainConfig:
