@@ -58,16 +58,16 @@ def main() -> None:
     best, losses = dict.fromkeys(contestants, float("inf")), {}
     for _ in range(options.turns):
         for name, pipe in contestants.items():
-            pipe.send("go")
+            pipe.send(options.steps)
             seconds, losses[name] = answer(name, pipe)
             best[name] = min(best[name], seconds)
     for pipe in contestants.values():
-        pipe.send("stop")
+        pipe.send(0)
     report(options, best, losses, **described["ours"])
 
 
 def start(side: Callable, config: PretrainConfig, options: argparse.Namespace) -> Connection:
-    """Starts `side` in a process of its own; it sends a description, then (seconds a step, loss) for every turn."""
+    """Starts `side` in a process of its own, which take_turns; returns the pipe to it."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     context.Process(target=side, args=(config, options, there), daemon=True).start()
@@ -75,35 +75,37 @@ def start(side: Callable, config: PretrainConfig, options: argparse.Namespace) -
     return here
 
 
-def answer(name: str, pipe: Connection):
+def answer(name: str, pipe: Connection) -> dict | tuple[float, float]:
     try:
         return pipe.recv()
     except EOFError:
         sys.exit(f"{name} has ended early: see above")
 
 
-def take_turns(step: Callable[[], float], description: dict, options: argparse.Namespace, pipe: Connection) -> None:
+def take_turns(step: Callable[[], float], description: dict, pipe: Connection) -> None:
+    """Warms up and sends `description`; then, for every number of steps asked for, (seconds a step, last loss)."""
     for _ in range(3):
         step()
     pipe.send(description)
-    while pipe.recv() == "go":
+    while steps := pipe.recv():
         began = time.perf_counter()
-        for _ in range(options.steps):
+        for _ in range(steps):
             loss = step()
-        pipe.send(((time.perf_counter() - began) / options.steps, loss))
+        pipe.send(((time.perf_counter() - began) / steps, loss))
 
 
 def our_side(config: PretrainConfig, options: argparse.Namespace, pipe: Connection) -> None:
     jax.config.update("jax_num_cpu_devices", options.cpu_devices)
     step, operations = ours(config, options.size)
+    step()  # whatever is imported late has been now
     if "tensorflow" in sys.modules:
         sys.exit("something imported TensorFlow")
-    take_turns(step, {"operations": operations, "device": jax.devices()[0].device_kind, "count": jax.device_count()},
-               options, pipe)
+    device = jax.devices()[0].device_kind
+    take_turns(step, {"operations": operations, "device": device, "count": jax.device_count()}, pipe)
 
 
 def torch_side(config: PretrainConfig, options: argparse.Namespace, pipe: Connection) -> None:
-    take_turns(torch_step(config, options), {}, options, pipe)
+    take_turns(torch_step(config, options), {}, pipe)
 
 
 def configure(options: argparse.Namespace) -> PretrainConfig:
