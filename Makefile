@@ -53,7 +53,7 @@ bench-data: install
 	$(RUN) benchmarks/build.py
 
 bench-train: install
-	$(RUN) benchmarks/loss.py
+	$(RUN) -m benchmarks.loss
 	$(RUN) -m benchmarks.gradient_cache
 	$(RUN) -m benchmarks.communication
 	$(RUN) -m benchmarks.trainer

@@ -120,7 +120,9 @@ need_active() { look_up ACTIVE || explain $?; [[ $STATE == ACTIVE ]] || refuse; 
 wait_for() {
   local before=''
   while look_up "$1" || explain $?; [[ $STATE != "$1" ]]; do
+    [[ $STATE != FAILED ]] || rm -f accepted
     [[ $1:$STATE != ACTIVE:@(FAILED|SUSPEND*|DELETING|MISSING) ]] || refuse
+    [[ $1:$before != MISSING:DELETING || $STATE == DELETING ]] || die 1 "the deletion came to nothing: $NAME is $STATE"
     [[ $STATE == "$before" ]] || say "$NAME is $STATE"
     before=$STATE
     nap "$POLL"
@@ -140,6 +142,7 @@ create() {
       [[ -n $RUNTIME_VERSION ]] || die 2 "no known software for '$ACCELERATOR_TYPE'; give --runtime-version"
       call "$CALL_LIMIT" compute tpus queued-resources create "$NAME" "--node-id=$NAME" "${PLACE[@]}" \
         "--accelerator-type=$ACCELERATOR_TYPE" "--runtime-version=$RUNTIME_VERSION" ${SPOT:+--spot} "${CREATE_WORDS[@]}"
+      touch accepted  # for tpu/supervise.sh: the request is in order
       wait_for ACTIVE ;;
     *) say "$NAME exists already"; wait_for ACTIVE ;;
   esac
@@ -224,7 +227,7 @@ settings() {
   done
   for key in SPOT DRY_RUN DELETE_WHEN_DONE; do [[ ${!key} != @(0|false|no) ]] || printf -v "$key" ''; done
   for key in POLL GRACE BACKOFF FAILURES CALL_LIMIT SSH_LIMIT SETUP_LIMIT STOP_LIMIT TAIL; do
-    [[ ${!key} =~ ^[0-9]+$ ]] || die 2 "$key is '${!key}', expected a whole number"
+    [[ ${!key} =~ ^(0|[1-9][0-9]*)$ ]] || die 2 "$key is '${!key}', expected a whole number"
   done
   [[ $NAME =~ ^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$ ]] ||
     die 2 "--name is '$NAME'; expected lower-case letters, digits and hyphens, as in --name=pretrain-1"

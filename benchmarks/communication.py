@@ -13,9 +13,9 @@ optimised program. The prediction is made of the configuration and the shapes of
   columns      what the softmax over all rows needs per column: largest (of all, of negatives), sum, result, gradient;
                and the place of each record, to mask and to count: 7 x batch, 4 bytes
 
-Arrays are matched by their number of values; what remains is printed as `other`, with where it comes from. Bytes are
-those of the whole arrays on one device (a ring sends up to twice as much). Exit code 1 when the compiled total is not
-within 10 % of the prediction.
+Arrays are matched by their number of values, those of the expected width first; what remains is printed as `other`,
+with where it comes from. Bytes are those of the whole arrays on one device (a ring sends up to twice as much). Exit
+code 1 when the compiled total is not within 10 % of the prediction.
 
     python -m benchmarks.communication [--topologies=cpu:8,v5e:16x16] [--batch=4096] [--chunk=0] [--smoke]
 """
@@ -71,7 +71,7 @@ def compare(config: PretrainConfig, name: str) -> float:
     for part, values, width, gathered in predict(config, task, sums_in_float32=chip is None):
         predicted[part] += values * width
         alike = sorted((array for array in crossing if array[0] == values),
-                       key=lambda array: (array[2].kind == "all-gather") != gathered)
+                       key=lambda array: (array[1] != values * width, (array[2].kind == "all-gather") != gathered))
         if alike:
             compiled[part] += alike[0][1]
             crossing.remove(alike[0])

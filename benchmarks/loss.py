@@ -5,23 +5,26 @@ default optimization, on one device; embeddings are random and correlated in pai
 1. Memory: the compiler's own figure for temporaries, forward and backward together (memory_analysis); nothing is run.
 2. Time: programs of one table take turns; the best of --repeats runs each after one warm-up.
 3. Peers, also in turns: optax.losses.ntxent; the loss of open_clip for one process, written down in JAX and, where
-   PyTorch can be imported, in PyTorch (its CPU threads as it chooses). They get the same embeddings and normalise them
-   themselves; losses must agree to 1e-4 or the run stops.
+   PyTorch is installed, in PyTorch (in a process of its own, its CPU threads as it chooses). They get the same
+   embeddings and normalise them themselves; losses must agree to 1e-4 or the run stops.
 Ratios are ours / theirs: below 1 is less memory, less time.
 
-    python benchmarks/loss.py [--batch=8192] [--large=32768] [--huge=262144] [--peer-batch=512] [--chunk=512]
+    python -m benchmarks.loss [--batch=8192] [--large=32768] [--huge=262144] [--peer-batch=512] [--chunk=512]
                               [--repeats=5]
 """
 
 import argparse
+import importlib.util
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import apart
 from dual_encoder import mesh
 from dual_encoder.losses import contrastive
 from dual_encoder.losses.tiles import Tiles
@@ -105,9 +108,9 @@ def peers(tiles: Tiles, options: argparse.Namespace) -> None:
     print(f"\nagainst the loss of open_clip, batch {options.batch}")
     programs = {name: compiled(loss, options.batch) for name, loss in (
         ("open_clip in JAX", open_clip), ("dense", ours("info_nce", None)), ("tiles", ours("info_nce", tiles)))}
-    try:
+    if importlib.util.find_spec("torch"):
         programs["open_clip in PyTorch"] = torch_open_clip(options.batch)
-    except ImportError:
+    else:
         print("  (PyTorch is not installed)")
     report(race(programs, options))
 
@@ -135,20 +138,29 @@ def open_clip(z1: jax.Array, z2: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def torch_open_clip(batch: int) -> Callable:
-    """The same in PyTorch; the arrays of the caller stand for equal ones made here beforehand."""
+    """The same in PyTorch; the arrays of the caller stand for equal ones made in its process beforehand."""
+    pipe = apart.start(torch_side, batch)
+
+    def program(*_):
+        pipe.send(True)
+        return apart.answer("PyTorch", pipe), ()
+
+    return program
+
+
+def torch_side(batch: int, pipe: Connection) -> None:
+    """Computes loss and gradient whenever asked, and sends the loss."""
     import torch
     from torch.nn.functional import cross_entropy, normalize
 
     leaves = [torch.tensor(z, requires_grad=True) for z in (*embeddings(batch), np.float32(SCALE))]
     labels = torch.arange(batch)
-
-    def program(*_):
+    for _ in apart.requests(pipe):
         u, v = normalize(leaves[0]), normalize(leaves[1])
         logits = leaves[2] * u @ v.T
         loss = (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
-        return loss.item(), torch.autograd.grad(loss, leaves)
-
-    return program
+        torch.autograd.grad(loss, leaves)
+        pipe.send(loss.item())
 
 
 if __name__ == "__main__":

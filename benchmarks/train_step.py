@@ -19,7 +19,6 @@ No TensorFlow: the script fails if our side imported it.
 
 import argparse
 import importlib.util
-import multiprocessing
 import os
 import sys
 import time
@@ -29,6 +28,7 @@ from multiprocessing.connection import Connection
 import jax
 import numpy as np
 
+from benchmarks import apart
 from configs import pretrain
 from dual_encoder import flops, mesh, optim, trainer
 from dual_encoder.chips import CHIPS
@@ -49,37 +49,19 @@ def main() -> None:
     options = parser.parse_args()
     config = configure(options)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU has to hold both
-    contestants = {"ours": start(our_side, config, options)}
+    contestants = {"ours": apart.start(our_side, config, options)}
     if importlib.util.find_spec("torch"):
-        contestants["torch"] = start(torch_side, config, options)
+        contestants["torch"] = apart.start(torch_side, config, options)
     else:
         print("PyTorch is not installed: no peer")
-    described = {name: answer(name, pipe) for name, pipe in contestants.items()}
+    described = {name: apart.answer(name, pipe) for name, pipe in contestants.items()}
     best, losses = dict.fromkeys(contestants, float("inf")), {}
     for _ in range(options.turns):
         for name, pipe in contestants.items():
             pipe.send(options.steps)
-            seconds, losses[name] = answer(name, pipe)
+            seconds, losses[name] = apart.answer(name, pipe)
             best[name] = min(best[name], seconds)
-    for pipe in contestants.values():
-        pipe.send(0)
     report(options, best, losses, **described["ours"])
-
-
-def start(side: Callable, config: PretrainConfig, options: argparse.Namespace) -> Connection:
-    """Starts `side` in a process of its own, which take_turns; returns the pipe to it."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    context.Process(target=side, args=(config, options, there), daemon=True).start()
-    there.close()
-    return here
-
-
-def answer(name: str, pipe: Connection) -> dict | tuple[float, float]:
-    try:
-        return pipe.recv()
-    except EOFError:
-        sys.exit(f"{name} has ended early: see above")
 
 
 def take_turns(step: Callable[[], float], description: dict, pipe: Connection) -> None:
@@ -87,7 +69,7 @@ def take_turns(step: Callable[[], float], description: dict, pipe: Connection) -
     for _ in range(3):
         step()
     pipe.send(description)
-    while steps := pipe.recv():
+    for steps in apart.requests(pipe):
         began = time.perf_counter()
         for _ in range(steps):
             loss = step()

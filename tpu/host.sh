@@ -81,11 +81,11 @@ run() {  # ARGUMENTS OF main.py: keeps its exit code, hands SIGTERM on
   echo "$code" >../exit_code.new && mv ../exit_code.new ../exit_code
 }
 
-stop() {  # SECONDS until SIGKILL
+stop() {  # SECONDS until SIGKILL, and anything if the program is to be launched again
   local pid end=$((SECONDS + $1))
   [[ $(program) == running ]] || { echo "$(hostname) ran nothing"; return; }
   read -r pid _ <process
-  touch stopped
+  [[ -n ${2:-} ]] || touch stopped
   kill -TERM "$pid"
   until [[ -f exit_code ]] || ((SECONDS > end)); do sleep 0.1; done
   [[ -f exit_code ]] || { kill -KILL -- "-$pid"; echo 137 >exit_code; }

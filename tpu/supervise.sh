@@ -13,8 +13,8 @@ survey() {
   ((LOOK == 0)) || return
   case $STATE in
     MISSING | DELETING | FAILED | SUSPEND*) SITUATION=gone; return ;;
-    ACTIVE) on_hosts all "$SSH_LIMIT" state; LOOK=$? ;;
-    *) SITUATION=coming; return ;;
+    ACTIVE) touch accepted; on_hosts all "$SSH_LIMIT" state; LOOK=$? ;;
+    *) touch accepted; SITUATION=coming; return ;;
   esac
   if [[ -n $DRY_RUN ]]; then SITUATION='done'
   elif ((LOOK == 127)); then SITUATION=idle
@@ -31,24 +31,31 @@ survey() {
 
 unreachable() { explain "$LOOK"; }
 
-# attempt COMMAND...: in a subshell, so that an error ends the attempt only; in the very first one it ends all, for then
-# the settings are wrong. After an attempt that never got to a running program it waits, longer each time.
+# attempt COMMAND...: in a subshell, so that an error ends the attempt only. It ends all where the settings are wrong: a
+# mistake (code 2), or no slice was granted or found so far. After an attempt that never got to a running program it
+# waits, longer each time. Returns the code of the attempt.
 attempt() {
   local command code
-  if [[ -n $started && -z $ran ]]; then
+  if [[ -n $tried && -z $ran ]]; then
     ((++failures < FAILURES)) || die 1 "gave up on $NAME after $failures attempts in a row; it may still cost money"
     say "trying again in $pause s"
     nap "$pause"
     pause=$((pause > 900 ? 1800 : 2 * pause))
   fi
-  ran=''
+  tried=1 ran=''
   (CHILD=''; trap interrupted INT TERM; for command; do "$command"; done) & CHILD=$!  # `wait` hears signals at once
   wait "$CHILD"; code=$?; CHILD=''
-  if ((code == 130 || code && ${started:-0} == 0)); then exit "$code"; fi
   ((code)) || started=1
+  if ((code == 130 || code == 2)) || [[ -z $started && ! -e accepted ]]; then exit "$code"; fi
+  return "$code"
 }
 
 again() { replacing=1; attempt delete create setup launch; }
+
+halt() {  # as `stop`, but not a person's: those that still run make room for a new start
+  on_hosts all $((STOP_LIMIT + SSH_LIMIT)) stop "$STOP_LIMIT" restart
+  explain $?
+}
 
 give_up() {  # the program failed: show where it did first, leave nothing running
   local host code
@@ -59,7 +66,7 @@ give_up() {  # the program failed: show where it did first, leave nothing runnin
 }
 
 supervise() {
-  local started='' ran='' replacing='' suspect='' failures=0 pause=$BACKOFF
+  local started='' tried='' ran='' replacing='' suspect='' failures=0 pause=$BACKOFF
   [[ -n $MOUNT ]] || say "note: without --mount a preempted slice takes the workdir with it"
   while true; do
     if [[ -n $started ]]; then survey ACTIVE; else survey MISSING; fi
@@ -79,19 +86,21 @@ supervise() {
         ran=1 replacing='' failures=0 pause=$BACKOFF ;;
       done)
         say "the program has ended with exit code 0"
-        if [[ -n $DELETE_WHEN_DONE ]]; then delete; else say "$NAME still costs money; run: ./run_tpu.sh delete"; fi
+        [[ -n $DELETE_WHEN_DONE ]] || { say "$NAME still costs money; run: ./run_tpu.sh delete"; return; }
+        until attempt delete; do :; done
         return ;;
       stopped) say "the program was stopped by hand"; return ;;
       failed) give_up ;;
       gone)
-        [[ -z $started || -n $replacing || $STATE != @(MISSING|DELETING) ]] || die 4 "$NAME was deleted by someone else"
+        [[ ! -e accepted || -n $replacing || $STATE != @(MISSING|DELETING) ]] ||
+          die 4 "$NAME was deleted by someone else"
         if [[ $STATE == MISSING ]]; then attempt create setup launch
         else say "$NAME is $STATE${WHY:+: $WHY}; making it again"; again
         fi ;;
       terminal) say "the hosts of $NAME are preempted; making it again"; again ;;
       coming) attempt create setup launch ;;
       idle) attempt setup launch ;;
-      lost) say "a host came back without the program"; attempt stop setup launch ;;
+      lost) say "a host came back without the program"; attempt halt setup launch ;;
       saved) say "the program saved and stopped (exit code 75); launching it again"; attempt launch ;;
       unknown) attempt unreachable ;;
     esac

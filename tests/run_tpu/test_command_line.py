@@ -34,6 +34,7 @@ def test_help_names_every_command_and_setting(world, arguments):
     (["create"], {"ACCELERATOR_TYPE": ""}, "--accelerator-type is missing"),
     (["create", "--accelerator-type=v9-8"], {}, "no known software for 'v9-8'; give --runtime-version"),
     (["create", "--poll=1m"], {}, "POLL is '1m', expected a whole number"),
+    (["stop", "--stop-limit=08"], {}, "STOP_LIMIT is '08', expected a whole number"),
     (["setup", "--commit=nowhere"], {}, "has no such commit"),
     (["launch"], {}, "no --config= for main.py"),
     (["launch", "--supervise", "--workdir=x"], {}, "unknown argument '--workdir=x'"),

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 
+import pytest
+
 from tests.run_tpu.world import MAIN, PROGRAM, git
 
 SUPERVISE = ["launch", "--supervise", *PROGRAM]
@@ -141,6 +143,77 @@ def test_supervision_ends_where_the_first_attempt_fails(world):
     world.plan(fail={"create": ["ERROR: INVALID_ARGUMENT: no such type"]})
     assert "no such type" in world.run(*SUPERVISE, code=1)
     assert len(world.calls("create")) == 1
+
+
+@pytest.mark.parametrize("fail", [
+    {"describe": ["", "", "ERROR: no route to host"]}, {"scp": ["ERROR: connect to host port 22: Connection refused"]}])
+def test_faults_before_the_first_launch_are_outlived(world, fail):
+    world.plan(fail=fail, created=["WAITING_FOR_RESOURCES"] * 3 + ["ACTIVE"])
+    text = world.run(*SUPERVISE)
+    assert "ended with exit code 0" in text and text.count("error: ") == 1 and len(world.calls("create")) == 1
+
+
+@pytest.mark.parametrize("states", [["PROVISIONING", "ACTIVE", "ACTIVE", "SUSPENDED"], ["PROVISIONING", "SUSPENDED"]])
+def test_a_slice_that_is_taken_before_the_first_launch_is_made_again(world, states):
+    (world.folder / "state").write_text("WAITING_FOR_RESOURCES")  # of an earlier `create`
+    (world.folder / "upcoming").write_text("\n".join(states))
+    text = world.run(*SUPERVISE)
+    assert "slice is SUSPENDED; making it again" in text and "ended with exit code 0" in text
+    assert len(world.calls("create")) == len(world.calls("delete")) == 1
+
+
+def test_a_restarted_supervision_outlives_a_fault_too(world):
+    world.ready("run")
+    world.run("launch", *PROGRAM)
+    world.launched()
+    world.plan(fail={"ssh": [""] * len(world.calls("ssh")) + ["ERROR: no route to host"]})
+    process = world.start(*SUPERVISE)
+    world.until(lambda: len(world.calls("ssh")) > 8)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert "runs it already" in world.finish(process, 130)
+
+
+def test_a_request_that_is_not_granted_at_first_ends_the_supervision(world):
+    world.plan(created=["PROVISIONING", "FAILED"], reason="no capacity in this zone")
+    assert "slice is FAILED: no capacity in this zone" in world.run(*SUPERVISE, code=4)
+    assert len(world.calls("create")) == 1
+
+
+def test_supervision_does_not_undo_a_deletion_while_it_waits(world):
+    world.plan(created=["WAITING_FOR_RESOURCES", "DELETING", "MISSING"])
+    assert "was deleted by someone else" in world.run(*SUPERVISE, code=4)
+    assert len(world.calls("create")) == 1
+
+
+def test_the_deletion_at_the_end_is_tried_again(world):
+    world.plan(fail={"delete": ["ERROR: UNAVAILABLE: try again later"]})
+    text = world.run(*SUPERVISE[:2], "--delete-when-done", *PROGRAM)
+    assert "ended with exit code 0" in text and "trying again" in text
+    assert len(world.calls("delete")) == 2 and not (world.folder / "state").exists()
+
+
+def test_a_deletion_that_comes_to_nothing_is_tried_again(world):
+    world.plan(preempt=[1], deleted=["DELETING", "SUSPENDED"])
+    world.program("run")
+    text = world.run(*SUPERVISE, code=1)
+    assert "the deletion came to nothing: slice is SUSPENDED" in text and "gave up on slice after 4 attempts" in text
+    assert len(world.calls("delete")) > 1
+
+
+def test_what_supervision_stops_for_a_new_start_was_not_stopped_by_hand(world):
+    """One host boots, its peer is stopped while it still runs, and the installation then fails once."""
+    world.program("run", "0")
+    process = world.start(*SUPERVISE)
+    world.launched()
+    world.plan(fail={"scp": ["", "ERROR: no route to host"]})
+    path = world.folder / "hosts" / "0" / "run_tpu" / "process"
+    number = int(path.read_text().split()[0])
+    path.write_text(f"{number} another-boot\n")
+    os.killpg(number, signal.SIGKILL)
+    (world.folder / "hosts" / "1" / "run_tpu" / "exit_code").write_text("76\n")
+    text = world.finish(process)
+    assert "came back without the program" in text and "ended with exit code 0" in text
 
 
 def test_a_host_that_came_back_without_the_program_is_set_up_again(world):
