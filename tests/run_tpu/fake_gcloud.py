@@ -5,6 +5,7 @@ The folder that the environment variable WORLD names holds all of it:
     state       of the queued resource; no file: there is none
     upcoming    states that the next descriptions move it to, one a line
     plan.json   created, deleted: the states after a creation and a deletion; reason: of the state FAILED
+                hosts: how many a creation makes (2)
                 fail: {verb: a line of stderr for each call, '' lets it through}; hang: verbs that never answer
                 preempt: numbers of the surveys (`host.sh state`) that find the slice taken away
                 gone: the same, but only the node says so and the queued resource stays ACTIVE
@@ -61,7 +62,7 @@ def create(arguments, plan):
         fail("ERROR: (gcloud.compute.tpus.queued-resources.create) ALREADY_EXISTS: Resource 'x' already exists")
     set_state("WAITING_FOR_RESOURCES")
     put(WORLD / "upcoming", "\n".join(plan.get("created", ["ACTIVE"])))
-    for number in range(2):
+    for number in range(plan.get("hosts", 2)):
         (HOSTS / str(number)).mkdir(parents=True)
 
 

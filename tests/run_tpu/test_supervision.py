@@ -202,18 +202,21 @@ def test_a_deletion_that_comes_to_nothing_is_tried_again(world):
 
 
 def test_what_supervision_stops_for_a_new_start_was_not_stopped_by_hand(world):
-    """One host boots, its peer is stopped while it still runs, and the installation then fails once."""
+    """One host boots, one program fails, the third still runs and is stopped; then the installation fails once."""
+    world.plan(hosts=3)
     world.program("run", "0")
-    process = world.start(*SUPERVISE)
-    world.launched()
+    process = world.start(*SUPERVISE, POLL="1")
+    homes = [world.folder / "hosts" / str(host) / "run_tpu" for host in range(3)]
+    world.until(lambda: all((world.folder / f"launches_{host}").exists() for host in range(3)))
     world.plan(fail={"scp": ["", "ERROR: no route to host"]})
-    path = world.folder / "hosts" / "0" / "run_tpu" / "process"
-    number = int(path.read_text().split()[0])
-    path.write_text(f"{number} another-boot\n")
-    os.killpg(number, signal.SIGKILL)
-    (world.folder / "hosts" / "1" / "run_tpu" / "exit_code").write_text("76\n")
+    numbers = [int((home / "process").read_text().split()[0]) for home in homes]
+    (homes[1] / "exit_code").write_text("76\n")
+    (homes[0] / "process").write_text(f"{numbers[0]} another-boot\n")
+    for number in numbers[:2]:
+        os.killpg(number, signal.SIGKILL)
     text = world.finish(process)
     assert "came back without the program" in text and "ended with exit code 0" in text
+    assert (homes[2] / "log").read_text().count("exit code 75") == 1
 
 
 def test_a_host_that_came_back_without_the_program_is_set_up_again(world):
