@@ -1,5 +1,6 @@
 """Compiled programs are kept on disk, so that a run that is started again does not compile again."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -21,18 +22,29 @@ def start() -> str:
     if folder == "":
         jax.config.update("jax_enable_compilation_cache", False)
         return f"compilation cache: off ({_VARIABLE} is empty)"
+    if not jax.config.jax_enable_compilation_cache:
+        return "compilation cache: off (JAX_ENABLE_COMPILATION_CACHE)"
     if folder is None:
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         folder = os.fspath(pathlib.Path(home) / "dual_encoder" / f"jax-{jax.__version__}-{_processor()}")
-        jax.config.update("jax_compilation_cache_max_size", _LARGEST)
+        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
+            jax.config.update("jax_compilation_cache_max_size", _LARGEST)
     jax.config.update("jax_compilation_cache_dir", folder)
+    return f"compilation cache: '{folder}'{_contents(folder)} ({_VARIABLE} moves it)"
+
+
+def _contents(folder: str) -> str:
+    """Returns how many programs a local folder holds and their size; '' for one that is elsewhere, such as gs://."""
+    if "://" in folder:
+        return ""
     programs, size = 0, 0
     if os.path.isdir(folder):
         with os.scandir(folder) as files:
             for file in files:
-                programs += file.name.endswith("-cache")
-                size += file.stat().st_size
-    return f"compilation cache: '{folder}', {programs} programs, {size / 1e6:.0f} MB ({_VARIABLE} moves it)"
+                with contextlib.suppress(FileNotFoundError):  # another process makes room
+                    size += file.stat().st_size
+                    programs += file.name.endswith("-cache")
+    return f", {programs} programs, {size / 1e6:.0f} MB"
 
 
 def _processor() -> str:

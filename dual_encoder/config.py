@@ -14,6 +14,8 @@ from dual_encoder.errors import UserError, nearest
 
 T = TypeVar("T")
 
+WITHOUT_NEGATIVES = ("barlow", "decur", "vicreg")  # objectives that compare no pair with others
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -380,7 +382,7 @@ def _validate(config: Config) -> None:
 
 def _validate_loss(config: PretrainConfig) -> None:
     loss, common = config.loss, round(config.loss.common * config.projection.dim)
-    if loss.name in ("barlow", "decur", "vicreg"):
+    if loss.name in WITHOUT_NEGATIVES:
         _require(loss.false_negatives == "keep", "config.loss.false_negatives", loss.false_negatives,
                  f"'keep': '{loss.name}' has no negatives")
     if loss.name in ("iai_simclr", "decur"):

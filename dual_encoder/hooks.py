@@ -130,7 +130,7 @@ class Profile:
 
     def __init__(self, workdir: epath.Path, first: int, count: int, settle: Callable[[], None]):
         self._folder, self._first, self._end, self._settle = workdir / "profile", first, first + count, settle
-        self._tracing = False
+        self._tracing, self._traced = False, 0
 
     def __call__(self, step: int) -> None:
         """To be called before each step."""
@@ -141,13 +141,14 @@ class Profile:
         elif step == self._end:
             self._settle()
             self.close()
+        self._traced += self._tracing
 
     def close(self) -> None:
         """Writes the trace, also of a run that ended before its last traced step."""
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()
-            print(f"trace of {self._end - self._first} steps: '{self._folder}' (TensorBoard's profile plugin, or "
+            print(f"trace of {self._traced} steps: '{self._folder}' (TensorBoard's profile plugin, or "
                   "*.trace.json.gz in ui.perfetto.dev)", flush=True)
 
 

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,11 +30,20 @@ from dual_encoder import atomic
 from dual_encoder import mesh as mesh_lib
 from dual_encoder.chips import GIB, topology
 from dual_encoder.command_line import parse_flags
-from dual_encoder.config import Config, EvaluateConfig, PretrainConfig, parse, to_dict
+from dual_encoder.config import WITHOUT_NEGATIVES, Config, EvaluateConfig, PretrainConfig, parse, to_dict
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.input import Records
 from dual_encoder.plan_figures import figures, lines
-from dual_encoder.step_program import Shapes, StepProgram, TooLarge, build_task, compile_program, features, shapes
+from dual_encoder.step_program import (
+    Shapes,
+    StepProgram,
+    TooLarge,
+    build_task,
+    check,
+    compile_program,
+    features,
+    shapes,
+)
 
 _COMPILES = 8  # of the search for the largest batch, at most
 _NO_DATA = "no data set"
@@ -107,6 +117,7 @@ def _run(arguments: list[str]) -> None:
         answers[batch_size] = program
         return not limit or program.memory.total <= limit
 
+    check(config, task, records.info, mesh)
     kind = chip.kind if chip else "simulated CPU device"
     images = ", ".join(f"{name} {info.dtype}{list(info.shape)}" for name, info in records.info.tensors.items())
     print(f"{options.topology}: {len(devices)} x {kind}; global batch {config.batch_size:,}, "
@@ -142,17 +153,32 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m dual_encoder.plan", description=__doc__, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", required=True, help="cpu:8, v5e:16x16, v4:4x4x4, h100:8, h100:2x8, ...")
-    parser.add_argument("--size", type=int, default=0, metavar="PX", help="side of the images; no data set is read")
+    parser.add_argument("--size", type=_count, default=0, metavar="PX", help="side of the images; no data set is read")
     parser.add_argument("--sensors", default="s1_grd,s2_l2a", help="with --size: their kinds (default: %(default)s)")
-    parser.add_argument("--classes", type=int, default=0, metavar="N", help="with --size: classes of the labels")
-    parser.add_argument("--pairs", type=int, default=0, metavar="N", help="records per epoch (default: the data set's)")
-    parser.add_argument("--memory", type=float, default=0.0, metavar="GIB",
+    parser.add_argument("--classes", type=_count, default=0, metavar="N", help="with --size: classes of the labels")
+    parser.add_argument("--pairs", type=_count, default=0, metavar="N",
+                        help="records per epoch (default: the data set's)")
+    parser.add_argument("--memory", type=_gib, default=0.0, metavar="GIB",
                         help="memory of a device that may be used (default: what the compiler allows)")
     parser.add_argument("--search", action=argparse.BooleanOptionalAction, default=True,
                         help=f"look for the largest batch that fits, by up to {_COMPILES} compilations more")
     parser.add_argument("--json", metavar="FILE", help="write the figures to a file too")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"is {number}, expected 0 or more")
+    return number
+
+
+def _gib(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"is {text}, expected GiB, 0 or more")
+    return number
 
 
 class _Parser(argparse.ArgumentParser):
@@ -201,6 +227,8 @@ def _remedies(config: Config, fitting: int) -> list[str]:
         ("encoder", "remat", False, "--config.encoder.remat=True (activations made again in the backward pass)"),
         ("encoder", "dtype", "float32", "--config.encoder.dtype=bfloat16"),
     ]
+    if isinstance(config, PretrainConfig) and config.loss.name in WITHOUT_NEGATIVES:
+        choices = choices[1:]  # without such a matrix
     batch = f"--config.batch_size={fitting}" if fitting else "a smaller --config.batch_size"
     return [batch, *(text for group, key, unused, text in choices if values.get(group, {}).get(key) == unused),
             "a smaller --config.augment.crop", "more devices"]

@@ -135,6 +135,12 @@ def batch_shapes(task: Task, info: DatasetInfo, batch_size: int) -> dict[str, ja
     return batch | {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("location", "record")}
 
 
+def check(config: PretrainConfig | FinetuneConfig, task: Task, info: DatasetInfo, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError when the batch, a micro-batch or the crop does not fit the devices or the images."""
+    trainer.check_batch(config, mesh)
+    trainer.check_crop(config.augment.crop, task, info)
+
+
 def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: DatasetInfo, mesh: jax.sharding.Mesh,
                     steps: int) -> StepProgram:
     """Compiles the step of `task` for the devices of `mesh`.
@@ -150,8 +156,7 @@ def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: D
       UserError: batch, crop or model do not fit each other.
       TooLarge: the compiler refuses, for want of memory.
     """
-    trainer.check_batch(config, mesh)
-    trainer.check_crop(config.augment.crop, task, info)
+    check(config, task, info, mesh)
     optimizer = optim.build(config.optimizer, config.batch_size, steps, task.frozen)
     state = jax.eval_shape(lambda: trainer.init_state(task, optimizer, config, mesh))
     batch = batch_shapes(task, info, config.batch_size)

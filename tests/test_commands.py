@@ -164,8 +164,23 @@ def test_a_profile_is_written_and_the_compilation_cache_is_told(write_dataset, t
     assert ("GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in first.stdout) == bool(huge_pages.advice())
     assert f"trace of 2 steps: '{tmp_path / 'one' / 'profile'}'" in first.stdout
     assert list((tmp_path / "one" / "profile").rglob("*.xplane.pb"))
-    second = run(*arguments, f"--workdir={tmp_path / 'two'}")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", "1000000000")
+    second = run(*arguments, f"--workdir={tmp_path / 'two'}", "--profile=10")
+    assert "trace of 4 steps: " in second.stdout, "the first two are left out, and the run ends at 6"
     assert int(re.search(r", (\d+) programs, (\d+) MB", second.stdout)[1]) > 0
-    assert not (tmp_path / "two" / "profile").exists()
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    assert "compilation cache: off" in run(*arguments, f"--workdir={tmp_path / 'two'}").stdout
+    third = run(*arguments, f"--workdir={tmp_path / 'three'}")
+    assert "compilation cache: off" in third.stdout and not (tmp_path / "three" / "profile").exists()
+
+
+@pytest.mark.parametrize("settings, told, largest", [
+    ({"JAX_COMPILATION_CACHE_DIR": "gs://bucket/cache"}, "compilation cache: 'gs://bucket/cache' (JAX", -1),
+    ({"JAX_ENABLE_COMPILATION_CACHE": "false"}, "compilation cache: off (JAX_ENABLE_COMPILATION_CACHE)", -1),
+    ({"JAX_COMPILATION_CACHE_MAX_SIZE": "1000"}, ", 0 programs, 0 MB", 1000), ({}, ", 0 programs, 0 MB", 4 << 30)])
+def test_what_the_environment_says_of_the_compilation_cache_is_kept(tmp_path, settings, told, largest):
+    environment = {key: value for key, value in os.environ.items() if "COMPILATION_CACHE" not in key}
+    code = ("import jax; from dual_encoder import compilation_cache\n"
+            "print(compilation_cache.start()); print(jax.config.jax_compilation_cache_max_size)")
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True,
+                         env=environment | {"XDG_CACHE_HOME": str(tmp_path)} | settings).stdout.splitlines()
+    assert told in out[0] and int(out[1]) == largest

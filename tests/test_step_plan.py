@@ -442,6 +442,10 @@ def test_a_plan_that_does_not_fit_exits_1_and_names_what_to_change(made_up, caps
     (["--topology=cpu:99", *TINY], "this process has 8 simulated CPU devices; use cpu:8"),
     ([*TINY], "the following arguments are required: --topology"),
     (["--topology=cpu:8", *TINY, "--sise=4"], "sise"),
+    (["--topology=cpu:8", *TINY, "--size=-40"], "argument --size: is -40, expected 0 or more"),
+    (["--topology=cpu:8", *TINY, "--pairs=-1"], "argument --pairs: is -1, expected 0 or more"),
+    (["--topology=cpu:8", *TINY, "--memory=nan"], "argument --memory: is nan, expected GiB, 0 or more"),
+    (["--topology=cpu:8", *TINY, "--memory=inf"], "argument --memory: is inf"),
     (["--topology=cpu:8", *TINY, "--config.encoder.widht=4"], "did you mean 'encoder.width'"),
     (["--topology=cpu:8", *TINY, "--sensors=s1_grd"], "the task needs 's2', the records have ['s1']"),
     (["--topology=cpu:8", *TINY, "--sensors=s1_grd,s1_rtc"], "both sar images"),
@@ -458,9 +462,9 @@ def test_a_plan_that_does_not_fit_exits_1_and_names_what_to_change(made_up, caps
 def test_a_mistake_gets_one_line(arguments, message, capsys):
     with pytest.raises(SystemExit) as ended:
         plan.main(arguments)
-    _, err = capsys.readouterr()
-    last = err.splitlines()[-1]
-    assert ended.value.code == 2 and last.startswith("error: ") and message in last, err
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2 and err.startswith("error: ") and message in err and not out, (out, err)
+    assert len(err.splitlines()) == 1
 
 
 def test_a_compiler_that_is_missing_is_named(monkeypatch):
@@ -532,3 +536,14 @@ def test_a_gpu_topology_is_compiled_for(tmp_path):
     assert result.returncode == 0, result.stderr
     one = json.loads((tmp_path / "plan.json").read_text())["plans"]["8"]
     assert "2 x H100 80GB" in result.stdout and one["collectives"]["all-reduce"]["count"] > 0 and one["flops"] > 0
+
+
+def test_tiles_are_not_advised_where_the_objective_has_no_matrix_of_similarities():
+    def advice(**loss):
+        values = pretrain.get_config("smoke")
+        values.data.dir = "not read"
+        values.loss.update(loss)
+        return plan._remedies(parse(values.to_dict()), 8)
+
+    assert any("loss.chunk" in one for one in advice(name="nt_xent"))
+    assert not any("loss.chunk" in one for one in advice(name="vicreg", false_negatives="keep"))
