@@ -78,12 +78,14 @@ def take_turns(step: Callable[[], float], description: dict, pipe: Connection) -
 
 def our_side(config: PretrainConfig, options: argparse.Namespace, pipe: Connection) -> None:
     jax.config.update("jax_num_cpu_devices", options.cpu_devices)
-    step, operations = ours(config, options.size)
+    # PyTorch's side takes one GPU
+    devices = mesh.make(jax.devices()[:1] if jax.default_backend() == "gpu" else None)
+    step, operations = ours(config, options.size, devices)
     step()  # whatever is imported late has been now
     if "tensorflow" in sys.modules:
         sys.exit("something imported TensorFlow")
     device = jax.devices()[0].device_kind
-    take_turns(step, {"operations": operations, "device": device, "count": jax.device_count()}, pipe)
+    take_turns(step, {"operations": operations, "device": device, "count": devices.size}, pipe)
 
 
 def torch_side(config: PretrainConfig, options: argparse.Namespace, pipe: Connection) -> None:
@@ -98,9 +100,8 @@ def configure(options: argparse.Namespace) -> PretrainConfig:
     return parse(values.to_dict())
 
 
-def ours(config: PretrainConfig, size: int) -> tuple[Callable[[], float], int]:
+def ours(config: PretrainConfig, size: int, devices: jax.sharding.Mesh) -> tuple[Callable[[], float], int]:
     """Returns a function that makes a step and returns its loss, and the operations of a step."""
-    devices = mesh.make()
     records = shapes(size, tuple(SENSORS.values()), classes=0)
     task, optimizer = build_task(config, records, devices), optim.build(config.optimizer, config.batch_size, 10**6)
     state = trainer.init_state(task, optimizer, config, devices)
@@ -164,7 +165,8 @@ def torch_step(config: PretrainConfig, options: argparse.Namespace) -> Callable[
 
 def report(options: argparse.Namespace, best: dict[str, float], losses: dict[str, float], operations: int, device: str,
            count: int) -> None:
-    chip = next((chip for chip in CHIPS.values() if chip.name in device.lower().replace(" ", "")), None)
+    alike = [chip for chip in CHIPS.values() if device.startswith(chip.device_kind)]
+    chip = max(alike, key=lambda chip: len(chip.device_kind), default=None)  # 'TPU v5 lite' is no 'TPU v5'
     print(f"two {options.family} of depth {options.depth}, width {options.width}, {options.size} px, batch "
           f"{options.batch}, {options.dtype}, on {count} x {device}; jax {jax.__version__}; "
           f"{operations / 1e9:.1f} GFLOP a step")

@@ -21,6 +21,7 @@ class Chip:
     Attributes:
       name: as in a topology, 'v5e'.
       kind: for people.
+      device_kind: how JAX's own name for it begins (`jax.Device.device_kind`).
       memory: main memory, bytes.
       usable: what of it a program may use, bytes.
       flops: peak bfloat16 operations per second.
@@ -31,6 +32,7 @@ class Chip:
 
     name: str
     kind: str
+    device_kind: str
     memory: int
     usable: int
     flops: float
@@ -39,16 +41,17 @@ class Chip:
     slices: tuple[str, ...]
 
 
-def _tpu(name: str, memory: float, usable: float, teraflops: float, memory_gb: float, link_gb: float, slices: str
+def _tpu(name: str, device_kind: str, memory: float, usable: float, teraflops: float, memory_gb: float, link_gb: float,
+         slices: str) -> Chip:
+    return Chip(name, f"TPU {name.removeprefix('tpu')}", device_kind, int(memory * GIB), int(usable * GIB),
+                teraflops * 1e12, memory_gb * 1e9, link_gb * 1e9, tuple(slices.split()))
+
+
+def _gpu(name: str, kind: str, device_kind: str, memory: float, teraflops: float, memory_gb: float, link_gb: float
          ) -> Chip:
-    return Chip(name, f"TPU {name.removeprefix('tpu')}", int(memory * GIB), int(usable * GIB), teraflops * 1e12,
-                memory_gb * 1e9, link_gb * 1e9, tuple(slices.split()))
-
-
-def _gpu(name: str, kind: str, memory_gb: float, teraflops: float, memory_rate_gb: float, link_gb: float) -> Chip:
     # JAX takes 75 % of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise (its page on GPU memory).
-    return Chip(name, kind, int(memory_gb * 1e9), int(0.75 * memory_gb * 1e9), teraflops * 1e12, memory_rate_gb * 1e9,
-                link_gb * 1e9, ())
+    return Chip(name, kind, device_kind, int(memory * GIB), int(0.75 * memory * GIB), teraflops * 1e12,
+                memory_gb * 1e9, link_gb * 1e9, ())
 
 
 _FLAT = "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16"
@@ -58,16 +61,17 @@ _CUBES = "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x1
 # links in both directions together; half of that leaves a chip. v4: six links of 50 GB/s (Jouppi et al. 2023, arXiv
 # 2304.01433, table 4). A TPU7x chip is two JAX devices, and these are half of its figures. `usable`: the "available
 # HBM" that the compiler of libtpu 0.0.42 names when a program needs more.
-# NVIDIA: data sheets of A100 80GB SXM, H100 SXM, H200 SXM; bfloat16 without sparsity, NVLink in one direction.
+# NVIDIA: data sheets of A100 80GB SXM, H100 SXM, H200 SXM; bfloat16 without sparsity, NVLink in one direction;
+# memory in GiB as CUDA reports it, some of it being the driver's.
 CHIPS: Mapping[str, Chip] = {chip.name: chip for chip in (
-    _tpu("v4", 32, 30.75, 275, 1200, 300, _CUBES),
-    _tpu("v5e", 16, 15.75, 197, 819, 200, _FLAT),
-    _tpu("v5p", 95, 95, 459, 2765, 600, _CUBES),
-    _tpu("v6e", 32, 31.25, 918, 1638, 400, _FLAT),
-    _tpu("tpu7x", 96, 94.75, 1153.5, 3690, 300, _CUBES),
-    _gpu("a100", "A100 80GB", 80, 312, 2039, 300),
-    _gpu("h100", "H100 80GB", 80, 989, 3350, 450),
-    _gpu("h200", "H200 141GB", 141, 989, 4800, 450),
+    _tpu("v4", "TPU v4", 32, 30.75, 275, 1200, 300, _CUBES),
+    _tpu("v5e", "TPU v5 lite", 16, 15.75, 197, 819, 200, _FLAT),
+    _tpu("v5p", "TPU v5", 95, 95, 459, 2765, 600, _CUBES),
+    _tpu("v6e", "TPU v6 lite", 32, 31.25, 918, 1638, 400, _FLAT),
+    _tpu("tpu7x", "TPU7x", 96, 94.75, 1153.5, 3690, 300, _CUBES),
+    _gpu("a100", "A100 80GB", "NVIDIA A100", 79.1, 312, 2039, 300),
+    _gpu("h100", "H100 80GB", "NVIDIA H100 80GB HBM3", 79.1, 989, 3350, 450),
+    _gpu("h200", "H200 141GB", "NVIDIA H200", 139.7, 989, 4800, 450),
 )}
 
 # What the compiler asks about a GPU: NVIDIA's CUDA C++ Programming Guide, table "Technical Specifications per Compute

@@ -153,7 +153,7 @@ def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: D
       steps: length of the schedule; it changes constants only.
 
     Raises:
-      UserError: batch, crop or model do not fit each other.
+      UserError: batch, crop or model do not fit each other, or JAX cannot read what the compiler made.
       TooLarge: the compiler refuses, for want of memory.
     """
     check(config, task, info, mesh)
@@ -169,7 +169,12 @@ def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: D
             raise
         raise TooLarge(" ".join(str(error).split("RESOURCE_EXHAUSTED: ")[-1].splitlines()[0].split())) from error
     seconds = time.perf_counter() - began
-    text, costs = compiled.as_text(), compiled.cost_analysis() or {}  # GPU programs have no costs
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:  # libtpu 0.0.52 makes programs for TPU7x that jax 0.10.2 cannot read
+        raise UserError(f"JAX cannot read the program that the compiler made ({str(error).splitlines()[0][:200]}); "
+                        "install the version of it that goes with this JAX: pip install 'jax[tpu]'") from error
+    costs = compiled.cost_analysis() or {}  # GPU programs have none
     counted = flops.count(trainer.bind_step(task, optimizer, config), state, batch) / mesh.size
     return StepProgram(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)), state=_bytes(state),
