@@ -41,7 +41,7 @@ def start(peer_timeout: int) -> None:
         try:
             address, count, number = (os.environ[name] for name in _MANUAL)
             jax.distributed.initialize(address, int(count), int(number), **limits)
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, IndexError) as error:
             raise UserError(f"{given} do not describe one process of many; set all of {', '.join(_MANUAL)} "
                             "(HOST:PORT, a number, a number from 0)") from error
     elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
@@ -116,6 +116,17 @@ def all_stop(requested: bool, step: int) -> bool:
     if jax.process_count() == 1:
         return requested
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+def stop_before(step: int) -> bool:
+    """To be called once, before the first step of a run that goes on from `step`; True when all are to stop at once.
+
+    JAX takes a process that never called `all_stop` to be before step 1, and has all stop at the step after the largest
+    that was named: a notice from before this call is for step 1, which a resumed run would never reach.
+    """
+    if jax.process_count() == 1 or step == 0:
+        return False
+    return any(multihost_utils.reached_preemption_sync_point(number) for number in sorted({1, step}))
 
 
 @contextlib.contextmanager

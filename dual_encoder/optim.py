@@ -45,7 +45,9 @@ def build(config: OptimizerConfig, batch_size: int, steps: int, frozen: tuple[st
     optimizer = {
         "lars": lambda: optax.lars(rate, config.weight_decay, weight_decay_mask=is_kernel, trust_coefficient=0.001,
                                    trust_ratio_mask=is_kernel, momentum=config.momentum),
-        "lamb": lambda: optax.lamb(rate, weight_decay=config.weight_decay, mask=is_kernel),
+        "lamb": lambda: optax.chain(  # optax.lamb would adapt biases and scales too
+            optax.scale_by_adam(eps=1e-6), optax.add_decayed_weights(config.weight_decay, is_kernel),
+            optax.masked(optax.scale_by_trust_ratio(), is_kernel), optax.scale_by_learning_rate(rate)),
         "adamw": lambda: optax.adamw(rate, weight_decay=config.weight_decay, mask=is_kernel),
         "sgd": lambda: optax.chain(optax.add_decayed_weights(config.weight_decay, is_kernel),
                                    optax.sgd(rate, momentum=config.momentum)),

@@ -164,6 +164,9 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
         with mesh_lib.together(), _StopRequest(mesh_lib.stop_signals()) as stop:
             if start == last and score.is_missing(last):  # the run ended between its last checkpoint and its scores
                 score(last, state)
+            if mesh_lib.stop_before(start):
+                print(f"stopped by a signal before step {start + 1}; run the same command to continue", flush=True)
+                sys.exit(STOPPED)
             for step in range(start + 1, last + 1):
                 profile(step)
                 began = time.perf_counter()

@@ -33,6 +33,25 @@ def test_first_update_is_that_of_the_named_optimizer(name, kernel, bias):
     np.testing.assert_allclose(update["encoder"]["bias"], np.full(2, bias), rtol=1e-4)
 
 
+def test_lamb_adapts_kernels_only():
+    """By hand: the step of Adam, 0.1 in each value, times |w| / |step| for a kernel (here 10) and alone otherwise."""
+    params = jax.tree.map(lambda leaf: 10.0 * leaf, PARAMS)
+    optimizer = optim.build(config("lamb"), 256, 100)
+    update = optimizer.update(GRADS, optimizer.init(params), params)[0]
+    np.testing.assert_allclose(update["encoder"]["kernel"], np.full((3, 2), -1.0), rtol=1e-4)
+    np.testing.assert_allclose(update["encoder"]["bias"], np.full(2, -0.1), rtol=1e-4)
+    np.testing.assert_allclose(update["log_scale"], -0.1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_momentum_carries_the_first_gradient_into_the_second_step(name):
+    """Of the bias, which LARS does not adapt: g, then 0.9 g + g."""
+    optimizer = optim.build(config(name), 256, 100_000)  # so long that the rate stays what it is
+    first, state = optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)
+    second, _ = optimizer.update(GRADS, state, PARAMS)
+    np.testing.assert_allclose(second["encoder"]["bias"], 1.9 * first["encoder"]["bias"], rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["lars", "lamb", "adamw", "sgd"])
 def test_weight_decay_moves_kernels_only(name):
     zero = jax.tree.map(jnp.zeros_like, PARAMS)

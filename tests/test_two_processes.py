@@ -45,6 +45,13 @@ def wait_for_steps(processes, workdir):
         time.sleep(0.02)
 
 
+def wait_for_event(processes, workdir, event):
+    while all(process.poll() is None for process in processes):
+        if f'"{event}"' in (workdir / "metrics.jsonl").read_text():
+            return
+        time.sleep(0.02)
+
+
 def finish(processes, code):
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [code] * len(processes), "\n".join(outputs)
@@ -74,6 +81,21 @@ def test_two_processes_equal_one_and_stop_together(write_dataset, tmp_path):
     losses = [[row["loss"] for row in metrics.read(tmp_path / name) if row["kind"] == "train"]
               for name in ("one", "two")]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_first_step_of_a_resumed_run_stops_all(write_dataset, tmp_path):
+    data, further = write_dataset(), ["--config.schedule.eval_every=0", "--config.schedule.steps=100000"]
+    one = start(data, tmp_path / "run", 4, *further)
+    wait_for_steps([one], tmp_path / "run")
+    one.send_signal(signal.SIGTERM)
+    finish([one], 75)
+    before = checkpoint.load_model(tmp_path / "run").step
+    two = start_two(data, tmp_path / "run", *further)
+    wait_for_event(two, tmp_path / "run", "resumed")
+    two[1].send_signal(signal.SIGTERM)
+    assert "stopped by a signal" in finish(two, 75)[0]
+    assert before <= checkpoint.load_model(tmp_path / "run").step <= before + 2
 
 
 @pytest.mark.slow
@@ -124,8 +146,10 @@ def test_a_dead_or_silent_process_ends_the_other_one_with_the_reason(write_datas
         assert two[0].returncode == -signal.SIGABRT and "stopped sending heartbeats" in output
 
 
-def test_half_a_description_of_the_processes_is_one_line(write_dataset, tmp_path):
-    process = start(write_dataset(), tmp_path / "run", 1, JAX_COORDINATOR_ADDRESS="127.0.0.1:1")
+@pytest.mark.parametrize("given", [{"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"}, {
+    "JAX_COORDINATOR_ADDRESS": "nonsense", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}])
+def test_half_a_description_of_the_processes_is_one_line(write_dataset, tmp_path, given):
+    process = start(write_dataset(), tmp_path / "run", 1, **given)
     output = finish([process], 2)[0]
     assert output.startswith("error: ") and "JAX_NUM_PROCESSES" in output and output.count("\n") == 1
 

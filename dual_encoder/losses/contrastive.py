@@ -99,8 +99,12 @@ def sigmoid(z1: jax.Array, z2: jax.Array, scale: jax.Array, bias: jax.Array, loc
 
 @jax.checkpoint
 def _scaled(z: jax.Array, scale: jax.Array) -> jax.Array:
-    """[batch, dim] float32 -> the same of length sqrt(scale), so that products are logits; zeros stay zeros."""
-    return z * (jnp.sqrt(scale) * jax.lax.rsqrt(jnp.maximum(jnp.square(z).sum(axis=1, keepdims=True), 1e-24)))
+    """[batch, dim] float32 -> the same of length sqrt(scale), so that products are logits.
+
+    Rows shorter than 1e-12 become zeros without gradient: they have no direction, and its gradient would be endless.
+    """
+    square = jnp.square(z).sum(axis=1, keepdims=True)
+    return jnp.where(square > 1e-24, z * (jnp.sqrt(scale) * jax.lax.rsqrt(jnp.maximum(square, 1e-24))), 0.0)
 
 
 def _nll(partner: jax.Array, others: jax.Array, positive: jax.Array) -> jax.Array:
