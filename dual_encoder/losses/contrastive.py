@@ -104,7 +104,7 @@ def _scaled(z: jax.Array, scale: jax.Array) -> jax.Array:
     Rows shorter than 1e-12 become zeros without gradient: they have no direction, and its gradient would be endless.
     """
     square = jnp.square(z).sum(axis=1, keepdims=True)
-    return z * (jnp.sqrt(scale) * jax.lax.rsqrt(jnp.where(square > 1e-24, square, jnp.inf)))
+    return z * jnp.where(square > 1e-24, jnp.sqrt(scale) * jax.lax.rsqrt(jnp.maximum(square, 1e-24)), 0.0)
 
 
 def _nll(partner: jax.Array, others: jax.Array, positive: jax.Array) -> jax.Array:
