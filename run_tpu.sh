@@ -94,6 +94,7 @@ on_hosts() {
 count() { say "$(cut -d' ' -f2- out | sort | uniq -c | awk '{ $1 = $1 " host(s)"; print }' | paste -sd';')"; }
 
 # look_up ASSUMED: sets STATE (MISSING: no such queued resource) and WHY; a dry run assumes it. Returns gcloud's code.
+# The file `accepted` tells tpu/supervise.sh, beyond an attempt, that Google took the request and did not refuse it.
 look_up() {
   gc "$CALL_LIMIT" compute tpus queued-resources describe "$NAME" "${PLACE[@]}" \
     '--format=value(state.state,state.failedData.error.message)'
@@ -102,6 +103,11 @@ look_up() {
   elif ((code == 0)); then read -r STATE WHY <out
   elif grep -q NOT_FOUND err; then STATE=MISSING code=0
   fi
+  case $code:$STATE in
+    0:FAILED) rm -f accepted ;;
+    0:MISSING | 0:DELETING | 0:SUSPEND*) ;;
+    0:*) touch accepted ;;
+  esac
   return $code
 }
 
@@ -120,7 +126,6 @@ need_active() { look_up ACTIVE || explain $?; [[ $STATE == ACTIVE ]] || refuse; 
 wait_for() {
   local before=''
   while look_up "$1" || explain $?; [[ $STATE != "$1" ]]; do
-    [[ $STATE != FAILED ]] || rm -f accepted
     [[ $1:$STATE != ACTIVE:@(FAILED|SUSPEND*|DELETING|MISSING) ]] || refuse
     [[ $1:$before != MISSING:DELETING || $STATE == DELETING ]] || die 1 "the deletion came to nothing: $NAME is $STATE"
     [[ $STATE == "$before" ]] || say "$NAME is $STATE"
@@ -142,7 +147,7 @@ create() {
       [[ -n $RUNTIME_VERSION ]] || die 2 "no known software for '$ACCELERATOR_TYPE'; give --runtime-version"
       call "$CALL_LIMIT" compute tpus queued-resources create "$NAME" "--node-id=$NAME" "${PLACE[@]}" \
         "--accelerator-type=$ACCELERATOR_TYPE" "--runtime-version=$RUNTIME_VERSION" ${SPOT:+--spot} "${CREATE_WORDS[@]}"
-      touch accepted  # for tpu/supervise.sh: the request is in order
+      touch accepted  # also if nobody can look
       wait_for ACTIVE ;;
     *) say "$NAME exists already"; wait_for ACTIVE ;;
   esac
@@ -187,10 +192,10 @@ logs() {
   explain $?
 }
 
-stop() {
+stop() {  # and anything if the program is to be launched again
   look_up ACTIVE || explain $?
   [[ $STATE == ACTIVE ]] || { say "$NAME is $STATE; nothing runs there"; return; }
-  on_hosts all $((STOP_LIMIT + SSH_LIMIT)) stop "$STOP_LIMIT"
+  on_hosts all $((STOP_LIMIT + SSH_LIMIT)) stop "$STOP_LIMIT" "$@"
   explain $?
   [[ -n $DRY_RUN ]] || count
 }

@@ -13,7 +13,8 @@ _LARGEST = 4 << 30  # bytes; the programs that were not used for longest go firs
 
 
 def start() -> str:
-    """Turns JAX's persistent compilation cache on, unless JAX_COMPILATION_CACHE_DIR is set and empty.
+    """Turns JAX's persistent compilation cache on, unless JAX_COMPILATION_CACHE_DIR is set and empty, or JAX's own
+    JAX_ENABLE_COMPILATION_CACHE says no.
 
     Returns:
       where it is and how large, for people.

@@ -34,19 +34,11 @@ from dual_encoder.config import WITHOUT_NEGATIVES, Config, EvaluateConfig, Pretr
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.input import Records
 from dual_encoder.plan_figures import figures, lines
-from dual_encoder.step_program import (
-    Shapes,
-    StepProgram,
-    TooLarge,
-    build_task,
-    check,
-    compile_program,
-    features,
-    shapes,
-)
+from dual_encoder.step_program import Shapes, StepProgram, TooLarge, build_task, compile_program, features, shapes
 
 _COMPILES = 8  # of the search for the largest batch, at most
 _NO_DATA = "no data set"
+_NUMBERS = {**dict.fromkeys(("size", "classes", "pairs"), "0 or more"), "memory": "GiB, 0 or more"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -94,7 +86,11 @@ def largest_batch(fits: Callable[[int], bool], multiple: int, start: int, start_
 
 
 def _run(arguments: list[str]) -> None:
-    options, rest = _parser().parse_known_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    for name, expected in _NUMBERS.items():
+        if not 0 <= (number := getattr(options, name)) < math.inf:
+            parser.error(f"argument --{name}: is {number}, expected {expected}")
     config, records = _read(options, rest)
     jax.config.update("jax_platforms", "cpu")  # leaves an accelerator of this machine alone
     devices, chip = topology(options.topology)
@@ -117,7 +113,6 @@ def _run(arguments: list[str]) -> None:
         answers[batch_size] = program
         return not limit or program.memory.total <= limit
 
-    check(config, task, records.info, mesh)
     kind = chip.kind if chip else "simulated CPU device"
     images = ", ".join(f"{name} {info.dtype}{list(info.shape)}" for name, info in records.info.tensors.items())
     print(f"{options.topology}: {len(devices)} x {kind}; global batch {config.batch_size:,}, "
@@ -153,32 +148,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m dual_encoder.plan", description=__doc__, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", required=True, help="cpu:8, v5e:16x16, v4:4x4x4, h100:8, h100:2x8, ...")
-    parser.add_argument("--size", type=_count, default=0, metavar="PX", help="side of the images; no data set is read")
+    parser.add_argument("--size", type=int, default=0, metavar="PX", help="side of the images; no data set is read")
     parser.add_argument("--sensors", default="s1_grd,s2_l2a", help="with --size: their kinds (default: %(default)s)")
-    parser.add_argument("--classes", type=_count, default=0, metavar="N", help="with --size: classes of the labels")
-    parser.add_argument("--pairs", type=_count, default=0, metavar="N",
-                        help="records per epoch (default: the data set's)")
-    parser.add_argument("--memory", type=_gib, default=0.0, metavar="GIB",
+    parser.add_argument("--classes", type=int, default=0, metavar="N", help="with --size: classes of the labels")
+    parser.add_argument("--pairs", type=int, default=0, metavar="N", help="records per epoch (default: the data set's)")
+    parser.add_argument("--memory", type=float, default=0.0, metavar="GIB",
                         help="memory of a device that may be used (default: what the compiler allows)")
     parser.add_argument("--search", action=argparse.BooleanOptionalAction, default=True,
                         help=f"look for the largest batch that fits, by up to {_COMPILES} compilations more")
     parser.add_argument("--json", metavar="FILE", help="write the figures to a file too")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"is {number}, expected 0 or more")
-    return number
-
-
-def _gib(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"is {text}, expected GiB, 0 or more")
-    return number
 
 
 class _Parser(argparse.ArgumentParser):
@@ -228,7 +208,7 @@ def _remedies(config: Config, fitting: int) -> list[str]:
         ("encoder", "dtype", "float32", "--config.encoder.dtype=bfloat16"),
     ]
     if isinstance(config, PretrainConfig) and config.loss.name in WITHOUT_NEGATIVES:
-        choices = choices[1:]  # without such a matrix
+        del values["loss"]  # there is no such matrix
     batch = f"--config.batch_size={fitting}" if fitting else "a smaller --config.batch_size"
     return [batch, *(text for group, key, unused, text in choices if values.get(group, {}).get(key) == unused),
             "a smaller --config.augment.crop", "more devices"]

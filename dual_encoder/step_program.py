@@ -116,7 +116,7 @@ def build_task(config: PretrainConfig | FinetuneConfig, records: Records | Shape
     """Returns the configured task with random weights; values that change no shape are left out.
 
     Raises:
-      UserError: the records lack what the task needs.
+      UserError: the records lack what the task needs, or batch or crop do not fit the devices or the images.
     """
     missing = [name for name in features(config) if name not in records.info.tensors]
     if missing:
@@ -124,8 +124,12 @@ def build_task(config: PretrainConfig | FinetuneConfig, records: Records | Shape
                         "data set, or --sensors=s1_grd,s2_l2a, and --classes=N for segmentation")
     if isinstance(config, FinetuneConfig):
         config = dataclasses.replace(config, class_weights="none", init_from="")
-        return Finetune(config, records.info.sensors, records, None)
-    return Pretrain(config, records.info.sensors, mesh)
+        task = Finetune(config, records.info.sensors, records, None)
+    else:
+        task = Pretrain(config, records.info.sensors, mesh)
+    trainer.check_batch(config, mesh)
+    trainer.check_crop(config.augment.crop, task, records.info)
+    return task
 
 
 def batch_shapes(task: Task, info: DatasetInfo, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -135,28 +139,21 @@ def batch_shapes(task: Task, info: DatasetInfo, batch_size: int) -> dict[str, ja
     return batch | {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("location", "record")}
 
 
-def check(config: PretrainConfig | FinetuneConfig, task: Task, info: DatasetInfo, mesh: jax.sharding.Mesh) -> None:
-    """Raises UserError when the batch, a micro-batch or the crop does not fit the devices or the images."""
-    trainer.check_batch(config, mesh)
-    trainer.check_crop(config.augment.crop, task, info)
-
-
 def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: DatasetInfo, mesh: jax.sharding.Mesh,
                     steps: int) -> StepProgram:
     """Compiles the step of `task` for the devices of `mesh`.
 
     Args:
-      config: of the run; its batch_size is the global batch.
+      config: of the run; its batch_size is the global batch, of as many rows for each device.
       task: of `build_task`.
       info: shapes of the records.
       mesh: over the devices; they need not exist.
       steps: length of the schedule; it changes constants only.
 
     Raises:
-      UserError: batch, crop or model do not fit each other, or JAX cannot read what the compiler made.
+      UserError: the model does not fit the images, or JAX cannot read what the compiler made.
       TooLarge: the compiler refuses, for want of memory.
     """
-    check(config, task, info, mesh)
     optimizer = optim.build(config.optimizer, config.batch_size, steps, task.frozen)
     state = jax.eval_shape(lambda: trainer.init_state(task, optimizer, config, mesh))
     batch = batch_shapes(task, info, config.batch_size)

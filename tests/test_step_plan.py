@@ -431,6 +431,17 @@ def test_a_plan_that_does_not_fit_exits_1_and_names_what_to_change(made_up, caps
     assert "a smaller --config.batch_size" in out and "largest global batch" not in out
 
 
+def test_tiles_are_not_advised_where_the_objective_has_no_matrix_of_similarities():
+    def advice(**loss):
+        values = pretrain.get_config("smoke")
+        values.data.dir = "not read"
+        values.loss.update(loss)
+        return plan._remedies(parse(values.to_dict()), 8)
+
+    assert any("loss.chunk" in one for one in advice(name="nt_xent"))
+    assert not any("loss.chunk" in one for one in advice(name="vicreg", false_negatives="keep"))
+
+
 # What users meet
 
 
@@ -443,6 +454,7 @@ def test_a_plan_that_does_not_fit_exits_1_and_names_what_to_change(made_up, caps
     ([*TINY], "the following arguments are required: --topology"),
     (["--topology=cpu:8", *TINY, "--sise=4"], "sise"),
     (["--topology=cpu:8", *TINY, "--size=-40"], "argument --size: is -40, expected 0 or more"),
+    (["--topology=cpu:8", *TINY, "--size=large"], "argument --size: invalid int value: 'large'"),
     (["--topology=cpu:8", *TINY, "--pairs=-1"], "argument --pairs: is -1, expected 0 or more"),
     (["--topology=cpu:8", *TINY, "--memory=nan"], "argument --memory: is nan, expected GiB, 0 or more"),
     (["--topology=cpu:8", *TINY, "--memory=inf"], "argument --memory: is inf"),
@@ -536,14 +548,3 @@ def test_a_gpu_topology_is_compiled_for(tmp_path):
     assert result.returncode == 0, result.stderr
     one = json.loads((tmp_path / "plan.json").read_text())["plans"]["8"]
     assert "2 x H100 80GB" in result.stdout and one["collectives"]["all-reduce"]["count"] > 0 and one["flops"] > 0
-
-
-def test_tiles_are_not_advised_where_the_objective_has_no_matrix_of_similarities():
-    def advice(**loss):
-        values = pretrain.get_config("smoke")
-        values.data.dir = "not read"
-        values.loss.update(loss)
-        return plan._remedies(parse(values.to_dict()), 8)
-
-    assert any("loss.chunk" in one for one in advice(name="nt_xent"))
-    assert not any("loss.chunk" in one for one in advice(name="vicreg", false_negatives="keep"))

@@ -38,18 +38,13 @@ def start_two(data, workdir, *further, devices=2):
                   JAX_PROCESS_ID=str(number)) for number in (0, 1)]
 
 
+def wait_for(processes, condition):
+    while all(process.poll() is None for process in processes) and not condition():
+        time.sleep(0.02)
+
+
 def wait_for_steps(processes, workdir):
-    while all(process.poll() is None for process in processes):
-        if (workdir / "metrics.jsonl").exists() and len(metrics.read(workdir)) > 3:
-            return
-        time.sleep(0.02)
-
-
-def wait_for_event(processes, workdir, event):
-    while all(process.poll() is None for process in processes):
-        if f'"{event}"' in (workdir / "metrics.jsonl").read_text():
-            return
-        time.sleep(0.02)
+    wait_for(processes, lambda: (workdir / "metrics.jsonl").exists() and len(metrics.read(workdir)) > 3)
 
 
 def finish(processes, code):
@@ -92,7 +87,7 @@ def test_a_signal_before_the_first_step_of_a_resumed_run_stops_all(write_dataset
     finish([one], 75)
     before = checkpoint.load_model(tmp_path / "run").step
     two = start_two(data, tmp_path / "run", *further)
-    wait_for_event(two, tmp_path / "run", "resumed")
+    wait_for(two, lambda: '"resumed"' in (tmp_path / "run" / "metrics.jsonl").read_text())
     two[1].send_signal(signal.SIGTERM)
     assert "stopped by a signal" in finish(two, 75)[0]
     assert before <= checkpoint.load_model(tmp_path / "run").step <= before + 2

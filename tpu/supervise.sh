@@ -13,8 +13,8 @@ survey() {
   ((LOOK == 0)) || return
   case $STATE in
     MISSING | DELETING | FAILED | SUSPEND*) SITUATION=gone; return ;;
-    ACTIVE) touch accepted; on_hosts all "$SSH_LIMIT" state; LOOK=$? ;;
-    *) touch accepted; SITUATION=coming; return ;;
+    ACTIVE) on_hosts all "$SSH_LIMIT" state; LOOK=$? ;;
+    *) SITUATION=coming; return ;;
   esac
   if [[ -n $DRY_RUN ]]; then SITUATION='done'
   elif ((LOOK == 127)); then SITUATION=idle
@@ -36,13 +36,13 @@ unreachable() { explain "$LOOK"; }
 # waits, longer each time. Returns the code of the attempt.
 attempt() {
   local command code
-  if [[ -n $tried && -z $ran ]]; then
+  if [[ -z $ran ]]; then
     ((++failures < FAILURES)) || die 1 "gave up on $NAME after $failures attempts in a row; it may still cost money"
     say "trying again in $pause s"
     nap "$pause"
     pause=$((pause > 900 ? 1800 : 2 * pause))
   fi
-  tried=1 ran=''
+  ran=''
   (CHILD=''; trap interrupted INT TERM; for command; do "$command"; done) & CHILD=$!  # `wait` hears signals at once
   wait "$CHILD"; code=$?; CHILD=''
   ((code)) || started=1
@@ -52,10 +52,7 @@ attempt() {
 
 again() { replacing=1; attempt delete create setup launch; }
 
-halt() {  # as `stop`, but not a person's: those that still run make room for a new start
-  on_hosts all $((STOP_LIMIT + SSH_LIMIT)) stop "$STOP_LIMIT" restart
-  explain $?
-}
+halt() { stop restart; }  # no person's: what still runs makes room for a new start
 
 give_up() {  # the program failed: show where it did first, leave nothing running
   local host code
@@ -66,7 +63,7 @@ give_up() {  # the program failed: show where it did first, leave nothing runnin
 }
 
 supervise() {
-  local started='' tried='' ran='' replacing='' suspect='' failures=0 pause=$BACKOFF
+  local started='' ran=1 replacing='' suspect='' failures=0 pause=$BACKOFF
   [[ -n $MOUNT ]] || say "note: without --mount a preempted slice takes the workdir with it"
   while true; do
     if [[ -n $started ]]; then survey ACTIVE; else survey MISSING; fi
@@ -87,6 +84,7 @@ supervise() {
       done)
         say "the program has ended with exit code 0"
         [[ -n $DELETE_WHEN_DONE ]] || { say "$NAME still costs money; run: ./run_tpu.sh delete"; return; }
+        ran=1  # however short: its deletion need not wait
         until attempt delete; do :; done
         return ;;
       stopped) say "the program was stopped by hand"; return ;;
