@@ -33,7 +33,7 @@ from dual_encoder.train_state import TrainState
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as FILE.py or FILE.py:VARIANT.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _PROFILE = flags.DEFINE_integer("profile", 0, "Steps to trace, from the third on.", lower_bound=0)
-_PEER_TIMEOUT = flags.DEFINE_integer("peer_timeout", 100, "Seconds until a silent process is dead.", lower_bound=1)
+_PEER_TIMEOUT = flags.DEFINE_integer("peer_timeout", 100, "Seconds until a silent process is dead.", lower_bound=10)
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
@@ -50,7 +50,8 @@ def main() -> None:
     mesh.start(_PEER_TIMEOUT.value)
     if mesh.is_main_process():
         print(*filter(None, (cache, huge_pages.advice())), sep="\n", flush=True)
-    {PretrainConfig: _pretrain, FinetuneConfig: _finetune, EvaluateConfig: _evaluate}[type(config)](config)
+    with mesh.together():
+        {PretrainConfig: _pretrain, FinetuneConfig: _finetune, EvaluateConfig: _evaluate}[type(config)](config)
 
 
 def _pretrain(config: PretrainConfig) -> None:
@@ -95,10 +96,9 @@ def _evaluate(config: EvaluateConfig) -> None:
     scores, pictures = trainer.evaluator(task, records, config.batch_size, devices)(state)
     if mesh.is_main_process():
         if workdir != epath.Path(config.init_from):
-            sensors = {name: spec.to_json() for name, spec in task.sensors.items()}
-            workdir_lib.check(workdir, to_dict(config), records.info.fingerprint, sensors)
-            workdir_lib.record_run(workdir, to_dict(config), records.info, sensors,
-                                   sum(leaf.size for leaf in jax.tree.leaves(state.params)))
+            facts = workdir_lib.facts(to_dict(config), records.info, task.sensors)
+            workdir_lib.check(workdir, facts)
+            workdir_lib.record_run(workdir, facts, sum(leaf.size for leaf in jax.tree.leaves(state.params)))
         hooks.save_evaluation(workdir, model.step, scores, pictures)
         print(f"checkpoint {model.step}, data set '{records.info.config}', split '{split}', one record per place")
         print(hooks.summary(scores))
@@ -125,4 +125,4 @@ def _checked(model: LoadedModel, name: str, records: Records) -> SensorSpec:
 
 
 if __name__ == "__main__":
-    exit_on_user_error(main, debug="--debug" in sys.argv)
+    exit_on_user_error(main, debug="--debug" in sys.argv, leave=mesh.leave)

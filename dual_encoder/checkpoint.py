@@ -26,6 +26,7 @@ from dual_encoder import mesh as mesh_lib
 from dual_encoder.errors import UserError
 from dual_encoder.sensors import SensorSpec
 from dual_encoder.train_state import TrainState
+from dual_encoder.workdir import compare
 
 _CHUNK = 1 << 24
 
@@ -57,7 +58,7 @@ class Checkpoints:
     Args:
       workdir: of the run.
       keep: number of newest checkpoints to keep.
-      facts: JSON values stored with each checkpoint: config, sensors, dataset, code_version.
+      facts: of the run, as `workdir.facts` gives them; stored with each checkpoint.
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int, facts: Mapping[str, Any]):
@@ -96,9 +97,8 @@ class Checkpoints:
         try:
             sealing.result()
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"a checkpoint could not be saved to '{self._workdir}': {reason}; older checkpoints are "
-                            "untouched: make room and run the same command again") from error
+            raise UserError(f"a checkpoint could not be saved to '{self._workdir}': {_short(error)}; older checkpoints "
+                            "are untouched: make room and run the same command again") from error
 
     def close(self) -> None:
         """Waits for the last save and releases the threads."""
@@ -118,7 +118,7 @@ class Checkpoints:
           state: the freshly initialised state: structure, shapes and the shardings to restore to.
 
         Raises:
-          UserError: checkpoints exist and none of them is sound.
+          UserError: checkpoints exist and none of them is sound, or they are of another run.
         """
         step = mesh_lib.agree(self._newest_sound() if mesh_lib.is_main_process() else 0)
         self._manager.reload()
@@ -145,9 +145,15 @@ class Checkpoints:
         return -1
 
     def _read(self, step: int, state: TrainState) -> TrainState:
+        facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+        compare(f"checkpoint {step} of '{self._workdir}' is of a run", facts, self._facts)
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        restored = self._manager.restore(step, args=ocp.args.Composite(
-            model=ocp.args.StandardRestore(target.model), optimizer=ocp.args.StandardRestore(_rest(target))))
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(
+                model=ocp.args.StandardRestore(target.model), optimizer=ocp.args.StandardRestore(_rest(target))))
+        except ValueError as error:
+            raise UserError(f"checkpoint {step} of '{self._workdir}' does not fit this model ({_short(error)}); it was "
+                            f"written by dual_encoder {facts['code_version']}: use that, or another workdir") from error
         model, rest = restored["model"], restored["optimizer"]
         return TrainState(step=rest["step"], opt_state=rest["opt_state"], **rest.get("trained", model),
                           average=model if "trained" in rest else {})
@@ -164,6 +170,10 @@ class Checkpoints:
         for file in folder.glob("*.json"):
             if file.stem not in kept:
                 file.unlink()
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _rest(state: TrainState) -> dict[str, Any]:

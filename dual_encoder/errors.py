@@ -16,12 +16,13 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(choices)}"
 
 
-def exit_on_user_error(main: Callable[[], None], debug: bool) -> None:
+def exit_on_user_error(main: Callable[[], None], debug: bool, leave: Callable[[int], None] = sys.exit) -> None:
     """Runs `main`; a UserError, or what the operating system refuses, ends the process with code 2 and one line.
 
     Args:
       main: the command, without arguments.
       debug: True lets the traceback through.
+      leave: ends the process with a code.
     """
     try:
         main()
@@ -30,9 +31,9 @@ def exit_on_user_error(main: Callable[[], None], debug: bool) -> None:
             raise
         hint = "" if isinstance(error, UserError) else "; mend this and run the same command again"
         print(f"error: {' '.join(str(error).split())}{hint}", file=sys.stderr)
-        sys.exit(2)
+        leave(2)
     except KeyboardInterrupt:
         if debug:
             raise
         print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        leave(130)

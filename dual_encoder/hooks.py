@@ -29,7 +29,8 @@ def is_due(step: int, every: int, last: int) -> bool:
 class TrainLog:
     """Reads the metrics of finished steps, stops on a non-finite one, writes means and shows progress.
 
-    Metrics are read one step late, so that the devices always have a step to work on.
+    Metrics are read one step late, so that the devices always have a step to work on. All processes read the same ones
+    after the same step.
 
     Args:
       writer: None on all but the main process.
@@ -37,12 +38,15 @@ class TrainLog:
       every: interval of the rows, in steps.
       batch_size: of the global batch.
       name_records: step -> ids of the records of its batch.
+
+    Attributes:
+      stop: some process was asked to stop before a step whose metrics were read.
     """
 
     def __init__(self, writer: MetricWriter | None, start: int, last: int, every: int, batch_size: int,
                  name_records: Callable[[int], list[str]]):
         self._writer, self._last, self._every, self._batch_size = writer, last, every, batch_size
-        self._name_records = name_records
+        self._name_records, self.stop = name_records, False
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         self._sums: dict[str, float] = {}
         self._count = 0  # steps in the sums
@@ -79,6 +83,7 @@ class TrainLog:
     def _read_oldest(self) -> None:
         step, metrics = self._pending.pop(0)
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        self.stop |= bool(values.pop("stop"))
         if not values.pop("finite"):
             ids = self._name_records(step - 1)
             raise UserError(f"loss={values['loss']} grad_norm={values['grad_norm']} at step {step}: not finite, the "
@@ -144,12 +149,14 @@ class Profile:
         self._traced += self._tracing
 
     def close(self) -> None:
-        """Writes the trace, also of a run that ended before its last traced step."""
+        """Writes the trace, also of a run that ended before its last traced step; says so when it has none."""
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()
             print(f"trace of {self._traced} steps: '{self._folder}' (TensorBoard's profile plugin, or "
                   "*.trace.json.gz in ui.perfetto.dev)", flush=True)
+        elif self._first < self._end and not self._traced:
+            print(f"no trace: the run ended before step {self._first}, the first to be traced", flush=True)
 
 
 class SaveCheckpoint:

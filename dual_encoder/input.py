@@ -8,8 +8,11 @@ import concurrent.futures
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grain
@@ -212,8 +215,10 @@ class BatchReader:
 
 
 def batches(records: Records, *, seed: int, batch_size: int, rows: range, start: int, stop: int, threads: int,
-            processes: int) -> Iterator[dict[str, np.ndarray]]:
+            processes: int) -> Generator[dict[str, np.ndarray]]:
     """Yields this process's rows of the batches of steps start, ..., stop - 1; two batches are read ahead.
+
+    A generator: its `close` ends the readers.
 
     Args:
       records: the split.
@@ -230,14 +235,27 @@ def batches(records: Records, *, seed: int, batch_size: int, rows: range, start:
     source = grain.MapDataset.range(start, stop).map(lambda step: reader(order.numbers(step)[rows.start:rows.stop]))
     stream = source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     if processes:
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes))
-    if not records.max_bad_records:
-        return iter(stream)
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes), _begin_reading)
+    reading = iter(stream)
+    try:
+        for step in range(start, stop):
+            batch = next(reading)
+            if records.max_bad_records:
+                records.count_bad(order.numbers(step)[rows.start:rows.stop], batch["record"])
+            yield batch
+    finally:
+        reading.close()
 
-    def counted(step: int, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        records.count_bad(order.numbers(step)[rows.start:rows.stop], batch["record"])
-        return batch
-    return map(counted, range(start, stop), stream)
+
+def _begin_reading(*_: int) -> None:
+    """In a reading process: a signal to all processes of a run is for the trainer; without it the reader ends."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_trainer() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(0)
+    threading.Thread(target=end_with_trainer, daemon=True).start()
 
 
 def in_order(records: Records, batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], int]]:

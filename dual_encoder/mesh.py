@@ -8,9 +8,10 @@ import contextlib
 import glob
 import importlib.util
 import os
-import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -21,13 +22,17 @@ from dual_encoder.errors import UserError
 
 LOST = 76  # exit code: another process of the run is dead (EX_PROTOCOL)
 _AXIS = "data"
+_MEETING = 300  # seconds that the first process waits for the last one to start
+_PATIENCE = 20  # seconds until a process says that it waits
+_LEAVING = 5  # seconds that a process waits at its end for others that end like it
 _MANUAL = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def start(peer_timeout: int) -> None:
     """Joins the other hosts when this process is one of many.
 
-    The three variables of `_MANUAL` say so, or SLURM, or a TPU: JAX asks the host's metadata server for the others.
+    The three variables of `_MANUAL` say so, or SLURM, or a TPU: JAX asks its metadata server for the others. They
+    may start `_MEETING` seconds apart, or `peer_timeout` where that is longer; then JAX aborts those that came.
 
     Args:
       peer_timeout: seconds without a sign of life after which a process counts as dead, and all others end.
@@ -35,22 +40,38 @@ def start(peer_timeout: int) -> None:
     Raises:
       UserError: some of the three are set, others are missing or no numbers.
     """
-    limits = {"heartbeat_timeout_seconds": peer_timeout, "shutdown_timeout_seconds": peer_timeout}
     given = {name: os.environ[name] for name in _MANUAL if name in os.environ}
     if given:
         try:
             address, count, number = (os.environ[name] for name in _MANUAL)
-            jax.distributed.initialize(address, int(count), int(number), **limits)
+            _join(peer_timeout, address, int(count), int(number))
         except (KeyError, ValueError, IndexError) as error:
             raise UserError(f"{given} do not describe one process of many; set all of {', '.join(_MANUAL)} "
                             "(HOST:PORT, a number, a number from 0)") from error
     elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-        jax.distributed.initialize(**limits)
+        _join(peer_timeout)
     elif _has_tpu():
         try:
-            jax.distributed.initialize(**limits)
+            _join(peer_timeout)
         except ValueError:  # no metadata server that knows of a slice: a machine of its own
             pass
+
+
+def _join(peer_timeout: int, *where: str | int) -> None:
+    """Starts `jax.distributed`; says what a long start waits for: where it is in vain, JAX aborts without a reason."""
+    limit = max(peer_timeout, _MEETING)
+    line = (f"waiting for the other processes of the run, up to {limit} s; start the same command on all hosts, and "
+            "see that each can reach the first one")
+    timer = threading.Timer(_PATIENCE, print, (line,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    # JAX's notice of SIGTERM mixes up our steps with those that Orbax names on another thread; ours is in the batch.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(*where, heartbeat_timeout_seconds=peer_timeout, initialization_timeout=limit,
+                                   shutdown_timeout_seconds=peer_timeout)
+    finally:
+        timer.cancel()
 
 
 def _has_tpu() -> bool:
@@ -81,12 +102,16 @@ def by_row(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(_AXIS))
 
 
-def check_rows(key: str, rows: int, mesh: Mesh) -> None:
-    """Raises UserError, naming the config key, unless so many rows can be split evenly over the devices."""
+def check_rows(key: str, rows: int, mesh: Mesh, of: int = 0) -> None:
+    """Raises UserError, naming the config key, unless so many rows can be split evenly over the devices.
+
+    It advises the next smaller and the next larger number; those that divide `of` where the rows are a part of that.
+    """
     if rows % mesh.size:
-        below, above = rows // mesh.size * mesh.size, -(-rows // mesh.size) * mesh.size
-        choice = f"{below} or {above}" if below else f"{above}"
-        raise UserError(f"config.{key} is {rows}, not a multiple of the {mesh.size} devices; use {choice}")
+        fit = [number for number in range(mesh.size, rows + of + mesh.size, mesh.size) if of % number == 0]
+        choices = [*[number for number in fit if number < rows][-1:], *[number for number in fit if number > rows][:1]]
+        raise UserError(f"config.{key} is {rows}, not a multiple of the {mesh.size} devices; use "
+                        f"{' or '.join(map(str, choices))}")
 
 
 def local_rows(batch_size: int) -> range:
@@ -95,38 +120,19 @@ def local_rows(batch_size: int) -> range:
     return range(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
-def to_global(local_batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Turns this process's rows into arrays of the global batch, sharded by row."""
-    sharding = by_row(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in local_batch.items()}
+def to_global(local_batch: Mapping[str, np.ndarray], mesh: Mesh, stop: bool = False) -> dict[str, jax.Array]:
+    """Turns this process's rows into arrays of the global batch, sharded by row.
+
+    Its `stop` [batch] bool says of each row whether the process that feeds it was asked to end the run.
+    """
+    sharding, rows = by_row(mesh), len(next(iter(local_batch.values())))
+    return {name: jax.make_array_from_process_local_data(sharding, array)
+            for name, array in {**local_batch, "stop": np.full(rows, stop)}.items()}
 
 
 def is_main_process() -> bool:
     """True on the one process that writes metrics, reports and progress."""
     return jax.process_index() == 0
-
-
-def stop_signals() -> tuple[int, ...]:
-    """Returns the signals that a run notes itself; with many processes `jax.distributed` notes SIGTERM for all."""
-    return (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
-
-
-def all_stop(requested: bool, step: int) -> bool:
-    """True when this process was asked to stop; with many processes, on all of them at the same step."""
-    if jax.process_count() == 1:
-        return requested
-    return multihost_utils.reached_preemption_sync_point(step)
-
-
-def stop_before(step: int) -> bool:
-    """To be called once, before the first step of a run that goes on from `step`; True when all are to stop at once.
-
-    JAX takes a process that never called `all_stop` to be before step 1, and has all stop at the step after the largest
-    that was named: a notice from before this call is for step 1, which a resumed run would never reach.
-    """
-    if jax.process_count() == 1 or step == 0:
-        return False
-    return any(multihost_utils.reached_preemption_sync_point(number) for number in sorted({1, step}))
 
 
 @contextlib.contextmanager
@@ -144,6 +150,23 @@ def together() -> Iterator[None]:
               f"{' '.join(str(error).split())[:300]}; look for an earlier error in the logs of the others, and start "
               "the same command on all of them again", file=sys.stderr, flush=True)
         os._exit(LOST)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process, whatever the others of the run do.
+
+    JAX has all processes meet at their exit, waits for `peer_timeout`, and aborts. So those that end for the same
+    reason meet here; one that ends alone does not wait for the others, which lose it as they would a dead one.
+    """
+    if jax.distributed.is_initialized():
+        meeting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        meeting.start()
+        meeting.join(_LEAVING)
+        if meeting.is_alive():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    sys.exit(code)
 
 
 def agree(value: int) -> int:

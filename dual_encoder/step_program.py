@@ -133,10 +133,11 @@ def build_task(config: PretrainConfig | FinetuneConfig, records: Records | Shape
 
 
 def batch_shapes(task: Task, info: DatasetInfo, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the global batch as `Records.read` makes it, without values."""
+    """Returns the global batch as `mesh.to_global` makes it, without values."""
     batch = {name: jax.ShapeDtypeStruct((batch_size, *info.tensors[name].shape), jnp.dtype(info.tensors[name].dtype))
              for name in task.features}
-    return batch | {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("location", "record")}
+    return batch | {name: jax.ShapeDtypeStruct((batch_size,), dtype)
+                    for name, dtype in (("location", jnp.int32), ("record", jnp.int32), ("stop", jnp.bool))}
 
 
 def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: DatasetInfo, mesh: jax.sharding.Mesh,

@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import contextlib
 import functools
 import signal
 import sys
@@ -14,7 +15,7 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from dual_encoder import __version__, hooks, optim
+from dual_encoder import hooks, optim
 from dual_encoder import input as input_lib
 from dual_encoder import mesh as mesh_lib
 from dual_encoder import workdir as workdir_lib
@@ -38,11 +39,11 @@ def train_step(state: TrainState, batch: Mapping[str, jax.Array], *, task: Task,
 
     Args:
       state: donated by `compile_step`.
-      batch: the global batch, raw integers.
+      batch: the global batch, raw integers, and `stop` [batch] bool.
       task, optimizer, seed, ema: bound at compile time.
 
     Returns:
-      The next state and metrics, [] float32 each; `finite` is 0 or 1.
+      The next state and metrics, [] float32 each; [] bool are `finite` and `stop`: any process is asked to stop.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     (loss, (batch_stats, metrics)), grads = jax.value_and_grad(task.loss, has_aux=True)(
@@ -55,7 +56,8 @@ def train_step(state: TrainState, batch: Mapping[str, jax.Array], *, task: Task,
     proposed = TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state,
                           average=average)
     state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
-    return state, metrics | {"loss": loss, "grad_norm": grad_norm, "param_norm": param_norm, "finite": finite}
+    return state, metrics | {"loss": loss, "grad_norm": grad_norm, "param_norm": param_norm, "finite": finite,
+                             "stop": jnp.any(batch["stop"])}
 
 
 def init_state(task: Task, optimizer: optax.GradientTransformation, config: PretrainConfig | FinetuneConfig,
@@ -85,7 +87,7 @@ def check_batch(config: PretrainConfig | FinetuneConfig, mesh: Mesh) -> None:
     """Raises UserError unless batch and micro-batch can be split evenly over the devices."""
     mesh_lib.check_rows("batch_size", config.batch_size, mesh)
     if isinstance(config, PretrainConfig):
-        mesh_lib.check_rows("train.micro_batch", config.train.micro_batch, mesh)
+        mesh_lib.check_rows("train.micro_batch", config.train.micro_batch, mesh, of=config.batch_size)
 
 
 def check_crop(crop: int, task: Task, info: DatasetInfo) -> None:
@@ -127,85 +129,79 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
     check_crop(config.augment.crop, task, records.info)
     order = records.order(config.seed, config.batch_size)
     last = schedule.steps or schedule.epochs * order.steps_per_epoch
-    sensors = {name: spec.to_json() for name, spec in task.sensors.items()}
-    workdir_lib.check(workdir, to_dict(config), records.info.fingerprint, sensors)
-    optimizer = optim.build(config.optimizer, config.batch_size, last, task.frozen)
-    state = init_state(task, optimizer, config, mesh)
-    checkpoints = Checkpoints(workdir, schedule.keep, {
-        "config": to_dict(config), "sensors": sensors, "dataset": workdir_lib.data_facts(records.info),
-        "code_version": __version__})
-    restored = checkpoints.restore(state)
-    state = state if restored is None else restored
-    start = int(state.step)
-    writer = None
-    if mesh_lib.is_main_process():
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        workdir_lib.record_run(workdir, to_dict(config), records.info, sensors, parameters)
-        writer = MetricWriter(workdir, start)
-        writer.write(start, "event", {"event": "started" if start == 0 else "resumed"})
-        print(f"{config.task}: {len(records)} records, {order.steps_per_epoch} steps per epoch, "
-              f"{parameters / 1e6:.1f} M parameters, {mesh.size} {mesh.devices.flat[0].platform} device(s), from step "
-              f"{start} to {last}", flush=True)
+    facts = workdir_lib.facts(to_dict(config), records.info, task.sensors)
+    workdir_lib.check(workdir, facts)
+    with _StopRequest() as stop, contextlib.ExitStack() as run:
+        optimizer = optim.build(config.optimizer, config.batch_size, last, task.frozen)
+        state = init_state(task, optimizer, config, mesh)
+        checkpoints = Checkpoints(workdir, schedule.keep, facts)
+        run.callback(checkpoints.close)
+        restored = checkpoints.restore(state)
+        state = state if restored is None else restored
+        start = int(state.step)
+        writer = None
+        if mesh_lib.is_main_process():
+            parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+            workdir_lib.record_run(workdir, facts, parameters)
+            writer = MetricWriter(workdir, start)
+            run.callback(writer.close)
+            writer.write(start, "event", {"event": "started" if start == 0 else "resumed"})
+            print(f"{config.task}: {len(records)} records, {order.steps_per_epoch} steps per epoch, "
+                  f"{parameters / 1e6:.1f} M parameters, {mesh.size} {mesh.devices.flat[0].platform} device(s), from "
+                  f"step {start} to {last}", flush=True)
 
-    def name_records(step: int) -> list[str]:
-        return [records.record(number)["id"] for number in order.numbers(step).tolist()]
+        def name_records(step: int) -> list[str]:
+            return [records.record(number)["id"] for number in order.numbers(step).tolist()]
 
-    log = hooks.TrainLog(writer, start, last, schedule.log_every, config.batch_size, name_records)
-    save = hooks.SaveCheckpoint(checkpoints, writer, schedule.checkpoint_every, last)
-    score = hooks.Evaluate(evaluator(task, eval_records, config.batch_size, mesh), writer, workdir,
-                           schedule.eval_every, last, lambda: write_report(workdir))
-    profile = hooks.Profile(workdir, start + 3, profile_steps, log.settle)
-    step_fn = compile_step(task, optimizer, config, mesh)
-    stream = input_lib.batches(records, seed=config.seed, batch_size=config.batch_size,
-                           rows=mesh_lib.local_rows(config.batch_size), start=start, stop=last,
-                           threads=config.data.threads, processes=config.data.processes)
-    bad = 0
-    try:
-        with mesh_lib.together(), _StopRequest(mesh_lib.stop_signals()) as stop:
+        log = hooks.TrainLog(writer, start, last, schedule.log_every, config.batch_size, name_records)
+        run.callback(log.close)
+        save = hooks.SaveCheckpoint(checkpoints, writer, schedule.checkpoint_every, last)
+        score = hooks.Evaluate(evaluator(task, eval_records, config.batch_size, mesh), writer, workdir,
+                               schedule.eval_every, last, lambda: write_report(workdir))
+        profile = hooks.Profile(workdir, start + 3, profile_steps, log.settle)
+        run.callback(profile.close)
+        step_fn = compile_step(task, optimizer, config, mesh)
+        stream = input_lib.batches(records, seed=config.seed, batch_size=config.batch_size,
+                                   rows=mesh_lib.local_rows(config.batch_size), start=start, stop=last,
+                                   threads=config.data.threads, processes=config.data.processes)
+        run.callback(stream.close)
+        bad = 0
+        with mesh_lib.together():  # as the innermost: to close the run would wait for the dead
             if start == last and score.is_missing(last):  # the run ended between its last checkpoint and its scores
                 score(last, state)
-            if mesh_lib.stop_before(start):
-                print(f"stopped by a signal before step {start + 1}; run the same command to continue", flush=True)
-                sys.exit(STOPPED)
             for step in range(start + 1, last + 1):
                 profile(step)
                 began = time.perf_counter()
-                batch = mesh_lib.to_global(next(stream), mesh)
+                batch = mesh_lib.to_global(next(stream), mesh, stop.requested)
                 log.waited(time.perf_counter() - began)
                 if writer and len(records.bad) > bad:
                     bad = len(records.bad)
                     writer.write(step, "event", {"event": f"{bad} damaged records replaced so far"})
                 state, metrics = step_fn(state, batch)
+                del batch
                 log(step, metrics)
-                stopping = mesh_lib.all_stop(stop.requested, step)
-                if save.due(step) or stopping:
+                if save.due(step) or log.stop:
                     log.settle()
                     save(step, state)
-                if stopping:
+                if log.stop:
                     print(f"stopped by a signal after step {step}; saved, run the same command to continue", flush=True)
                     sys.exit(STOPPED)
                 if score.due(step):
                     log.settle()
                     score(step, state)
                     log.resume_clock()
-    finally:
-        profile.close()
-        log.close()
-        checkpoints.close()
-        if writer:
-            writer.close()
     if mesh_lib.is_main_process():
         print(f"report: {write_report(workdir)}", flush=True)
 
 
 class _StopRequest:
-    """Notes signals instead of dying of them; a second SIGINT interrupts at once."""
+    """Notes SIGTERM and SIGINT instead of dying of them; a second SIGINT interrupts at once."""
 
-    def __init__(self, numbers: tuple[int, ...]):
-        self.requested, self._numbers = False, numbers
+    def __init__(self):
+        self.requested = False
 
     def __enter__(self) -> "_StopRequest":
-        self._old = {number: signal.signal(number, self._note) for number in self._numbers}
+        self._old = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: Any) -> None:

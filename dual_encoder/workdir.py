@@ -21,8 +21,9 @@ from etils import epath
 
 from dual_encoder import __version__, atomic
 from dual_encoder.config import differences
+from dual_encoder.dataset_info import DatasetInfo
 from dual_encoder.errors import UserError
-from dual_encoder.tfrecord import DatasetInfo
+from dual_encoder.sensors import SensorSpec
 
 # Keys that change how a run is carried out or watched, not what it computes.
 _FREE_KEYS = ("data.dir", "data.threads", "data.processes", "data.max_bad_records", "schedule.log_every",
@@ -30,14 +31,27 @@ _FREE_KEYS = ("data.dir", "data.threads", "data.processes", "data.max_bad_record
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
 
-def check(workdir: epath.Path, config: Mapping[str, Any], fingerprint: str, sensors: Mapping[str, Any]) -> None:
+def facts(config: Mapping[str, Any], info: DatasetInfo, sensors: Mapping[str, SensorSpec]) -> dict[str, Any]:
+    """Returns what makes a run the one that it is, as its folder and its checkpoints keep it.
+
+    Args:
+      config: of the run.
+      info: the data set.
+      sensors: feature name -> spec in use.
+
+    Returns:
+      JSON values: config, dataset, sensors, code_version.
+    """
+    return {"config": dict(config), "dataset": _data_facts(info),
+            "sensors": {name: spec.to_json() for name, spec in sensors.items()}, "code_version": __version__}
+
+
+def check(workdir: epath.Path, ours: Mapping[str, Any]) -> None:
     """Makes the folder, or checks that an existing one belongs to this run.
 
     Args:
       workdir: of the run.
-      config: of the run.
-      fingerprint: of the data set.
-      sensors: feature name -> SensorSpec JSON in use.
+      ours: `facts` of the run.
 
     Raises:
       UserError: it holds a run with another configuration or other data.
@@ -45,52 +59,61 @@ def check(workdir: epath.Path, config: Mapping[str, Any], fingerprint: str, sens
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir '{workdir}' is a file; give a folder")
     workdir.mkdir(parents=True, exist_ok=True)
+    seen = {}
     if (workdir / "config.json").exists():
-        changed = {key: values for key, values in differences(read_json(workdir / "config.json"), config).items()
-                   if key not in _FREE_KEYS}
-        if changed:
-            key, (old, new) = next(iter(changed.items()))
-            more = f" (and {len(changed) - 1} more keys)" if len(changed) > 1 else ""
-            raise UserError(f"--workdir '{workdir}' holds a run with config.{key}={old!r}, this run has {new!r}{more}; "
-                            "use another workdir, or the same configuration to resume")
-    run = workdir / "run.json"
-    if run.exists():
-        facts = read_json(run)
-        seen = facts["dataset"]["fingerprint"]
-        if seen != fingerprint:
-            raise UserError(f"--workdir '{workdir}' holds a run on data with fingerprint {seen[:12]}, config.data.dir "
-                            f"has {fingerprint[:12]}; use another workdir, or the same data to resume")
-        if changed := differences(facts["sensors"], sensors):
-            key, (old, new) = next(iter(changed.items()))
-            raise UserError(f"--workdir '{workdir}' holds a run with sensor fact {key}={old}, this run has {new}; use "
-                            "another workdir, or the same --config.data.statistics to resume")
+        seen["config"] = read_json(workdir / "config.json")
+    if (workdir / "run.json").exists():
+        seen |= read_json(workdir / "run.json")
+    compare(f"--workdir '{workdir}' holds a run", seen, ours)
 
 
-def record_run(workdir: epath.Path, config: Mapping[str, Any], info: DatasetInfo, sensors: Mapping[str, Any],
-               parameters: int) -> None:
+def compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raises UserError unless what is left of a run is of this one.
+
+    Args:
+      holder: what holds it, to start the message with.
+      seen: `facts` of the run that was found, as far as they are known.
+      ours: `facts` of this run.
+    """
+    changed = {key: values for key, values in differences(seen.get("config", ours["config"]), ours["config"]).items()
+               if key not in _FREE_KEYS}
+    if changed:
+        key, (old, new) = next(iter(changed.items()))
+        more = f" (and {len(changed) - 1} more keys)" if len(changed) > 1 else ""
+        raise UserError(f"{holder} with config.{key}={old!r}, this run has {new!r}{more}; use another workdir, or the "
+                        "same configuration to resume")
+    old, new = (run["dataset"]["fingerprint"] for run in ({**ours, **seen}, ours))
+    if old != new:
+        raise UserError(f"{holder} on data with fingerprint {old[:12]}, config.data.dir has {new[:12]}; use another "
+                        "workdir, or the same data to resume")
+    if changed := differences(seen.get("sensors", ours["sensors"]), ours["sensors"]):
+        key, (old, new) = next(iter(changed.items()))
+        raise UserError(f"{holder} with sensor fact {key}={old}, this run has {new}; use another workdir, or the same "
+                        "--config.data.statistics to resume")
+
+
+def record_run(workdir: epath.Path, ours: Mapping[str, Any], parameters: int) -> None:
     """Writes config.json and run.json; to be called by one process.
 
     Args:
       workdir: checked before.
-      config: of the run.
-      info: the data set.
-      sensors: feature name -> SensorSpec JSON in use.
+      ours: `facts` of the run.
       parameters: number of parameters.
     """
     devices = jax.devices()
-    write_json(workdir / "config.json", config)
+    write_json(workdir / "config.json", ours["config"])
     write_json(workdir / "run.json", {
-        "task": config["task"], "command": " ".join(sys.argv), "versions": versions(),
+        "task": ours["config"]["task"], "command": " ".join(sys.argv), "versions": versions(),
         "started": datetime.datetime.now().isoformat(timespec="seconds"), "parameters": parameters,
-        "sensors": dict(sensors), "dataset": data_facts(info),
+        "sensors": ours["sensors"], "dataset": ours["dataset"],
         "devices": {"platform": devices[0].platform, "count": len(devices), "kind": devices[0].device_kind}})
 
 
-def data_facts(info: DatasetInfo) -> dict[str, Any]:
+def _data_facts(info: DatasetInfo) -> dict[str, Any]:
     """Returns what a run keeps of its data set: all of the manifest, with record counts instead of shard lists."""
-    facts = info.to_json()
-    shards = facts.pop("shards")
-    return facts | {"records": {split: sum(s["records"] for s in entries) for split, entries in shards.items()}}
+    manifest = info.to_json()
+    shards = manifest.pop("shards")
+    return manifest | {"records": {split: sum(s["records"] for s in entries) for split, entries in shards.items()}}
 
 
 def versions() -> dict[str, str]:

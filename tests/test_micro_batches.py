@@ -138,3 +138,5 @@ def test_a_micro_batch_that_does_not_divide_is_refused(folder, tmp_path):
         configure(folder, 12)
     with pytest.raises(UserError, match="config.train.micro_batch is 4, not a multiple of the 8 devices; use 8"):
         trainer.check_batch(configure(folder, 4), mesh.make())
+    with pytest.raises(UserError, match="not a multiple of the 8 devices; use 8 or 24$"):  # 16 does not divide 24
+        mesh.check_rows("train.micro_batch", 12, mesh.make(), of=24)

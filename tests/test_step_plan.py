@@ -10,6 +10,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -281,11 +282,12 @@ def test_the_plan_is_of_the_step_that_training_runs(program):
     optimizer = optim.build(config.optimizer, config.batch_size, 10, task.frozen)
     state = trainer.init_state(task, optimizer, config, devices)
     batch = next(batches(records, seed=0, batch_size=8, rows=range(8), start=0, stop=1, threads=1, processes=0))
+    batch = mesh.to_global(batch, devices)
     expected = {name: (array.shape, array.dtype) for name, array in batch.items()}
     abstract = step_program.batch_shapes(task, records.info, 8)
     assert {name: (array.shape, array.dtype) for name, array in abstract.items()} == expected
     step = trainer.compile_step(task, optimizer, config, devices)
-    stats = step.lower(state, mesh.to_global(batch, devices)).compile().memory_analysis()
+    stats = step.lower(state, batch).compile().memory_analysis()
     memory = planned.memory
     assert (memory.arguments, memory.outputs, memory.aliased, memory.temporaries, memory.code) == (
         stats.argument_size_in_bytes, stats.output_size_in_bytes, stats.alias_size_in_bytes,
@@ -295,6 +297,18 @@ def test_the_plan_is_of_the_step_that_training_runs(program):
     assert memory.total == sum(dataclasses.astuple(memory)) - 2 * memory.aliased
     assert planned.parameters == sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert planned.state == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+def test_a_program_that_jax_cannot_read_is_one_line(program, monkeypatch):
+    """As those that a libtpu made for a later JAX; the stand-in fails where theirs do."""
+    def unreadable():
+        raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: unknown opcode 131\nof a later version")
+
+    config, records, task, _ = program
+    step = types.SimpleNamespace(compile=lambda: types.SimpleNamespace(as_text=unreadable))
+    monkeypatch.setattr(trainer, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
+    with pytest.raises(UserError, match=r"cannot read the program.*\(INVALID_ARGUMENT: unknown opcode 131\); "):
+        step_program.compile_program(config, task, records.info, mesh.make(), steps=10)
 
 
 def test_operations_are_those_of_a_hand_count(program):

@@ -137,7 +137,7 @@ def test_our_gradient_equals_a_textbook_pmap_step():
 
 
 def test_batchnorm_statistics_are_those_of_the_global_batch(write_dataset):
-    """Records sorted by brightness across devices: per-device statistics would show."""
+    """Records sorted by brightness across devices: the variances of the devices are smaller than that of all."""
     task, records = open_run(configure(write_dataset(), augment__crop=0))
     rows = [records[n] for n in range(16)]
     rows.sort(key=lambda r: r["s1"].mean())
@@ -147,8 +147,9 @@ def test_batchnorm_statistics_are_those_of_the_global_batch(write_dataset):
     for devices in (jax.devices()[:1], jax.devices()):
         devices = mesh.make(devices)
         _, (updated, _) = jax.jit(task.loss)(params, stats, mesh.to_global(batch, devices), jax.random.key(0))
-        out.append(updated["s1_encoder"]["bn1"]["mean"])
-    np.testing.assert_allclose(out[1], out[0], rtol=1e-4, atol=1e-6)
+        out.append(updated["s1_encoder"]["bn1"])
+    assert set(out[0]) == {"mean", "var"}
+    jax.tree.map(lambda eight, one: np.testing.assert_allclose(eight, one, rtol=1e-4, atol=1e-6), out[1], out[0])
 
 
 def test_training_learns_the_pairs_and_writes_all_artefacts(write_dataset, tmp_path):
@@ -227,7 +228,7 @@ def test_a_signal_saves_and_the_same_command_continues(finished, tmp_path):
     with before_step(3, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(SystemExit) as stopped:
         fit(config, tmp_path / "part")
     assert stopped.value.code == trainer.STOPPED
-    assert checkpoint.load_model(tmp_path / "part").step == 3
+    assert checkpoint.load_model(tmp_path / "part").step == 4, "the batch of step 3 was on its way"
     fit(config, tmp_path / "part")
     assert_identical(final_arrays(tmp_path / "part"), final_arrays(whole))
 
@@ -257,12 +258,39 @@ def test_a_workdir_of_another_run_is_refused(finished, write_dataset):
         fit(configure(other), whole)
     assert sorted(str(p) for p in whole.rglob("*")) == before
     info = Records(config.data.dir, "train", SENSORS).info
-    statistics = {name: spec.to_json() | {"std": [1.0] * len(spec.bands)} for name, spec in info.sensors.items()}
-    workdir_sensors = {name: spec.to_json() for name, spec in info.sensors.items()}
+    facts = workdir.facts(config_lib.to_dict(config), info, info.sensors)
+    statistics = {name: spec | {"std": [1.0] * len(spec["bands"])} for name, spec in facts["sensors"].items()}
     with pytest.raises(UserError, match=r"sensor fact s1.std=.* this run has \[1.0, 1.0\]"):
-        workdir.check(epath.Path(whole), config_lib.to_dict(config), info.fingerprint, statistics)
-    workdir.check(epath.Path(whole), config_lib.to_dict(config), info.fingerprint, workdir_sensors)
+        workdir.check(epath.Path(whole), facts | {"sensors": statistics})
+    workdir.check(epath.Path(whole), facts)
     fit(configure(config.data.dir, schedule__log_every=3), whole)  # how often one looks may change
+
+
+def test_checkpoints_of_another_run_are_refused(finished, write_dataset, tmp_path):
+    """The rest of its folder is gone, so the checkpoints themselves say what they are of."""
+    config, whole = finished
+    for file in ("config.json", "run.json"):
+        (whole / file).unlink()
+    with pytest.raises(UserError, match=r"checkpoint 6 of '.*' is of a run with config.encoder.width=8"):
+        fit(configure(config.data.dir, encoder__width=4), whole)
+    with pytest.raises(UserError, match="checkpoint 6 of '.*' is of a run on data with fingerprint"):
+        fit(configure(write_dataset(seed=5)), whole)
+    fit(config, whole)
+    assert (whole / "config.json").exists()
+
+
+def test_a_checkpoint_that_does_not_fit_the_code_is_one_line(finished, monkeypatch):
+    """As after an update that changed the model: the same configuration, other shapes."""
+    config, whole = finished
+    init = Pretrain.init
+
+    def other(self, key):
+        params, stats = init(self, key)
+        return params | {"log_scale": jnp.zeros(2)}, stats
+
+    monkeypatch.setattr(Pretrain, "init", other)
+    with pytest.raises(UserError, match=r"checkpoint 6 of .* does not fit this model \(.*\); it was written by"):
+        fit(config, whole)
 
 
 def test_a_batch_that_does_not_divide_is_refused(write_dataset, tmp_path):

@@ -1,4 +1,4 @@
-"""Two processes of two devices on loopback, stopped by SIGTERM to one and started again, equal one process of four."""
+"""The processes of one run: two that train together on loopback, and those that read for one."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 12
 
 
-def start(data, workdir, devices, *further, **environment):
+def start(data, workdir, devices, *further, new_session=False, **environment):
     arguments = ["--config=configs/pretrain.py:smoke", f"--config.data.dir={data}", f"--workdir={workdir}",
                  "--config.data.split=train", "--config.encoder.width=8", "--config.augment.crop=32",
                  f"--config.schedule.steps={STEPS}", "--config.schedule.log_every=1",
@@ -27,7 +27,7 @@ def start(data, workdir, devices, *further, **environment):
                  "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.01", *further]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | environment
     return subprocess.Popen([sys.executable, "main.py", *arguments], cwd=ROOT, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                            start_new_session=new_session, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def start_two(data, workdir, *further, devices=2):
@@ -54,7 +54,7 @@ def finish(processes, code):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_and_stop_together(write_dataset, tmp_path):
+def test_two_processes_of_two_devices_stop_together_and_equal_one_of_four(write_dataset, tmp_path):
     data = write_dataset()
     two = start_two(data, tmp_path / "two")
     wait_for_steps(two, tmp_path / "two")
@@ -141,6 +141,56 @@ def test_a_dead_or_silent_process_ends_the_other_one_with_the_reason(write_datas
         assert two[0].returncode == -signal.SIGABRT and "stopped sending heartbeats" in output
 
 
+@pytest.mark.slow
+def test_a_mistake_on_one_of_two_processes_is_its_line_and_code_2(write_dataset, tmp_path):
+    """It does not wait for the other one, which has lost it and says so within --peer_timeout."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        run = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
+    data = write_dataset()
+    sound = start(data, tmp_path / "run", 1, "--peer_timeout=20", JAX_PROCESS_ID="0", **run)
+    wrong = start(tmp_path / "none", tmp_path / "run", 1, "--peer_timeout=20", JAX_PROCESS_ID="1", **run)
+    output = finish([wrong], 2)[0]
+    assert output.startswith("error: data folder") and output.count("\n") == 1
+    output = sound.communicate(timeout=120)[0]
+    assert sound.returncode in (mesh.LOST, -signal.SIGABRT) and "task died" in output or "lost another one" in output
+
+
+@pytest.mark.slow
+def test_a_mistake_on_both_processes_is_one_line_each(tmp_path):
+    outputs = finish(start_two(tmp_path / "none", tmp_path / "run"), 2)
+    assert all(output.count("error: data folder") == 1 and "Check failure" not in output for output in outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_reaches_reading_processes(write_dataset, tmp_path, event):
+    """A scheduler signals the whole group, and so does Ctrl-C: the run saves, with its readers. Killed, it leaves none.
+
+    The readers hold the other end of the pipe, too: `finish` returns when the last of them has ended.
+    """
+    run = start(write_dataset(), tmp_path / "run", 1, "--config.data.processes=2", "--config.schedule.steps=100000",
+                new_session=True)
+    wait_for_steps([run], tmp_path / "run")
+    if event == signal.SIGKILL:
+        run.kill()
+        finish([run], -event)
+    else:
+        os.killpg(run.pid, event)
+        output = finish([run], 75)[0]
+        assert "Traceback" not in output and "leaked" not in output
+        assert checkpoint.load_model(tmp_path / "run").step >= 3
+
+
+def test_a_start_that_waits_for_other_processes_says_so(monkeypatch, capfd):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setattr(mesh, "_PATIENCE", 0.01)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **limits: time.sleep(0.5))
+    mesh.start(400)
+    assert "waiting for the other processes of the run, up to 400 s" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("given", [{"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"}, {
     "JAX_COORDINATOR_ADDRESS": "nonsense", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}])
 def test_half_a_description_of_the_processes_is_one_line(write_dataset, tmp_path, given):
@@ -165,6 +215,8 @@ def test_a_host_with_chips_looks_for_its_slice(monkeypatch, chips, platforms, ex
         asked.append(limits)
         raise ValueError("coordinator_address should be defined.")
 
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     mesh.start(30)
-    assert asked == [{"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 30}] * expected
+    assert asked == [{"heartbeat_timeout_seconds": 30, "initialization_timeout": 300,
+                      "shutdown_timeout_seconds": 30}] * expected
