@@ -33,7 +33,7 @@ from dual_encoder.train_state import TrainState
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as FILE.py or FILE.py:VARIANT.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _PROFILE = flags.DEFINE_integer("profile", 0, "Steps to trace, from the third on.", lower_bound=0)
-_PEER_TIMEOUT = flags.DEFINE_integer("peer_timeout", 100, "Seconds until a silent process is dead.", lower_bound=10)
+_PEER_TIMEOUT = flags.DEFINE_integer("peer_timeout", 100, "Seconds until a silent process is dead.", lower_bound=1)
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 

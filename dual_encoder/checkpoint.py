@@ -23,7 +23,7 @@ from etils import epath
 
 from dual_encoder import atomic
 from dual_encoder import mesh as mesh_lib
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 from dual_encoder.sensors import SensorSpec
 from dual_encoder.train_state import TrainState
 from dual_encoder.workdir import compare
@@ -97,8 +97,8 @@ class Checkpoints:
         try:
             sealing.result()
         except Exception as error:
-            raise UserError(f"a checkpoint could not be saved to '{self._workdir}': {_short(error)}; older checkpoints "
-                            "are untouched: make room and run the same command again") from error
+            raise UserError(f"a checkpoint could not be saved to '{self._workdir}': {one_line(error)}; older "
+                            "checkpoints are untouched: make room and run the same command again") from error
 
     def close(self) -> None:
         """Waits for the last save and releases the threads."""
@@ -145,15 +145,19 @@ class Checkpoints:
         return -1
 
     def _read(self, step: int, state: TrainState) -> TrainState:
-        facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+        try:
+            facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+        except KeyError as error:
+            raise UserError(f"checkpoint {step} of '{self._workdir}' does not say which run it is of: damaged, or not "
+                            "of this program; move it away and run the same command again") from error
         compare(f"checkpoint {step} of '{self._workdir}' is of a run", facts, self._facts)
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(
                 model=ocp.args.StandardRestore(target.model), optimizer=ocp.args.StandardRestore(_rest(target))))
         except ValueError as error:
-            raise UserError(f"checkpoint {step} of '{self._workdir}' does not fit this model ({_short(error)}); it was "
-                            f"written by dual_encoder {facts['code_version']}: use that, or another workdir") from error
+            raise UserError(f"checkpoint {step} of '{self._workdir}' does not fit this model ({one_line(error)}); use "
+                            f"another workdir, or dual_encoder {facts['code_version']} that wrote it") from error
         model, rest = restored["model"], restored["optimizer"]
         return TrainState(step=rest["step"], opt_state=rest["opt_state"], **rest.get("trained", model),
                           average=model if "trained" in rest else {})
@@ -170,10 +174,6 @@ class Checkpoints:
         for file in folder.glob("*.json"):
             if file.stem not in kept:
                 file.unlink()
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _rest(state: TrainState) -> dict[str, Any]:

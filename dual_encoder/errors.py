@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 
 
@@ -16,24 +17,33 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(choices)}"
 
 
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Returns the message of an error on one line, cut after `limit` characters."""
+    return " ".join(str(error).split())[:limit]
+
+
 def exit_on_user_error(main: Callable[[], None], debug: bool, leave: Callable[[int], None] = sys.exit) -> None:
     """Runs `main`; a UserError, or what the operating system refuses, ends the process with code 2 and one line.
 
     Args:
       main: the command, without arguments.
-      debug: True lets the traceback through.
+      debug: True shows the traceback instead, as of any other error, and ends with code 1.
       leave: ends the process with a code.
     """
     try:
         main()
-    except (UserError, OSError) as error:
-        if debug:
-            raise
-        hint = "" if isinstance(error, UserError) else "; mend this and run the same command again"
-        print(f"error: {' '.join(str(error).split())}{hint}", file=sys.stderr)
-        leave(2)
-    except KeyboardInterrupt:
-        if debug:
-            raise
+    except (Exception, KeyboardInterrupt) as error:
+        leave(_explain(error, debug))
+
+
+def _explain(error: BaseException, debug: bool) -> int:
+    """Prints what went wrong; returns the exit code."""
+    if debug or not isinstance(error, UserError | OSError | KeyboardInterrupt):
+        traceback.print_exception(error)
+        return 1
+    if isinstance(error, KeyboardInterrupt):
         print("interrupted; run the same command again to go on", file=sys.stderr)
-        leave(130)
+        return 130
+    hint = "" if isinstance(error, UserError) else "; mend this and run the same command again"
+    print(f"error: {one_line(error, 10_000)}{hint}", file=sys.stderr)
+    return 2

@@ -8,7 +8,7 @@ import concurrent.futures
 import hashlib
 import itertools
 import json
-import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
@@ -235,11 +235,11 @@ def batches(records: Records, *, seed: int, batch_size: int, rows: range, start:
     source = grain.MapDataset.range(start, stop).map(lambda step: reader(order.numbers(step)[rows.start:rows.stop]))
     stream = source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     if processes:
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes), _begin_reading)
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes), _end_with_trainer)
     reading = iter(stream)
     try:
         for step in range(start, stop):
-            batch = next(reading)
+            batch = _start_readers(reading) if processes and step == start else next(reading)
             if records.max_bad_records:
                 records.count_bad(order.numbers(step)[rows.start:rows.stop], batch["record"])
             yield batch
@@ -247,15 +247,22 @@ def batches(records: Records, *, seed: int, batch_size: int, rows: range, start:
         reading.close()
 
 
-def _begin_reading(*_: int) -> None:
-    """In a reading process: a signal to all processes of a run is for the trainer; without it the reader ends."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _start_readers(reading: Iterator[T]) -> T:
+    """Returns the first batch of reading processes, and has them inherit that a signal to the run is not for them."""
+    multiprocessing.resource_tracker.ensure_running()  # to start it would unblock the signals
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    try:
+        return next(reading)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def end_with_trainer() -> None:
+
+def _end_with_trainer(*_: int) -> None:
+    """In a reading process: without the trainer it would wait for ever."""
+    def watch() -> None:
         multiprocessing.parent_process().join()
         os._exit(0)
-    threading.Thread(target=end_with_trainer, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def in_order(records: Records, batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], int]]:

@@ -8,6 +8,7 @@ import contextlib
 import glob
 import importlib.util
 import os
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +19,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 
 LOST = 76  # exit code: another process of the run is dead (EX_PROTOCOL)
 _AXIS = "data"
 _MEETING = 300  # seconds that the first process waits for the last one to start
 _PATIENCE = 20  # seconds until a process says that it waits
-_LEAVING = 5  # seconds that a process waits at its end for others that end like it
+_LEAVING = 5  # seconds that a process waits at its end for others that end like it;
+_LEAVING_LAST = 60  # the first one, without which JAX aborts the others, for longer
 _MANUAL = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -38,12 +40,22 @@ def start(peer_timeout: int) -> None:
       peer_timeout: seconds without a sign of life after which a process counts as dead, and all others end.
 
     Raises:
-      UserError: some of the three are set, others are missing or no numbers.
+      UserError: some of the three are set, others are missing or no numbers; no meeting with the others.
     """
+    try:
+        _start(peer_timeout)
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(f"the processes of the run cannot meet: {one_line(error)}; if an earlier run still has "
+                        "the port of the first one, end it or give another port") from error
+
+
+def _start(peer_timeout: int) -> None:
     given = {name: os.environ[name] for name in _MANUAL if name in os.environ}
     if given:
         try:
             address, count, number = (os.environ[name] for name in _MANUAL)
+            if int(number) == 0 and _is_taken(int(address.rsplit(":", 1)[1])):  # JAX would crash now and then
+                raise jax.errors.JaxRuntimeError(f"the port of {address} is in use")
             _join(peer_timeout, address, int(count), int(number))
         except (KeyError, ValueError, IndexError) as error:
             raise UserError(f"{given} do not describe one process of many; set all of {', '.join(_MANUAL)} "
@@ -57,9 +69,19 @@ def start(peer_timeout: int) -> None:
             pass
 
 
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what an ended run left behind does not count
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return True
+    return False
+
+
 def _join(peer_timeout: int, *where: str | int) -> None:
     """Starts `jax.distributed`; says what a long start waits for: where it is in vain, JAX aborts without a reason."""
-    limit = max(peer_timeout, _MEETING)
+    limit = max(peer_timeout, _MEETING)  # a report that is written takes its time, too
     line = (f"waiting for the other processes of the run, up to {limit} s; start the same command on all hosts, and "
             "see that each can reach the first one")
     timer = threading.Timer(_PATIENCE, print, (line,), {"file": sys.stderr, "flush": True})
@@ -69,7 +91,7 @@ def _join(peer_timeout: int, *where: str | int) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(*where, heartbeat_timeout_seconds=peer_timeout, initialization_timeout=limit,
-                                   shutdown_timeout_seconds=peer_timeout)
+                                   shutdown_timeout_seconds=limit)
     finally:
         timer.cancel()
 
@@ -139,15 +161,15 @@ def is_main_process() -> bool:
 def together() -> Iterator[None]:
     """Around work on all processes: when it fails on this one, it ends at once, with code LOST and one line.
 
-    It does not wait for the others: most often one of them is dead.
+    It does not wait for the others: most often one of them is dead. Want of memory is a fault of its own.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
             raise
         print(f"error: process {jax.process_index()} of {jax.process_count()} lost another one, or failed itself: "
-              f"{' '.join(str(error).split())[:300]}; look for an earlier error in the logs of the others, and start "
+              f"{one_line(error)}; look for an earlier error in the logs of the others, and start "
               "the same command on all of them again", file=sys.stderr, flush=True)
         os._exit(LOST)
 
@@ -155,18 +177,24 @@ def together() -> Iterator[None]:
 def leave(code: int) -> NoReturn:
     """Ends this process, whatever the others of the run do.
 
-    JAX has all processes meet at their exit, waits for `peer_timeout`, and aborts. So those that end for the same
-    reason meet here; one that ends alone does not wait for the others, which lose it as they would a dead one.
+    JAX has all processes meet at their exit, waits for minutes, and aborts. So those that end for the same reason meet
+    here; one that ends alone does not wait for the others, which lose it as they would a dead one.
     """
     if jax.distributed.is_initialized():
         meeting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        patience = _LEAVING_LAST if is_main_process() else _LEAVING
         meeting.start()
-        meeting.join(_LEAVING)
+        meeting.join(patience)
         if meeting.is_alive():
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
     sys.exit(code)
+
+
+def is_alone() -> bool:
+    """True when this process is the only one of the run."""
+    return jax.process_count() == 1
 
 
 def agree(value: int) -> int:

@@ -180,14 +180,16 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
                 state, metrics = step_fn(state, batch)
                 del batch
                 log(step, metrics)
-                if save.due(step) or log.stop:
+                if save.due(step) or score.due(step):
+                    log.settle()
+                stopping = log.stop or (stop.requested and mesh_lib.is_alone())
+                if save.due(step) or stopping:
                     log.settle()
                     save(step, state)
-                if log.stop:
+                if stopping:
                     print(f"stopped by a signal after step {step}; saved, run the same command to continue", flush=True)
                     sys.exit(STOPPED)
                 if score.due(step):
-                    log.settle()
                     score(step, state)
                     log.resume_clock()
     if mesh_lib.is_main_process():

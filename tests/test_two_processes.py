@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dual_encoder import checkpoint, mesh, metrics
+from dual_encoder.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 12
@@ -43,8 +44,9 @@ def wait_for(processes, condition):
         time.sleep(0.02)
 
 
-def wait_for_steps(processes, workdir):
-    wait_for(processes, lambda: (workdir / "metrics.jsonl").exists() and len(metrics.read(workdir)) > 3)
+def wait_for_steps(processes, workdir, count=3):
+    """Waits for the row of the start and those of `count` steps."""
+    wait_for(processes, lambda: (workdir / "metrics.jsonl").exists() and len(metrics.read(workdir)) > count)
 
 
 def finish(processes, code):
@@ -153,7 +155,8 @@ def test_a_mistake_on_one_of_two_processes_is_its_line_and_code_2(write_dataset,
     output = finish([wrong], 2)[0]
     assert output.startswith("error: data folder") and output.count("\n") == 1
     output = sound.communicate(timeout=120)[0]
-    assert sound.returncode in (mesh.LOST, -signal.SIGABRT) and "task died" in output or "lost another one" in output
+    assert sound.returncode in (mesh.LOST, -signal.SIGABRT)
+    assert "task died" in output or "lost another one" in output
 
 
 @pytest.mark.slow
@@ -163,15 +166,16 @@ def test_a_mistake_on_both_processes_is_one_line_each(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("event", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_signal_reaches_reading_processes(write_dataset, tmp_path, event):
+@pytest.mark.parametrize(("event", "steps"), [(signal.SIGTERM, 3), (signal.SIGINT, 0), (signal.SIGKILL, 3)])
+def test_a_signal_reaches_reading_processes(write_dataset, tmp_path, event, steps):
     """A scheduler signals the whole group, and so does Ctrl-C: the run saves, with its readers. Killed, it leaves none.
 
-    The readers hold the other end of the pipe, too: `finish` returns when the last of them has ended.
+    Before the first step the readers are starting. They hold the other end of the pipe, too: `finish` returns when the
+    last of them has ended.
     """
     run = start(write_dataset(), tmp_path / "run", 1, "--config.data.processes=2", "--config.schedule.steps=100000",
                 new_session=True)
-    wait_for_steps([run], tmp_path / "run")
+    wait_for_steps([run], tmp_path / "run", steps)
     if event == signal.SIGKILL:
         run.kill()
         finish([run], -event)
@@ -179,7 +183,17 @@ def test_a_signal_reaches_reading_processes(write_dataset, tmp_path, event):
         os.killpg(run.pid, event)
         output = finish([run], 75)[0]
         assert "Traceback" not in output and "leaked" not in output
-        assert checkpoint.load_model(tmp_path / "run").step >= 3
+        assert checkpoint.load_model(tmp_path / "run").step >= max(steps, 1)
+
+
+def test_a_port_that_is_taken_is_one_line(write_dataset, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        output = finish([start(write_dataset(), tmp_path / "run", 1, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID="0",
+                               JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{taken.getsockname()[1]}")], 2)[0]
+    assert output.startswith("error: the processes of the run cannot meet: the port of 127.0.0.1:")
+    assert output.count("\n") == 1
 
 
 def test_a_start_that_waits_for_other_processes_says_so(monkeypatch, capfd):
@@ -189,6 +203,13 @@ def test_a_start_that_waits_for_other_processes_says_so(monkeypatch, capfd):
     monkeypatch.setattr(jax.distributed, "initialize", lambda **limits: time.sleep(0.5))
     mesh.start(400)
     assert "waiting for the other processes of the run, up to 400 s" in capfd.readouterr().err
+
+    def initialize(**limits):
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Failed to start RPC server")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(UserError, match="cannot meet: UNKNOWN: Failed to start RPC server; if an earlier"):
+        mesh.start(400)
 
 
 @pytest.mark.parametrize("given", [{"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"}, {
@@ -219,4 +240,4 @@ def test_a_host_with_chips_looks_for_its_slice(monkeypatch, chips, platforms, ex
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     mesh.start(30)
     assert asked == [{"heartbeat_timeout_seconds": 30, "initialization_timeout": 300,
-                      "shutdown_timeout_seconds": 30}] * expected
+                      "shutdown_timeout_seconds": 300}] * expected
