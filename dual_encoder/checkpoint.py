@@ -151,13 +151,15 @@ class Checkpoints:
             raise UserError(f"checkpoint {step} of '{self._workdir}' does not say which run it is of: damaged, or not "
                             "of this program; move it away and run the same command again") from error
         compare(f"checkpoint {step} of '{self._workdir}' is of a run", facts, self._facts)
+        seen, ours = (_shapes(tree) for tree in (self._manager.item_metadata(step)["model"], state.model))
+        if different := sorted(name for name in seen | ours if seen.get(name) != ours.get(name)):
+            name = different[0]
+            raise UserError(f"checkpoint {step} of '{self._workdir}' does not fit this model: {name} has shape "
+                            f"{seen.get(name)}, here {ours.get(name)}; use another workdir, or dual_encoder "
+                            f"{facts['code_version']} that wrote it")
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(target.model), optimizer=ocp.args.StandardRestore(_rest(target))))
-        except ValueError as error:
-            raise UserError(f"checkpoint {step} of '{self._workdir}' does not fit this model ({one_line(error)}); use "
-                            f"another workdir, or dual_encoder {facts['code_version']} that wrote it") from error
+        restored = self._manager.restore(step, args=ocp.args.Composite(
+            model=ocp.args.StandardRestore(target.model), optimizer=ocp.args.StandardRestore(_rest(target))))
         model, rest = restored["model"], restored["optimizer"]
         return TrainState(step=rest["step"], opt_state=rest["opt_state"], **rest.get("trained", model),
                           average=model if "trained" in rest else {})
@@ -174,6 +176,11 @@ class Checkpoints:
         for file in folder.glob("*.json"):
             if file.stem not in kept:
                 file.unlink()
+
+
+def _shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
 
 
 def _rest(state: TrainState) -> dict[str, Any]:

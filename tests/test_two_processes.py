@@ -125,7 +125,9 @@ def test_two_processes_of_four_devices_equal_one_of_eight(write_dataset, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("event", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_dead_or_silent_process_ends_the_other_one_with_the_reason(write_dataset, tmp_path, event):
-    """Killed: its connections break, and a step fails. Stopped, as a hung host: after --peer_timeout JAX ends it."""
+    """Killed: its connections break, and the step fails (on a busy machine it may hang). Stopped, as a hung host: it
+    hangs. After --peer_timeout JAX ends what hangs.
+    """
     two = start_two(write_dataset(), tmp_path / "run", "--config.schedule.steps=100000", "--peer_timeout=10")
     try:
         wait_for_steps(two, tmp_path / "run")
@@ -136,11 +138,22 @@ def test_a_dead_or_silent_process_ends_the_other_one_with_the_reason(write_datas
     finally:
         two[1].kill()
         two[1].communicate()
-    if event == signal.SIGKILL:
-        assert two[0].returncode == mesh.LOST
+    if event == signal.SIGKILL and two[0].returncode == mesh.LOST:
         assert "error: process 0 of 2 lost another one" in output and "Traceback" not in output
     else:
         assert two[0].returncode == -signal.SIGABRT and "stopped sending heartbeats" in output
+
+
+def test_a_step_that_fails_on_one_of_many_processes_is_one_line_and_code_76(monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended, mesh.together():
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed:\nConnection reset by peer")
+    assert ended.value.code == mesh.LOST == 76
+    line = capsys.readouterr().err
+    assert line.startswith("error: process 0 of 2 lost another one") and line.count("\n") == 1
+    with pytest.raises(jax.errors.JaxRuntimeError), mesh.together():  # no other process is the cause of this
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
 
 @pytest.mark.slow
