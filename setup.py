@@ -45,8 +45,7 @@ setup(
     install_requires=CORE + DATA,
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
-        # The compiler for TPUs, as jax[tpu] brings it to them; no TPU needed; in an environment of its own.
-        "tpu-plan": ["libtpu>=0.0.42,<0.0.43"],
+        "tpu-plan": ["libtpu>=0.0.42,<0.1"],  # the compiler for TPUs; no TPU needed; in an environment of its own
         "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
         "gcs": ["gcsfs>=2026.9"],  # data sets on gs://
         "beam": ["apache-beam>=2.77,<3", "protobuf>=6.33,<7", "pyarrow<26"],
