@@ -17,8 +17,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(choices)}"
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """Returns the message of an error on one line, cut after `limit` characters."""
+def one_line(error: BaseException, limit: int | None = 300) -> str:
+    """Returns the message of an error on one line, cut after `limit` characters (None: whole)."""
     return " ".join(str(error).split())[:limit]
 
 
@@ -45,5 +45,5 @@ def _explain(error: BaseException, debug: bool) -> int:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     hint = "" if isinstance(error, UserError) else "; mend this and run the same command again"
-    print(f"error: {one_line(error, 10_000)}{hint}", file=sys.stderr)
+    print(f"error: {one_line(error, None)}{hint}", file=sys.stderr)
     return 2

@@ -14,7 +14,7 @@ from typing import Protocol
 import fsspec
 from etils import epath
 
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 
 
 class Ranges(Protocol):
@@ -124,6 +124,5 @@ def _explained(path: epath.PathLike) -> Iterator[None]:
     except Exception as error:  # each library has its own: credentials, permissions, network, not installed
         if not _is_bucket(path):
             raise
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"'{os.fspath(path)}' cannot be read ({type(error).__name__}: {reason}); check the name, the "
-                        "credentials and the network, or copy the folder to a disk") from error
+        raise UserError(f"'{os.fspath(path)}' cannot be read ({type(error).__name__}: {one_line(error)}); check the "
+                        "name, the credentials and the network, or copy the folder to a disk") from error

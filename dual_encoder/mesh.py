@@ -42,31 +42,37 @@ def start(peer_timeout: int) -> None:
     Raises:
       UserError: some of the three are set, others are missing or no numbers; no meeting with the others.
     """
+    place = _given_place()
+    many = bool(place) or int(os.environ.get("SLURM_NTASKS", "1")) > 1 or (
+        "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""))
+    if not many and not _has_tpu():
+        return
     try:
-        _start(peer_timeout)
+        _join(peer_timeout, *place)
     except jax.errors.JaxRuntimeError as error:
         raise UserError(f"the processes of the run cannot meet: {one_line(error)}; if an earlier run still has "
                         "the port of the first one, end it or give another port") from error
+    except ValueError:
+        if many:
+            raise
+        # No metadata server that knows of a slice: a machine of its own.
 
 
-def _start(peer_timeout: int) -> None:
+def _given_place() -> tuple[()] | tuple[str, int, int]:
+    """Returns the address of the first process, the number of processes and that of this one, or () if not given."""
     given = {name: os.environ[name] for name in _MANUAL if name in os.environ}
-    if given:
-        try:
-            address, count, number = (os.environ[name] for name in _MANUAL)
-            if int(number) == 0 and _is_taken(int(address.rsplit(":", 1)[1])):  # JAX would crash now and then
-                raise jax.errors.JaxRuntimeError(f"the port of {address} is in use")
-            _join(peer_timeout, address, int(count), int(number))
-        except (KeyError, ValueError, IndexError) as error:
-            raise UserError(f"{given} do not describe one process of many; set all of {', '.join(_MANUAL)} "
-                            "(HOST:PORT, a number, a number from 0)") from error
-    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-        _join(peer_timeout)
-    elif _has_tpu():
-        try:
-            _join(peer_timeout)
-        except ValueError:  # no metadata server that knows of a slice: a machine of its own
-            pass
+    if not given:
+        return ()
+    try:
+        address, count, number = given[_MANUAL[0]], int(given[_MANUAL[1]]), int(given[_MANUAL[2]])
+        port = int(address.rsplit(":", 1)[1])
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"{given} do not describe one process of many; set all of {', '.join(_MANUAL)} "
+                        "(HOST:PORT, a number, a number from 0)") from error
+    if number == 0 and _is_taken(port):  # JAX would crash now and then
+        raise UserError(f"the processes of the run cannot meet: the port of {address} is in use; if an earlier run "
+                        "still has it, end it or give another port")
+    return address, count, number
 
 
 def _is_taken(port: int) -> bool:
@@ -79,7 +85,7 @@ def _is_taken(port: int) -> bool:
     return False
 
 
-def _join(peer_timeout: int, *where: str | int) -> None:
+def _join(peer_timeout: int, *place: str | int) -> None:
     """Starts `jax.distributed`; says what a long start waits for: where it is in vain, JAX aborts without a reason."""
     limit = max(peer_timeout, _MEETING)  # a report that is written takes its time, too
     line = (f"waiting for the other processes of the run, up to {limit} s; start the same command on all hosts, and "
@@ -90,7 +96,7 @@ def _join(peer_timeout: int, *where: str | int) -> None:
     # JAX's notice of SIGTERM mixes up our steps with those that Orbax names on another thread; ours is in the batch.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(*where, heartbeat_timeout_seconds=peer_timeout, initialization_timeout=limit,
+        jax.distributed.initialize(*place, heartbeat_timeout_seconds=peer_timeout, initialization_timeout=limit,
                                    shutdown_timeout_seconds=limit)
     finally:
         timer.cancel()
@@ -166,7 +172,7 @@ def together() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+        if is_alone() or "RESOURCE_EXHAUSTED" in str(error):
             raise
         print(f"error: process {jax.process_index()} of {jax.process_count()} lost another one, or failed itself: "
               f"{one_line(error)}; look for an earlier error in the logs of the others, and start "
@@ -199,6 +205,6 @@ def is_alone() -> bool:
 
 def agree(value: int) -> int:
     """Returns the main process's `value` on all processes."""
-    if jax.process_count() == 1:
+    if is_alone():
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

@@ -178,13 +178,12 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
                     bad = len(records.bad)
                     writer.write(step, "event", {"event": f"{bad} damaged records replaced so far"})
                 state, metrics = step_fn(state, batch)
-                del batch
+                del batch  # its memory may be a reader's, who ends before this frame does
                 log(step, metrics)
-                if save.due(step) or score.due(step):
-                    log.settle()
                 stopping = log.stop or (stop.requested and mesh_lib.is_alone())
-                if save.due(step) or stopping:
+                if stopping or save.due(step) or score.due(step):
                     log.settle()
+                if stopping or save.due(step):
                     save(step, state)
                 if stopping:
                     print(f"stopped by a signal after step {step}; saved, run the same command to continue", flush=True)

@@ -75,18 +75,18 @@ def compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any]) -> No
       seen: `facts` of the run that was found, as far as they are known.
       ours: `facts` of this run.
     """
-    changed = {key: values for key, values in differences(seen.get("config", ours["config"]), ours["config"]).items()
-               if key not in _FREE_KEYS}
-    if changed:
+    seen = {**ours, **seen}
+    changed = differences(seen["config"], ours["config"])
+    if changed := {key: values for key, values in changed.items() if key not in _FREE_KEYS}:
         key, (old, new) = next(iter(changed.items()))
         more = f" (and {len(changed) - 1} more keys)" if len(changed) > 1 else ""
         raise UserError(f"{holder} with config.{key}={old!r}, this run has {new!r}{more}; use another workdir, or the "
                         "same configuration to resume")
-    old, new = (run["dataset"]["fingerprint"] for run in ({**ours, **seen}, ours))
+    old, new = (run["dataset"]["fingerprint"] for run in (seen, ours))
     if old != new:
         raise UserError(f"{holder} on data with fingerprint {old[:12]}, config.data.dir has {new[:12]}; use another "
                         "workdir, or the same data to resume")
-    if changed := differences(seen.get("sensors", ours["sensors"]), ours["sensors"]):
+    if changed := differences(seen["sensors"], ours["sensors"]):
         key, (old, new) = next(iter(changed.items()))
         raise UserError(f"{holder} with sensor fact {key}={old}, this run has {new}; use another workdir, or the same "
                         "--config.data.statistics to resume")

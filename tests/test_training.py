@@ -266,7 +266,7 @@ def test_a_workdir_of_another_run_is_refused(finished, write_dataset):
     fit(configure(config.data.dir, schedule__log_every=3), whole)  # how often one looks may change
 
 
-def test_checkpoints_of_another_run_are_refused(finished, write_dataset, tmp_path):
+def test_checkpoints_of_another_run_are_refused(finished, write_dataset):
     """The rest of its folder is gone, so the checkpoints themselves say what they are of."""
     config, whole = finished
     for file in ("config.json", "run.json"):

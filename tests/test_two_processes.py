@@ -31,12 +31,12 @@ def start(data, workdir, devices, *further, new_session=False, **environment):
                             start_new_session=new_session, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def start_two(data, workdir, *further, devices=2):
+def start_two(data, workdir, *further, devices=2, data_of_second=None):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    return [start(data, workdir, devices, *further, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2",
-                  JAX_PROCESS_ID=str(number)) for number in (0, 1)]
+    return [start(folder, workdir, devices, *further, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2",
+                  JAX_PROCESS_ID=str(number)) for number, folder in enumerate((data, data_of_second or data))]
 
 
 def wait_for(processes, condition):
@@ -123,12 +123,14 @@ def test_two_processes_of_four_devices_equal_one_of_eight(write_dataset, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("event", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_dead_or_silent_process_ends_the_other_one_with_the_reason(write_dataset, tmp_path, event):
-    """Killed: its connections break, and the step fails (on a busy machine it may hang). Stopped, as a hung host: it
-    hangs. After --peer_timeout JAX ends what hangs.
+@pytest.mark.parametrize(("event", "devices"), [(signal.SIGKILL, 1), (signal.SIGSTOP, 2)])
+def test_a_dead_or_silent_process_ends_the_other_one_with_the_reason(write_dataset, tmp_path, event, devices):
+    """Killed: its connections break, and the step fails. Stopped, as a hung host: it hangs, until JAX ends it.
+
+    One device each where the step is to fail: of two, one may fail and the other wait for it, until JAX ends it, too.
     """
-    two = start_two(write_dataset(), tmp_path / "run", "--config.schedule.steps=100000", "--peer_timeout=10")
+    two = start_two(write_dataset(), tmp_path / "run", "--config.schedule.steps=100000", "--peer_timeout=10",
+                    devices=devices)
     try:
         wait_for_steps(two, tmp_path / "run")
         began = time.monotonic()
@@ -138,7 +140,8 @@ def test_a_dead_or_silent_process_ends_the_other_one_with_the_reason(write_datas
     finally:
         two[1].kill()
         two[1].communicate()
-    if event == signal.SIGKILL and two[0].returncode == mesh.LOST:
+    if event == signal.SIGKILL:
+        assert two[0].returncode == mesh.LOST, output
         assert "error: process 0 of 2 lost another one" in output and "Traceback" not in output
     else:
         assert two[0].returncode == -signal.SIGABRT and "stopped sending heartbeats" in output
@@ -159,12 +162,7 @@ def test_a_step_that_fails_on_one_of_many_processes_is_one_line_and_code_76(monk
 @pytest.mark.slow
 def test_a_mistake_on_one_of_two_processes_is_its_line_and_code_2(write_dataset, tmp_path):
     """It does not wait for the other one, which has lost it and says so within --peer_timeout."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        run = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
-    data = write_dataset()
-    sound = start(data, tmp_path / "run", 1, "--peer_timeout=20", JAX_PROCESS_ID="0", **run)
-    wrong = start(tmp_path / "none", tmp_path / "run", 1, "--peer_timeout=20", JAX_PROCESS_ID="1", **run)
+    sound, wrong = start_two(write_dataset(), tmp_path / "run", "--peer_timeout=20", data_of_second=tmp_path / "none")
     output = finish([wrong], 2)[0]
     assert output.startswith("error: data folder") and output.count("\n") == 1
     output = sound.communicate(timeout=120)[0]
