@@ -24,7 +24,7 @@
 #   --failures=20                   attempts in a row that --supervise makes
 #
 # Exit codes: 0 done, 1 gcloud failed, 2 a mistake in the command, 3 the program failed on the hosts, 4 the slice is not
-# in a state for this, 124 gcloud did not answer in time, 130 interrupted.
+# in a state for this, 75 the program was stopped by `stop`, 124 gcloud did not answer in time, 130 interrupted.
 
 set -u -o pipefail
 
@@ -38,7 +38,8 @@ STATE='' WHY=''  # of the queued resource: set by look_up
 
 say() { [[ -n $DRY_RUN ]] || printf '%(%F %T)T  %s\n' -1 "$*" >&2; }
 die() { printf 'error: %s\n' "$2" >&2; exit "$1"; }
-interrupted() { [[ -z $CHILD ]] || kill "$CHILD" 2>/dev/null; exit 130; }
+ended() { [[ -z $CHILD ]] || kill "$CHILD" 2>/dev/null; exit 130; }
+interrupted() { [[ ! -e accepted || $1 == @(setup|launch|status|logs|stop) ]] || say "$COSTS" 2>&3; ended; }
 
 # --- gcloud ----------------------------------------------------------------------------------------------------------
 
@@ -78,6 +79,7 @@ explain() {
     124:*) die 124 "$CALL did not answer in $LIMIT s; try again, or raise --call-limit, --ssh-limit or --setup-limit" ;;
     127:*) die 4 "$NAME is not set up; run: ./run_tpu.sh setup" ;;
     *:error:*) die "$1" "${reason:7:300}" ;;  # said by tpu/host.sh
+    2:*) die 2 "gcloud does not take these words (--create-args, --ssh-args): ${reason:0:300}" ;;
     *) die 1 "$CALL failed: ${reason:0:300}" ;;
   esac
 }
@@ -124,10 +126,12 @@ need_active() { look_up ACTIVE || explain $?; [[ $STATE == ACTIVE ]] || refuse; 
 
 # wait_for STATE: polls until the queued resource is in it.
 wait_for() {
-  local before=''
+  local before='' patience=10  # looks until a deletion shows
   while look_up "$1" || explain $?; [[ $STATE != "$1" ]]; do
     [[ $1:$STATE != ACTIVE:@(FAILED|SUSPEND*|DELETING|MISSING) ]] || refuse
-    [[ $1:$before != MISSING:DELETING || $STATE == DELETING ]] || die 1 "the deletion came to nothing: $NAME is $STATE"
+    if [[ $STATE == DELETING ]]; then patience=0
+    else [[ $1 == ACTIVE ]] || ((patience-- > 0)) || die 1 "the deletion came to nothing: $NAME is $STATE; $COSTS"
+    fi
     [[ $STATE == "$before" ]] || say "$NAME is $STATE"
     before=$STATE
     nap "$POLL"
@@ -140,17 +144,17 @@ wait_for() {
 create() {
   look_up MISSING || explain $?
   case $STATE in
-    ACTIVE) say "$NAME exists already and is ACTIVE" ;;
     FAILED | SUSPEND* | DELETING) refuse ;;
     MISSING)
       [[ -n $ACCELERATOR_TYPE ]] || die 2 "--accelerator-type is missing; give for example v5litepod-16"
       [[ -n $RUNTIME_VERSION ]] || die 2 "no known software for '$ACCELERATOR_TYPE'; give --runtime-version"
       call "$CALL_LIMIT" compute tpus queued-resources create "$NAME" "--node-id=$NAME" "${PLACE[@]}" \
         "--accelerator-type=$ACCELERATOR_TYPE" "--runtime-version=$RUNTIME_VERSION" ${SPOT:+--spot} "${CREATE_WORDS[@]}"
-      touch accepted  # also if nobody can look
-      wait_for ACTIVE ;;
-    *) say "$NAME exists already"; wait_for ACTIVE ;;
+      touch accepted ;;  # also if nobody can look
+    *) say "$NAME exists already" ;;
   esac
+  rm -f replacing  # who deletes it from now on is not tpu/supervise.sh
+  wait_for ACTIVE
 }
 
 setup() {
@@ -194,7 +198,7 @@ logs() {
 
 stop() {  # and anything if the program is to be launched again
   look_up ACTIVE || explain $?
-  [[ $STATE == ACTIVE ]] || { say "$NAME is $STATE; nothing runs there"; return; }
+  [[ $STATE == ACTIVE ]] || { say "$NAME is $STATE; nothing runs there (end a supervision by Ctrl-C)"; return; }
   on_hosts all $((STOP_LIMIT + SSH_LIMIT)) stop "$STOP_LIMIT" "$@"
   explain $?
   [[ -n $DRY_RUN ]] || count
@@ -243,6 +247,8 @@ settings() {
     v6e-*) : "${RUNTIME_VERSION:=v2-alpha-tpuv6e}" ;;
     v[234]-*) : "${RUNTIME_VERSION:=tpu-ubuntu2204-base}" ;;
   esac
+  MOUNT=${MOUNT#gs://} MOUNT=${MOUNT%/}
+  COSTS="$NAME may still cost money; run: ./run_tpu.sh delete"
   PLACE=("--zone=$ZONE" ${PROJECT:+"--project=$PROJECT"})
   read -ra CREATE_WORDS <<<"$CREATE_ARGS"
   read -ra SSH_WORDS <<<"$SSH_ARGS"
@@ -269,7 +275,9 @@ main() {
   command -v timeout >/dev/null || die 2 "timeout is not on the PATH; install GNU coreutils"
   SCRATCH=$(mktemp -d) || exit
   trap 'rm -rf "$SCRATCH"' EXIT
-  trap interrupted INT TERM
+  exec 3>&2  # a signal comes while the output of a call goes to a file
+  # shellcheck disable=SC2064
+  trap "interrupted $action" INT TERM HUP
   cd "$SCRATCH" || exit
   "$action"
 }

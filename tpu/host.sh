@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The part of run_tpu.sh that runs on a host of the slice, from the code that `run_tpu.sh setup` sent there.
 #
-# ~/run_tpu holds code/, venv/ and log, and of the last launch: arguments, process (its id, and that of the boot),
-# exit_code (once it has ended) and stopped (when `stop` ended it).
+# ~/run_tpu holds code/, venv/, log and ready (the boot that setup was for), and of the last launch: arguments, process
+# (its id, and that of the boot), exit_code (once it has ended) and stopped (when `stop` ended it).
 
 set -u -o pipefail
 
@@ -10,13 +10,16 @@ BOOT=/proc/sys/kernel/random/boot_id
 
 die() { printf 'error: %s: %s\n' "$(hostname)" "$2" >&2; exit "$1"; }
 
-program() {  # idle | running | lost | exited CODE TIME | stopped CODE TIME
-  local pid boot kind=exited
-  if [[ -f exit_code ]]; then
-    [[ ! -f stopped ]] || kind=stopped
-    echo "$kind $(<exit_code) $(date -u -r exit_code +%FT%T.%3NZ)"
-  elif [[ ! -f process ]]; then echo idle
-  elif read -r pid boot <process; [[ $boot == "$(<$BOOT)" ]] && kill -0 "$pid" 2>/dev/null; then echo running
+program() {  # idle | running | lost (the host has booted since) | exited CODE TIME | stopped CODE TIME
+  local pid='' boot='' code='' kind=exited
+  [[ ! -f process ]] || read -r pid boot <process
+  [[ ! -f exit_code ]] || code=$(<exit_code)
+  [[ ! -f stopped ]] || kind=stopped
+  # What saved as its host went down is to go on.
+  if [[ -n $code && ($kind:$code != exited:75 || $boot == "$(<$BOOT)") ]]; then
+    echo "$kind $code $(date -u -r exit_code +%FT%T.%3NZ)"
+  elif [[ -z $pid ]]; then echo idle
+  elif [[ -z $code && $boot == "$(<$BOOT)" ]] && kill -0 "$pid" 2>/dev/null; then echo running
   else echo lost
   fi
 }
@@ -25,7 +28,7 @@ program() {  # idle | running | lost | exited CODE TIME | stopped CODE TIME
 apt() { sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" >/dev/null; }
 
 mount_shared() {  # BUCKET or SERVER:/SHARE
-  ! mountpoint -q /mnt/shared || sudo umount /mnt/shared || return
+  ! findmnt --mountpoint /mnt/shared >/dev/null || sudo umount /mnt/shared || return  # also one whose gcsfuse died
   sudo mkdir -p /mnt/shared || return
   if [[ $1 == *:/* ]]; then
     command -v mount.nfs >/dev/null || { apt update && apt install nfs-common; } || return
@@ -46,14 +49,15 @@ mount_shared() {  # BUCKET or SERVER:/SHARE
 
 setup() {  # EXTRAS MOUNT, in ~/run_tpu/new
   [[ $(program) != running ]] || die 4 "a program runs; run: ./run_tpu.sh stop"
-  { rm -rf code && mv new code; } || die 1 "the code cannot be moved to its place"
-  [[ -z $2 ]] || mount_shared "$2" || die 1 "$2 cannot be mounted at /mnt/shared"
+  { rm -rf ready code && mv new code; } || die 1 "the code cannot be moved to its place"
+  [[ -z $2 ]] || mount_shared "$2" 9>&- || die 1 "$2 cannot be mounted at /mnt/shared"
   sudo sh -c 'echo always >/sys/kernel/mm/transparent_hugepage/enabled'  # libtpu starts and ends faster
   PATH=$HOME/.local/bin:$PATH  # uv, since the images have Python 3.10 and the project needs 3.11
   command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh >/dev/null 2>&1 ||
     die 1 "uv cannot be fetched"
   uv venv --quiet --allow-existing --python=3.11 venv || die 1 "no Python 3.11"
   uv pip install --quiet --python=venv/bin/python -e "./code[$1]" || die 1 "the project cannot be installed"
+  cp $BOOT ready
 }
 
 launch() {  # ARGUMENTS OF main.py
@@ -62,10 +66,10 @@ launch() {  # ARGUMENTS OF main.py
     echo "$(hostname) runs it already"
     return
   fi
-  [[ -x venv/bin/python ]] || die 4 "nothing is installed; run: ./run_tpu.sh setup"
+  [[ -f ready && $(<ready) == "$(<$BOOT)" ]] || die 4 "it is not set up since its last boot; run: ./run_tpu.sh setup"
   rm -f exit_code stopped
   echo "${*@Q}" >arguments
-  setsid bash code/tpu/host.sh run "$@" </dev/null >>log 2>&1 &
+  setsid bash code/tpu/host.sh run "$@" </dev/null >>log 2>&1 9>&- &
   echo "$! $(<$BOOT)" >process
   echo "$(hostname) launched"
 }
@@ -83,9 +87,9 @@ run() {  # ARGUMENTS OF main.py: keeps its exit code, hands SIGTERM on
 
 stop() {  # SECONDS until SIGKILL, and anything if the program is to be launched again
   local pid end=$((SECONDS + $1))
+  [[ -n ${2:-} || $(program) != @(running|exited 75 *) ]] || touch stopped
   [[ $(program) == running ]] || { echo "$(hostname) ran nothing"; return; }
   read -r pid _ <process
-  [[ -n ${2:-} ]] || touch stopped
   kill -TERM "$pid"
   until [[ -f exit_code ]] || ((SECONDS > end)); do sleep 0.1; done
   [[ -f exit_code ]] || { kill -KILL -- "-$pid"; echo 137 >exit_code; }
@@ -98,7 +102,11 @@ main() {
     state) echo "$(hostname) $(program)" ;;
     log) touch log; tail -n "$2" ${3:+-F} log ;;
     log-of) [[ $(hostname) != "$2" ]] || tail -n "$3" log ;;
-    setup | launch | run | stop) "$@" ;;
+    run) "$@" ;;
+    setup | launch | stop)
+      exec 9>lock
+      flock --timeout 30 9 || die 4 "another call of run_tpu.sh is at work there; wait for its end, then try again"
+      "$@" ;;
   esac
 }
 

@@ -32,25 +32,27 @@ survey() {
 unreachable() { explain "$LOOK"; }
 
 # attempt COMMAND...: in a subshell, so that an error ends the attempt only. It ends all where the settings are wrong: a
-# mistake (code 2), or no slice was granted or found so far. After an attempt that never got to a running program it
-# waits, longer each time. Returns the code of the attempt.
+# mistake (code 2), or no slice was granted or found so far. Returns the code of the attempt.
 attempt() {
   local command code
-  if [[ -z $ran ]]; then
-    ((++failures < FAILURES)) || die 1 "gave up on $NAME after $failures attempts in a row; it may still cost money"
-    say "trying again in $pause s"
-    nap "$pause"
-    pause=$((pause > 900 ? 1800 : 2 * pause))
-  fi
-  ran=''
-  (CHILD=''; trap interrupted INT TERM; for command; do "$command"; done) & CHILD=$!  # `wait` hears signals at once
+  ((attempts++ < FAILURES)) || die 1 "gave up on $NAME after $FAILURES attempts in a row; it may still cost money"
+  (CHILD=''; trap ended INT TERM HUP; for command; do "$command"; done) & CHILD=$!  # `wait` hears signals at once
   wait "$CHILD"; code=$?; CHILD=''
   ((code)) || started=1
   if ((code == 130 || code == 2)) || [[ -z $started && ! -e accepted ]]; then exit "$code"; fi
+  ((code == 0)) || say "trying again in $pause s"
   return "$code"
 }
 
-again() { replacing=1; attempt delete create setup launch; }
+# rest: before the next look, so that nothing is done that was found out before it. Longer each time while no attempt
+# gets to a running program.
+rest() {
+  ((attempts)) || { nap "$POLL"; return; }
+  nap "$pause"
+  pause=$((pause > 900 ? 1800 : 2 * pause))
+}
+
+again() { touch replacing; attempt delete create setup launch; }
 
 halt() { stop restart; }  # no person's: what still runs makes room for a new start
 
@@ -59,11 +61,11 @@ give_up() {  # the program failed: show where it did first, leave nothing runnin
   read -r host code < <(awk '$2 == "exited" && $3 && $3 != 75 { print $4, $1, $3 }' out | sort | cut -d' ' -f2-)
   on_hosts all "$SSH_LIMIT" log-of "$host" 20 && cat out >&2
   on_hosts all $((STOP_LIMIT + SSH_LIMIT)) stop "$STOP_LIMIT"
-  die 3 "the program failed on $host with exit code $code, see above; mend it, then launch again"
+  die 3 "the program failed on $host with exit code $code, see above; mend it, then launch again; $COSTS"
 }
 
 supervise() {
-  local started='' ran=1 replacing='' suspect='' failures=0 pause=$BACKOFF
+  local started='' suspect='' attempts=0 pause=$BACKOFF  # attempts: since the program was seen to run
   [[ -n $MOUNT ]] || say "note: without --mount a preempted slice takes the workdir with it"
   while true; do
     if [[ -n $started ]]; then survey ACTIVE; else survey MISSING; fi
@@ -80,17 +82,17 @@ supervise() {
     case $SITUATION in
       running)
         [[ -n $started ]] || attempt launch  # says that it runs already, or that something else does
-        ran=1 replacing='' failures=0 pause=$BACKOFF ;;
+        attempts=0 pause=$BACKOFF ;;
       done)
         say "the program has ended with exit code 0"
-        [[ -n $DELETE_WHEN_DONE ]] || { say "$NAME still costs money; run: ./run_tpu.sh delete"; return; }
-        ran=1  # however short: its deletion need not wait
-        until attempt delete; do :; done
+        [[ -n $DELETE_WHEN_DONE ]] || { say "$COSTS"; return; }
+        attempts=0 pause=$BACKOFF
+        until attempt delete; do rest; done
         return ;;
-      stopped) say "the program was stopped by hand"; return ;;
+      stopped) die 75 "the program was stopped by hand; $COSTS" ;;
       failed) give_up ;;
       gone)
-        [[ ! -e accepted || -n $replacing || $STATE != @(MISSING|DELETING) ]] ||
+        [[ ! -e accepted || -e replacing || $STATE != @(MISSING|DELETING) ]] ||
           die 4 "$NAME was deleted by someone else"
         if [[ $STATE == MISSING ]]; then attempt create setup launch
         else say "$NAME is $STATE${WHY:+: $WHY}; making it again"; again
@@ -102,6 +104,6 @@ supervise() {
       saved) say "the program saved and stopped (exit code 75); launching it again"; attempt launch ;;
       unknown) attempt unreachable ;;
     esac
-    nap "$POLL"
+    rest
   done
 }

@@ -1,5 +1,6 @@
 """The hosts: what setup puts there, what launch starts, how it is watched and stopped."""
 
+import fcntl
 import signal
 import time
 
@@ -26,14 +27,24 @@ def test_setup_mounts_a_bucket_or_a_share(world):
     world.run("create")
     world.run("setup", "--mount=my-bucket")
     assert "gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 my-bucket /mnt/shared" in world.text(1, "system")
+    world.run("setup", "--mount=gs://other-bucket/")
+    assert "gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 other-bucket /mnt/shared" in world.text(1, "system")
+    assert "umount" not in world.text(1, "system")
+    (world.folder / "mounted").touch()
     world.run("setup", "--mount=10.0.0.2:/share")
     assert "sudo mount -t nfs 10.0.0.2:/share /mnt/shared" in world.text(1, "system")
+    assert "sudo umount /mnt/shared" in world.text(1, "system")
 
 
 def test_an_installation_that_fails_is_one_line(world):
     world.run("create")
     (world.folder / "no_network").touch()
     assert "Failed to fetch" in world.run("setup", code=1)
+    (world.folder / "no_network").unlink()
+    world.run("setup")
+    (world.folder / "no_network").touch()
+    world.run("setup", code=1)
+    assert "not set up since its last boot" in world.run("launch", *PROGRAM, code=4), "new code in an old environment"
 
 
 def test_the_same_command_runs_on_every_host(world):
@@ -54,7 +65,7 @@ def test_the_same_command_runs_on_every_host(world):
 
 
 def test_exit_codes_and_logs_are_kept_by_host(world):
-    world.ready("0/3", "75", "run")
+    world.ready("0/3", "75", "75", "run")
     world.run("launch", *PROGRAM)
     world.until(lambda: world.states() == [["exited", "0"], ["exited", "3"]])
     assert "bye 3" in world.run("logs", "--worker=1", "--tail=2")
@@ -62,6 +73,10 @@ def test_exit_codes_and_logs_are_kept_by_host(world):
     world.run("launch", *PROGRAM)
     world.until(lambda: world.states() == [["exited", "75"]] * 2)
     assert "bye 0" in world.run("logs") and "bye 75" in world.run("logs")
+    world.run("stop")
+    assert world.states() == [["stopped", "75"]] * 2
+    world.run("launch", *PROGRAM)
+    world.until(lambda: world.states() == [["exited", "75"]] * 2)
     world.run("launch", *PROGRAM)
     assert world.states() == [["running"]] * 2
 
@@ -77,6 +92,21 @@ def test_a_program_that_does_not_stop_is_killed(world):
 def test_launch_needs_setup(world):
     world.run("create")
     assert "slice is not set up; run: ./run_tpu.sh setup" in world.run("launch", *PROGRAM, code=4)
+    world.run("setup")
+    (world.folder / "hosts" / "1" / "run_tpu" / "ready").write_text("another-boot\n")
+    assert "host-w-1: it is not set up since its last boot" in world.run("launch", *PROGRAM, code=4)
+
+
+def test_calls_that_change_a_host_wait_for_each_other(world):
+    world.ready("run")
+    with (world.folder / "hosts" / "0" / "run_tpu" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = world.start("launch", *PROGRAM)
+        world.until((world.folder / "launches_1").exists)
+        assert process.poll() is None and world.states() == [["idle"], ["running"]]
+    assert "2 host(s) launched" in world.finish(process)
+    world.run("stop")
+    world.run("launch", *PROGRAM)  # what was launched does not hold the lock
 
 
 def test_logs_can_be_followed(world):

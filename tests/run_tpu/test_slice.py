@@ -28,6 +28,7 @@ def test_create_and_delete_may_be_repeated(world):
     assert "slice is MISSING" in world.run("delete")
     assert "there is no slice in us-west4-a" in world.run("delete")
     assert len(world.calls("create")) == len(world.calls("delete")) == 1
+    assert world.calls("delete")[0][4:] == ["slice", "--zone=us-west4-a", "--force", "--async", "--quiet"]
     world.run("create", SPOT="1")
     assert "--spot" in world.calls("create")[1]
 
@@ -44,6 +45,21 @@ def test_delete_goes_on_waiting_for_an_earlier_one(world):
     (world.folder / "upcoming").write_text("DELETING\nDELETING\nMISSING")
     world.run("delete")
     assert not world.calls("delete") and len(world.calls("describe")) == 3
+
+
+def test_a_deletion_that_never_shows_comes_to_nothing(world):
+    world.run("create")
+    world.plan(deleted=["ACTIVE"])
+    assert "the deletion came to nothing: slice is ACTIVE; slice may still cost money" in world.run("delete", code=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_who_leaves_a_request_is_told_that_it_may_cost_money(world, number):
+    world.plan(created=["WAITING_FOR_RESOURCES"])
+    process = world.start("create")
+    world.until(lambda: len(world.calls("describe")) > 2)
+    process.send_signal(number)
+    assert world.finish(process, 130).count("slice may still cost money; run: ./run_tpu.sh delete") == 1
 
 
 def test_a_request_that_fails_says_why(world):

@@ -15,7 +15,7 @@ def test_supervision_ends_with_the_program(world):
     world.plan(created=["WAITING_FOR_RESOURCES", "ACTIVE"])
     text = world.run(*SUPERVISE)
     assert "without --mount a preempted slice takes the workdir with it" in text
-    assert "ended with exit code 0" in text and "slice still costs money" in text
+    assert "ended with exit code 0" in text and "slice may still cost money" in text
     assert len(world.calls("create")) == 1 and not world.calls("delete")
     assert "without --mount" not in world.run(*SUPERVISE[:2], "--mount=bucket", "--delete-when-done", *PROGRAM)
     assert len(world.calls("create")) == len(world.calls("delete")) == 1
@@ -62,8 +62,9 @@ def test_exit_code_75_is_launched_again_on_the_same_slice(world):
 
 def test_a_failure_of_the_program_ends_the_supervision(world):
     world.program("run/4")  # host 0 waits for its peer
-    text = world.run(*SUPERVISE, code=3)
-    assert "failed on host-w-1 with exit code 4" in text and "bye 4" in text
+    text = world.run(*SUPERVISE, GRACE="1", code=3)
+    assert "failed on host-w-1 with exit code 4" in text and "bye 4" in text and "slice may still cost money" in text
+    assert world.slept() == [1], "between the two looks"
     assert len(world.calls("create")) == 1 and world.states() == [["stopped", "75"], ["exited", "4"]]
 
 
@@ -85,7 +86,8 @@ def test_supervision_ends_when_the_program_is_stopped_by_hand(world):
     process = world.start(*SUPERVISE)
     world.launched()
     world.run("stop")
-    assert "stopped by hand" in world.finish(process)
+    text = world.finish(process, 75)
+    assert "stopped by hand; slice may still cost money; run: ./run_tpu.sh delete" in text
 
 
 def test_supervision_does_not_undo_a_deletion(world):
@@ -118,7 +120,7 @@ def test_passing_faults_of_gcloud_are_outlived(world):
     world.until(lambda: len(world.calls("ssh")) > 2 + len(faults))
     assert process.poll() is None
     world.run("stop")
-    assert world.finish(process).count("no route to host") == 10
+    assert world.finish(process, 75).count("no route to host") == 10
     assert len(world.calls("create")) == len(world.calls("scp")) == 1
 
 
@@ -184,6 +186,73 @@ def test_supervision_does_not_undo_a_deletion_while_it_waits(world):
     world.plan(created=["WAITING_FOR_RESOURCES", "DELETING", "MISSING"])
     assert "was deleted by someone else" in world.run(*SUPERVISE, code=4)
     assert len(world.calls("create")) == 1
+
+
+def test_supervision_does_not_undo_a_deletion_while_a_new_slice_is_waited_for(world):
+    world.program("run")
+    process = world.start(*SUPERVISE)
+    world.launched()
+    world.plan(created=["WAITING_FOR_RESOURCES"])
+    (world.folder / "preempt").touch()
+    world.until(lambda: len(world.calls("create")) == 2)
+    before = len(world.calls("describe"))
+    world.until(lambda: len(world.calls("describe")) > before + 1)
+    world.run("delete")
+    assert "was deleted by someone else" in world.finish(process, 4)
+    assert len(world.calls("create")) == 2
+
+
+def test_supervision_looks_again_after_a_pause(world):
+    """A person has made the slice again meanwhile."""
+    world.ready("run")
+    world.run("launch", *PROGRAM)
+    world.launched()
+    before = len(world.calls("ssh"))
+    process = world.start(*SUPERVISE, BACKOFF="1")
+    world.until(lambda: len(world.calls("ssh")) > before + 2)
+    world.plan(fail={"delete": ["ERROR: UNAVAILABLE: try again later"]})
+    (world.folder / "state").write_text("SUSPENDED")
+    world.until(world.slept)
+    (world.folder / "state").write_text("ACTIVE")
+    before = len(world.calls("ssh"))
+    world.until(lambda: len(world.calls("ssh")) > before + 3)
+    process.terminate()
+    assert "slice is SUSPENDED; making it again" in world.finish(process, 130)
+    assert len(world.calls("delete")) == 1 and world.states() == [["running"]] * 2
+
+
+def test_pauses_grow_while_nothing_comes_of_it(world):
+    world.plan(fail={"scp": ["ERROR: no route to host"] * 9})
+    text = world.run(*SUPERVISE, BACKOFF="1", FAILURES="2", code=1)
+    assert world.slept() == [1, 2] and "trying again in 2 s" in text and "after 2 attempts in a row" in text
+
+
+def test_words_that_gcloud_does_not_take_end_the_supervision(world):
+    world.plan(fail={"scp": ["ERROR: (gcloud.compute.tpus.tpu-vm.scp) unrecognized arguments: --nonsense"]})
+    text = world.run(*SUPERVISE, "--ssh-args=--nonsense", code=2)
+    assert "does not take these words" in text and "trying again" not in text
+
+
+def test_a_stop_between_two_programs_ends_the_supervision(world):
+    world.program("75")
+    process = world.start(*SUPERVISE, BACKOFF="3")
+    world.launched()
+    world.until(lambda: world.states() == [["exited", "75"]] * 2)
+    assert "2 host(s) ran nothing" in world.run("stop")
+    assert "stopped by hand" in world.finish(process, 75)
+    assert (world.folder / "launches_0").read_text() == "1"
+
+
+def test_what_saved_as_its_host_went_down_is_set_up_again(world):
+    world.program("75", "0")
+    process = world.start("launch", "--supervise", "--mount=bucket", *PROGRAM, BACKOFF="3")
+    world.launched()
+    world.until(lambda: world.states() == [["exited", "75"]] * 2)
+    for host in (0, 1):
+        (world.folder / "hosts" / str(host) / "run_tpu" / "process").write_text("1 another-boot\n")
+    assert world.states() == [["lost"]] * 2
+    assert "came back without the program" in world.finish(process)
+    assert len(world.calls("create")) == 1 and len(world.calls("scp")) == 2
 
 
 def test_the_deletion_at_the_end_is_tried_again(world):

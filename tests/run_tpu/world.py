@@ -41,7 +41,8 @@ mkdir -p venv/bin
 printf '#!/bin/sh\\nexec PYTHON -SE "$@"\\n' >venv/bin/python
 chmod +x venv/bin/python
 """
-RECORD = '#!/bin/bash\necho "${0##*/} $*" >>~/system\n[[ ${0##*/} != mountpoint ]]\n'
+RECORD = '#!/bin/bash\necho "${0##*/} $*" >>~/system\n[[ ${0##*/} != findmnt || -e $WORLD/mounted ]]\n'
+SLEEP = '#!/bin/sh\necho "$1" >>"$WORLD/sleeps"\nexec /bin/sleep "$1"\n'
 
 
 class World:
@@ -56,8 +57,8 @@ class World:
         tools.mkdir(parents=True)
         gcloud = f'#!/bin/sh\nexec {sys.executable} -SE {HERE / "fake_gcloud.py"} "$@"\n'
         uv = UV.replace("PYTHON", sys.executable)
-        for name, text in {"gcloud": gcloud, "uv": uv, "hostname": '#!/bin/sh\necho "$FAKE_HOST"\n',
-                           **dict.fromkeys(("sudo", "mountpoint", "gcsfuse", "mount.nfs", "curl"), RECORD)}.items():
+        for name, text in {"gcloud": gcloud, "uv": uv, "sleep": SLEEP, "hostname": '#!/bin/sh\necho "$FAKE_HOST"\n',
+                           **dict.fromkeys(("sudo", "findmnt", "gcsfuse", "mount.nfs", "curl"), RECORD)}.items():
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
         self._environment = {key: os.environ[key] for key in ("HOME", "LANG", "TMPDIR") if key in os.environ} | {
@@ -117,6 +118,11 @@ class World:
     def states(self):
         """What `status` says of each host, without the time."""
         return [line.split()[1:3] for line in self.run("status").splitlines()[1:]]
+
+    def slept(self):
+        """The seconds of each pause so far, without those of no length."""
+        path = self.folder / "sleeps"
+        return [float(line) for line in path.read_text().split() if float(line) >= 1] if path.exists() else []
 
     def alive(self):
         """The processes of this world, which Linux shows by their environment."""
