@@ -46,6 +46,9 @@ def main() -> None:
     config = parse(_CONFIG.value.to_dict())
     if not _WORKDIR.value and not isinstance(config, EvaluateConfig):
         raise UserError("--workdir is missing; give a folder for checkpoints, metrics and the report")
+    for flag, folder in (("--workdir", _WORKDIR.value), ("config.init_from", getattr(config, "init_from", ""))):
+        if "://" in folder:
+            raise UserError(f"{flag} is '{folder}', a bucket; expected a folder: mount the bucket, or copy it")
     cache = compilation_cache.start()
     mesh.start(_PEER_TIMEOUT.value)
     if mesh.is_main_process():
@@ -107,8 +110,12 @@ def _evaluate(config: EvaluateConfig) -> None:
 
 def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records]:
     """Returns the records to train on and those to evaluate on."""
-    return (Records(data.dir, data.split, features, weights=data.weights, max_bad_records=data.max_bad_records),
-            Records(data.dir, data.eval_split, features, max_bad_records=data.max_bad_records, partial=True))
+    records = Records(data.dir, data.split, features, weights=data.weights, max_bad_records=data.max_bad_records)
+    eval_records = Records(data.dir, data.eval_split, features, max_bad_records=data.max_bad_records, partial=True)
+    if not len(eval_records):
+        raise UserError(f"split '{data.eval_split}' of '{data.dir}' has no records; choose another "
+                        "--config.data.eval_split")
+    return records, eval_records
 
 
 def _load(workdir: str, step: int) -> LoadedModel:

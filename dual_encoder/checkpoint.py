@@ -122,7 +122,13 @@ class Checkpoints:
         """
         step = mesh_lib.agree(self._newest_sound() if mesh_lib.is_main_process() else 0)
         self._manager.reload()
-        return self._read(step, state) if step >= 0 else None
+        try:
+            return self._read(step, state) if step >= 0 else None
+        except (UserError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:  # Orbax's, of many kinds; digests would have told
+            raise UserError(f"checkpoint {step} of '{self._workdir}' cannot be read ({one_line(error)}); move "
+                            f"'checkpoints/{step}' away, and the same command goes on from an older one") from error
 
     def _newest_sound(self) -> int:
         """Returns the newest sound step, or -1 when there is no checkpoint; moves damaged ones aside."""
@@ -145,11 +151,7 @@ class Checkpoints:
         return -1
 
     def _read(self, step: int, state: TrainState) -> TrainState:
-        try:
-            facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
-        except KeyError as error:
-            raise UserError(f"checkpoint {step} of '{self._workdir}' does not say which run it is of: damaged, or not "
-                            "of this program; move it away and run the same command again") from error
+        facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
         compare(f"checkpoint {step} of '{self._workdir}' is of a run", facts, self._facts)
         seen, ours = (_shapes(tree) for tree in (self._manager.item_metadata(step)["model"], state.model))
         if different := sorted(name for name in seen | ours if seen.get(name) != ours.get(name)):
@@ -238,7 +240,9 @@ def _manager(workdir: epath.Path, keep: int | None) -> ocp.CheckpointManager:
         (workdir / "checkpoints").resolve(),
         item_handlers={"model": ocp.StandardCheckpointHandler(), "optimizer": ocp.StandardCheckpointHandler(),
                        "facts": ocp.JsonCheckpointHandler()},
-        options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None))
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=keep is not None,
+            cleanup_tmp_directories=keep is not None))  # what a kill left of a save may be as large as a checkpoint
 
 
 def _digests(folder: epath.Path) -> dict[str, int]:

@@ -119,8 +119,8 @@ def _cpu(count: int) -> list[jax.Device]:
 
 def _tpus(name: str, shape: str) -> list[jax.Device]:
     if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
-        raise UserError(f"--topology={name} needs libtpu, the compiler for TPUs; run pip install "
-                        "'dual_encoder[tpu-plan]', or use --topology=cpu:8")
+        raise UserError(f"--topology={name} needs libtpu, the compiler for TPUs; run pip install -e "
+                        "'.[tpu-plan]', or use --topology=cpu:8")
     # libtpu looks for the machine that it is on, in the network too, and writes logs; these keep it quiet.
     for key, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_ACCELERATOR_TYPE", "v5litepod-4"), ("TPU_WORKER_ID", "0"),
                        ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_LOG_DIR", "disabled"),
@@ -144,8 +144,8 @@ def _gpus(name: str, chip: Chip, shape: str) -> list[jax.Device]:
         return list(topologies.get_topology_desc("", "cuda", topology=f"1x{hosts}x{count}",
                                                  target_config=_target(chip)).devices)
     except NotImplementedError as error:
-        raise UserError(f"--topology={name} needs JAX's compiler for NVIDIA GPUs; run pip install "
-                        "'dual_encoder[cuda]' (no GPU is needed), or use --topology=cpu:8") from error
+        raise UserError(f"--topology={name} needs JAX's compiler for NVIDIA GPUs; run pip install -e "
+                        "'.[cuda]' (no GPU is needed), or use --topology=cpu:8") from error
 
 
 def _target(chip: Chip) -> str:

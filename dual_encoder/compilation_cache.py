@@ -26,7 +26,11 @@ def start() -> str:
     if not jax.config.jax_enable_compilation_cache:
         return "compilation cache: off (JAX_ENABLE_COMPILATION_CACHE)"
     if folder is None:
-        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        try:
+            home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        except RuntimeError:  # a user without a home, as in some containers
+            jax.config.update("jax_enable_compilation_cache", False)
+            return f"compilation cache: off (there is no home folder; {_VARIABLE} names another one)"
         folder = os.fspath(pathlib.Path(home) / "dual_encoder" / f"jax-{jax.__version__}-{_processor()}")
         if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
             jax.config.update("jax_compilation_cache_max_size", _LARGEST)

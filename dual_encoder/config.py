@@ -5,6 +5,7 @@ Unknown, missing and mistyped keys are errors that name the nearest valid key.
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -336,26 +337,31 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return float(value)
     if type(value) is not hint:
         raise UserError(f"{path} is {value!r} ({type(value).__name__}); expected {hint.__name__}")
+    _require(hint is not float or math.isfinite(value), path, value, "a finite number")
     return value
 
 
 _MINIMA = {
     "batch_size": 1, "data.threads": 1, "data.processes": 0, "data.max_bad_records": 0, "encoder.width": 1,
-    "projection.hidden": 1, "projection.dim": 1, "decoder_width": 1, "augment.crop": 0,
-    "augment.sar_looks": 0, "augment.sar_gain_db": 0,
-    "augment.optical_brightness": 0, "augment.optical_contrast": 0, "optimizer.weight_decay": 0,
-    "optimizer.momentum": 0, "optimizer.clip_norm": 0, "schedule.epochs": 0, "schedule.steps": 0,
-    "schedule.log_every": 0, "schedule.eval_every": 0, "schedule.checkpoint_every": 0, "schedule.keep": 1,
-    "loss.temperature": 0.01, "loss.chunk": 0, "loss.off_diagonal": 0, "seed": 0, "optimizer.ema": 0,
-    "train.micro_batch": 0,
+    "projection.hidden": 1, "projection.dim": 1, "decoder_width": 1, "augment.crop": 0, "augment.sar_looks": 0,
+    "augment.sar_gain_db": 0, "augment.optical_brightness": 0, "augment.optical_contrast": 0,
+    "optimizer.weight_decay": 0, "optimizer.momentum": 0, "optimizer.clip_norm": 0, "schedule.epochs": 0,
+    "schedule.steps": 0, "schedule.log_every": 0, "schedule.eval_every": 0, "schedule.checkpoint_every": 0,
+    "schedule.keep": 1, "loss.temperature": 0.01, "loss.chunk": 0, "loss.off_diagonal": 0, "seed": 0,
+    "optimizer.ema": 0, "train.micro_batch": 0,
 }
+# JAX's keys and step counters have 32 bits; a reflectance is multiplied by 1 - brightness at least.
+_MAXIMA = {"seed": 2**32 - 1, "schedule.steps": 2**31 - 1, "augment.optical_brightness": 1,
+           "augment.optical_contrast": 1}
 
 
 def _validate(config: Config) -> None:
     values = _flatten(to_dict(config))
-    for key, minimum in _MINIMA.items():
-        if key in values:
-            _require(values[key] >= minimum, f"config.{key}", values[key], f"at least {minimum}")
+    for key in values:
+        if key in _MINIMA:
+            _require(values[key] >= _MINIMA[key], f"config.{key}", values[key], f"at least {_MINIMA[key]}")
+        if key in _MAXIMA:
+            _require(values[key] <= _MAXIMA[key], f"config.{key}", values[key], f"at most {_MAXIMA[key]}")
     if isinstance(config, EvaluateConfig):
         _require(config.init_from != "", "config.init_from", config.init_from, "the workdir of a pre-training run")
         return
@@ -365,6 +371,7 @@ def _validate(config: Config) -> None:
     _require(config.schedule.steps + config.schedule.epochs >= 1, "config.schedule.epochs", config.schedule.epochs,
              "at least 1 (or schedule.steps)")
     _require(0 <= config.optimizer.warmup < 1, "config.optimizer.warmup", config.optimizer.warmup, "a share in [0, 1)")
+    _require(config.optimizer.momentum < 1, "config.optimizer.momentum", config.optimizer.momentum, "a share in [0, 1)")
     _require(config.optimizer.ema < 1, "config.optimizer.ema", config.optimizer.ema, "a decay in [0, 1)")
     _require(config.optimizer.learning_rate > 0, "config.optimizer.learning_rate", config.optimizer.learning_rate,
              "more than 0")
@@ -391,8 +398,8 @@ def _validate_loss(config: PretrainConfig) -> None:
     if loss.name == "decur":
         _require(0 < common < config.projection.dim, "config.loss.common", loss.common,
                  f"a share that leaves common and other ones of the {config.projection.dim} dimensions")
-    _require(len(loss.vicreg) == 3 and min(loss.vicreg) >= 0, "config.loss.vicreg", loss.vicreg,
-             "three weights of at least 0")
+    _require(len(loss.vicreg) == 3 and min(loss.vicreg) >= 0 and max(loss.vicreg) > 0, "config.loss.vicreg",
+             loss.vicreg, "three weights of at least 0, not all 0")
 
 
 def _validate_encoder(encoder: EncoderConfig, crop: int) -> None:

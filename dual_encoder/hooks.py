@@ -15,10 +15,11 @@ from etils import epath
 from dual_encoder import atomic
 from dual_encoder import mesh as mesh_lib
 from dual_encoder.checkpoint import Checkpoints
+from dual_encoder.console import say
 from dual_encoder.errors import UserError
 from dual_encoder.metrics import MetricWriter, flatten
 from dual_encoder.train_state import TrainState
-from dual_encoder.workdir import read_json, write_json
+from dual_encoder.workdir import write_json
 
 
 def is_due(step: int, every: int, last: int) -> bool:
@@ -28,6 +29,8 @@ def is_due(step: int, every: int, last: int) -> bool:
 
 class TrainLog:
     """Reads the metrics of finished steps, stops on a non-finite one, writes means and shows progress.
+
+    A row holds the means since the row before, or since the start of this process.
 
     Metrics are read one step late, so that the devices always have a step to work on. All processes read the same ones
     after the same step.
@@ -86,9 +89,10 @@ class TrainLog:
         self.stop |= bool(values.pop("stop"))
         if not values.pop("finite"):
             ids = self._name_records(step - 1)
-            raise UserError(f"loss={values['loss']} grad_norm={values['grad_norm']} at step {step}: not finite, the "
-                            f"update was not applied; pair ids: {' '.join(ids)}; look at these records with `python "
-                            "-m data_prep inspect`, or lower --config.optimizer.learning_rate in a new workdir")
+            seen = " ".join(f"{name}={values[name]}" for name in ("loss", "grad_norm", "param_norm"))
+            raise UserError(f"{seen} at step {step}: not finite, the update was not applied; pair ids: "
+                            f"{' '.join(ids)}; look at these records with `python -m data_prep inspect`, or lower "
+                            "--config.optimizer.learning_rate in a new workdir")
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
@@ -110,7 +114,7 @@ class TrainLog:
             self._bar.update(self._bar.task_ids[0], completed=step, facts=text)
         else:
             minutes, seconds = divmod(int(eta), 60)
-            print(f"step {step}/{self._last}  {text}  ETA {minutes}:{seconds:02d}", flush=True)
+            say(f"step {step}/{self._last}  {text}  ETA {minutes}:{seconds:02d}")
 
 
 def _progress_bar(start: int, last: int) -> rich.progress.Progress:
@@ -153,10 +157,10 @@ class Profile:
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()
-            print(f"trace of {self._traced} steps: '{self._folder}' (TensorBoard's profile plugin, or "
-                  "*.trace.json.gz in ui.perfetto.dev)", flush=True)
+            say(f"trace of {self._traced} steps: '{self._folder}' (TensorBoard's profile plugin, or *.trace.json.gz in "
+                "ui.perfetto.dev)")
         elif self._first < self._end and not self._traced:
-            print(f"no trace: the run ended before step {self._first}, the first to be traced", flush=True)
+            say(f"no trace: the run ended before step {self._first}, the first to be traced")
 
 
 class SaveCheckpoint:
@@ -196,17 +200,18 @@ class Evaluate:
         return is_due(step, self._every, self._last)
 
     def is_missing(self, step: int) -> bool:
-        """True unless the scores of `step` were written."""
+        """True unless the scores of `step` were written; the same on all processes."""
         file = self._workdir / "evaluation" / "scores.json"
-        return not file.exists() or read_json(file)["step"] != step
+        written = self._writer is None or (self._writer.holds(step, "eval") and file.exists())
+        return not mesh_lib.agree(int(written))
 
     def __call__(self, step: int, state: TrainState) -> None:
         """Evaluates on all processes; the main one writes."""
         scores, pictures = self._evaluate(state)
         if mesh_lib.is_main_process():
-            save_evaluation(self._workdir, step, scores, pictures)
+            save_evaluation(self._workdir, step, scores, pictures)  # before the row that says so
             self._writer.write(step, "eval", flatten(scores))
-            print(f"evaluation at step {step}\n{summary(scores)}", flush=True)
+            say(f"evaluation at step {step}\n{summary(scores)}")
             self._report()
 
 

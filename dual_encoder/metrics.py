@@ -2,11 +2,14 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
-import tensorboardX
 from etils import epath
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from dual_encoder import atomic
 
@@ -14,19 +17,29 @@ from dual_encoder import atomic
 class MetricWriter:
     """Appends to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.
 
+    TensorBoard's events are written here and now: a writer with a thread would never return on a full disk.
+
     Args:
       workdir: of the run.
       resume_step: step that the run continues from; later rows (of work that was lost) are removed.
     """
 
     def __init__(self, workdir: epath.PathLike, resume_step: int):
-        self._path = os.path.join(os.fspath(workdir), "metrics.jsonl")
+        self._path, self._kept = os.path.join(os.fspath(workdir), "metrics.jsonl"), []
         if os.path.exists(self._path):
-            kept = [json.dumps(row) + "\n" for row in read(workdir) if row["step"] <= resume_step]
-            atomic.write(self._path, "".join(kept).encode())
+            self._kept = [row for row in read(workdir) if row["step"] <= resume_step]
+            atomic.write(self._path, "".join(json.dumps(row) + "\n" for row in self._kept).encode())
         self._file = open(self._path, "a")
-        self._board = tensorboardX.SummaryWriter(os.path.join(os.fspath(workdir), "tensorboard"),
-                                                 purge_step=resume_step + 1 if resume_step else None)
+        folder = os.path.join(os.fspath(workdir), "tensorboard")
+        os.makedirs(folder, exist_ok=True)
+        self._board = EventsWriter(os.path.join(folder, "events"))
+        if resume_step:  # TensorBoard then forgets what an earlier process wrote from that step on
+            start = SessionLog(status=SessionLog.START)
+            self._board.write_event(Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
+
+    def holds(self, step: int, kind: str) -> bool:
+        """True when a row of an earlier process is there."""
+        return any((row["step"], row["kind"]) == (step, kind) for row in self._kept)
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """Adds one row: 'train' and 'eval' rows hold numbers, 'event' rows text."""
@@ -34,7 +47,8 @@ class MetricWriter:
         self._file.flush()
         if kind != "event":
             for name, value in values.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+                self._board.write_event(Event(wall_time=time.time(), step=step,
+                                              summary=scalar(f"{kind}/{name}", value)))
 
     def sync(self) -> None:
         """Makes all rows safe on the disk."""
@@ -49,15 +63,22 @@ class MetricWriter:
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """Returns the rows of metrics.jsonl; a last line that was cut off by a crash is left out."""
-    rows = []
-    with open(os.path.join(os.fspath(workdir), "metrics.jsonl")) as file:
-        for line in file:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return rows
+    """Returns the rows of metrics.jsonl without damaged lines: a crash may have cut off the last one."""
+    return rows_and_damage(os.path.join(os.fspath(workdir), "metrics.jsonl"))[0]
+
+
+def rows_and_damage(path: epath.PathLike) -> tuple[list[dict[str, Any]], list[int]]:
+    """Returns the rows of a metrics.jsonl, and the numbers of its damaged lines but for a last one that was cut off."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = file.read().splitlines()
+    rows, damaged = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            rows.append({"step": int(row["step"]), "kind": str(row["kind"])} | row)
+        except (ValueError, KeyError, TypeError):
+            damaged.append(number)
+    return rows, [] if damaged == [len(lines)] else damaged
 
 
 def flatten(scores: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

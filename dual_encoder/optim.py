@@ -8,6 +8,8 @@ import optax
 
 from dual_encoder.config import OptimizerConfig
 
+_SCALAR_PEAK = 1e-3  # rate at which the scalars of a loss are trained beside LARS and SGD
+
 
 def learning_rate(config: OptimizerConfig, batch_size: int, steps: int) -> optax.Schedule:
     """Returns the schedule: linear warm-up to the scaled peak, then cosine decay to 0 at `steps`.
@@ -16,7 +18,10 @@ def learning_rate(config: OptimizerConfig, batch_size: int, steps: int) -> optax
     (SimCLR, Chen et al. 2020, appendix B.1).
     """
     factor = {"none": 1.0, "linear": batch_size / 256, "sqrt": batch_size**0.5}[config.scaling]
-    peak = config.learning_rate * factor
+    return _warmup_and_decay(config.learning_rate * factor, config, steps)
+
+
+def _warmup_and_decay(peak: float, config: OptimizerConfig, steps: int) -> optax.Schedule:
     warmup = min(round(config.warmup * steps), steps - 1)
     if warmup == 0 or steps == 1:
         return optax.cosine_decay_schedule(peak, steps)
@@ -35,6 +40,9 @@ def build(config: OptimizerConfig, batch_size: int, steps: int, frozen: tuple[st
           ) -> optax.GradientTransformation:
     """Returns the optimizer named in the config.
 
+    Beside LARS and SGD, Adam trains the scalars (log_scale and bias of the loss): at a rate scaled for kernels, such as
+    4.8 for LARS at a batch of 4096, and with momentum they run away within some steps.
+
     Args:
       config: the choice.
       batch_size: global batch, for the scaling rule.
@@ -52,6 +60,10 @@ def build(config: OptimizerConfig, batch_size: int, steps: int, frozen: tuple[st
         "sgd": lambda: optax.chain(optax.add_decayed_weights(config.weight_decay, is_kernel),
                                    optax.sgd(rate, momentum=config.momentum)),
     }[config.name]()
+    if config.name in ("lars", "sgd"):
+        scalars = optax.adam(_warmup_and_decay(_SCALAR_PEAK, config, steps))
+        optimizer = optax.partition({"layers": optimizer, "scalars": scalars},
+                                    lambda params: jax.tree.map(lambda p: "layers" if p.ndim else "scalars", params))
     if config.clip_norm:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     if frozen:

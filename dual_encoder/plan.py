@@ -4,7 +4,7 @@
     python -m dual_encoder.plan --config=configs/pretrain.py --topology=h100:8 --config.data.dir=DIR
     python -m dual_encoder.plan --config=configs/pretrain.py:smoke --topology=cpu:8 --size=120
 
-TPU topologies need libtpu (pip install 'dual_encoder[tpu-plan]'), GPU topologies JAX's CUDA compiler ([cuda]); neither
+TPU topologies need libtpu (pip install -e '.[tpu-plan]'), GPU topologies JAX's CUDA compiler ([cuda]); neither
 needs the hardware or the network. The images are those of --config.data.dir, or of --size and --sensors. Compiling for
 hundreds of chips takes minutes. Exit codes: 0 it fits, 1 it does not (what to change is printed), 2 a mistake that one
 line on stderr explains.
@@ -119,8 +119,8 @@ def _run(arguments: list[str]) -> None:
           f"{config.batch_size // len(devices)} per device; {images}", flush=True)
     fitting = fits(config.batch_size)
     low, high = (config.batch_size, None) if fitting else (0, config.batch_size)
+    micro_batch = config.train.micro_batch if isinstance(config, PretrainConfig) else 0
     if options.search and limit:
-        micro_batch = config.train.micro_batch if isinstance(config, PretrainConfig) else 0
         low, high = largest_batch(fits, micro_batch or len(devices), config.batch_size, fitting,
                                   lambda batch_size: _guess(answers[batch_size], batch_size, limit))
     plan = {"topology": options.topology, "devices": len(devices), "chip": dataclasses.asdict(chip) if chip else None,
@@ -134,13 +134,14 @@ def _run(arguments: list[str]) -> None:
             print(f"\n-- global batch {batch_size:,}, compiled in {answer.compile_seconds:.0f} s\n")
             print("\n".join(lines(one, chip, limit)))
     if options.search and limit:
-        print(f"largest global batch that fits: {low:,}" + (f" ({high:,} does not)" if high else ""))
+        print(_outcome(low, high, micro_batch, len(devices)))
     if options.json:
         atomic.write(options.json, json.dumps(plan, indent=1).encode())
     if not fitting:
         reason = answers[config.batch_size]
         reason = reason if isinstance(reason, str) else f"{reason.memory.total / GIB:.2f} of {limit / GIB:.2f} GiB"
-        print(f"does not fit: {reason}\nchange one of: {'; '.join(_remedies(config, low))}", flush=True)
+        remedies = _remedies(config, low, high, len(devices))
+        print(f"does not fit: {reason}\nchange one of: {'; '.join(remedies)}", flush=True)
         sys.exit(1)
 
 
@@ -198,19 +199,47 @@ def _guess(answer: StepProgram | str, batch_size: int, limit: int) -> int:
     return int(batch_size * max(limit - fixed, 0) / max(answer.memory.total - fixed, 1))
 
 
-def _remedies(config: Config, fitting: int) -> list[str]:
-    """Returns what makes a step smaller, of what the configuration does not use yet."""
+def _outcome(low: int, high: int | None, micro_batch: int, devices: int) -> str:
+    """Returns the answer of the search in words."""
+    if low:
+        return f"largest global batch that fits: {low:,}" + (f" ({high:,} does not)" if high else "")
+    if high > (micro_batch or devices):
+        return f"largest global batch that fits: less than {high:,}, not searched further"
+    if micro_batch:
+        return f"no global batch in micro-batches of {micro_batch:,} rows fits"
+    return "no global batch fits: one row per device is too much"
+
+
+def _remedies(config: Config, fitting: int, too_large: int, devices: int) -> list[str]:
+    """Returns what makes a step smaller, of what the configuration does not use yet or may use more of.
+
+    Args:
+      config: that does not fit.
+      fitting: a global batch that fits; 0 if none is known.
+      too_large: the smallest that is known not to fit.
+      devices: their number.
+    """
     values = to_dict(config)
+    used = values.get("train", {}).get("micro_batch", 0)
+    batch_norm = config.encoder.family == "resnet" and config.encoder.norm == "batch"
+    micro_batch = ("--config.train.micro_batch (activations of a part of the batch at a time"
+                   + (", BatchNorm's statistics over that part only)" if batch_norm else ")"))
     choices = [
         ("loss", "chunk", 0, "--config.loss.chunk=1024 (no matrix of all similarities)"),
-        ("train", "micro_batch", 0, "--config.train.micro_batch (activations of a part of the batch at a time)"),
+        ("train", "micro_batch", 0, micro_batch),
         ("encoder", "remat", False, "--config.encoder.remat=True (activations made again in the backward pass)"),
         ("encoder", "dtype", "float32", "--config.encoder.dtype=bfloat16"),
     ]
     if isinstance(config, PretrainConfig) and config.loss.name in WITHOUT_NEGATIVES:
         del values["loss"]  # there is no such matrix
-    batch = f"--config.batch_size={fitting}" if fitting else "a smaller --config.batch_size"
-    return [batch, *(text for group, key, unused, text in choices if values.get(group, {}).get(key) == unused),
+    if too_large <= devices:
+        values.pop("train", None)  # one row per device has no parts
+    rows = [f"a smaller {micro_batch}"] if used > devices else []
+    if fitting:
+        rows.append(f"--config.batch_size={fitting}")
+    elif too_large > (used or devices):  # a batch is a multiple of these
+        rows.append("a smaller --config.batch_size")
+    return [*rows, *(text for group, key, unused, text in choices if values.get(group, {}).get(key) == unused),
             "a smaller --config.augment.crop", "more devices"]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from dual_encoder import atomic
 from dual_encoder.curves import Series, plot
 from dual_encoder.errors import UserError, exit_on_user_error
+from dual_encoder.metrics import rows_and_damage
 from dual_encoder.quicklook import label_to_rgb
 
 _FIRST = ("loss", "learning_rate", "grad_norm", "temperature", "pairs_per_second", "data_wait")
@@ -98,16 +99,8 @@ def _read_json(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _read_rows(path: pathlib.Path, problems: list[str]) -> list[dict[str, Any]]:
-    """A last line that a crash cut off is no problem; any other damaged line is one."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    rows, damaged = [], []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            rows.append({"step": int(row["step"]), "kind": str(row["kind"])} | row)
-        except (ValueError, KeyError, TypeError):
-            damaged.append(number)
-    if damaged and damaged != [len(lines)]:
+    rows, damaged = rows_and_damage(path) if path.exists() else ([], [])
+    if damaged:
         problems.append(f"{path.name}: {len(damaged)} damaged lines were left out (first: line {damaged[0]})")
     return rows
 

@@ -21,6 +21,7 @@ from dual_encoder import mesh as mesh_lib
 from dual_encoder import workdir as workdir_lib
 from dual_encoder.checkpoint import Checkpoints
 from dual_encoder.config import FinetuneConfig, PretrainConfig, to_dict
+from dual_encoder.console import say
 from dual_encoder.dataset_info import DatasetInfo
 from dual_encoder.errors import UserError
 from dual_encoder.input import Records
@@ -145,10 +146,11 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
             workdir_lib.record_run(workdir, facts, parameters)
             writer = MetricWriter(workdir, start)
             run.callback(writer.close)
-            writer.write(start, "event", {"event": "started" if start == 0 else "resumed"})
-            print(f"{config.task}: {len(records)} records, {order.steps_per_epoch} steps per epoch, "
-                  f"{parameters / 1e6:.1f} M parameters, {mesh.size} {mesh.devices.flat[0].platform} device(s), from "
-                  f"step {start} to {last}", flush=True)
+            if start < last:
+                writer.write(start, "event", {"event": "started" if start == 0 else "resumed"})
+            say(f"{config.task}: {len(records)} records, {order.steps_per_epoch} steps per epoch, "
+                f"{parameters / 1e6:.1f} M parameters, {mesh.size} {mesh.devices.flat[0].platform} device(s), from "
+                f"step {start} to {last}")
 
         def name_records(step: int) -> list[str]:
             return [records.record(number)["id"] for number in order.numbers(step).tolist()]
@@ -167,8 +169,9 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
         run.callback(stream.close)
         bad = 0
         with mesh_lib.together():  # as the innermost: to close the run would wait for the dead
-            if start == last and score.is_missing(last):  # the run ended between its last checkpoint and its scores
-                score(last, state)
+            if start and score.due(start) and score.is_missing(start):  # it ended between a checkpoint and its scores
+                score(start, state)
+                log.resume_clock()
             for step in range(start + 1, last + 1):
                 profile(step)
                 began = time.perf_counter()
@@ -186,13 +189,13 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
                 if stopping or save.due(step):
                     save(step, state)
                 if stopping:
-                    print(f"stopped by a signal after step {step}; saved, run the same command to continue", flush=True)
+                    say(f"stopped by a signal after step {step}; saved, run the same command to continue")
                     sys.exit(STOPPED)
                 if score.due(step):
                     score(step, state)
                     log.resume_clock()
     if mesh_lib.is_main_process():
-        print(f"report: {write_report(workdir)}", flush=True)
+        say(f"report: {write_report(workdir)}")
 
 
 class _StopRequest:

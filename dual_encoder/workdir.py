@@ -101,10 +101,12 @@ def record_run(workdir: epath.Path, ours: Mapping[str, Any], parameters: int) ->
       parameters: number of parameters.
     """
     devices = jax.devices()
+    earlier = read_json(workdir / "run.json") if (workdir / "run.json").exists() else {}
+    now = datetime.datetime.now().isoformat(timespec="seconds")
     write_json(workdir / "config.json", ours["config"])
     write_json(workdir / "run.json", {
         "task": ours["config"]["task"], "command": " ".join(sys.argv), "versions": versions(),
-        "started": datetime.datetime.now().isoformat(timespec="seconds"), "parameters": parameters,
+        "started": earlier.get("started", now), "parameters": parameters,
         "sensors": ours["sensors"], "dataset": ours["dataset"],
         "devices": {"platform": devices[0].platform, "count": len(devices), "kind": devices[0].device_kind}})
 
@@ -126,7 +128,7 @@ def read_json(path: epath.Path) -> Any:
     """Reads a JSON file of the workdir; UserError when it is damaged."""
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(f"'{path}' is damaged ({error}); restore it or use another workdir") from error
 
 

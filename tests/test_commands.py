@@ -1,15 +1,17 @@
 """main.py as a user meets it: one line and exit code 2 for each mistake, and nothing written is lost."""
 
+import math
 import os
 import pathlib
 import re
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from configs import pretrain
-from dual_encoder import huge_pages
+from dual_encoder import compilation_cache, huge_pages
 from dual_encoder.config import parse
 from dual_encoder.errors import UserError
 
@@ -42,10 +44,12 @@ def assert_refused(result, *parts):
     ([SMOKE, "--workdir=x", "--config.batch_size=many"], ["batch_size=many"]),
     ([SMOKE, "--workdir=x", "--config.encoder.depth=20"], ["config.encoder.depth is 20; expected 18, 34, 50 or 101"]),
     ([SMOKE, "--wrkdir=x"], ["wrkdir", "workdir"]),
+    ([SMOKE, "--workdir=gs://bucket/run"], ["--workdir is 'gs://bucket/run', a bucket; expected a folder"]),
     ([SMOKE, "--workdir=x", "stray"], ["'stray' is not a flag"]),
     ([SMOKE, "--workdir=x", "--config.data.dir=nowhere"], ["'nowhere' does not exist", "data_prep build"]),
     (["--config=configs/pretrain.py", "--workdir=x"], ["config.data.dir is ''"]),
     (["--config=configs/evaluate.py", "--config.init_from=nowhere"], ["'nowhere' holds no checkpoints"]),
+    (["--config=configs/evaluate.py", "--config.init_from=gs://b/run"], ["config.init_from is 'gs://b/run', a bucket"]),
 ])
 def test_a_mistake_gets_one_line(arguments, parts):
     assert_refused(run(*arguments), *parts)
@@ -56,6 +60,10 @@ def test_a_mistake_gets_one_line(arguments, parts):
     ("schedule.steps", -5, "at least 0"), ("schedule.keep", 0, "at least 1"), ("projection.dim", 0, "at least 1"),
     ("augment.sar_looks", -1, "at least 0"), ("loss.temperature", 0.001, "at least 0.01"),
     ("optimizer.warmup", 1.0, "a share in [0, 1)"), ("optimizer.ema", 1.0, "a decay in [0, 1)"),
+    ("seed", 2**32, "at most 4294967295"), ("schedule.steps", 2**31, "at most 2147483647"),
+    ("optimizer.momentum", 1.5, "a share in [0, 1)"), ("augment.optical_brightness", 5.0, "at most 1"),
+    ("loss.vicreg", (0.0, 0.0, 0.0), "three weights of at least 0, not all 0"),
+    ("loss.temperature", math.inf, "a finite number"), ("loss.common", math.nan, "a finite number"),
     ("train.micro_batch", -8, "at least 0"), ("train.micro_batch", 3, "0, or a divisor of config.batch_size, 8"),
 ])
 def test_a_value_that_cannot_be_right_is_refused(key, value, expected):
@@ -86,6 +94,26 @@ def test_a_workdir_that_cannot_be_made_is_one_line(write_dataset, tmp_path):
     result = run(SMOKE, f"--workdir={tmp_path / 'file' / 'below'}", f"--config.data.dir={write_dataset()}",
                  "--config.data.split=train", "--config.augment.crop=32")
     assert_refused(result, "run the same command again")
+
+
+def test_a_split_without_records_to_evaluate_on_is_one_line(write_dataset, tmp_path):
+    data = write_dataset(test=0)
+    result = run(SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.dir={data}", "--config.data.split=train")
+    assert_refused(result, "split 'test'", "has no records")
+
+
+def test_a_user_without_a_home_has_no_compilation_cache(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    options = {}
+    monkeypatch.setattr(jax.config, "update", options.__setitem__)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", no_home)
+    assert compilation_cache.start() == ("compilation cache: off (there is no home folder; JAX_COMPILATION_CACHE_DIR "
+                                         "names another one)")
+    assert options == {"jax_enable_compilation_cache": False}
 
 
 def test_data_of_another_sensor_than_the_checkpoint_is_refused(write_dataset, tmp_path):

@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # room -> rooms of dual_encoder that it may import. A folder is one room.
 ALLOWED = {
     "errors": set(), "atomic": {"errors"}, "sensors": {"errors"}, "quicklook": {"sensors"}, "config": {"errors"},
-    "mesh": {"errors"},
+    "mesh": {"errors"}, "console": set(),
     "files": {"errors"}, "tf_example": {"errors"}, "dataset_info": {"errors", "files", "sensors"},
     "layout": set(), "tfrecord": {"dataset_info", "errors", "files", "layout", "tf_example"}, "order": {"errors"},
     "memory": set(),
@@ -20,10 +20,10 @@ ALLOWED = {
     "tasks": {"models", "losses", "augment", "evaluation", "config", "errors", "input", "order", "sensors"},
     "workdir": {"atomic", "config", "dataset_info", "errors", "sensors"},
     "checkpoint": {"atomic", "errors", "mesh", "sensors", "train_state", "workdir"},
-    "hooks": {"atomic", "checkpoint", "errors", "mesh", "metrics", "train_state", "workdir"},
-    "curves": set(), "report": {"atomic", "curves", "errors", "quicklook"},
-    "trainer": {"checkpoint", "config", "dataset_info", "errors", "hooks", "input", "mesh", "metrics", "optim",
-                "report", "train_state", "workdir"},
+    "hooks": {"atomic", "checkpoint", "console", "errors", "mesh", "metrics", "train_state", "workdir"},
+    "curves": set(), "report": {"atomic", "curves", "errors", "metrics", "quicklook"},
+    "trainer": {"checkpoint", "config", "console", "dataset_info", "errors", "hooks", "input", "mesh", "metrics",
+                "optim", "report", "train_state", "workdir"},
     "export": {"checkpoint", "errors", "sensors", "models"},
     "data_prep": {"atomic", "errors", "sensors", "tfrecord", "quicklook"},
     "command_line": {"config", "errors"}, "hlo": set(), "flops": set(), "chips": {"errors"},

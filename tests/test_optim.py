@@ -52,6 +52,27 @@ def test_momentum_carries_the_first_gradient_into_the_second_step(name):
     np.testing.assert_allclose(second["encoder"]["bias"], 1.9 * first["encoder"]["bias"], rtol=1e-4)
 
 
+@pytest.mark.parametrize("name, kernel", [
+    # By hand, first step, rate 0.1, w = 1, g = 0.5, decay 0.2: the kernel's step is that of g + 0.2 w = 0.7 where the
+    # decay goes in before (LARS: times 0.001 |w| / |g + 0.2 w|), and of sign(g) + 0.2 w = 1.2 behind Adam (LAMB: times
+    # |w| / 1.2 |1|).
+    ("sgd", -0.07), ("lars", -0.1 * 0.7 * 0.001 / 0.7), ("adamw", -0.12), ("lamb", -0.1)])
+def test_weight_decay_is_as_large_as_configured(name, kernel):
+    update = first_update(optim.build(config(name, weight_decay=0.2), 256, 100))
+    np.testing.assert_allclose(update["encoder"]["kernel"], np.full((3, 2), kernel), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_adam_remembers_gradients_by_its_usual_decays(name):
+    """Of the bias, by hand: gradients 0.5 and -1, means of 0.9 and 0.999, corrected for their start."""
+    optimizer = optim.build(config(name), 256, 100_000)
+    _, state = optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)
+    update, _ = optimizer.update(jax.tree.map(lambda g: -2 * g, GRADS), state, PARAMS)
+    mean = (0.9 * 0.1 * 0.5 - 0.1 * 1) / (1 - 0.9**2)
+    square = (0.999 * 0.001 * 0.25 + 0.001 * 1) / (1 - 0.999**2)
+    np.testing.assert_allclose(update["encoder"]["bias"], np.full(2, -0.1 * mean / np.sqrt(square)), rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["lars", "lamb", "adamw", "sgd"])
 def test_weight_decay_moves_kernels_only(name):
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
@@ -69,17 +90,30 @@ def test_frozen_parameters_do_not_move():
 
 def test_schedule_warms_up_scales_and_ends_at_zero():
     rate = optim.learning_rate(config("lars", warmup=0.1, learning_rate=0.3, scaling="linear"), 4096, 1000)
+    short = optim.learning_rate(config("lars", warmup=0.9), 256, 2)
     square_root = optim.learning_rate(config("lars", learning_rate=0.075, scaling="sqrt"), 4096, 10)
     with jax.numpy_dtype_promotion("standard"):
         np.testing.assert_allclose([rate(0), rate(50), rate(100), rate(550), rate(1000)], [0.0, 2.4, 4.8, 2.4, 0.0],
                                    atol=1e-6)
         assert square_root(0) == pytest.approx(4.8)
+        np.testing.assert_allclose([short(0), short(1), short(2)], [0.0, 0.1, 0.0], atol=1e-6)
 
 
 def test_clipping_bounds_the_global_norm():
     update = first_update(optim.build(config("sgd", clip_norm=0.1, momentum=0.0), 256, 100))
-    norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(update)))
-    assert norm == pytest.approx(0.1 * 0.1, rel=1e-5)
+    norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(update["encoder"])))
+    assert norm == pytest.approx(0.1 * 0.1 * np.sqrt(8 / 9), rel=1e-5), "the ninth value is a scalar, which Adam trains"
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd"])
+def test_scalars_do_not_run_away_at_a_rate_for_kernels(name):
+    """At LARS's 4.8 a temperature leaves all bounds within some steps; Adam's step is its rate, by hand 1e-3."""
+    optimizer = optim.build(config(name, learning_rate=4.8), 256, 1000)
+    params, state = PARAMS, optimizer.init(PARAMS)
+    for _ in range(3):
+        update, state = optimizer.update(GRADS, state, params)
+        np.testing.assert_allclose(update["log_scale"], -1e-3, rtol=1e-3)
+        assert update["encoder"]["bias"][0] < -1
 
 
 def test_the_average_follows_a_hand_count_and_forgets_the_random_weights():

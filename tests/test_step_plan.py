@@ -197,18 +197,31 @@ def test_memory_on_the_chip_costs_nothing_and_slices_cost_what_they_take():
   ROOT %s = f32[1,8]{1,0} dynamic-slice(%p, %i, %z), dynamic_slice_sizes={1,8}
 }
 
-ENTRY %main (p.1: f32[100,8], i.1: s32[]) -> f32[1,8] {
+%body.2 (q: f32[100,8], v: f32[1,8], j: s32[]) -> f32[100,8] {
+  %q = f32[100,8]{1,0} parameter(0)
+  %v = f32[1,8]{1,0} parameter(1)
+  %j = s32[] parameter(2)
+  %z.2 = s32[] constant(0)
+  %m = f32[1,8]{1,0} negate(%v)
+  ROOT %u = f32[100,8]{1,0} dynamic-update-slice(%q, %m, %j, %z.2)
+}
+
+ENTRY %main (p.1: f32[100,8], i.1: s32[]) -> f32[100,8] {
   %p.1 = f32[100,8]{1,0} parameter(0)
   %i.1 = s32[] parameter(1)
   %f = f32[1,8]{1,0:T(2,128)S(1)} fusion(%p.1, %i.1), kind=kLoop, calls=%body
   %n = f32[1,8]{1,0:S(1)} negate(%f)
   %c = ((f32[100,8]{1,0}), f32[10,8]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%p.1), slice={[0:10], [0:8]}
   %d = f32[10,8]{1,0:S(1)} slice-done(%c)
-  ROOT %out = f32[1,8]{1,0} copy(%n)
+  %row = f32[1,8]{1,0} copy(%n)
+  %u.1 = f32[100,8]{1,0} dynamic-update-slice(%p.1, %row, %i.1, %i.1)
+  ROOT %out = f32[100,8]{1,0} fusion(%u.1, %row, %i.1), kind=kLoop, calls=%body.2
 }
 """
     read_by_fusion, read_by_slice, written_by_copy = 32 + 4, 320, 32
-    assert hlo.memory_traffic(text) == read_by_fusion + read_by_slice + written_by_copy
+    in_place, in_place_by_fusion = 32 + 32, (32 + 4) + 32  # a row read and written; 99 rows stay where they are
+    assert hlo.memory_traffic(text) == (read_by_fusion + read_by_slice + written_by_copy + in_place
+                                        + in_place_by_fusion)
 
 
 def brute_force_convolution(size, kernel, stride, padding, between, dilation):
@@ -408,15 +421,85 @@ def test_times_are_figures_over_published_peaks():
 
 @pytest.fixture
 def made_up(monkeypatch):
-    """Programs that need 1 GiB and 1 MiB per row of the batch; from 20,000 rows the compiler refuses."""
+    """Programs that need 1 GiB and 1 MiB per row of a micro-batch; from a batch of 20,000 the compiler refuses."""
     def compile_program(config, task, info, devices, steps):
-        rows = config.batch_size // devices.size
+        rows = (config.train.micro_batch or config.batch_size) // devices.size
         if config.batch_size >= 20_000:
             raise step_program.TooLarge("Ran out of memory on HBM")
         return StepProgram(10**6, 2**30, Memory(2**30, 2**30, 2**30, rows * 2**20, 0, 0), 1e9, 1e9, 10**9, (), 1.0)
 
     monkeypatch.setattr(plan, "compile_program", compile_program)
     return ("--topology=cpu:8", *TINY)
+
+
+@pytest.fixture
+def made_up_chip(made_up, monkeypatch):
+    """The same on one v5e: 15.75 GiB, and 1/819 s for the 10**9 bytes that a step moves."""
+    monkeypatch.setattr(plan, "topology", lambda name: (jax.devices()[:1], chips.CHIPS["v5e"]))
+    cached = jax.config.jax_enable_compilation_cache
+    yield ("--topology=v5e:1x1", *TINY)
+    jax.config.update("jax_enable_compilation_cache", cached)
+
+
+@pytest.mark.parametrize("schedule, steps, hours", [
+    (["--config.schedule.epochs=3600", "--pairs=6559999"], 3600 * 819, 1),  # 819 whole batches an epoch
+    (["--config.schedule.epochs=3600", "--pairs=6559999", "--config.schedule.steps=5896800"], 2 * 3600 * 819, 2),
+    ([], None, None),
+])
+def test_steps_and_hours_are_those_of_the_schedule(made_up_chip, tmp_path, capsys, schedule, steps, hours):
+    plan.main([*made_up_chip, "--config.batch_size=8000", "--no-search", f"--json={tmp_path / 'plan.json'}", *schedule])
+    out, _ = capsys.readouterr()
+    one = json.loads((tmp_path / "plan.json").read_text())["plans"]["8000"]
+    assert one["steps"] == steps and one["hours_at_best"] == (hours and pytest.approx(hours))
+    assert ("steps of the schedule" in out) == bool(steps)
+    assert not steps or f"{steps:,} steps of the schedule: {hours}.00 hours at best" in out
+    assert "of 15.75 (56%): fits; TPU v5e has 16" in out  # 8,000 rows need 8.81 GiB
+
+
+def test_the_limit_is_what_a_program_may_use_of_the_chip(made_up_chip, capsys):
+    """16,000 rows need 16.625 GiB; 14.75 GiB beside the state hold 15,104."""
+    with pytest.raises(SystemExit) as ended:
+        plan.main([*made_up_chip, "--config.batch_size=16000"])
+    out, _ = capsys.readouterr()
+    assert ended.value.code == 1 and "does not fit: 16.62 of 15.75 GiB" in out
+    assert "largest global batch that fits: 15,104 (16,000 does not)" in out
+    with pytest.raises(SystemExit):
+        plan.main([*made_up_chip, "--config.batch_size=8000", "--memory=8", "--no-search"])
+    assert "does not fit: 8.81 of 8.00 GiB" in capsys.readouterr().out
+
+
+def test_the_search_asks_for_whole_micro_batches(made_up, capsys):
+    plan.main([*made_up, "--memory=2", "--config.batch_size=7680", "--config.train.micro_batch=1536"])
+    out, err = capsys.readouterr()
+    asked = [int(batch.replace(",", "")) for batch in re.findall(r"global batch ([\d,]+) \.\.\.", err)]
+    assert len(asked) > 2 and all(batch % 1536 == 0 for batch in asked), asked
+    assert "largest global batch that fits: 19,968 (21,504 does not)" in out  # 13 and 14 micro-batches
+
+
+@pytest.mark.parametrize("rows, memory, outcome", [
+    (["--config.batch_size=4096", "--config.train.micro_batch=1024"], 1.1,
+     "no global batch in micro-batches of 1,024 rows fits"),
+    (["--config.batch_size=256", "--config.train.micro_batch=8"], 1.0005,
+     "no global batch in micro-batches of 8 rows fits"),
+    (["--config.batch_size=64"], 1.0005, "no global batch fits: one row per device is too much"),
+])
+def test_where_nothing_fits_no_advice_is_in_vain(made_up, capsys, rows, memory, outcome):
+    """A batch is of whole micro-batches, a micro-batch of at least one row per device: neither can be made smaller."""
+    with pytest.raises(SystemExit) as ended:
+        plan.main([*made_up, f"--memory={memory}", *rows])
+    out, _ = capsys.readouterr()
+    assert ended.value.code == 1 and outcome in out and "largest global batch" not in out
+    advice = re.search("change one of: (.*)", out)[1]
+    assert "batch_size" not in advice and "more devices" in advice
+    assert advice.startswith("a smaller --config.train.micro_batch") == ("micro_batch" in advice) == (memory == 1.1)
+
+
+def test_a_search_that_stopped_early_does_not_say_that_nothing_fits(made_up, capsys):
+    with pytest.raises(SystemExit):
+        plan.main([*made_up, "--memory=1.0015", "--config.batch_size=32000000"])
+    out, _ = capsys.readouterr()
+    assert re.search("largest global batch that fits: less than [1-9]", out) and "no global batch" not in out
+    assert "change one of: a smaller --config.batch_size; " in out
 
 
 def test_a_plan_that_fits_names_the_largest_batch(made_up, tmp_path, capsys):
@@ -450,10 +533,23 @@ def test_tiles_are_not_advised_where_the_objective_has_no_matrix_of_similarities
         values = pretrain.get_config("smoke")
         values.data.dir = "not read"
         values.loss.update(loss)
-        return plan._remedies(parse(values.to_dict()), 8)
+        return plan._remedies(parse(values.to_dict()), 8, 16, 8)
 
     assert any("loss.chunk" in one for one in advice(name="nt_xent"))
     assert not any("loss.chunk" in one for one in advice(name="vicreg", false_negatives="keep"))
+
+
+@pytest.mark.parametrize("encoder, told", [
+    ({}, True), ({"norm": "group"}, False), ({"family": "vit", "depth": 1, "width": 64}, False)])
+@pytest.mark.parametrize("micro_batch", [0, 64])
+def test_advice_to_split_the_batch_says_what_becomes_of_batch_norm(micro_batch, encoder, told):
+    values = pretrain.get_config("smoke")
+    values.data.dir, values.batch_size, values.train.micro_batch = "not read", 128, micro_batch
+    values.encoder.update(encoder)
+    advice = plan._remedies(parse(values.to_dict()), 0, 128, 8)
+    [split] = [one for one in advice if "train.micro_batch" in one]
+    assert ("BatchNorm's statistics over that part only" in split) == told
+    assert split.startswith("a smaller ") == (split == advice[0]) == bool(micro_batch)
 
 
 # What users meet

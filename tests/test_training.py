@@ -1,6 +1,7 @@
 """The step: 1 device == 8 devices == a textbook pmap step; the loop: resume, kill, non-finite, workdirs."""
 
 import contextlib
+import dataclasses
 import json
 import re
 import shutil
@@ -17,7 +18,7 @@ from configs import pretrain
 from dual_encoder import checkpoint, mesh, metrics, optim, trainer, workdir
 from dual_encoder import config as config_lib
 from dual_encoder.errors import UserError
-from dual_encoder.input import Records, batches
+from dual_encoder.input import BatchReader, Records, batches
 from dual_encoder.losses.contrastive import info_nce
 from dual_encoder.tasks.pretrain import Pretrain
 
@@ -248,6 +249,19 @@ def test_a_non_finite_loss_stops_with_step_and_ids_and_saves_nothing(write_datas
     assert step == 2 and checkpoint.load_model(tmp_path / "run").step == 1  # the first step of a warm-up has rate 0
 
 
+def test_a_non_finite_update_is_not_applied(write_dataset):
+    config = configure(write_dataset())
+    task, records = open_run(config)
+    devices, optimizer = mesh.make(), optim.build(config.optimizer, 8, 6)
+    state = trainer.init_state(task, optimizer, config, devices)
+    state = dataclasses.replace(state, params=jax.tree.map(lambda leaf: 1e30 * leaf, state.params))
+    batch = mesh.to_global(BatchReader(records)(range(8)), devices)
+    before = jax.device_get(state)
+    after, values = trainer.compile_step(task, optimizer, config, devices)(state, batch)
+    assert not values["finite"]
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(after), before)
+
+
 def test_a_workdir_of_another_run_is_refused(finished, write_dataset):
     config, whole = finished
     before = sorted(str(p) for p in whole.rglob("*"))
@@ -346,6 +360,48 @@ def test_a_final_evaluation_that_was_cut_off_is_made_up_for(finished):
     shutil.rmtree(whole / "evaluation")
     fit(config, whole)
     assert (whole / "evaluation" / "scores.json").read_text() == scores
+
+
+def test_an_evaluation_that_a_stop_left_out_is_made_up_for(write_dataset, tmp_path):
+    config = configure(write_dataset(), schedule__eval_every=2)
+    with before_step(4, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(SystemExit):
+        fit(config, tmp_path / "run")
+    fit(config, tmp_path / "run")
+    assert [row["step"] for row in metrics.read(tmp_path / "run") if row["kind"] == "eval"] == [2, 4, 6]
+
+
+def test_a_finished_run_that_is_started_again_is_no_other_run(finished):
+    config, whole = finished
+    run, rows = (whole / "run.json").read_text(), (whole / "metrics.jsonl").read_text()
+    started = json.loads(run)["started"]
+    (whole / "run.json").write_text(run.replace(started, "2020-01-01T00:00:00"))
+    fit(config, whole)
+    assert json.loads((whole / "run.json").read_text())["started"] == "2020-01-01T00:00:00"
+    assert (whole / "metrics.jsonl").read_text() == rows
+
+
+def test_what_a_kill_left_of_a_save_is_removed(finished):
+    config, whole = finished
+    left = whole / "checkpoints" / "5.orbax-checkpoint-tmp"
+    left.mkdir()
+    (left / "part").write_bytes(b"x")
+    checkpoint.load_model(whole)
+    assert left.exists(), "a reader removes nothing"
+    fit(config, whole)
+    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["2", "4", "6"]
+
+
+def test_a_damaged_checkpoint_without_digests_is_one_line(finished):
+    """A power cut between the end of a save and its digests."""
+    config, whole = finished
+    arrays = final_arrays(whole)
+    (whole / "digests" / "6.json").unlink()
+    (whole / "checkpoints" / "6" / "facts" / "metadata").write_bytes(b"")
+    with pytest.raises(UserError, match="checkpoint 6 of '.*' cannot be read .*; move 'checkpoints/6' away"):
+        fit(config, whole)
+    shutil.move(whole / "checkpoints" / "6", whole / "away")
+    fit(config, whole)
+    assert_identical(final_arrays(whole), arrays)
 
 
 def test_the_similarity_scale_leaves_its_clamp_again(write_dataset):

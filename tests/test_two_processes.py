@@ -197,6 +197,19 @@ def test_a_signal_reaches_reading_processes(write_dataset, tmp_path, event, step
         assert checkpoint.load_model(tmp_path / "run").step >= max(steps, 1)
 
 
+@pytest.mark.slow
+def test_a_run_whose_output_nobody_reads_any_more_goes_on_and_saves(write_dataset, tmp_path):
+    """Ctrl-C ends the `tee` of a pipeline first, and `head` ends by itself."""
+    run = start(write_dataset(), tmp_path / "run", 1, "--config.schedule.steps=100000")
+    wait_for_steps([run], tmp_path / "run")
+    run.stdout.close()
+    before = len(metrics.read(tmp_path / "run"))
+    wait_for_steps([run], tmp_path / "run", before + 3)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=120) == 75
+    assert checkpoint.load_model(tmp_path / "run").step > before
+
+
 def test_a_port_that_is_taken_is_one_line(write_dataset, tmp_path):
     with socket.socket() as taken:
         taken.bind(("", 0))

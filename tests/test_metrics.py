@@ -1,0 +1,70 @@
+"""Rows of metrics.jsonl and TensorBoard's events."""
+
+import json
+import resource
+import struct
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from dual_encoder import metrics
+
+
+def events(workdir):
+    """The events of all files, in order: each record is a length, its CRC, the event and its CRC."""
+    found = []
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        blob = path.read_bytes()
+        while blob:
+            length, = struct.unpack("<Q", blob[:8])
+            found.append(Event.FromString(blob[12:12 + length]))
+            blob = blob[16 + length:]
+    return found
+
+
+def test_rows_go_to_the_file_and_to_tensorboard(tmp_path):
+    writer = metrics.MetricWriter(tmp_path, 0)
+    writer.write(1, "event", {"event": "started"})
+    writer.write(2, "train", {"loss": 3.5})
+    writer.close()
+    assert metrics.read(tmp_path) == [{"step": 1, "kind": "event", "event": "started"},
+                                      {"step": 2, "kind": "train", "loss": 3.5}]
+    assert [(event.step, value.tag, value.simple_value) for event in events(tmp_path)
+            for value in event.summary.value] == [(2, "train/loss", 3.5)]
+
+
+def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint(tmp_path):
+    writer = metrics.MetricWriter(tmp_path, 0)
+    for step in (1, 2, 3):
+        writer.write(step, "eval", {"recall": 0.5})
+    writer.close()
+    writer = metrics.MetricWriter(tmp_path, 2)
+    assert writer.holds(2, "eval") and not writer.holds(3, "eval") and not writer.holds(2, "train")
+    writer.close()
+    assert [row["step"] for row in metrics.read(tmp_path)] == [1, 2]
+    assert [event.step for event in events(tmp_path) if event.session_log.status == SessionLog.START] == [3]
+
+
+def test_damaged_lines_cost_no_other_row(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [json.dumps({"step": step, "kind": "train", "loss": 1.0}) for step in range(4)]
+    path.write_bytes("\n".join([rows[0], rows[1][:10], rows[2], rows[3]]).encode() + b"\n\xff\xfe")
+    assert metrics.rows_and_damage(path)[1] == [2, 5]
+    metrics.MetricWriter(tmp_path, 3).close()
+    assert [row["step"] for row in metrics.read(tmp_path)] == [0, 2, 3]
+    path.write_text("\n".join([rows[0], rows[1][:10]]))
+    assert metrics.rows_and_damage(path)[1] == [], "cut off by a crash"
+
+
+def test_a_full_disk_is_an_error_and_no_endless_wait(tmp_path):
+    """The limit of a file's size stands in for the disk; the thread of another writer died of it, and nobody knew."""
+    writer = metrics.MetricWriter(tmp_path, 0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            for step in range(1000):
+                writer.write(step, "train", {f"metric_{number}": 0.5 for number in range(40)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    writer.close()
