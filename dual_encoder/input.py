@@ -21,7 +21,7 @@ from etils import epath
 
 from dual_encoder import dataset_info, files
 from dual_encoder.dataset_info import DatasetInfo
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 from dual_encoder.memory import Memory
 from dual_encoder.order import Order
 from dual_encoder.sensors import SensorSpec
@@ -218,7 +218,7 @@ def batches(records: Records, *, seed: int, batch_size: int, rows: range, start:
             processes: int) -> Generator[dict[str, np.ndarray]]:
     """Yields this process's rows of the batches of steps start, ..., stop - 1; two batches are read ahead.
 
-    A generator: its `close` ends the readers.
+    A generator: its `close` ends the readers. UserError: a damaged record, or a reading process that was killed.
 
     Args:
       records: the split.
@@ -239,7 +239,13 @@ def batches(records: Records, *, seed: int, batch_size: int, rows: range, start:
     reading = iter(stream)
     try:
         for step in range(start, stop):
-            batch = _start_readers(reading) if processes and step == start else next(reading)
+            try:
+                batch = _start_readers(reading) if processes and step == start else next(reading)
+            except RuntimeError as error:
+                if "terminated unexpectedly" not in str(error):
+                    raise
+                raise UserError(f"a reading process has died ({one_line(error, 80)}), most often for want of memory; "
+                                "lower --config.data.processes and run the same command again") from error
             if records.max_bad_records:
                 records.count_bad(order.numbers(step)[rows.start:rows.stop], batch["record"])
             yield batch

@@ -198,6 +198,18 @@ def test_a_signal_reaches_reading_processes(write_dataset, tmp_path, event, step
 
 
 @pytest.mark.slow
+def test_a_reading_process_that_is_killed_is_one_line(write_dataset, tmp_path):
+    run = start(write_dataset(), tmp_path / "run", 1, "--config.data.processes=2", "--config.schedule.steps=100000")
+    wait_for_steps([run], tmp_path / "run")
+    proc = pathlib.Path("/proc")
+    children = [child for path in proc.glob(f"{run.pid}/task/*/children") for child in path.read_text().split()]
+    readers = [child for child in children if b"spawn_main" in (proc / child / "cmdline").read_bytes()]
+    os.kill(int(readers[0]), signal.SIGKILL)
+    output = finish([run], 2)[0]
+    assert "error: a reading process has died" in output and "Traceback" not in output and len(readers) == 2
+
+
+@pytest.mark.slow
 def test_a_run_whose_output_nobody_reads_any_more_goes_on_and_saves(write_dataset, tmp_path):
     """Ctrl-C ends the `tee` of a pipeline first, and `head` ends by itself."""
     run = start(write_dataset(), tmp_path / "run", 1, "--config.schedule.steps=100000")
