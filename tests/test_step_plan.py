@@ -592,14 +592,14 @@ def test_a_mistake_gets_one_line(arguments, message, capsys):
 def test_a_compiler_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
-    with pytest.raises(UserError, match=r"needs libtpu.*pip install 'dual_encoder\[tpu-plan\]'"):
+    with pytest.raises(UserError, match=r"needs libtpu.*pip install -e '\.\[tpu-plan\]'"):
         chips.topology("v5e:2x2")
 
     def missing(*args, **kwargs):
         raise NotImplementedError("topology not implemented for cuda")
 
     monkeypatch.setattr(chips.topologies, "get_topology_desc", missing)
-    with pytest.raises(UserError, match=r"pip install 'dual_encoder\[cuda\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[cuda\]'"):
         chips.topology("h100:2x8")
 
 
