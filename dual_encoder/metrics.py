@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+from tensorboardX.proto.summary_pb2 import Summary
 
 from dual_encoder import atomic
 
@@ -46,9 +46,8 @@ class MetricWriter:
         self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         self._file.flush()
         if kind != "event":
-            for name, value in values.items():
-                self._board.write_event(Event(wall_time=time.time(), step=step,
-                                              summary=scalar(f"{kind}/{name}", value)))
+            points = [Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in values.items()]
+            self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
 
     def sync(self) -> None:
         """Makes all rows safe on the disk."""
