@@ -39,7 +39,7 @@ STATE='' WHY=''  # of the queued resource: set by look_up
 say() { [[ -n $DRY_RUN ]] || printf '%(%F %T)T  %s\n' -1 "$*" >&2; }
 die() { printf 'error: %s\n' "$2" >&2; exit "$1"; }
 ended() { [[ -z $CHILD ]] || kill "$CHILD" 2>/dev/null; exit 130; }
-interrupted() { [[ ! -e accepted || $1 == @(setup|launch|status|logs|stop) ]] || say "$COSTS" 2>&3; ended; }
+interrupted() { if [[ -e accepted && $1 == @(create|delete|supervise) ]]; then say "$MAY_COST" 2>&3; fi; ended; }
 
 # --- gcloud ----------------------------------------------------------------------------------------------------------
 
@@ -79,7 +79,7 @@ explain() {
     124:*) die 124 "$CALL did not answer in $LIMIT s; try again, or raise --call-limit, --ssh-limit or --setup-limit" ;;
     127:*) die 4 "$NAME is not set up; run: ./run_tpu.sh setup" ;;
     *:error:*) die "$1" "${reason:7:300}" ;;  # said by tpu/host.sh
-    2:*) die 2 "gcloud does not take these words (--create-args, --ssh-args): ${reason:0:300}" ;;
+    2:ERROR*) die 2 "gcloud does not take these words (--create-args, --ssh-args): ${reason:0:300}" ;;
     *) die 1 "$CALL failed: ${reason:0:300}" ;;
   esac
 }
@@ -130,7 +130,7 @@ wait_for() {
   while look_up "$1" || explain $?; [[ $STATE != "$1" ]]; do
     [[ $1:$STATE != ACTIVE:@(FAILED|SUSPEND*|DELETING|MISSING) ]] || refuse
     if [[ $STATE == DELETING ]]; then patience=0
-    else [[ $1 == ACTIVE ]] || ((patience-- > 0)) || die 1 "the deletion came to nothing: $NAME is $STATE; $COSTS"
+    else [[ $1 == ACTIVE ]] || ((patience-- > 0)) || die 1 "the deletion came to nothing: $NAME is $STATE; $MAY_COST"
     fi
     [[ $STATE == "$before" ]] || say "$NAME is $STATE"
     before=$STATE
@@ -248,7 +248,7 @@ settings() {
     v[234]-*) : "${RUNTIME_VERSION:=tpu-ubuntu2204-base}" ;;
   esac
   MOUNT=${MOUNT#gs://} MOUNT=${MOUNT%/}
-  COSTS="$NAME may still cost money; run: ./run_tpu.sh delete"
+  COSTS="$NAME still costs money; run: ./run_tpu.sh delete" MAY_COST=${COSTS/still costs/may still cost}
   PLACE=("--zone=$ZONE" ${PROJECT:+"--project=$PROJECT"})
   read -ra CREATE_WORDS <<<"$CREATE_ARGS"
   read -ra SSH_WORDS <<<"$SSH_ARGS"

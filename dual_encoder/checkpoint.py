@@ -23,6 +23,7 @@ from etils import epath
 
 from dual_encoder import atomic
 from dual_encoder import mesh as mesh_lib
+from dual_encoder.console import say
 from dual_encoder.errors import UserError, one_line
 from dual_encoder.sensors import SensorSpec
 from dual_encoder.train_state import TrainState
@@ -143,8 +144,7 @@ class Checkpoints:
                          if not (path := folder / (f"{step}.{number}" if number else str(step))).exists())
             (self._workdir / "checkpoints" / str(step)).rename(aside)
             (self._workdir / "digests" / f"{step}.json").unlink(missing_ok=True)
-            print(f"checkpoint {step} is damaged ({fault}); moved to '{aside}', falling back to an older one",
-                  flush=True)
+            say(f"checkpoint {step} is damaged ({fault}); moved to '{aside}', falling back to an older one")
         if steps:
             raise UserError(f"no checkpoint of '{self._workdir}' matches its digests; they were moved to "
                             f"'{self._workdir / 'damaged'}'; the same command now starts from step 0")

@@ -20,6 +20,7 @@ import numpy as np
 from etils import epath
 
 from dual_encoder import dataset_info, files
+from dual_encoder.console import say
 from dual_encoder.dataset_info import DatasetInfo
 from dual_encoder.errors import UserError, one_line
 from dual_encoder.memory import Memory
@@ -123,8 +124,8 @@ class Records:
             while number != delivered[row]:
                 if number not in self.bad:
                     self.bad.append(number)
-                    print(f"{self._where(number)} does not match its checksum: replaced, {len(self.bad)} of at most "
-                          f"{self.max_bad_records}", flush=True)
+                    say(f"{self._where(number)} does not match its checksum: replaced, {len(self.bad)} of at most "
+                        f"{self.max_bad_records}")
                 number = self._next_in_set(number)
         if len(self.bad) > self.max_bad_records:
             raise UserError(f"{len(self.bad)} damaged records, the last is {self._where(self.bad[-1])}; "

@@ -52,10 +52,9 @@ def start(peer_timeout: int) -> None:
     except jax.errors.JaxRuntimeError as error:
         raise UserError(f"the processes of the run cannot meet: {one_line(error)}; if an earlier run still has "
                         "the port of the first one, end it or give another port") from error
-    except ValueError:
+    except ValueError:  # no metadata server that knows of a slice: where only chips spoke for one, a machine alone
         if many:
             raise
-        # No metadata server that knows of a slice: a machine of its own.
 
 
 def _given_place() -> tuple[()] | tuple[str, int, int]:

@@ -25,11 +25,11 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: epath.PathLike, resume_step: int):
-        self._path, self._kept = os.path.join(os.fspath(workdir), "metrics.jsonl"), []
-        if os.path.exists(self._path):
-            self._kept = [row for row in read(workdir) if row["step"] <= resume_step]
-            atomic.write(self._path, "".join(json.dumps(row) + "\n" for row in self._kept).encode())
-        self._file = open(self._path, "a")
+        path = os.path.join(os.fspath(workdir), "metrics.jsonl")
+        kept = [row for row in read(workdir) if row["step"] <= resume_step] if os.path.exists(path) else []
+        self._kept = {(row["step"], row["kind"]) for row in kept}
+        atomic.write(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._file = open(path, "a")
         folder = os.path.join(os.fspath(workdir), "tensorboard")
         os.makedirs(folder, exist_ok=True)
         self._board = EventsWriter(os.path.join(folder, "events"))
@@ -39,7 +39,7 @@ class MetricWriter:
 
     def holds(self, step: int, kind: str) -> bool:
         """True when a row of an earlier process is there."""
-        return any((row["step"], row["kind"]) == (step, kind) for row in self._kept)
+        return (step, kind) in self._kept
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """Adds one row: 'train' and 'eval' rows hold numbers, 'event' rows text."""

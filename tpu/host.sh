@@ -86,9 +86,10 @@ run() {  # ARGUMENTS OF main.py: keeps its exit code, hands SIGTERM on
 }
 
 stop() {  # SECONDS until SIGKILL, and anything if the program is to be launched again
-  local pid end=$((SECONDS + $1))
-  [[ -n ${2:-} || $(program) != @(running|exited 75 *) ]] || touch stopped
-  [[ $(program) == running ]] || { echo "$(hostname) ran nothing"; return; }
+  local pid state end=$((SECONDS + $1))
+  state=$(program)
+  [[ -n ${2:-} || $state != @(running|exited 75 *) ]] || touch stopped
+  [[ $state == running ]] || { echo "$(hostname) ran nothing"; return; }
   read -r pid _ <process
   kill -TERM "$pid"
   until [[ -f exit_code ]] || ((SECONDS > end)); do sleep 0.1; done

@@ -35,7 +35,7 @@ unreachable() { explain "$LOOK"; }
 # mistake (code 2), or no slice was granted or found so far. Returns the code of the attempt.
 attempt() {
   local command code
-  ((attempts++ < FAILURES)) || die 1 "gave up on $NAME after $FAILURES attempts in a row; it may still cost money"
+  ((attempts++ < FAILURES)) || die 1 "gave up on $NAME after $FAILURES attempts in a row; $MAY_COST"
   (CHILD=''; trap ended INT TERM HUP; for command; do "$command"; done) & CHILD=$!  # `wait` hears signals at once
   wait "$CHILD"; code=$?; CHILD=''
   ((code)) || started=1

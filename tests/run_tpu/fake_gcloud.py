@@ -144,7 +144,7 @@ def put(path, text):
 
 def fail(line):
     sys.stderr.write("Using ssh batch size of 2.\n" + line + "\n")
-    sys.exit(2 if "unrecognized arguments" in line else 1)
+    sys.exit(2 if "unrecognized arguments" in line or line.startswith("tar: ") else 1)
 
 
 main()

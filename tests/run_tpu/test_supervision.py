@@ -15,7 +15,7 @@ def test_supervision_ends_with_the_program(world):
     world.plan(created=["WAITING_FOR_RESOURCES", "ACTIVE"])
     text = world.run(*SUPERVISE)
     assert "without --mount a preempted slice takes the workdir with it" in text
-    assert "ended with exit code 0" in text and "slice may still cost money" in text
+    assert "ended with exit code 0" in text and "slice still costs money" in text
     assert len(world.calls("create")) == 1 and not world.calls("delete")
     assert "without --mount" not in world.run(*SUPERVISE[:2], "--mount=bucket", "--delete-when-done", *PROGRAM)
     assert len(world.calls("create")) == len(world.calls("delete")) == 1
@@ -63,7 +63,7 @@ def test_exit_code_75_is_launched_again_on_the_same_slice(world):
 def test_a_failure_of_the_program_ends_the_supervision(world):
     world.program("run/4")  # host 0 waits for its peer
     text = world.run(*SUPERVISE, GRACE="1", code=3)
-    assert "failed on host-w-1 with exit code 4" in text and "bye 4" in text and "slice may still cost money" in text
+    assert "failed on host-w-1 with exit code 4" in text and "bye 4" in text and "slice still costs money" in text
     assert world.slept() == [1], "between the two looks"
     assert len(world.calls("create")) == 1 and world.states() == [["stopped", "75"], ["exited", "4"]]
 
@@ -87,7 +87,7 @@ def test_supervision_ends_when_the_program_is_stopped_by_hand(world):
     world.launched()
     world.run("stop")
     text = world.finish(process, 75)
-    assert "stopped by hand; slice may still cost money; run: ./run_tpu.sh delete" in text
+    assert "stopped by hand; slice still costs money; run: ./run_tpu.sh delete" in text
 
 
 def test_supervision_does_not_undo_a_deletion(world):
@@ -148,7 +148,8 @@ def test_supervision_ends_where_the_first_attempt_fails(world):
 
 
 @pytest.mark.parametrize("fail", [
-    {"describe": ["", "", "ERROR: no route to host"]}, {"scp": ["ERROR: connect to host port 22: Connection refused"]}])
+    {"describe": ["", "", "ERROR: no route to host"]}, {"scp": ["ERROR: connect to host port 22: Connection refused"]},
+    {"ssh": ["tar: Error is not recoverable: exiting now"]}])  # code 2, as for words that gcloud does not take
 def test_faults_before_the_first_launch_are_outlived(world, fail):
     world.plan(fail=fail, created=["WAITING_FOR_RESOURCES"] * 3 + ["ACTIVE"])
     text = world.run(*SUPERVISE)
