@@ -132,7 +132,10 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
     last = schedule.steps or schedule.epochs * order.steps_per_epoch
     facts = workdir_lib.facts(to_dict(config), records.info, task.sensors)
     workdir_lib.check(workdir, facts)
-    with _StopRequest() as stop, contextlib.ExitStack() as run:
+    with contextlib.ExitStack() as run:
+        if mesh_lib.is_main_process():
+            run.enter_context(workdir_lib.claim(workdir))
+        stop = run.enter_context(_StopRequest())
         optimizer = optim.build(config.optimizer, config.batch_size, last, task.frozen)
         state = init_state(task, optimizer, config, mesh)
         checkpoints = Checkpoints(workdir, schedule.keep, facts)

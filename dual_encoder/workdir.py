@@ -6,14 +6,19 @@
     checkpoints/      and digests/: see checkpoint.py
     evaluation/       scores (JSON) and pictures (PNG) of the last evaluation
     report.html       all of it on one page
+    lock              names the process that trains; held as long as it lives
 """
 
+import contextlib
 import datetime
+import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +26,7 @@ from etils import epath
 
 from dual_encoder import __version__, atomic
 from dual_encoder.config import differences
+from dual_encoder.console import say
 from dual_encoder.dataset_info import DatasetInfo
 from dual_encoder.errors import UserError
 from dual_encoder.sensors import SensorSpec
@@ -29,6 +35,8 @@ from dual_encoder.sensors import SensorSpec
 _FREE_KEYS = ("data.dir", "data.threads", "data.processes", "data.max_bad_records", "schedule.log_every",
               "schedule.eval_every", "schedule.checkpoint_every", "schedule.keep")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
+
+_LEASE = 120  # seconds: NFS gives up the locks of a dead machine after 90
 
 
 def facts(config: Mapping[str, Any], info: DatasetInfo, sensors: Mapping[str, SensorSpec]) -> dict[str, Any]:
@@ -90,6 +98,48 @@ def compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any]) -> No
         key, (old, new) = next(iter(changed.items()))
         raise UserError(f"{holder} with sensor fact {key}={old}, this run has {new}; use another workdir, or the same "
                         "--config.data.statistics to resume")
+
+
+@contextlib.contextmanager
+def claim(workdir: epath.Path, patience: float = _LEASE) -> Iterator[None]:
+    """Holds the folder for this process, the one that writes; a run that is just ending is waited for.
+
+    The lock goes with the process, however it ends. A file system without locks gives none, and the run goes on.
+
+    Args:
+      workdir: exists.
+      patience: seconds to wait for another run.
+
+    Raises:
+      UserError: another run is at work in it.
+    """
+    path, end, told = workdir / "lock", time.monotonic() + patience, False
+    with open(path, "a+") as file:
+        while not _locked(file.fileno()):
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            if time.monotonic() >= end:
+                raise UserError(f"--workdir '{workdir}' is in use by {holder}; end that run, or use another workdir "
+                                f"(if its machine is gone for good, delete '{path}')")
+            if not told:
+                say(f"--workdir '{workdir}' is in use by {holder}: waiting up to {patience:.0f} s for it to end")
+                told = True
+            time.sleep(0.2)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}, since "
+                   f"{datetime.datetime.now().isoformat(timespec='seconds')}\n")
+        file.flush()
+        yield
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks here
+        pass
+    return True
 
 
 def record_run(workdir: epath.Path, ours: Mapping[str, Any], parameters: int) -> None:

@@ -19,7 +19,7 @@ ALLOWED = {
     "evaluation": {"errors", "sensors", "quicklook"},
     "train_state": {"input", "sensors"},
     "tasks": {"models", "losses", "augment", "evaluation", "config", "errors", "input", "order", "sensors"},
-    "workdir": {"atomic", "config", "dataset_info", "errors", "sensors"},
+    "workdir": {"atomic", "config", "console", "dataset_info", "errors", "sensors"},
     "checkpoint": {"atomic", "console", "errors", "mesh", "sensors", "train_state", "workdir"},
     "hooks": {"atomic", "checkpoint", "console", "errors", "mesh", "metrics", "train_state", "workdir"},
     "curves": set(), "report": {"atomic", "curves", "errors", "metrics", "quicklook"},

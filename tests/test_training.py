@@ -391,6 +391,17 @@ def test_what_a_kill_left_of_a_save_is_removed(finished):
     assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["2", "4", "6"]
 
 
+def test_a_second_start_does_not_disturb_a_run(finished, monkeypatch):
+    config, folder = finished
+    saving = folder / "checkpoints" / "5.orbax-checkpoint-tmp"
+    saving.mkdir()
+    claim = workdir.claim
+    monkeypatch.setattr(workdir, "claim", lambda folder: claim(folder, patience=0))
+    with claim(epath.Path(folder)), pytest.raises(UserError, match="is in use by process"):
+        fit(config, folder)
+    assert saving.exists()
+
+
 def test_a_damaged_checkpoint_without_digests_is_one_line(finished):
     """A power cut between the end of a save and its digests."""
     config, whole = finished

@@ -1,0 +1,68 @@
+"""Who may write to a workdir: one run at a time, and never a dead one."""
+
+import errno
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from etils import epath
+
+from dual_encoder import workdir
+from dual_encoder.errors import UserError
+
+HOLDER = ("import sys, time\nfrom etils import epath\nfrom dual_encoder import workdir\n"
+          "with workdir.claim(epath.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(600)\n")
+
+
+def test_a_folder_in_use_is_refused_with_who_uses_it(tmp_path, capfd):
+    folder = epath.Path(tmp_path)
+    with workdir.claim(folder), pytest.raises(UserError, match=re.escape(
+            f"--workdir '{folder}' is in use by process {os.getpid()} on ")) as error:
+        with workdir.claim(folder, patience=0.5):
+            pytest.fail("two at once")
+    assert f"delete '{folder / 'lock'}'" in str(error.value) and "\n" not in str(error.value)
+    assert capfd.readouterr().out.count("waiting up to") == 1
+    with workdir.claim(folder, patience=0):
+        assert (folder / "lock").read_text().count("process") == 1
+
+
+def test_a_run_that_is_just_ending_is_waited_for(tmp_path):
+    folder, ended = epath.Path(tmp_path), []
+    with open(folder / "lock", "a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def end():
+            time.sleep(0.5)
+            ended.append(True)
+            fcntl.flock(other, fcntl.LOCK_UN)
+        thread = threading.Thread(target=end)
+        thread.start()
+        with workdir.claim(folder, patience=60):
+            assert ended
+        thread.join()
+
+
+def test_the_folder_of_a_killed_run_is_free_at_once(tmp_path):
+    folder = epath.Path(tmp_path)
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE, text=True)
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {holder.pid} on"), workdir.claim(folder, patience=0):
+            pytest.fail("two at once")
+        holder.kill()
+        holder.wait()
+    with workdir.claim(folder, patience=0):
+        pass
+
+
+def test_a_file_system_without_locks_stops_nobody(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with workdir.claim(epath.Path(tmp_path), patience=0), workdir.claim(epath.Path(tmp_path), patience=0):
+        pass
