@@ -129,6 +129,7 @@ def claim(workdir: epath.Path, patience: float = _LEASE) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {platform.node()}, since "
                    f"{datetime.datetime.now().isoformat(timespec='seconds')}\n")
         file.flush()
+        os.fsync(file.fileno())  # for other machines to read, and nothing is left to fail at the end
         yield
 
 
