@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -16,7 +15,7 @@ import tensorflow_datasets as tfds
 from data_prep import importers, manifest, plan, shards, workers
 from data_prep.builder_config import Config
 from data_prep.pairing import GapHistogram
-from dual_encoder import atomic
+from dual_encoder import atomic, lock
 from dual_encoder.errors import UserError
 
 REJECTED = "rejected.jsonl"
@@ -241,11 +240,9 @@ def _check_space(job: shards.Job, made: plan.Plan, record_bytes: int) -> None:
 @contextlib.contextmanager
 def _alone(work: pathlib.Path) -> Iterator[None]:
     """Keeps a second build out of a folder."""
-    with open(work / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another build is at work in '{work}'; wait for it or stop it") from error
+    with open(work / "lock", "w") as file:
+        if not lock.take(file):
+            raise UserError(f"another build is at work in '{work}'; wait for it or stop it")
         yield
 
 

@@ -134,7 +134,7 @@ def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, e
     workdir_lib.check(workdir, facts)
     with contextlib.ExitStack() as run:
         if mesh_lib.is_main_process():
-            run.enter_context(workdir_lib.claim(workdir))
+            run.enter_context(workdir_lib.claim(workdir))  # while a signal still ends the wait
         stop = run.enter_context(_StopRequest())
         optimizer = optim.build(config.optimizer, config.batch_size, last, task.frozen)
         state = init_state(task, optimizer, config, mesh)

@@ -11,7 +11,6 @@
 
 import contextlib
 import datetime
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -24,7 +23,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from dual_encoder import __version__, atomic
+from dual_encoder import __version__, atomic, lock
 from dual_encoder.config import differences
 from dual_encoder.console import say
 from dual_encoder.dataset_info import DatasetInfo
@@ -104,8 +103,6 @@ def compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any]) -> No
 def claim(workdir: epath.Path, patience: float = _LEASE) -> Iterator[None]:
     """Holds the folder for this process, the one that writes; a run that is just ending is waited for.
 
-    The lock goes with the process, however it ends. A file system without locks gives none, and the run goes on.
-
     Args:
       workdir: exists.
       patience: seconds to wait for another run.
@@ -115,7 +112,7 @@ def claim(workdir: epath.Path, patience: float = _LEASE) -> Iterator[None]:
     """
     path, end, told = workdir / "lock", time.monotonic() + patience, False
     with open(path, "a+") as file:
-        while not _locked(file.fileno()):
+        while not lock.take(file):
             file.seek(0)
             holder = file.read().strip() or "another process"
             if time.monotonic() >= end:
@@ -131,16 +128,6 @@ def claim(workdir: epath.Path, patience: float = _LEASE) -> Iterator[None]:
         file.flush()
         os.fsync(file.fileno())  # for other machines to read, and nothing is left to fail at the end
         yield
-
-
-def _locked(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # no locks here
-        pass
-    return True
 
 
 def record_run(workdir: epath.Path, ours: Mapping[str, Any], parameters: int) -> None:
