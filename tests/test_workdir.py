@@ -51,11 +51,12 @@ def test_the_folder_of_a_killed_run_is_free_at_once(tmp_path):
     folder = epath.Path(tmp_path)
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE, text=True)
     with holder:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"process {holder.pid} on"), workdir.claim(folder, patience=0):
-            pytest.fail("two at once")
-        holder.kill()
-        holder.wait()
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(UserError, match=f"process {holder.pid} on"), workdir.claim(folder, patience=0):
+                pytest.fail("two at once")
+        finally:
+            holder.kill()
     with workdir.claim(folder, patience=0):
         pass
 
