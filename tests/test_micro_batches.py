@@ -38,7 +38,9 @@ def loss_and_gradients(config, devices):
     task = Pretrain(config, records.info.sensors, devices)
     params, stats = jax.device_put(task.init(jax.random.key(0)), mesh.replicated(devices))
     batch = next(batches(records, seed=0, batch_size=BATCH, rows=range(BATCH), start=0, stop=1, threads=1, processes=0))
-    function = jax.jit(jax.value_and_grad(task.loss, has_aux=True), out_shardings=mesh.replicated(devices))
+    # Optimised, as users run it: conftest's unoptimised sums go one by one and lose two bits more.
+    function = jax.jit(jax.value_and_grad(task.loss, has_aux=True), out_shardings=mesh.replicated(devices),
+                       compiler_options={"xla_backend_optimization_level": 3})
     (loss, _), gradients = function(params, stats, mesh.to_global(batch, devices), jax.random.key(1))
     return loss, gradients
 
@@ -50,21 +52,20 @@ def relative_error(one, other):
     return np.linalg.norm(one - other) / np.linalg.norm(other)
 
 
-@pytest.mark.parametrize("micro_batch", [8, 16])
-@pytest.mark.parametrize("count", [1, 8])
-def test_equals_the_plain_step_where_there_is_no_batchnorm(folder, micro_batch, count):
-    vit = dict(family="vit", width=64, depth=2, patch=8, image_size=32)
+@pytest.mark.parametrize("count, micro_batch", [(1, 8), (1, 16), (2, 8), (8, 16)])
+def test_equals_the_plain_step_where_there_is_no_batchnorm(folder, count, micro_batch):
+    # Patches of 4, not 8: XLA has other code, which rounds otherwise, for the attention of a few rows of 17 tokens.
+    vit = dict(family="vit", width=64, depth=2, patch=4, image_size=32)
     devices = jax.devices()[:count]
     plain, cached = (loss_and_gradients(configure(folder, size, **vit), devices) for size in (0, micro_batch))
-    # A kernel's gradient is a float32 sum over 32 x 17 tokens; in another order it differs by sqrt(544) x 2^-24 or so.
-    assert relative_error(cached[0], plain[0]) < 1e-6 and relative_error(cached[1], plain[1]) < 1.4e-6
+    assert relative_error(cached[0], plain[0]) < 1e-6 and relative_error(cached[1], plain[1]) < 1e-6
 
 
 def test_equals_the_plain_step_with_group_norm(folder):
     devices = jax.devices()[:1]
-    plain, cached = (loss_and_gradients(configure(folder, size, norm="group"), devices) for size in (0, 8))
-    # Convolutions of other batch sizes round differently: now and then a ReLU opens that was closed.
-    assert relative_error(cached[0], plain[0]) < 1e-6 and relative_error(cached[1], plain[1]) < 1e-4
+    plain, cached = (loss_and_gradients(configure(folder, size, norm="group", width=32), devices) for size in (0, 8))
+    # The stem's gradient is a sum over 32 x 16 x 16 pixels: in another order it may differ by sqrt(8192) x 2^-24.
+    assert relative_error(cached[0], plain[0]) < 1e-6 and relative_error(cached[1], plain[1]) < 5.4e-6
 
 
 def test_batchnorm_statistics_are_means_over_the_micro_batches(folder):
