@@ -1,12 +1,15 @@
 """Convolution and pooling as they run on a CPU against jax.lax: values and gradients; other platforms get jax.lax."""
 
+import os
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dual_encoder.models.convolution import _parts, convolution, max_pool
+from dual_encoder.models.convolution import _part, convolution, max_pool
 
 
 def by_lax(x, kernel, stride):
@@ -30,21 +33,44 @@ def test_values_and_gradients_are_those_of_lax(size, kernel, stride):
         np.testing.assert_allclose(ours, theirs, atol=300 * 2**-24 * 4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("images, size, channels, features, kernel, stride, parts", [
-    (20, 64, 16, 32, 3, 1, 5), (72, 64, 8, 32, 3, 1, 18), (64, 64, 8, 32, 7, 2, 16), (64, 48, 12, 16, 7, 2, 4),
-    (64, 16, 64, 64, 3, 1, 8), (21, 64, 16, 32, 3, 1, 1), (64, 8, 64, 64, 3, 1, 1)])
-def test_a_large_kernel_gradient_is_summed_in_parts(images, size, channels, features, kernel, stride, parts,
+@pytest.mark.parametrize("stride, kernel", [(1, 3), (2, 3), (2, 7)])
+@pytest.mark.parametrize("features, pixels", [(8, 4), (12, 2), (16, 2), (20, 1)])
+def test_few_features_are_computed_for_neighbours_at_once(features, pixels, stride, kernel, monkeypatch):
+    """With one or two threads; with more, and with rows that do not divide, it is left to XLA."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, w = jax.random.normal(keys[0], (3, 10, 16, 8)), jax.random.normal(keys[1], (kernel, kernel, 8, features))
+
+    def seen(x, threads):
+        monkeypatch.setattr(os, "cpu_count", lambda: threads)
+        program = jax.jit(lambda x, w: convolution(x, w, stride)).lower(x, w).as_text()
+        return int(re.search(rf"stablehlo.convolution.* -> tensor<[0-9x]+x({features}|{pixels * features})xf32>",
+                             program)[1]) // features
+
+    assert seen(x, 2) == pixels and seen(x, 3) == seen(x[:, :, :-3], 2) == 1
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    expected, pull = jax.vjp(lambda x, w: by_lax(x, w, stride), x, w)
+    ours, our_pull = jax.vjp(lambda x, w: convolution(x, w, stride), x, w)
+    gradient = jax.random.normal(keys[2], expected.shape)
+    for one, other in zip((ours, *our_pull(gradient)), (expected, *pull(gradient)), strict=True):
+        np.testing.assert_allclose(one, other, atol=7 * 7 * 16 * 2**-24 * 4, rtol=1e-5)  # sums in another order
+
+
+@pytest.mark.parametrize("images, size, channels, features, kernel, stride, part", [
+    (20, 64, 16, 32, 3, 1, (4, 21)), (72, 64, 8, 32, 3, 1, (4, 25)), (64, 64, 8, 32, 7, 2, (4, 32)),
+    (64, 48, 12, 16, 7, 2, (32, 5)), (16, 96, 12, 64, 7, 2, (4, 12)), (64, 32, 32, 64, 3, 1, (4, 21)),
+    (64, 16, 64, 64, 3, 1, (8, 16)), (21, 64, 16, 32, 3, 1, (21, 64)), (64, 8, 64, 64, 3, 1, (64, 8))])
+def test_a_large_kernel_gradient_is_summed_in_parts(images, size, channels, features, kernel, stride, part,
                                                     monkeypatch):
     """On one device; images that no part of at least four divides, and small sums, are left whole."""
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (images, size, size, channels))
     w = jax.random.normal(keys[1], (kernel, kernel, channels, features))
     gradient = jax.random.normal(keys[2], (images, size // stride, size // stride, features))
-    assert _parts(x, gradient) == parts
+    assert _part(x, gradient) == part
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     program = jax.jit(lambda x, w, gradient: jax.vjp(lambda w: convolution(x, w, stride), w)[1](gradient)[0])
     whole = jax.jit(lambda x, w, gradient: jax.vjp(lambda w: by_lax(x, w, stride), w)[1](gradient)[0])
-    assert f"tensor<{channels}x{size}x{size}x{images // parts}xf32>" in program.lower(x, w, gradient).as_text()
+    assert f"tensor<{part[1]}x{size // stride}x{part[0]}x{features}xf32>" in program.lower(x, w, gradient).as_text()
     # A sum of n products of values of size 1 is of size sqrt(n), and off by that many roundings of that size.
     n = images * (size // stride) ** 2
     np.testing.assert_allclose(program(x, w, gradient), whole(x, w, gradient), atol=4 * n * 2**-24)
