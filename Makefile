@@ -7,9 +7,6 @@ PYTHON ?= python3
 DEMO ?= demo_run
 RUN := .venv/bin/python
 
-# Large pages of memory: a fifth less time for a step on a CPU (docs/performance.md).
-demo bench-train: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
-
 .PHONY: install demo test bench-data bench-train
 .DELETE_ON_ERROR:
 

@@ -17,7 +17,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from dual_encoder import compilation_cache, hooks, huge_pages, mesh, trainer
+from dual_encoder import compilation_cache, heap, hooks, mesh, trainer
 from dual_encoder import workdir as workdir_lib
 from dual_encoder.checkpoint import LoadedModel, load_model
 from dual_encoder.command_line import parse_flags
@@ -49,10 +49,11 @@ def main() -> None:
     for flag, folder in (("--workdir", _WORKDIR.value), ("config.init_from", getattr(config, "init_from", ""))):
         if "://" in folder:
             raise UserError(f"{flag} is '{folder}', a bucket; expected a folder: mount the bucket, or copy it")
+    heap.keep()
     cache = compilation_cache.start()
     mesh.start(_PEER_TIMEOUT.value)
     if mesh.is_main_process():
-        print(*filter(None, (cache, huge_pages.advice())), sep="\n", flush=True)
+        print(cache, flush=True)
     with mesh.together():
         {PretrainConfig: _pretrain, FinetuneConfig: _finetune, EvaluateConfig: _evaluate}[type(config)](config)
 

@@ -9,10 +9,11 @@ turned, two encoders and heads, InfoNCE, gradients, AdamW, checks for NaN. The p
 float images that are normalised already, no augmentation and no checks: what remains is the same arithmetic, the same
 loss, AdamW. On a CPU the peer runs channels_last on as many threads as there are cores; on a GPU with autocast to
 --dtype, channels_last and torch.compile (--no-compile leaves it out). Random weights, random images, one batch that
-stays on the device. Each has a process of its own: in one process the waiting threads of the other's runtime cost up to
-a third. They take turns, --turns times --steps steps each after a warm-up, the other one asleep; the best turn counts.
-Losses are printed so that one sees both train. MFU: counted operations of convolutions and matrix products
-(dual_encoder/flops.py, ours), over time and over the chip's peak for bfloat16, where the chip is known.
+stays on the device. Both keep freed memory (dual_encoder/heap.py), as our trainer does. Each has a process of its
+own: in one process the waiting threads of the other's runtime cost up to a third. They take turns, --turns times
+--steps steps each after a warm-up, the other one asleep; the best turn counts. Losses are printed so that one sees both
+train. MFU: counted operations of convolutions and matrix products (dual_encoder/flops.py, ours), over time and over the
+chip's peak for bfloat16, where the chip is known.
 
 No TensorFlow: the script fails if our side imported it.
 """
@@ -30,7 +31,7 @@ import numpy as np
 
 from benchmarks import apart
 from configs import pretrain
-from dual_encoder import flops, mesh, optim, trainer
+from dual_encoder import flops, heap, mesh, optim, trainer
 from dual_encoder.chips import CHIPS
 from dual_encoder.config import PretrainConfig, parse
 from dual_encoder.step_program import batch_shapes, build_task, shapes
@@ -77,6 +78,7 @@ def take_turns(step: Callable[[], float], description: dict, pipe: Connection) -
 
 
 def our_side(config: PretrainConfig, options: argparse.Namespace, pipe: Connection) -> None:
+    heap.keep()
     jax.config.update("jax_num_cpu_devices", options.cpu_devices)
     # PyTorch's side takes one GPU
     devices = mesh.make(jax.devices()[:1] if jax.default_backend() == "gpu" else None)
@@ -89,6 +91,7 @@ def our_side(config: PretrainConfig, options: argparse.Namespace, pipe: Connecti
 
 
 def torch_side(config: PretrainConfig, options: argparse.Namespace, pipe: Connection) -> None:
+    heap.keep()
     take_turns(torch_step(config, options), {}, pipe)
 
 

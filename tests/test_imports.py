@@ -32,8 +32,8 @@ ALLOWED = {
                      "train_state", "trainer"},
     "plan_figures": {"chips", "hlo", "step_program"},
     "plan": {"atomic", "chips", "command_line", "config", "errors", "input", "mesh", "plan_figures", "step_program"},
-    "compilation_cache": set(), "huge_pages": set(),
-    "main": {"checkpoint", "command_line", "compilation_cache", "config", "errors", "hooks", "huge_pages", "input",
+    "compilation_cache": set(), "heap": set(),
+    "main": {"checkpoint", "command_line", "compilation_cache", "config", "errors", "heap", "hooks", "input",
              "mesh", "report", "sensors", "tasks", "train_state", "trainer", "workdir"},
 }
 
