@@ -1,7 +1,7 @@
 """The memory of a step stays with the process on a CPU, where XLA asks for it anew each time.
 
-As glibc is, it gives large blocks back to the kernel, which clears them page by page when they are asked for again: a
-tenth to a third of the time of a step (benchmarks/train_step.py).
+As glibc is, it gives large blocks back to the kernel, which clears them page by page when they are asked for again: up
+to a fifth of the time of a step (docs/performance.md).
 """
 
 import ctypes
