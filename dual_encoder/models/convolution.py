@@ -137,8 +137,7 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) 
 
     # Unrolled: XLA gives work to another thread only when it has more than 8 operations to choose from.
     zero = jnp.zeros((x.shape[-1], size, size, gradient.shape[-1]), x.dtype)
-    unroll = min(parts, 16)
-    return jax.lax.fori_loop(0, parts, add, zero, unroll=unroll).transpose(1, 2, 0, 3)
+    return jax.lax.fori_loop(0, parts, add, zero, unroll=min(parts, 16)).transpose(1, 2, 0, 3)
 
 
 def _part(x: jax.Array, gradient: jax.Array) -> tuple[int, int]:
