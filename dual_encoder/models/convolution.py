@@ -53,9 +53,8 @@ def _backward(stride, saved, gradient):
         flat = kernel.reshape(-1, kernel.shape[-1])
         columns, into_x = jax.vjp(lambda x: _patches(x, len(kernel), stride), x)
         dx, = into_x(gradient @ flat.T)
-        # Half of the time if the matrix with few columns is the transposed one; held, or XLA turns the product round.
-        dkernel = _held(gradient.reshape(-1, flat.shape[1]).T @ columns.reshape(-1, len(flat)), kernel)
-        return dx, dkernel.T.reshape(kernel.shape)
+        dkernel = columns.reshape(-1, len(flat)).T @ gradient.reshape(-1, flat.shape[1])
+        return dx, dkernel.reshape(kernel.shape)
 
     return jax.lax.platform_dependent(*saved, gradient, cpu=on_cpu, default=by_xla)
 
