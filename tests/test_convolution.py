@@ -61,7 +61,7 @@ def test_few_features_are_computed_for_neighbours_at_once(features, pixels, stri
     (64, 16, 64, 64, 3, 1, (8, 16)), (21, 64, 16, 32, 3, 1, (21, 64)), (64, 8, 64, 64, 3, 1, (64, 8))])
 def test_a_large_kernel_gradient_is_summed_in_parts(images, size, channels, features, kernel, stride, part,
                                                     monkeypatch):
-    """On one device; images that no part of at least four divides, and small sums, are left whole."""
+    """On one device; images that no part of at least 4 (32 of few features) divides, and small sums, are left whole."""
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (images, size, size, channels))
     w = jax.random.normal(keys[1], (kernel, kernel, channels, features))

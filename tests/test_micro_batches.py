@@ -52,13 +52,14 @@ def relative_error(one, other):
     return np.linalg.norm(one - other) / np.linalg.norm(other)
 
 
-@pytest.mark.parametrize("count, micro_batch", [(1, 8), (1, 16), (2, 8), (8, 16)])
-def test_equals_the_plain_step_where_there_is_no_batchnorm(folder, count, micro_batch):
+@pytest.mark.parametrize("count, micro_batch, limit", [
+    (1, 8, 1e-6), (1, 16, 1e-6), (2, 8, 1e-6), (8, 16, 1e-6), (8, 8, 1.4e-6)])  # one image alone has other code, too
+def test_equals_the_plain_step_where_there_is_no_batchnorm(folder, count, micro_batch, limit):
     # Patches of 4, not 8: XLA has other code, which rounds otherwise, for the attention of a few rows of 17 tokens.
     vit = dict(family="vit", width=64, depth=2, patch=4, image_size=32)
     devices = jax.devices()[:count]
     plain, cached = (loss_and_gradients(configure(folder, size, **vit), devices) for size in (0, micro_batch))
-    assert relative_error(cached[0], plain[0]) < 1e-6 and relative_error(cached[1], plain[1]) < 1e-6
+    assert relative_error(cached[0], plain[0]) < 1e-6 and relative_error(cached[1], plain[1]) < limit
 
 
 def test_equals_the_plain_step_with_group_norm(folder):

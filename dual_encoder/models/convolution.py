@@ -72,10 +72,12 @@ def _held(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.cond(probe == probe, lambda x: x, lambda x: jnp.full_like(x, probe), x)
 
 
+_convolve = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
 def _xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     pad = (len(kernel) - 1) // 2  # torch's; 'SAME' would pad unevenly at stride 2
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2,
-                                        dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return _convolve(x, kernel, (stride, stride), [(pad, pad)] * 2)
 
 
 def _by_neighbours(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -89,14 +91,13 @@ def _by_neighbours(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     columns = (x.shape[2] - 1) // stride + 1
     pixels = 32 // features
     narrow = 8 <= features <= 16 and channels <= 16 and columns % pixels == 0
-    if not narrow or x.dtype != jnp.float32 or os.cpu_count() > 2:
+    if not narrow or x.dtype != jnp.float32 or (os.cpu_count() or 1) > 2:
         return _xla(x, kernel, stride)
     more, step = (pixels - 1) * stride, pixels * stride
     shifted = [jnp.pad(kernel, ((0, 0), (shift, more - shift), (0, 0), (0, 0))) for shift in range(0, step, stride)]
     pad = (size - 1) // 2
     right = columns * stride - stride + size - pad - x.shape[2]
-    y = jax.lax.conv_general_dilated(x, jnp.concatenate(shifted, axis=-1), (stride, step), [(pad, pad), (pad, right)],
-                                     dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    y = _convolve(x, jnp.concatenate(shifted, axis=-1), (stride, step), [(pad, pad), (pad, right)])
     return y.reshape(*y.shape[:2], columns, features)
 
 
@@ -119,10 +120,8 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) 
         first = top * stride - pad
         last = first + (gradient.shape[1] - 1) * stride + size
         seen = slice(max(first, 0), min(last, x.shape[1]))
-        return jax.lax.conv_general_dilated(
-            x[:, seen].transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), (1, 1),
-            [(seen.start - first, last - seen.stop), columns], rhs_dilation=(stride, stride),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return _convolve(x[:, seen].transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), (1, 1),
+                         [(seen.start - first, last - seen.stop), columns], rhs_dilation=(stride, stride))
 
     images, rows = _part(x, gradient)
     if jax.device_count() > 1 or images == len(x):  # each part would be summed over the devices, one by one
