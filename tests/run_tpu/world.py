@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,8 +75,9 @@ class World:
         (self.folder / "program").write_text(" ".join(actions))
 
     def start(self, *arguments, **settings):
+        heard = [shutil.which("env"), "--default-signal=HUP"]  # bash cannot trap what nohup ignores
         self._started.append(subprocess.Popen(
-            ["bash", self.repository / "run_tpu.sh", *arguments], text=True, stdout=subprocess.PIPE,
+            [*heard, "bash", self.repository / "run_tpu.sh", *arguments], text=True, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, env=self._environment | settings))
         return self._started[-1]
 
