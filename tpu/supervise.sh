@@ -36,9 +36,11 @@ unreachable() { explain "$LOOK"; }
 attempt() {
   local command code
   ((attempts++ < FAILURES)) || die 1 "gave up on $NAME after $FAILURES attempts in a row; $MAY_COST"
+  [[ " $* " != *" launch "* ]] || partial=1
   (CHILD=''; trap ended INT TERM HUP; for command; do "$command"; done) & CHILD=$!  # `wait` hears signals at once
   wait "$CHILD"; code=$?; CHILD=''
   ((code)) || started=1
+  [[ $code != 0 || " $* " != *" launch "* ]] || partial=''
   if ((code == 130 || code == 2)) || [[ -z $started && ! -e accepted ]]; then exit "$code"; fi
   ((code == 0)) || say "trying again in $pause s"
   return "$code"
@@ -66,6 +68,7 @@ give_up() {  # the program failed: show where it did first, leave nothing runnin
 
 supervise() {
   local started='' suspect='' attempts=0 pause=$BACKOFF  # attempts: since the program was seen to run
+  local partial=1  # a launch may have reached some hosts only
   [[ -n $MOUNT ]] || say "note: without --mount a preempted slice takes the workdir with it"
   while true; do
     if [[ -n $started ]]; then survey ACTIVE; else survey MISSING; fi
@@ -81,8 +84,8 @@ supervise() {
     suspect=''
     case $SITUATION in
       running)
-        [[ -n $started ]] || attempt launch  # says that it runs already, or that something else does
-        attempts=0 pause=$BACKOFF ;;
+        # It says that the program runs already, or that something else does.
+        if [[ -z $partial ]] || attempt launch; then attempts=0 pause=$BACKOFF; fi ;;
       done)
         say "the program has ended with exit code 0"
         [[ -n $DELETE_WHEN_DONE ]] || { say "$COSTS"; return; }
@@ -90,7 +93,9 @@ supervise() {
         until attempt delete; do rest; done
         return ;;
       stopped) die 75 "the program was stopped by hand; $COSTS" ;;
-      failed) give_up ;;
+      failed)  # also for want of the hosts that were not reached
+        [[ -n $partial ]] || give_up
+        attempt launch ;;
       gone)
         [[ ! -e accepted || -e replacing || $STATE != @(MISSING|DELETING) ]] ||
           die 4 "$NAME was deleted by someone else"

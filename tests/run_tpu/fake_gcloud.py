@@ -9,6 +9,7 @@ The folder that the environment variable WORLD names holds all of it:
                 fail: {verb: a line of stderr for each call, '' lets it through}; hang: verbs that never answer
                 preempt: numbers of the surveys (`host.sh state`) that find the slice taken away
                 gone: the same, but only the node says so and the queued resource stays ACTIVE
+                alone: numbers of the launches that reach the first host only
     preempt     a file: the next survey finds the slice taken away
     hosts/N     the home of a host
 """
@@ -42,7 +43,7 @@ def main():
     if verb in plan.get("hang", []):
         subprocess.run(["sleep", "60"])  # a child, as ssh is one of gcloud
     elif verb == "ssh":
-        ssh(arguments)
+        ssh(arguments, plan)
 
 
 def describe(arguments, plan):
@@ -93,15 +94,18 @@ def preempt(arguments, plan):
         kill_hosts()
 
 
-def ssh(arguments):
+def ssh(arguments, plan):
     command = next(a for a in arguments if a.startswith("--command=")).removeprefix("--command=")
-    running = []
-    for home in workers(arguments):
+    running, homes = [], workers(arguments)
+    alone = "host.sh launch" in command and count("launch") in plan.get("alone", [])
+    for home in homes[:1] if alone else homes:
         environment = os.environ | {"HOME": str(home), "FAKE_HOST": f"host-w-{home.name}"}
         running.append(subprocess.Popen(["bash", "-c", command], cwd=home, env=environment))
         if command.endswith("state"):
             running[-1].wait()  # in the order of the hosts
     codes = [process.wait() for process in running]
+    if alone:
+        fail("ERROR: (gcloud.compute.tpus.tpu-vm.ssh) [255] ssh: connect to host port 22: Connection refused")
     sys.exit(next((code for code in codes if code), 0))
 
 

@@ -60,6 +60,24 @@ def test_exit_code_75_is_launched_again_on_the_same_slice(world):
     assert [line for line in world.text(1, "run_tpu/log").splitlines() if "bye" in line] == ["bye 75"] * 2 + ["bye 0"]
 
 
+def test_a_launch_that_reaches_some_hosts_only_is_done_again(world):
+    world.plan(alone=[2, 3])
+    world.program("75", "run/0", "run/0")
+    process = world.start(*SUPERVISE)
+    world.until(lambda: (world.folder / "launches_1").exists() and (world.folder / "launches_1").read_text() == "2")
+    assert (world.folder / "launches_0").read_text() == "2"  # the first host's was left alone
+    world.run("stop")
+    text = world.finish(process, 75)
+    assert text.count("trying again") == 2 and text.count("launching it again") == 1
+
+
+def test_a_program_that_fails_for_want_of_hosts_that_were_not_reached_is_launched_again(world):
+    world.plan(alone=[2])
+    world.program("75", "134/0", "0")
+    assert "ended with exit code 0" in world.run(*SUPERVISE)
+    assert "launch 2" in world.text(0, "run_tpu/log") and "launch 1" in world.text(1, "run_tpu/log")
+
+
 def test_a_failure_of_the_program_ends_the_supervision(world):
     world.program("run/4")  # host 0 waits for its peer
     text = world.run(*SUPERVISE, GRACE="1", code=3)
