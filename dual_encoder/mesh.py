@@ -4,6 +4,7 @@ One program runs on every device: `jax.jit` over arrays sharded on the axis 'dat
 the global batch, so BatchNorm statistics and gradients are global by construction.
 """
 
+import collections
 import contextlib
 import glob
 import importlib.util
@@ -113,8 +114,15 @@ def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
     So the rows of a process are one block of the global batch, as `local_rows` says; `jax.make_mesh` would order TPU
     chips by their place in the torus.
+
+    Raises:
+      UserError: one process has more devices than another.
     """
     devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
+    counts = collections.Counter(device.process_index for device in devices)
+    if len(set(counts.values())) > 1:
+        raise UserError(f"the processes of the run have {', '.join(map(str, counts.values()))} devices, expected as "
+                        "many in each; hide as many everywhere, as with CUDA_VISIBLE_DEVICES")
     # Auto: the compiler places the collectives; JAX's default (Explicit) refuses `z1 @ z2.T` of two sharded operands.
     return Mesh(np.array(devices), (_AXIS,), axis_types=(AxisType.Auto,))
 

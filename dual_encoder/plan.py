@@ -6,8 +6,8 @@
 
 TPU topologies need libtpu (pip install -e '.[tpu-plan]'), GPU topologies JAX's CUDA compiler ([cuda]); neither
 needs the hardware or the network. The images are those of --config.data.dir, or of --size and --sensors. Compiling for
-hundreds of chips takes minutes. Exit codes: 0 it fits, 1 it does not (what to change is printed), 2 a mistake that one
-line on stderr explains.
+hundreds of chips takes minutes. Exit codes: 0 it fits, 1 it does not (what to change is printed), 2 a mistake, or a
+compiler that fails, which one line on stderr explains.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import rich.console
@@ -51,20 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def largest_batch(fits: Callable[[int], bool], multiple: int, start: int, start_fits: bool,
-                  guess: Callable[[int], int] = lambda batch: 0, questions: int = _COMPILES) -> tuple[int, int | None]:
+                  guess: Callable[[int], int] = lambda batch: 0, questions: int = _COMPILES
+                  ) -> tuple[int, int | None, str]:
     """Searches the largest global batch that fits, by bisection.
 
-    It ends when the answer is known to one sixteenth, or to `multiple`, or after `questions`.
+    It ends when the answer is known to one sixteenth, or to `multiple`, after `questions`, or when one has no answer.
 
     Args:
-      fits: answers for one batch; expensive.
+      fits: answers for one batch; expensive. UserError: there is no answer.
       multiple: batches are multiples of it.
       start, start_fits: the answer that is known.
       guess: what to expect after the answer for a batch; 0 if nothing is known.
       questions: at most.
 
     Returns:
-      the largest batch that is known to fit (0: none does), the smallest known not to (None: none was met).
+      the largest batch that is known to fit (0: none does), the smallest known not to (None: none was met), and why the
+      search ended early ('': it did not).
     """
     low, high = (start, None) if start_fits else (0, start)
     for question in range(questions):
@@ -78,11 +80,15 @@ def largest_batch(fits: Callable[[int], bool], multiple: int, start: int, start_
         else:
             batch = (low + high) // 2
         batch = max(batch // multiple * multiple, low + multiple)
-        if fits(batch):
+        try:
+            answer = fits(batch)
+        except UserError as error:
+            return low, high, str(error)
+        if answer:
             low = batch
         else:
             high = batch
-    return low, high
+    return low, high, ""
 
 
 def _run(arguments: list[str]) -> None:
@@ -101,6 +107,9 @@ def _run(arguments: list[str]) -> None:
     pairs = options.pairs or (len(records) if isinstance(records, Records) else 0)
     task = build_task(config, records, mesh)
     answers: dict[int, StepProgram | str] = {}  # batch -> its program, or the compiler's reason why there is none
+    plan: dict[str, Any] = {"topology": options.topology, "devices": len(devices),
+                            "chip": dataclasses.asdict(chip) if chip else None, "memory_limit": limit or None,
+                            "config": to_dict(config), "plans": {}}
 
     def fits(batch_size: int) -> bool:
         changed = dataclasses.replace(config, batch_size=batch_size)
@@ -113,30 +122,32 @@ def _run(arguments: list[str]) -> None:
         answers[batch_size] = program
         return not limit or program.memory.total <= limit
 
+    def show(batch_size: int) -> None:
+        if isinstance(answer := answers.get(batch_size), StepProgram) and batch_size not in plan["plans"]:
+            plan["plans"][batch_size] = one = figures(answer, chip, batch_size, _steps(config, batch_size, pairs))
+            print(f"\n-- global batch {batch_size:,}, compiled in {answer.compile_seconds:.0f} s\n")
+            print("\n".join(lines(one, chip, limit)), flush=True)
+
+    def keep(low: int, high: int | None) -> None:
+        plan.update(fits=fitting, largest_batch=low or None, smallest_too_large=high)
+        if options.json:
+            atomic.write(options.json, json.dumps(plan, indent=1).encode())
+
     kind = chip.kind if chip else "simulated CPU device"
     images = ", ".join(f"{name} {info.dtype}{list(info.shape)}" for name, info in records.info.tensors.items())
     print(f"{options.topology}: {len(devices)} x {kind}; global batch {config.batch_size:,}, "
           f"{config.batch_size // len(devices)} per device; {images}", flush=True)
     fitting = fits(config.batch_size)
     low, high = (config.batch_size, None) if fitting else (0, config.batch_size)
-    micro_batch = config.train.micro_batch if isinstance(config, PretrainConfig) else 0
+    show(config.batch_size)
+    keep(low, high)  # the search takes long, and may fail
+    least = _least_batch(config, len(devices))
     if options.search and limit:
-        low, high = largest_batch(fits, micro_batch or len(devices), config.batch_size, fitting,
-                                  lambda batch_size: _guess(answers[batch_size], batch_size, limit))
-    plan = {"topology": options.topology, "devices": len(devices), "chip": dataclasses.asdict(chip) if chip else None,
-            "memory_limit": limit or None, "fits": fitting, "largest_batch": low or None, "smallest_too_large": high,
-            "config": to_dict(config), "plans": {}}
-    for batch_size in dict.fromkeys((config.batch_size, low)):
-        answer = answers.get(batch_size)
-        if isinstance(answer, StepProgram):
-            one = figures(answer, chip, batch_size, _steps(config, batch_size, pairs))
-            plan["plans"][batch_size] = one
-            print(f"\n-- global batch {batch_size:,}, compiled in {answer.compile_seconds:.0f} s\n")
-            print("\n".join(lines(one, chip, limit)))
-    if options.search and limit:
-        print(_outcome(low, high, micro_batch, len(devices)))
-    if options.json:
-        atomic.write(options.json, json.dumps(plan, indent=1).encode())
+        low, high, failure = largest_batch(fits, least, config.batch_size, fitting,
+                                           lambda batch_size: _guess(answers[batch_size], batch_size, limit))
+        show(low)
+        print(_outcome(low, high, least, failure))
+        keep(low, high)
     if not fitting:
         reason = answers[config.batch_size]
         reason = reason if isinstance(reason, str) else f"{reason.memory.total / GIB:.2f} of {limit / GIB:.2f} GiB"
@@ -199,15 +210,24 @@ def _guess(answer: StepProgram | str, batch_size: int, limit: int) -> int:
     return int(batch_size * max(limit - fixed, 0) / max(answer.memory.total - fixed, 1))
 
 
-def _outcome(low: int, high: int | None, micro_batch: int, devices: int) -> str:
+def _least_batch(config: Config, devices: int) -> int:
+    """Returns the smallest batch that a run takes, of which all others are multiples.
+
+    That is a micro-batch, or one row per device; pre-training on a single one wants two.
+    """
+    if not isinstance(config, PretrainConfig):
+        return devices
+    return max(config.train.micro_batch or devices, 2)
+
+
+def _outcome(low: int, high: int | None, least: int, failure: str) -> str:
     """Returns the answer of the search in words."""
+    end = f"; the search ended early: {failure}" if failure else ""
     if low:
-        return f"largest global batch that fits: {low:,}" + (f" ({high:,} does not)" if high else "")
-    if high > (micro_batch or devices):
-        return f"largest global batch that fits: less than {high:,}, not searched further"
-    if micro_batch:
-        return f"no global batch in micro-batches of {micro_batch:,} rows fits"
-    return "no global batch fits: one row per device is too much"
+        return f"largest global batch that fits: {low:,}" + (f" ({high:,} does not)" if high else "") + end
+    if high > least:
+        return f"largest global batch that fits: less than {high:,}, not searched further" + end
+    return f"no global batch fits: {least:,} rows, the least that a run takes, are too many"
 
 
 def _remedies(config: Config, fitting: int, too_large: int, devices: int) -> list[str]:
@@ -232,12 +252,12 @@ def _remedies(config: Config, fitting: int, too_large: int, devices: int) -> lis
     ]
     if isinstance(config, PretrainConfig) and config.loss.name in WITHOUT_NEGATIVES:
         del values["loss"]  # there is no such matrix
-    if too_large <= devices:
+    if too_large <= max(devices, 2):
         values.pop("train", None)  # one row per device has no parts
     rows = [f"a smaller {micro_batch}"] if used > devices else []
     if fitting:
         rows.append(f"--config.batch_size={fitting}")
-    elif too_large > (used or devices):  # a batch is a multiple of these
+    elif too_large > _least_batch(config, devices):
         rows.append("a smaller --config.batch_size")
     return [*rows, *(text for group, key, unused, text in choices if values.get(group, {}).get(key) == unused),
             "a smaller --config.augment.crop", "more devices"]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from dual_encoder import flops, hlo, optim, trainer
 from dual_encoder.config import FinetuneConfig, PretrainConfig
 from dual_encoder.dataset_info import DatasetInfo, TensorInfo
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 from dual_encoder.input import Records
 from dual_encoder.sensors import sensor
 from dual_encoder.tasks.finetune import Finetune
@@ -152,7 +152,7 @@ def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: D
       steps: length of the schedule; it changes constants only.
 
     Raises:
-      UserError: the model does not fit the images, or JAX cannot read what the compiler made.
+      UserError: the model does not fit the images, the compiler fails, or JAX cannot read what it made.
       TooLarge: the compiler refuses, for want of memory.
     """
     optimizer = optim.build(config.optimizer, config.batch_size, steps, task.frozen)
@@ -164,7 +164,8 @@ def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: D
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+            raise UserError(f"the compiler fails at a global batch of {config.batch_size:,}: {one_line(error)}; "
+                            "try another --config.batch_size; --debug shows more") from error
         raise TooLarge(" ".join(str(error).split("RESOURCE_EXHAUSTED: ")[-1].splitlines()[0].split())) from error
     seconds = time.perf_counter() - began
     try:

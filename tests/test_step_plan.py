@@ -1,5 +1,6 @@
 """python -m dual_encoder.plan: figures of the compiled step against slow counts, the search, and what users meet."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -383,7 +384,7 @@ def test_the_search_ends_beside_the_truth(multiple, guess_error, truth):
     def guess(batch):
         return 0 if guess_error is None else int(truth * guess_error)
 
-    low, high = plan.largest_batch(fits, multiple, 4096, fits(4096), guess, questions=64)
+    low, high, _ = plan.largest_batch(fits, multiple, 4096, fits(4096), guess, questions=64)
     assert low <= truth and (low == 0 or low % multiple == 0) and (high is None or high > truth)
     assert high - low <= max(multiple, low // 16)
     assert len(asked) == len(set(asked)), "no question twice"
@@ -392,10 +393,10 @@ def test_the_search_ends_beside_the_truth(multiple, guess_error, truth):
 
 def test_the_search_stops_asking():
     asked = []
-    low, high = plan.largest_batch(lambda batch: asked.append(batch) or True, 8, 64, True, questions=3)
+    low, high, _ = plan.largest_batch(lambda batch: asked.append(batch) or True, 8, 64, True, questions=3)
     assert len(asked) == 3 and low == max(asked) and high is None
-    assert plan.largest_batch(lambda batch: False, 8, 8, False) == (0, 8)
-    assert plan.largest_batch(lambda batch: True, 8, 64, True, lambda batch: 3 * batch, questions=2) == (576, None)
+    assert plan.largest_batch(lambda batch: False, 8, 8, False) == (0, 8, "")
+    assert plan.largest_batch(lambda batch: True, 8, 64, True, lambda batch: 3 * batch, questions=2) == (576, None, "")
 
 
 # The figures and the text
@@ -476,19 +477,19 @@ def test_the_search_asks_for_whole_micro_batches(made_up, capsys):
     assert "largest global batch that fits: 19,968 (21,504 does not)" in out  # 13 and 14 micro-batches
 
 
-@pytest.mark.parametrize("rows, memory, outcome", [
-    (["--config.batch_size=4096", "--config.train.micro_batch=1024"], 1.1,
-     "no global batch in micro-batches of 1,024 rows fits"),
-    (["--config.batch_size=256", "--config.train.micro_batch=8"], 1.0005,
-     "no global batch in micro-batches of 8 rows fits"),
-    (["--config.batch_size=64"], 1.0005, "no global batch fits: one row per device is too much"),
+@pytest.mark.parametrize("rows, memory, least", [
+    (["--config.batch_size=4096", "--config.train.micro_batch=1024"], 1.1, "1,024"),
+    (["--config.batch_size=256", "--config.train.micro_batch=8"], 1.0005, "8"),
+    (["--config.batch_size=64"], 1.0005, "8"),
+    (["--config.batch_size=64", "--topology=cpu:1"], 1.0015, "2"),  # where one would
 ])
-def test_where_nothing_fits_no_advice_is_in_vain(made_up, capsys, rows, memory, outcome):
+def test_where_nothing_fits_no_advice_is_in_vain(made_up, capsys, rows, memory, least):
     """A batch is of whole micro-batches, a micro-batch of at least one row per device: neither can be made smaller."""
     with pytest.raises(SystemExit) as ended:
         plan.main([*made_up, f"--memory={memory}", *rows])
     out, _ = capsys.readouterr()
-    assert ended.value.code == 1 and outcome in out and "largest global batch" not in out
+    assert ended.value.code == 1 and f"no global batch fits: {least} rows, " in out
+    assert "largest global batch" not in out
     advice = re.search("change one of: (.*)", out)[1]
     assert "batch_size" not in advice and "more devices" in advice
     assert advice.startswith("a smaller --config.train.micro_batch") == ("micro_batch" in advice) == (memory == 1.1)
@@ -500,6 +501,39 @@ def test_a_search_that_stopped_early_does_not_say_that_nothing_fits(made_up, cap
     out, _ = capsys.readouterr()
     assert re.search("largest global batch that fits: less than [1-9]", out) and "no global batch" not in out
     assert "change one of: a smaller --config.batch_size; " in out
+
+
+@pytest.mark.parametrize("batch, code, outcome", [
+    (8, 0, "largest global batch that fits: 8; the search ended early: the compiler fails"),
+    (64, 1, "that fits: less than 64, not searched further; the search ended early: the compiler fails")])
+def test_a_compiler_that_fails_in_the_search_leaves_the_plan(made_up, monkeypatch, tmp_path, capsys, batch, code,
+                                                              outcome):
+    real = plan.compile_program
+
+    def compile_program(config, *others):
+        if config.batch_size != batch:
+            raise UserError("the compiler fails")
+        return real(config, *others)
+
+    monkeypatch.setattr(plan, "compile_program", compile_program)
+    with pytest.raises(SystemExit) if code else contextlib.nullcontext() as ended:
+        plan.main([*made_up, "--memory=1.005", f"--config.batch_size={batch}", f"--json={tmp_path / 'plan.json'}"])
+    written = json.loads((tmp_path / "plan.json").read_text())
+    assert outcome in capsys.readouterr().out and (not code or ended.value.code == code)
+    assert list(written["plans"]) == [str(batch)] and written["largest_batch"] == (None if code else batch)
+    assert written["fits"] == (not code)
+
+
+def test_a_compiler_that_fails_is_one_line(program, monkeypatch):
+    """With code 2: code 1 says that the configuration does not fit."""
+    def fails():
+        raise jax.errors.JaxRuntimeError("INTERNAL: no such\ninstruction")
+
+    config, records, task, _ = program
+    step = types.SimpleNamespace(compile=fails)
+    monkeypatch.setattr(trainer, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
+    with pytest.raises(UserError, match="the compiler fails at a global batch of .*: INTERNAL: no such instruction; "):
+        step_program.compile_program(config, task, records.info, mesh.make(), steps=10)
 
 
 def test_a_plan_that_fits_names_the_largest_batch(made_up, tmp_path, capsys):

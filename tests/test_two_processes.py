@@ -31,12 +31,13 @@ def start(data, workdir, devices, *further, new_session=False, **environment):
                             start_new_session=new_session, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def start_two(data, workdir, *further, devices=2, data_of_second=None):
+def start_two(data, workdir, *further, devices=(2, 2), data_of_second=None):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    return [start(folder, workdir, devices, *further, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2",
-                  JAX_PROCESS_ID=str(number)) for number, folder in enumerate((data, data_of_second or data))]
+    return [start(folder, workdir, count, *further, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2",
+                  JAX_PROCESS_ID=str(number))
+            for number, (folder, count) in enumerate(zip((data, data_of_second or data), devices, strict=True))]
 
 
 def wait_for(processes, condition):
@@ -107,7 +108,7 @@ def test_two_processes_of_four_devices_equal_one_of_eight(write_dataset, tmp_pat
         ("encoder.image_size", 32), ("loss.learnable_temperature", False), ("loss.temperature", 1.0),
         ("optimizer.learning_rate", 0.003), ("schedule.steps", 20), ("schedule.checkpoint_every", 1),
         ("schedule.keep", 20), ("batch_size", 16))]
-    finish(start_two(data, tmp_path / "two", *further, devices=4), 0)
+    finish(start_two(data, tmp_path / "two", *further, devices=(4, 4)), 0)
     finish([start(data, tmp_path / "one", 8, *further)], 0)
 
     def parameters(name, step):
@@ -130,7 +131,7 @@ def test_a_dead_or_silent_process_ends_the_other_one_with_the_reason(write_datas
     One device each where the step is to fail: of two, one may fail and the other wait for it, until JAX ends it, too.
     """
     two = start_two(write_dataset(), tmp_path / "run", "--config.schedule.steps=100000", "--peer_timeout=10",
-                    devices=devices)
+                    devices=(devices, devices))
     try:
         wait_for_steps(two, tmp_path / "run")
         began = time.monotonic()
@@ -174,6 +175,13 @@ def test_a_mistake_on_one_of_two_processes_is_its_line_and_code_2(write_dataset,
 def test_a_mistake_on_both_processes_is_one_line_each(tmp_path):
     outputs = finish(start_two(tmp_path / "none", tmp_path / "run"), 2)
     assert all(output.count("error: data folder") == 1 and "Check failure" not in output for output in outputs)
+
+
+@pytest.mark.slow
+def test_processes_of_unequal_devices_are_told_so(write_dataset, tmp_path):
+    for output in finish(start_two(write_dataset(), tmp_path / "run", devices=(1, 3)), 2):
+        assert output.count("error: the processes of the run have 1, 3 devices, expected as many in each") == 1
+        assert "Traceback" not in output
 
 
 @pytest.mark.slow
