@@ -7,7 +7,8 @@
 Each file in configs/ names its variants and keys; any key is overridden as --config.batch_size=64. --debug shows the
 traceback of an error; --profile=N writes a trace of N steps to WORKDIR/profile; --peer_timeout=S is how long processes
 of one run wait for a silent one. The only file with flags. Exit codes: 0 done, 2 a mistake that one line on stderr
-explains, 75 stopped by a signal and saved (run the same command again), 76 another process of the run is dead.
+explains, 75 stopped by a signal and saved (run the same command again), 76 another process of the run is dead, 130
+interrupted before it could save, 134 ended by JAX as another process is silent, 1 anything else, with a traceback.
 """
 
 import sys

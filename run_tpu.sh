@@ -23,8 +23,8 @@
 #   --poll=60 --grace=180 --backoff=30 --call-limit=300 --ssh-limit=300 --setup-limit=1800 --stop-limit=240  seconds
 #   --failures=20                   attempts in a row that --supervise makes
 #
-# Exit codes: 0 done, 1 gcloud failed, 2 a mistake in the command, 3 the program failed on the hosts, 4 the slice is not
-# in a state for this, 75 the program was stopped by `stop`, 124 gcloud did not answer in time, 130 interrupted.
+# Exit codes: 0 done, 1 gcloud or a host failed, 2 a mistake in the command, 3 the program failed on the hosts, 4 the
+# slice is not in a state for this, 75 the program was stopped by `stop`, 124 no answer in time, 130 interrupted.
 
 set -u -o pipefail
 

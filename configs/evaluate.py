@@ -1,5 +1,7 @@
 """Cross-modal retrieval with a pre-trained dual encoder: S1 -> S2 and S2 -> S1 among distinct places.
 
+With an encoder of one sensor the partner of an image is the same image turned upside down.
+
     python main.py --config=configs/evaluate.py --config.init_from=WORKDIR
 
 Scores and pictures go to WORKDIR (or --workdir), whose report is written again.

@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
                      help="processes; the result is the same for any number (default: all cores)")
     sub.add_argument("--max-rejected", type=int, default=-1, metavar="N",
-                     help="stop after so many unusable records (default: 10, or 1 %% of the entries if that is more)")
+                     help="more unusable records stop the build (default: 10, or 1 %% of the entries if that is more)")
     sub.add_argument("--num-shards", type=int, default=0, metavar="N", help="shards per split (default: as TFDS does)")
     sub.add_argument("--beam", metavar="OPTIONS",
                      help="write with an Apache Beam pipeline; its options joined by ',', e.g. runner=DirectRunner")

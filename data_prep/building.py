@@ -30,7 +30,7 @@ class How:
     Attributes:
       workers: processes of this machine.
       shards: number of shards of each split; 0 = as TFDS chooses (64 MiB to 1 GiB each).
-      max_rejected: so many unusable records stop the build; -1 = 10, or 1 % of the entries where that is more.
+      max_rejected: more unusable records stop the build; -1 = 10, or 1 % of the entries where that is more.
       beam: options of a Beam pipeline to use instead of workers; None = no Beam.
     """
 

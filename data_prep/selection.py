@@ -16,9 +16,9 @@ class Filters:
     """What a record must keep to; each is off at its default.
 
     Attributes:
-      max_gap_days: most days between the two images; a record whose times are unknown cannot pass.
+      max_gap_days: most days between the two images; a record whose times are unknown is unusable.
       min_valid: least share of pixels with data, in every image, 0..1.
-      max_cloud: most cloud in percent, as the data set states it; a record without the figure cannot pass.
+      max_cloud: most cloud in percent, as the data set states it; a record without the figure is unusable.
     """
 
     max_gap_days: float = math.inf

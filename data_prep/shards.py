@@ -44,7 +44,7 @@ class Job:
       filters: which records are wanted.
       name: name of the data set, the first part of a shard's name.
       folder: where the shards go; notes go to its sibling 'notes'.
-      max_rejected: so many unusable records are too many.
+      max_rejected: more unusable records are too many.
     """
 
     importer: str

@@ -218,7 +218,7 @@ class FinetuneConfig:
       inputs: 's1', 's2' or 's1+s2' (features of both, concatenated per level).
       frozen: keep the encoder and its BatchNorm statistics as they are.
       decoder_width: channels of the decoder's last level; each level below has twice as many.
-      class_weights: 'none', or 'inverse' (one over the class's pixel share in the training split, mean 1).
+      class_weights: 'none', or 'inverse' (one over the class's pixel share in 2,000 random training tiles, mean 1).
     """
 
     task: Literal["finetune"]
@@ -239,14 +239,14 @@ class FinetuneConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Cross-modal retrieval with a pre-trained checkpoint.
+    """Cross-modal retrieval with a pre-trained checkpoint; with one sensor, of each image by itself turned upside down.
 
     Attributes:
       init_from: workdir of the pre-training run.
       init_step: checkpoint step; -1 takes the newest.
       data_dir: data set folder; '' takes the one of the pre-training run.
       split: split to evaluate on; '' takes the eval_split of the pre-training run.
-      batch_size: images per forward pass; it changes no figure.
+      batch_size: images per forward pass, 64 at most; it changes no figure.
     """
 
     task: Literal["evaluate"]

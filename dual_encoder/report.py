@@ -23,8 +23,9 @@ from dual_encoder.quicklook import label_to_rgb
 _FIRST = ("loss", "learning_rate", "grad_norm", "temperature", "pairs_per_second", "data_wait")
 _RETRIEVAL = ("recall@1", "recall@5", "recall@10", "median_rank", "mean_reciprocal_rank", "gallery_size")
 _CAPTIONS = {
-    "retrieval": "Each row: the query (grey frame), then the most similar images of the other sensor, best first. "
-                 "Green frame: the right answer. Radar: VV, VH, VV−VH as red, green, blue; magenta: no data.",
+    "retrieval": "Each row: the query (grey frame), then the most similar images, best first: of the other sensor, or, "
+                 "where there is one encoder, of its own, turned upside down. Green frame: the right answer. Radar: "
+                 "VV, VH, VV−VH as red, green, blue (one band: grey); magenta: no data.",
     "segmentation": "Each row: input, label (white: ignored), prediction.",
 }
 _STYLE = """

@@ -8,6 +8,7 @@ import pytest
 from dual_encoder import mesh
 from dual_encoder.losses import contrastive, correlation
 from dual_encoder.losses.segmentation import cross_entropy
+from dual_encoder.losses.tiles import Tiles
 
 # float32 has 2^-24 relative rounding; sums over a batch of 64 and their gradients add up some 100 such errors.
 RTOL = 1e-5
@@ -211,13 +212,16 @@ def test_the_share_of_rows_of_the_same_place_is_reported():
     assert contrastive.info_nce(z1, z2, jnp.float32(10.0))[1]["same_place"] == 0.0
 
 
+@pytest.mark.parametrize("side", [0, 3])
 @pytest.mark.parametrize("name", ["info_nce", "nt_xent", "sigmoid"])
-def test_a_batch_of_one_place_has_a_finite_loss_and_gradient(name):
+def test_a_batch_of_one_place_has_a_finite_loss_and_gradient(name, side):
     """No negative is left: only the sigmoid loss has something to learn."""
+    tiles = Tiles(side, mesh.make()) if side else None
     ours, _, _, biased = SCALED[name]
     scalars = [jnp.float32(10.0), *([jnp.float32(-10.0)] if biased else [])]
     z1, z2 = (jnp.asarray(z, jnp.float32) for z in embeddings(0)[:2])
-    loss, gradient = jax.value_and_grad(lambda z: ours(z, z2, *scalars, location=jnp.zeros(BATCH, jnp.int32))[0])(z1)
+    loss, gradient = jax.value_and_grad(lambda z: ours(
+        z, z2, *scalars, location=jnp.zeros(BATCH, jnp.int32), tiles=tiles)[0])(z1)
     assert np.isfinite(loss) and np.isfinite(gradient).all()
     assert (loss == 0.0 and not gradient.any()) != (name == "sigmoid")
 

@@ -18,8 +18,10 @@ SENSORS = ("s1", "s2")
 BATCH = 32
 
 
-def configure(folder, micro_batch, **encoder):
+def configure(folder, micro_batch, inputs="s1+s2", loss=None, **encoder):
     values = pretrain.get_config("smoke")
+    values.inputs = inputs
+    values.loss.update(loss or {})
     values.data.dir, values.data.split = str(folder), "train"
     values.batch_size, values.augment.crop, values.projection = BATCH, 32, {"hidden": 16, "dim": 8}
     values.encoder.update({"width": 8} | encoder)
@@ -52,13 +54,20 @@ def relative_error(one, other):
     return np.linalg.norm(one - other) / np.linalg.norm(other)
 
 
-@pytest.mark.parametrize("count, micro_batch, limit", [
-    (1, 8, 1e-6), (1, 16, 1e-6), (2, 8, 1e-6), (8, 16, 1e-6), (8, 8, 1.4e-6)])  # one image alone has other code, too
-def test_equals_the_plain_step_where_there_is_no_batchnorm(folder, count, micro_batch, limit):
+TILES = {"chunk": 3}
+
+
+@pytest.mark.parametrize("count, micro_batch, limit, more", [
+    (1, 8, 1e-6, {}), (1, 16, 1e-6, {}), (2, 8, 1e-6, {}), (8, 16, 1e-6, {}),
+    (8, 8, 1.4e-6, {}),  # one image alone has other code, too
+    (8, 16, 1e-6, {"loss": TILES}),
+    (8, 16, 1e-6, {"loss": TILES | {"name": "nt_xent"}, "inputs": "s1"}),
+    (8, 16, 1e-6, {"loss": TILES | {"name": "iai_simclr"}})])
+def test_equals_the_plain_step_where_there_is_no_batchnorm(folder, count, micro_batch, limit, more):
     # Patches of 4, not 8: XLA has other code, which rounds otherwise, for the attention of a few rows of 17 tokens.
     vit = dict(family="vit", width=64, depth=2, patch=4, image_size=32)
     devices = jax.devices()[:count]
-    plain, cached = (loss_and_gradients(configure(folder, size, **vit), devices) for size in (0, micro_batch))
+    plain, cached = (loss_and_gradients(configure(folder, size, **more, **vit), devices) for size in (0, micro_batch))
     assert relative_error(cached[0], plain[0]) < 1e-6 and relative_error(cached[1], plain[1]) < limit
 
 
@@ -128,11 +137,12 @@ def test_memory_of_activations_is_that_of_a_micro_batch(folder):
         batch = {name: jax.ShapeDtypeStruct((batch_size, *records.info.tensors[name].shape),
                                             records.info.tensors[name].dtype) for name in SENSORS}
         batch |= {"location": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
-        step = jax.jit(jax.grad(task.loss, has_aux=True)).lower(*variables, batch, jax.random.key(0))
+        step = jax.jit(jax.grad(task.loss, has_aux=True), compiler_options={"xla_backend_optimization_level": 3}).lower(
+            *variables, batch, jax.random.key(0))
         return step.compile().memory_analysis().temp_size_in_bytes
 
-    small, cached, plain = temporaries(32, 0), temporaries(256, 32), temporaries(256, 0)
-    assert cached < 1.5 * small and plain > 5 * small
+    small, cached, plain = temporaries(64, 0), temporaries(1024, 64), temporaries(1024, 0)
+    assert cached <= 1.2 * small and plain > 10 * small
 
 
 def test_a_micro_batch_that_does_not_divide_is_refused(folder, tmp_path):

@@ -99,6 +99,11 @@ def test_schedule_warms_up_scales_and_ends_at_zero():
         np.testing.assert_allclose([short(0), short(1), short(2)], [0.0, 0.1, 0.0], atol=1e-6)
 
 
+def test_the_scaling_rule_sees_the_batch():
+    updates = [first_update(optim.build(config("sgd", scaling="linear"), batch, 100)) for batch in (256, 1024)]
+    np.testing.assert_allclose(updates[1]["encoder"]["kernel"], 4 * updates[0]["encoder"]["kernel"], rtol=1e-6)
+
+
 def test_clipping_bounds_the_global_norm():
     update = first_update(optim.build(config("sgd", clip_norm=0.1, momentum=0.0), 256, 100))
     norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(update["encoder"])))

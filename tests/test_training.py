@@ -234,6 +234,16 @@ def test_a_signal_saves_and_the_same_command_continues(finished, tmp_path):
     assert_identical(final_arrays(tmp_path / "part"), final_arrays(whole))
 
 
+def test_the_learning_rate_is_scaled_by_the_global_batch(write_dataset, tmp_path):
+    """Of 16 rows, whatever the micro-batch; 0.32 x 16 / 256 is 0.02 to the last bit."""
+    folder = write_dataset()
+    for name, rate, scaling in (("scaled", 0.32, "linear"), ("given", 0.02, "none")):
+        config = configure(folder, batch_size=16, train__micro_batch=8, schedule__steps=2, optimizer__name="sgd",
+                           optimizer__warmup=0.0, optimizer__learning_rate=rate, optimizer__scaling=scaling)
+        fit(config, tmp_path / name, jax.devices()[:1])
+    assert_identical(final_arrays(tmp_path / "scaled"), final_arrays(tmp_path / "given"))
+
+
 def test_a_non_finite_loss_stops_with_step_and_ids_and_saves_nothing(write_dataset, tmp_path):
     config = configure(write_dataset(), optimizer__learning_rate=1e30, optimizer__name="sgd",
                        schedule__checkpoint_every=1, optimizer__warmup=0.2)

@@ -1,1 +1,1 @@
-"""Tasks: what the trainer runs. Each supplies init, loss, predict and evaluate (train_state.Task)."""
+"""Tasks: what the trainer runs. Each supplies the functions of train_state.Task."""
