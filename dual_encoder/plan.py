@@ -141,12 +141,11 @@ def _run(arguments: list[str]) -> None:
     low, high = (config.batch_size, None) if fitting else (0, config.batch_size)
     show(config.batch_size)
     keep(low, high)  # the search takes long, and may fail
-    least = _least_batch(config, len(devices))
     if options.search and limit:
-        low, high, failure = largest_batch(fits, least, config.batch_size, fitting,
+        low, high, failure = largest_batch(fits, _least_batch(config, len(devices)), config.batch_size, fitting,
                                            lambda batch_size: _guess(answers[batch_size], batch_size, limit))
         show(low)
-        print(_outcome(low, high, least, failure))
+        print(_outcome(config, low, high, len(devices), failure))
         keep(low, high)
     if not fitting:
         reason = answers[config.batch_size]
@@ -216,19 +215,25 @@ def _least_batch(config: Config, devices: int) -> int:
 
     That is a micro-batch, or one row per device; pre-training on a single one wants two.
     """
-    if not isinstance(config, PretrainConfig):
-        return devices
-    return max(config.train.micro_batch or devices, 2)
+    return max(_micro_batch(config) or devices, 2 if isinstance(config, PretrainConfig) else 1)
 
 
-def _outcome(low: int, high: int | None, least: int, failure: str) -> str:
+def _micro_batch(config: Config) -> int:
+    """Returns the rows of a micro-batch; 0 where the batch is not split."""
+    return config.train.micro_batch if isinstance(config, PretrainConfig) else 0
+
+
+def _outcome(config: Config, low: int, high: int | None, devices: int, failure: str) -> str:
     """Returns the answer of the search in words."""
+    least = _least_batch(config, devices)
     end = f"; the search ended early: {failure}" if failure else ""
     if low:
         return f"largest global batch that fits: {low:,}" + (f" ({high:,} does not)" if high else "") + end
     if high > least:
         return f"largest global batch that fits: less than {high:,}, not searched further" + end
-    return f"no global batch fits: {least:,} rows, the least that a run takes, are too many"
+    if _micro_batch(config):
+        return f"no global batch in micro-batches of {_micro_batch(config):,} rows fits"
+    return f"no global batch fits: {'one row per device is' if least == devices else 'two rows are'} too much"
 
 
 def _remedies(config: Config, fitting: int, too_large: int, devices: int) -> list[str]:
@@ -241,7 +246,7 @@ def _remedies(config: Config, fitting: int, too_large: int, devices: int) -> lis
       devices: their number.
     """
     values = to_dict(config)
-    used = values.get("train", {}).get("micro_batch", 0)
+    used = _micro_batch(config)
     batch_norm = config.encoder.family == "resnet" and config.encoder.norm == "batch"
     micro_batch = ("--config.train.micro_batch (activations of a part of the batch at a time"
                    + (", BatchNorm's statistics over that part only)" if batch_norm else ")"))
@@ -253,7 +258,7 @@ def _remedies(config: Config, fitting: int, too_large: int, devices: int) -> lis
     ]
     if isinstance(config, PretrainConfig) and config.loss.name in WITHOUT_NEGATIVES:
         del values["loss"]  # there is no such matrix
-    if too_large <= max(devices, 2):
+    if too_large <= devices:
         values.pop("train", None)  # one row per device has no parts
     rows = [f"a smaller {micro_batch}"] if used > devices else []
     if fitting:

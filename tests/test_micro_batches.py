@@ -16,6 +16,9 @@ from dual_encoder.tasks.pretrain import Pretrain
 
 SENSORS = ("s1", "s2")
 BATCH = 32
+TILES = {"chunk": 3}
+# As users run it: conftest's unoptimised sums go one by one and lose two bits more.
+OPTIMISED = {"xla_backend_optimization_level": 3}
 
 
 def configure(folder, micro_batch, inputs="s1+s2", loss=None, **encoder):
@@ -40,9 +43,8 @@ def loss_and_gradients(config, devices):
     task = Pretrain(config, records.info.sensors, devices)
     params, stats = jax.device_put(task.init(jax.random.key(0)), mesh.replicated(devices))
     batch = next(batches(records, seed=0, batch_size=BATCH, rows=range(BATCH), start=0, stop=1, threads=1, processes=0))
-    # Optimised, as users run it: conftest's unoptimised sums go one by one and lose two bits more.
     function = jax.jit(jax.value_and_grad(task.loss, has_aux=True), out_shardings=mesh.replicated(devices),
-                       compiler_options={"xla_backend_optimization_level": 3})
+                       compiler_options=OPTIMISED)
     (loss, _), gradients = function(params, stats, mesh.to_global(batch, devices), jax.random.key(1))
     return loss, gradients
 
@@ -52,9 +54,6 @@ def relative_error(one, other):
     one, other = (np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(tree)])
                   for tree in (one, other))
     return np.linalg.norm(one - other) / np.linalg.norm(other)
-
-
-TILES = {"chunk": 3}
 
 
 @pytest.mark.parametrize("count, micro_batch, limit, more", [
@@ -137,9 +136,8 @@ def test_memory_of_activations_is_that_of_a_micro_batch(folder):
         batch = {name: jax.ShapeDtypeStruct((batch_size, *records.info.tensors[name].shape),
                                             records.info.tensors[name].dtype) for name in SENSORS}
         batch |= {"location": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
-        step = jax.jit(jax.grad(task.loss, has_aux=True), compiler_options={"xla_backend_optimization_level": 3}).lower(
-            *variables, batch, jax.random.key(0))
-        return step.compile().memory_analysis().temp_size_in_bytes
+        step = jax.jit(jax.grad(task.loss, has_aux=True), compiler_options=OPTIMISED)
+        return step.lower(*variables, batch, jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
 
     small, cached, plain = temporaries(64, 0), temporaries(1024, 64), temporaries(1024, 0)
     assert cached <= 1.2 * small and plain > 10 * small

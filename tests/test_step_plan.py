@@ -477,22 +477,32 @@ def test_the_search_asks_for_whole_micro_batches(made_up, capsys):
     assert "largest global batch that fits: 19,968 (21,504 does not)" in out  # 13 and 14 micro-batches
 
 
-@pytest.mark.parametrize("rows, memory, least", [
-    (["--config.batch_size=4096", "--config.train.micro_batch=1024"], 1.1, "1,024"),
-    (["--config.batch_size=256", "--config.train.micro_batch=8"], 1.0005, "8"),
-    (["--config.batch_size=64"], 1.0005, "8"),
-    (["--config.batch_size=64", "--topology=cpu:1"], 1.0015, "2"),  # where one would
+@pytest.mark.parametrize("rows, memory, outcome", [
+    (["--config.batch_size=4096", "--config.train.micro_batch=1024"], 1.1,
+     "no global batch in micro-batches of 1,024 rows fits"),
+    (["--config.batch_size=256", "--config.train.micro_batch=8"], 1.0005,
+     "no global batch in micro-batches of 8 rows fits"),
+    (["--config.batch_size=64"], 1.0005, "no global batch fits: one row per device is too much"),
 ])
-def test_where_nothing_fits_no_advice_is_in_vain(made_up, capsys, rows, memory, least):
+def test_where_nothing_fits_no_advice_is_in_vain(made_up, capsys, rows, memory, outcome):
     """A batch is of whole micro-batches, a micro-batch of at least one row per device: neither can be made smaller."""
     with pytest.raises(SystemExit) as ended:
         plan.main([*made_up, f"--memory={memory}", *rows])
     out, _ = capsys.readouterr()
-    assert ended.value.code == 1 and f"no global batch fits: {least} rows, " in out
-    assert "largest global batch" not in out
+    assert ended.value.code == 1 and outcome in out and "largest global batch" not in out
     advice = re.search("change one of: (.*)", out)[1]
     assert "batch_size" not in advice and "more devices" in advice
     assert advice.startswith("a smaller --config.train.micro_batch") == ("micro_batch" in advice) == (memory == 1.1)
+
+
+def test_a_batch_of_one_pair_is_not_advised(made_up, capsys):
+    """It would fit, but has no negatives; two pairs fit one at a time."""
+    with pytest.raises(SystemExit) as ended:
+        plan.main([*made_up, "--topology=cpu:1", "--memory=1.0015", "--config.batch_size=64"])
+    out, _ = capsys.readouterr()
+    assert ended.value.code == 1 and "no global batch fits: two rows are too much" in out
+    advice = re.search("change one of: (.*)", out)[1]
+    assert "batch_size" not in advice and "train.micro_batch" in advice
 
 
 def test_a_search_that_stopped_early_does_not_say_that_nothing_fits(made_up, capsys):

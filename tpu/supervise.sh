@@ -39,8 +39,7 @@ attempt() {
   [[ " $* " != *" launch "* ]] || partial=1
   (CHILD=''; trap ended INT TERM HUP; for command; do "$command"; done) & CHILD=$!  # `wait` hears signals at once
   wait "$CHILD"; code=$?; CHILD=''
-  ((code)) || started=1
-  [[ $code != 0 || " $* " != *" launch "* ]] || partial=''
+  ((code)) || started=1 partial=''
   if ((code == 130 || code == 2)) || [[ -z $started && ! -e accepted ]]; then exit "$code"; fi
   ((code == 0)) || say "trying again in $pause s"
   return "$code"
