@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dual_encoder.errors import UserError
+from dual_encoder.models.attention import attention
 from dual_encoder.models.features import Features
 
 HEAD = 64  # channels of an attention head
@@ -68,13 +69,15 @@ class ViT(nn.Module):
             token = self.param("cls_token", nn.initializers.zeros, (1, 1, self.width), jnp.float32)
             x = jnp.concatenate([jnp.broadcast_to(token.astype(self.dtype), (batch, 1, self.width)), x], axis=1)
         x = x + self._positions(prefix, rows, columns).astype(self.dtype)
-        block = nn.remat(_Block) if self.remat else _Block
-        maps = []
+        block = nn.remat(_Block, static_argnums=2) if self.remat else _Block
+        maps, shape = [], x.shape
+        x = x.reshape(-1, self.width)
         for number in range(self.depth):
-            x = block(self.dtype, name=f"blocks_{number}")(x)
-            maps.append(x[:, prefix:].reshape(batch, rows, columns, self.width))
-        x = layer_norm("norm")(x.astype(jnp.float32))
-        return Features(x[:, 0] if prefix else x.mean(axis=1), tuple(maps))
+            x = block(self.dtype, name=f"blocks_{number}")(x, batch)
+            maps.append(x.reshape(shape)[:, prefix:].reshape(batch, rows, columns, self.width))
+        x = x.reshape(shape)
+        x = layer_norm("norm")((x[:, 0] if prefix else x).astype(jnp.float32))
+        return Features(x if prefix else x.mean(axis=1), tuple(maps))
 
     def _positions(self, prefix: int, rows: int, columns: int) -> jax.Array:
         """Returns [1, prefix + rows * columns, width] float32; the class token has a position too, as in timm."""
@@ -140,13 +143,17 @@ class _PatchEmbed(nn.Module):
 
 
 class _Block(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x))."""
+    """x + attention(norm(x)), then x + MLP(norm(x)); x: [batch * tokens, width].
+
+    The tokens of all images are one axis: with two, XLA's GPU compiler keeps them transposed, and turns them round for
+    every product (a seventh of the bytes of a step).
+    """
 
     dtype: jax.typing.DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        batch, tokens, width = x.shape
+    def __call__(self, x: jax.Array, batch: int) -> jax.Array:
+        width = x.shape[-1]
         xavier = nn.initializers.xavier_uniform()
         each_xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # of q, k and v each, not of the three
 
@@ -157,9 +164,8 @@ class _Block(nn.Module):
             return layer_norm(name)(x.astype(jnp.float32)).astype(self.dtype)
 
         qkv = dense(3 * width, each_xavier, "attn_qkv")(norm("norm1"))
-        q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, width // HEAD, HEAD), 2, 0)
-        with jax.numpy_dtype_promotion("standard"):  # it mixes bfloat16 with its float32 softmax
-            y = jax.nn.dot_product_attention(q, k, v)
-        x = x + dense(width, xavier, "attn_proj")(y.reshape(batch, tokens, width))
+        q, k, v = jnp.moveaxis(qkv.reshape(batch, -1, 3, width // HEAD, HEAD), 2, 0)
+        y = attention(q, k, v).reshape(-1, width)
+        x = x + dense(width, xavier, "attn_proj")(y)
         y = nn.gelu(dense(4 * width, xavier, "mlp_fc1")(norm("norm2")), approximate=False)
         return x + dense(width, xavier, "mlp_fc2")(y)
