@@ -1,4 +1,4 @@
-"""Convolution and pooling as they run on a CPU against jax.lax: values and gradients; other platforms get jax.lax."""
+"""Convolution and pooling as they run on a CPU against jax.lax: values and gradients; TPUs get jax.lax itself."""
 
 import os
 import re

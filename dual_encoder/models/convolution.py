@@ -1,10 +1,10 @@
-"""Convolution and max-pooling: XLA's on accelerators; on a CPU the same sums in forms that XLA compiles well there.
+"""Convolution and max-pooling: XLA's, or the same sums in forms that XLA compiles well for a CPU, and pooling for a GPU.
 
 In jaxlib 0.10.2 a convolution whose kernel is larger than its image takes 20 times as long as the matrix product of
 its patches, the input gradient of a strided one up to 14 times; the transposed copies for kernel gradients compute what
 they copy once more, and the sums read from memory again what could be in the cache; max-pooling goes element by
-element, its gradient through a scatter. The choice is made when a program is lowered for a platform, so programs for
-TPU and GPU are those of `jax.lax`. benchmarks/train_step.py measures the whole.
+element, its gradient through a scatter, which on a GPU moves three times the bytes. The choice is made when a program
+is lowered for a platform; TPUs get `jax.lax`. benchmarks/train_step.py measures the whole.
 """
 
 import functools
@@ -182,8 +182,10 @@ def max_pool(x: jax.Array) -> jax.Array:
 
     The gradient goes to the first of equal largest values, as in torch and XLA.
     """
-    return jax.lax.platform_dependent(x, cpu=lambda x: functools.reduce(jnp.maximum, _shifted(x, 3, 2, -jnp.inf)),
-                                      default=_xla_max_pool)
+    def largest(x):
+        return functools.reduce(jnp.maximum, _shifted(x, 3, 2, -jnp.inf))
+
+    return jax.lax.platform_dependent(x, cpu=largest, cuda=largest, default=_xla_max_pool)
 
 
 def _xla_max_pool(x: jax.Array) -> jax.Array:
@@ -201,7 +203,8 @@ def _max_pool_backward(saved, gradient):
     def by_xla(x, y, gradient):
         return jax.vjp(_xla_max_pool, x)[1](gradient)[0]
 
-    return (jax.lax.platform_dependent(*saved, gradient, cpu=_max_pool_gradient, default=by_xla),)
+    return (jax.lax.platform_dependent(*saved, gradient, cpu=_max_pool_gradient, cuda=_max_pool_gradient,
+                                       default=by_xla),)
 
 
 def _max_pool_gradient(x: jax.Array, y: jax.Array, gradient: jax.Array) -> jax.Array:
