@@ -161,7 +161,7 @@ def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: D
     began = time.perf_counter()
     lowered = trainer.compile_step(task, optimizer, config, mesh).lower(state, batch)
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(_options(mesh))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise UserError(f"the compiler fails at a global batch of {config.batch_size:,}: {one_line(error)}; "
@@ -181,6 +181,11 @@ def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: D
         flops=max(costs.get("flops", 0.0), counted),  # XLA's has all operations, ours the loops
         bytes_accessed=costs.get("bytes accessed"), traffic=hlo.memory_traffic(text),
         collectives=tuple(hlo.collectives(text, mesh.size)), compile_seconds=seconds)
+
+
+def _options(mesh: jax.sharding.Mesh) -> dict[str, bool]:
+    """Returns the compiler's options: without a GPU it cannot try Triton's tiles for products, and may find none."""
+    return {"xla_gpu_enable_triton_gemm": False} if mesh.devices.flat[0].platform == "gpu" else {}
 
 
 def _memory(compiled: jax.stages.Compiled, next_batch: int) -> Memory:
