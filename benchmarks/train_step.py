@@ -11,9 +11,10 @@ loss, AdamW. On a CPU the peer runs channels_last on as many threads as there ar
 --dtype, channels_last and torch.compile (--no-compile leaves it out). Random weights, random images, one batch that
 stays on the device. Both keep freed memory (dual_encoder/heap.py), as our trainer does. Each has a process of its
 own: in one process the waiting threads of the other's runtime cost up to a third. They take turns, --turns times
---steps steps each after a warm-up, the other one asleep; the best turn counts. Losses are printed so that one sees both
-train. MFU: counted operations of convolutions and matrix products (dual_encoder/flops.py, ours), over time and over the
-chip's peak for bfloat16, where the chip is known.
+--steps steps each after a warm-up, the other one asleep; the best turn counts. Losses are read at the end of a turn: an
+accelerator gets its next step while it works, as in training. They are printed so that one sees both train. MFU:
+counted operations of convolutions and matrix products (dual_encoder/flops.py, ours), over time and over the chip's peak
+for bfloat16, where the chip is known.
 
 No TensorFlow: the script fails if our side imported it.
 """
@@ -25,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 import jax
 import numpy as np
@@ -65,15 +67,16 @@ def main() -> None:
     report(options, best, losses, **described["ours"])
 
 
-def take_turns(step: Callable[[], float], description: dict, pipe: Connection) -> None:
+def take_turns(step: Callable[[], Any], description: dict, pipe: Connection) -> None:
     """Warms up and sends `description`; then, for every number of steps asked for, (seconds a step, last loss)."""
-    for _ in range(3):
-        step()
+    def turn(steps: int) -> float:
+        return float([step() for _ in range(steps)][-1])
+
+    turn(3)
     pipe.send(description)
     for steps in apart.requests(pipe):
         began = time.perf_counter()
-        for _ in range(steps):
-            loss = step()
+        loss = turn(steps)
         pipe.send(((time.perf_counter() - began) / steps, loss))
 
 
@@ -103,8 +106,8 @@ def configure(options: argparse.Namespace) -> PretrainConfig:
     return parse(values.to_dict())
 
 
-def ours(config: PretrainConfig, size: int, devices: jax.sharding.Mesh) -> tuple[Callable[[], float], int]:
-    """Returns a function that makes a step and returns its loss, and the operations of a step."""
+def ours(config: PretrainConfig, size: int, devices: jax.sharding.Mesh) -> tuple[Callable[[], jax.Array], int]:
+    """Returns a function that starts a step and returns its loss, and the operations of a step."""
     records = shapes(size, tuple(SENSORS.values()), classes=0)
     task, optimizer = build_task(config, records, devices), optim.build(config.optimizer, config.batch_size, 10**6)
     state = trainer.init_state(task, optimizer, config, devices)
@@ -116,14 +119,14 @@ def ours(config: PretrainConfig, size: int, devices: jax.sharding.Mesh) -> tuple
     operations = flops.count(trainer.bind_step(task, optimizer, config), state, batch)
     compiled, box = trainer.compile_step(task, optimizer, config, devices), [state]
 
-    def step() -> float:
+    def step() -> jax.Array:
         box[0], metrics = compiled(box[0], batch)
-        return float(metrics["loss"])
+        return metrics["loss"]
 
     return step, operations
 
 
-def torch_step(config: PretrainConfig, options: argparse.Namespace) -> Callable[[], float]:
+def torch_step(config: PretrainConfig, options: argparse.Namespace) -> Callable[[], Any]:
     import torch
     import torch.nn.functional as F
 
@@ -156,12 +159,12 @@ def torch_step(config: PretrainConfig, options: argparse.Namespace) -> Callable[
     if device == "cuda" and options.compile:
         loss_of = torch.compile(loss_of)
 
-    def step() -> float:
+    def step() -> torch.Tensor:
         optimizer.zero_grad()
         loss = loss_of(images)
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     return step
 
