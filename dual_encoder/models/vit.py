@@ -137,8 +137,8 @@ class _PatchEmbed(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (p, p, bands, self.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (0, rows * p - height), (0, columns * p - width), (0, 0)))
-        x = x.reshape(batch, rows, p, columns, p, bands)
-        x = jnp.einsum("brpcqi,pqio->brco", x, kernel.astype(self.dtype))
+        x = x.reshape(batch, rows, p, columns, p, bands).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(batch, rows, columns, p * p * bands) @ kernel.astype(self.dtype).reshape(-1, self.width)
         return x + bias.astype(self.dtype).reshape(1, 1, 1, self.width)
 
 
