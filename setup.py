@@ -47,6 +47,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "tpu-plan": ["libtpu>=0.0.42,<0.1"],  # the compiler for TPUs; no TPU needed; in an environment of its own
         "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
+        "cuda13": ["jax[cuda13]>=0.10.2,<0.11"],
         "gcs": ["gcsfs>=2026.9"],  # data sets on gs://
         "beam": ["apache-beam>=2.77,<3", "protobuf>=6.33,<7", "pyarrow<26"],
         "torch": ["torch>=2.13,<2.14", "timm>=1.0.31,<1.1"],

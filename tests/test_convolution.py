@@ -108,8 +108,8 @@ def test_max_pooling_and_its_gradient_are_those_of_lax(size):
     np.testing.assert_allclose(seen_pull(gradient)[0], pull(gradient)[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_programs_for_accelerators_are_those_of_lax(platform):
+@pytest.mark.parametrize("platform, scatters", [("tpu", 1), ("cuda", 0)])
+def test_programs_for_accelerators_are_those_of_lax_but_pooling_on_gpus(platform, scatters):
     def program(convolve, pool):
         def loss(x, w):
             return pool(convolve(x, w, 2)).sum()
@@ -118,6 +118,5 @@ def test_programs_for_accelerators_are_those_of_lax(platform):
         return sorted(line.split(" = ")[1].split("(")[0].split(" ")[0] for line in text.splitlines() if " = " in line)
 
     ours = program(convolution, max_pool)
-    assert "stablehlo.case" not in ours
-    assert ours.count("stablehlo.convolution") == program(by_lax, by_window).count("stablehlo.convolution")
-    assert ours.count('"stablehlo.select_and_scatter"') == 1
+    assert ours.count("stablehlo.convolution") == program(by_lax, by_window).count("stablehlo.convolution") > 0
+    assert ours.count('"stablehlo.select_and_scatter"') == scatters
