@@ -20,6 +20,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 flags.FLAGS.mark_as_parsed()  # Grain reads its flags in worker processes; main.py parses them
 # Also on a machine with an accelerator, unless it is asked for (test_accelerator.py).
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU has to hold commands under test, too
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax")

@@ -130,13 +130,14 @@ def test_attention_in_bfloat16(tokens):
 
 
 def run(platform, *arguments):
-    """main.py with JAX on `platform` alone; several settings in tests are not those of users, and are left out."""
+    """main.py with JAX on `platform` alone, compiled as for users."""
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     return subprocess.Popen([sys.executable, "main.py", *map(str, arguments)], cwd=ROOT, text=True,
                             env=environment | {"JAX_PLATFORMS": platform, "NO_COLOR": "1"},
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+@pytest.mark.skipif(jax.default_backend() == "tpu", reason="this process has the TPU")
 def test_a_run_moves_between_cpu_and_accelerator(folder, tmp_path):
     """Stopped by SIGTERM on one, it goes on from the same step on the other; both evaluate it alike."""
     accelerator = os.environ["JAX_PLATFORMS"].split(",")[0]

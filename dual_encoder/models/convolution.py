@@ -1,4 +1,4 @@
-"""Convolution and max-pooling: XLA's, or the same sums in forms that XLA compiles well for a CPU, and pooling for a GPU.
+"""Convolution and max-pooling: XLA's; on a CPU the same sums in forms that XLA compiles well, on a GPU that of pooling.
 
 In jaxlib 0.10.2 a convolution whose kernel is larger than its image takes 20 times as long as the matrix product of
 its patches, the input gradient of a strided one up to 14 times; the transposed copies for kernel gradients compute what
