@@ -27,9 +27,16 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def _has_cudnn() -> bool:
-    """True where this process has NVIDIA GPUs that cuDNN's kernel runs on: without, JAX cannot even trace it."""
+    """True where JAX has cuDNN, so that a program for GPUs may be traced, and the GPUs of this process can run it."""
     device = jax.local_devices()[0]
-    return "cuda" in device.client.platform_version and float(device.compute_capability) >= 8
+    if "cuda" in device.client.platform_version:
+        return float(device.compute_capability) >= 8
+    x = jax.ShapeDtypeStruct((1, 2, 1, 64), jnp.bfloat16)
+    try:
+        jax.eval_shape(functools.partial(_attend_in_pairs, implementation="cudnn"), x, x, x)
+    except RuntimeError:  # it is not installed
+        return False
+    return True
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str, **options: jax.Array) -> jax.Array:
