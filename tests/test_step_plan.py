@@ -319,7 +319,7 @@ def test_a_program_that_jax_cannot_read_is_one_line(program, monkeypatch):
         raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: unknown opcode 131\nof a later version")
 
     config, records, task, _ = program
-    step = types.SimpleNamespace(compile=lambda: types.SimpleNamespace(as_text=unreadable))
+    step = types.SimpleNamespace(compile=lambda options: types.SimpleNamespace(as_text=unreadable))
     monkeypatch.setattr(trainer, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
     with pytest.raises(UserError, match=r"cannot read the program.*\(INVALID_ARGUMENT: unknown opcode 131\); "):
         step_program.compile_program(config, task, records.info, mesh.make(), steps=10)
@@ -536,7 +536,7 @@ def test_a_compiler_that_fails_in_the_search_leaves_the_plan(made_up, monkeypatc
 
 def test_a_compiler_that_fails_is_one_line(program, monkeypatch):
     """With code 2: code 1 says that the configuration does not fit."""
-    def fails():
+    def fails(options):
         raise jax.errors.JaxRuntimeError("INTERNAL: no such\ninstruction")
 
     config, records, task, _ = program
