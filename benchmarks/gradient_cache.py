@@ -38,8 +38,9 @@ def main() -> None:
     print(f"MB of temporaries: batch {options.micro_batch}: {small:.0f}; batch {options.batch}: {plain:.0f}, "
           f"in micro-batches of {options.micro_batch}: {cached:.0f}")
     print(f"  in micro-batches / one of them alone: {cached / small:.2f} (aim <= 1.2); / plain: {cached / plain:.3f}")
-    steps = {"plain": ours(changed(config, options.timed_batch, 0), SIZE)[0],
-             "cached": ours(changed(config, options.timed_batch, options.timed_batch // 4), SIZE)[0]}
+    devices = mesh.make(jax.devices()[:1])
+    steps = {name: ours(changed(config, options.timed_batch, part), SIZE, devices)[0]
+             for name, part in (("plain", 0), ("cached", options.timed_batch // 4))}
     best = dict.fromkeys(steps, float("inf"))
     for _ in range(options.repeats + 1):  # the first one compiles
         for name, step in steps.items():

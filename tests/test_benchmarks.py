@@ -1,0 +1,26 @@
+"""The benchmarks of the training step run to their end, at sizes that say nothing."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments, expected", [
+    (["loss", "--batch=64", "--large=128", "--huge=256", "--peer-batch=32", "--chunk=16", "--repeats=1"], "open_clip"),
+    (["gradient_cache", "--batch=16", "--micro-batch=8", "--timed-batch=8", "--repeats=1"], "in 4 micro-batches"),
+    (["trainer", "--steps=60", "--milliseconds=1"], "ms per checkpoint"),
+    (["train_step", "--width=8", "--size=32", "--batch=8", "--steps=2", "--turns=1"], "pairs/s"),
+    (["train_step", "--family=vit", "--depth=1", "--width=64", "--size=32", "--batch=8", "--steps=2", "--turns=1"],
+     "pairs/s"),
+], ids=["loss", "gradient_cache", "trainer", "train_step_resnet", "train_step_vit"])
+def test_it_runs(arguments, expected):
+    result = subprocess.run([sys.executable, "-m", f"benchmarks.{arguments[0]}", *arguments[1:]], cwd=ROOT, text=True,
+                            capture_output=True, timeout=300, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert result.returncode == 0, result.stderr
+    assert expected in result.stdout
