@@ -22,6 +22,7 @@ from dual_encoder import config as config_lib
 from dual_encoder.input import Records, batches
 from dual_encoder.models.attention import attention
 from dual_encoder.tasks.pretrain import Pretrain
+from tests.comparing import relative_error
 
 ROOT = pathlib.Path(__file__).parent.parent
 SENSORS, BATCH, SIDE = ("s1", "s2"), 16, 32
@@ -61,11 +62,10 @@ def loss_and_gradients(config, device):
     return jax.tree.map(np.asarray, (loss, stats, gradients))
 
 
-def relative_error(one, other):
-    """|one - other| / |other|, the Euclidean norms of all values of the trees, in float64."""
-    one, other = (np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(tree)])
-                  for tree in (one, other))
-    return np.linalg.norm(one - other) / np.linalg.norm(other)
+def on_both(config):
+    """The accelerator's and the CPU's results; products of float32 would have fewer digits on the former."""
+    with jax.default_matmul_precision("highest"):
+        return [loss_and_gradients(config, jax.devices(name)[0]) for name in (None, "cpu")]
 
 
 # Float32 sums in another order differ by 1e-6 or so; norms over few values amplify that, layer by layer
@@ -75,9 +75,7 @@ def relative_error(one, other):
     (RESNET | {"remat": True}, 1e-3), (VIT, 1e-4), (VIT | {"pool": "mean", "positions": "sincos"}, 1e-4)])
 @pytest.mark.parametrize("micro_batch", [0, 8])
 def test_encoders(folder, encoder, limit, micro_batch):
-    config = configure(folder, encoder, micro_batch)
-    with jax.default_matmul_precision("highest"):  # a product of float32 would have fewer digits
-        seen, expected = (loss_and_gradients(config, jax.devices(name)[0]) for name in (None, "cpu"))
+    seen, expected = on_both(configure(folder, encoder, micro_batch))
     assert relative_error(seen[0], expected[0]) < 1e-5
     assert not expected[1] or relative_error(seen[1], expected[1]) < 1e-4
     assert relative_error(seen[2], expected[2]) < limit
@@ -87,17 +85,13 @@ def test_encoders(folder, encoder, limit, micro_batch):
 @pytest.mark.parametrize("name", ["info_nce", "nt_xent", "iai_simclr", "sigmoid"])
 @pytest.mark.parametrize("false_negatives", ["mask", "positive", "keep"])
 def test_objectives(folder, name, chunk, false_negatives):
-    config = configure(folder, VIT, name=name, chunk=chunk, false_negatives=false_negatives)
-    with jax.default_matmul_precision("highest"):
-        seen, expected = (loss_and_gradients(config, jax.devices(name)[0]) for name in (None, "cpu"))
+    seen, expected = on_both(configure(folder, VIT, name=name, chunk=chunk, false_negatives=false_negatives))
     assert relative_error(seen[0], expected[0]) < 1e-5 and relative_error(seen[2], expected[2]) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["barlow", "decur", "vicreg"])
 def test_correlation_objectives(folder, name):
-    config = configure(folder, VIT, name=name, false_negatives="keep")
-    with jax.default_matmul_precision("highest"):
-        seen, expected = (loss_and_gradients(config, jax.devices(name)[0]) for name in (None, "cpu"))
+    seen, expected = on_both(configure(folder, VIT, name=name, false_negatives="keep"))
     # They divide by the spread of 16 values in each dimension.
     assert relative_error(seen[0], expected[0]) < 1e-4 and relative_error(seen[2], expected[2]) < 1e-3
 

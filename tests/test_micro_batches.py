@@ -13,6 +13,7 @@ from dual_encoder.input import Records, batches
 from dual_encoder.losses.contrastive import info_nce
 from dual_encoder.tasks.micro_batches import in_micro_batches
 from dual_encoder.tasks.pretrain import Pretrain
+from tests.comparing import relative_error
 
 SENSORS = ("s1", "s2")
 BATCH = 32
@@ -47,13 +48,6 @@ def loss_and_gradients(config, devices):
                        compiler_options=OPTIMISED)
     (loss, _), gradients = function(params, stats, mesh.to_global(batch, devices), jax.random.key(1))
     return loss, gradients
-
-
-def relative_error(one, other):
-    """|one - other| / |other|, the Euclidean norms of all values of the trees, in float64."""
-    one, other = (np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(tree)])
-                  for tree in (one, other))
-    return np.linalg.norm(one - other) / np.linalg.norm(other)
 
 
 @pytest.mark.parametrize("count, micro_batch, limit, more", [

@@ -26,6 +26,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(q, k, v, cuda=by_cudnn, default=by_xla)
 
 
+@functools.cache  # every block asks
 def _has_cudnn() -> bool:
     """True where JAX has cuDNN, so that a program for GPUs may be traced, and the GPUs of this process can run it."""
     device = jax.local_devices()[0]
