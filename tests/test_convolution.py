@@ -58,10 +58,14 @@ def test_few_features_are_computed_for_neighbours_at_once(features, pixels, stri
 @pytest.mark.parametrize("images, size, channels, features, kernel, stride, part", [
     (20, 64, 16, 32, 3, 1, (4, 21)), (72, 64, 8, 32, 3, 1, (4, 25)), (64, 64, 8, 32, 7, 2, (4, 32)),
     (64, 48, 12, 16, 7, 2, (32, 5)), (16, 96, 12, 64, 7, 2, (4, 12)), (64, 32, 32, 64, 3, 1, (4, 21)),
-    (64, 16, 64, 64, 3, 1, (8, 16)), (21, 64, 16, 32, 3, 1, (21, 64)), (64, 8, 64, 64, 3, 1, (64, 8))])
+    (64, 16, 64, 64, 3, 1, (8, 16)), (64, 32, 32, 64, 3, 2, (4, 16)), (64, 8, 64, 64, 3, 1, (32, 8)),
+    (21, 64, 16, 32, 3, 1, (21, 64)), (64, 4, 64, 64, 3, 1, (64, 4))])
 def test_a_large_kernel_gradient_is_summed_in_parts(images, size, channels, features, kernel, stride, part,
                                                     monkeypatch):
-    """On one device; images that no part of at least 4 (32 of few features) divides, and small sums, are left whole."""
+    """On one device; images that no part of at least 4 (32 of few features) divides, and small sums, are left whole.
+
+    In parts, 16 channels and more lie beside each other in the rows of the result.
+    """
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (images, size, size, channels))
     w = jax.random.normal(keys[1], (kernel, kernel, channels, features))
@@ -70,7 +74,11 @@ def test_a_large_kernel_gradient_is_summed_in_parts(images, size, channels, feat
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     program = jax.jit(lambda x, w, gradient: jax.vjp(lambda w: convolution(x, w, stride), w)[1](gradient)[0])
     whole = jax.jit(lambda x, w, gradient: jax.vjp(lambda w: by_lax(x, w, stride), w)[1](gradient)[0])
-    assert f"tensor<{part[1]}x{size // stride}x{part[0]}x{features}xf32>" in program.lower(x, w, gradient).as_text()
+    text = program.lower(x, w, gradient).as_text()
+    assert f"tensor<{part[1]}x{size // stride}x{part[0]}x{features}xf32>" in text
+    beside = channels if channels >= 16 and part[0] < images else 1
+    result = f"tensor<{channels // beside}x{kernel}x{kernel * beside}x{features}xf32>"
+    assert re.search(rf"stablehlo.convolution.* -> {result}", text)
     # A sum of n products of values of size 1 is of size sqrt(n), and off by that many roundings of that size.
     n = images * (size // stride) ** 2
     np.testing.assert_allclose(program(x, w, gradient), whole(x, w, gradient), atol=4 * n * 2**-24)

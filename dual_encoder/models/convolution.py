@@ -47,14 +47,18 @@ def _backward(stride, saved, gradient):
 
     def on_cpu(x, kernel, gradient):
         x, gradient = _held(x, kernel), _held(gradient, kernel)
-        if not _is_for_patches(x, kernel) and (stride == 1 or len(kernel) > 3):
-            dx = _turned(gradient, kernel) if stride == 1 else by_xla(x, kernel, gradient)[0]
-            return dx, _kernel_gradient(x, gradient, len(kernel), stride)
         flat = kernel.reshape(-1, kernel.shape[-1])
         columns, into_x = jax.vjp(lambda x: _patches(x, len(kernel), stride), x)
-        dx, = into_x(gradient @ flat.T)
-        dkernel = columns.reshape(-1, len(flat)).T @ gradient.reshape(-1, flat.shape[1])
-        return dx, dkernel.reshape(kernel.shape)
+        if _is_for_patches(x, kernel):
+            dkernel = columns.reshape(-1, len(flat)).T @ gradient.reshape(-1, flat.shape[1])
+            return into_x(gradient @ flat.T)[0], dkernel.reshape(kernel.shape)
+        if stride == 1:
+            dx = _turned(gradient, kernel)
+        elif len(kernel) == 3:
+            dx, = into_x(gradient @ flat.T)
+        else:
+            dx, _ = by_xla(x, kernel, gradient)
+        return dx, _kernel_gradient(x, gradient, len(kernel), stride)
 
     return jax.lax.platform_dependent(*saved, gradient, cpu=on_cpu, default=by_xla)
 
@@ -111,9 +115,18 @@ def _turned(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) -> jax.Array:
-    """The gradient of the kernel: the images are the channels that are summed over, the gradient is the kernel."""
+    """The gradient of the kernel: the images are the channels that are summed over, the gradient is the kernel.
+
+    The channels of `x` are the images of that convolution. In parts that the cache holds they lie beside each other in
+    its rows instead: rows of 3 pixels are too short for XLA's fast code, and for more than one thread.
+    """
+    channels = x.shape[3]
+    images, rows = _part(x, gradient)
+    whole = jax.device_count() > 1 or images == len(x)  # each part would be summed over the devices, one by one
+    step = channels if channels >= 16 and not whole else 1  # from a pixel to the next
     pad = (size - 1) // 2
-    columns = (pad, size - pad + (gradient.shape[2] - 1) * stride - x.shape[2])
+    columns = (pad * step, (size - pad + (gradient.shape[2] - 1) * stride - x.shape[2]) * step)
+    x = x.reshape(*x.shape[:2], x.shape[2] * step, channels // step)
 
     def of(x, gradient, top):
         """The sum over rows of the gradient, the first of which is number `top`."""
@@ -121,37 +134,35 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) 
         last = first + (gradient.shape[1] - 1) * stride + size
         seen = slice(max(first, 0), min(last, x.shape[1]))
         return _convolve(x[:, seen].transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), (1, 1),
-                         [(seen.start - first, last - seen.stop), columns], rhs_dilation=(stride, stride))
-
-    images, rows = _part(x, gradient)
-    if jax.device_count() > 1 or images == len(x):  # each part would be summed over the devices, one by one
-        return of(x, gradient, 0).transpose(1, 2, 0, 3)
-    parts, tops = len(x) // images, range(0, gradient.shape[1], rows)
-    apart = [y.reshape(parts, images, *y.shape[1:]) for y in (x, gradient)]
+                         [(seen.start - first, last - seen.stop), columns], rhs_dilation=(stride, stride * step))
 
     def add(part, total):
         x, gradient = (jax.lax.dynamic_index_in_dim(y, part, keepdims=False) for y in apart)
         return sum((of(x, gradient[:, top:top + rows], top) for top in tops), start=total)
 
-    # Unrolled: XLA gives work to another thread only when it has more than 8 operations to choose from.
-    zero = jnp.zeros((x.shape[-1], size, size, gradient.shape[-1]), x.dtype)
-    return jax.lax.fori_loop(0, parts, add, zero, unroll=min(parts, 16)).transpose(1, 2, 0, 3)
+    if whole:
+        total = of(x, gradient, 0)
+    else:
+        parts, tops = len(x) // images, range(0, gradient.shape[1], rows)
+        apart = [y.reshape(parts, images, *y.shape[1:]) for y in (x, gradient)]
+        zero = jnp.zeros((channels // step, size, size * step, gradient.shape[-1]), x.dtype)
+        # Unrolled: XLA gives work to another thread only when it has more than 8 operations to choose from.
+        total = jax.lax.fori_loop(0, parts, add, zero, unroll=min(parts, 16))
+    return total.transpose(1, 2, 0, 3).reshape(size, size, channels, -1)
 
 
 def _part(x: jax.Array, gradient: jax.Array) -> tuple[int, int]:
     """How many images, and how many rows of their gradient, to sum over at a time: what is read again and again is to
     stay in the processor's cache.
 
-    Found by trying: parts of 1 MiB, but no fewer than 4 images, or 32 below 32 features. Small sums are left whole, and
-    those of bfloat16, which would lose digits between the parts.
+    Found by trying: parts of 1 MiB, but no fewer than 4 images, or 32 below 32 features. Sums of bfloat16, which would
+    lose digits between the parts, are left whole.
     """
     rows = gradient.shape[1]
     image = (x[0].size + gradient[0].size) * x.dtype.itemsize
-    if len(x) * image < 5 * 2**20 or x.dtype != jnp.float32:
-        return len(x), rows
     least = 4 if gradient.shape[-1] >= 32 else 32
     images = math.gcd(len(x), 2 ** int(math.log2(max(2**20 // image, least))))
-    if images < least:
+    if images < least or x.dtype != jnp.float32:
         return len(x), rows
     return images, min(rows, max(4, 2**20 * rows // (images * image)))
 

@@ -1,0 +1,175 @@
+"""Where the step on a CPU loses time: each convolution of an encoder, ours and PyTorch's, in one run.
+
+    python -m benchmarks.convolutions [--depth=18] [--width=32] [--size=128] [--batch=64] [--bands=12] [--repeats=15]
+
+Method. The convolutions of the encoder are recorded while it is traced. Each is run by itself, float32, as the forward
+pass, the gradient of its input (not for the first one) and the gradient of its kernel: ours
+(dual_encoder/models/convolution.py) jitted, PyTorch's with channels_last. Both on one core, in processes of their own
+that take turns pass by pass; the best of --repeats after a warm-up counts. In a step the two encoders run side by
+side, a core each. Milliseconds are those of all convolutions of a kind together; ratios above 1 are our loss.
+"""
+
+import argparse
+import collections
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import apart
+from dual_encoder import heap
+from dual_encoder.models import resnet
+from dual_encoder.models.convolution import convolution
+
+PASSES = ("forward", "input gradient", "kernel gradient")
+
+
+class Convolution(NamedTuple):
+    """`x` [batch, height, width, channels] through a kernel [size, size, channels, features]."""
+
+    x: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: int
+
+    def operations(self) -> float:
+        batch, height, width, _ = self.x
+        return 2.0 * batch * -(-height // self.stride) * -(-width // self.stride) * np.prod(self.kernel)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("depth", 18), ("width", 32), ("size", 128), ("batch", 64), ("bands", 12), ("repeats", 15)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    found = recorded(options)
+    pipes = {"ours": apart.start(our_side), "torch": apart.start(torch_side)}
+    for side, pipe in pipes.items():
+        apart.answer(side, pipe)  # both have imported what they need
+    print(f"the convolutions of a ResNet-{options.depth} of width {options.width}, {options.bands} bands, "
+          f"{options.size} px, batch {options.batch}, float32, one core; jax {jax.__version__}")
+    print(f"{'image':>15}  {'kernel':17} {'stride':>6} {'times':>5}  {'pass':15} {'GFLOP/s, ours':>13} {'torch':>6} "
+          f"{'ms, ours':>9} {'torch':>8}  ours / torch")
+    totals = {number: dict.fromkeys(pipes, 0.0) for number in range(len(PASSES))}
+    for case, times in found.items():
+        for number, name in enumerate(PASSES):
+            if number == 1 and case.x[-1] == options.bands:
+                continue  # nobody asks for the gradient of an image
+            seconds = race(pipes, case, number, options.repeats)
+            for side in pipes:
+                totals[number][side] += times * seconds[side]
+            rates = [case.operations() / seconds[side] / 1e9 for side in pipes]
+            row = (f"{case.x[1]} x {case.x[2]} x {case.x[3]:3}", " x ".join(map(str, case.kernel)))
+            print(f"{row[0]:>15}  {row[1]:17} {case.stride:6} {times:5}  {name:15} {rates[0]:13.0f} {rates[1]:6.0f} "
+                  f"{1000 * times * seconds['ours']:9.1f} {1000 * times * seconds['torch']:8.1f}  "
+                  f"{seconds['ours'] / seconds['torch']:12.2f}", flush=True)
+    totals["all"] = {side: sum(total[side] for total in totals.values()) for side in pipes}
+    for number, total in totals.items():
+        name = number if isinstance(number, str) else PASSES[number]
+        print(f"  {name:15} ours {1000 * total['ours']:8.1f} ms  torch {1000 * total['torch']:8.1f} ms  "
+              f"ours / torch {total['ours'] / total['torch']:.2f}")
+
+
+def recorded(options: argparse.Namespace) -> dict[Convolution, int]:
+    """Returns the convolutions of the encoder, and how often each occurs."""
+    found: collections.Counter[Convolution] = collections.Counter()
+
+    def record(call, arguments, keywords, context):
+        conv = context.module
+        if isinstance(conv, resnet._Conv):
+            x, = arguments
+            found[Convolution(x.shape, (conv.size, conv.size, x.shape[-1], conv.features), conv.stride)] += 1
+        return call(*arguments, **keywords)
+
+    images = jax.ShapeDtypeStruct((options.batch, options.size, options.size, options.bands), jnp.float32)
+    with nn.intercept_methods(record):
+        jax.eval_shape(lambda x: resnet.ResNet(options.depth, options.width).init(jax.random.key(0), x, train=True),
+                       images)
+    return dict(found)
+
+
+def race(pipes: dict[str, Connection], case: Convolution, number: int, repeats: int) -> dict[str, float]:
+    seconds = {}
+    for side, pipe in pipes.items():
+        pipe.send((case, number, repeats))
+        seconds[side] = apart.answer(side, pipe)
+    return seconds
+
+
+def arrays(case: Convolution) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns an image, a kernel and a gradient of the result, random."""
+    rng = np.random.default_rng(0)
+    side = [-(-length // case.stride) for length in case.x[1:3]]
+    shapes = (case.x, case.kernel, (case.x[0], *side, case.kernel[-1]))
+    x, kernel, gradient = (rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
+    return x, kernel, gradient
+
+
+def best(run: Callable[[], Any], repeats: int) -> float:
+    run(), run()
+    seconds = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        run()
+        seconds = min(seconds, time.perf_counter() - began)
+    return seconds
+
+
+def keep_one_core() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    heap.keep()
+
+
+def our_side(pipe: Connection) -> None:
+    keep_one_core()
+    pipe.send("ready")
+    for case, number, repeats in apart.requests(pipe):
+        pipe.send(best(our_pass(case, number), repeats))
+
+
+def our_pass(case: Convolution, number: int) -> Callable[[], Any]:
+    x, kernel, gradient = map(jnp.asarray, arrays(case))
+    forward = functools.partial(convolution, stride=case.stride)
+    if number == 0:
+        program = jax.jit(forward).lower(x, kernel).compile()
+        return lambda: program(x, kernel).block_until_ready()
+    backward = jax.jit(lambda *inputs: jax.vjp(forward, *inputs[:2])[1](inputs[2])[number - 1])
+    program = backward.lower(x, kernel, gradient).compile()
+    return lambda: program(x, kernel, gradient).block_until_ready()
+
+
+def torch_side(pipe: Connection) -> None:
+    keep_one_core()
+    try:
+        import torch
+    except ImportError:
+        sys.exit("PyTorch is not installed: no peer. Run pip install -e '.[torch]'")
+    torch.set_num_threads(1)
+    pipe.send("ready")
+    for case, number, repeats in apart.requests(pipe):
+        pipe.send(best(torch_pass(case, number), repeats))
+
+
+def torch_pass(case: Convolution, number: int) -> Callable[[], Any]:
+    import torch
+
+    x, kernel, gradient = map(torch.from_numpy, arrays(case))
+    x, gradient = x.permute(0, 3, 1, 2), gradient.permute(0, 3, 1, 2)  # channels_last in memory
+    kernel = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+    stride, pad = [case.stride] * 2, [case.kernel[0] // 2] * 2
+    if number == 0:
+        return functools.partial(torch.nn.functional.conv2d, x, kernel, stride=stride, padding=pad)
+    wanted = [number == 1, number == 2, False]  # of input, kernel and bias
+    return functools.partial(torch.ops.aten.convolution_backward, gradient, x, kernel, None, stride, pad, [1, 1], False,
+                             [0, 0], 1, wanted)
+
+
+if __name__ == "__main__":
+    main()
