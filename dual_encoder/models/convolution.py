@@ -94,7 +94,8 @@ def _by_neighbours(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     size, channels, features = kernel.shape[1:]
     columns = (x.shape[2] - 1) // stride + 1
     pixels = 32 // features
-    narrow = 8 <= features <= 16 and channels <= 16 and columns % pixels == 0
+    even = channels == 1 or channels % 2 == 0  # XLA's fast code has no other
+    narrow = 8 <= features <= 16 and channels <= 16 and even and columns % pixels == 0
     if not narrow or x.dtype != jnp.float32 or (os.cpu_count() or 1) > 2:
         return _xla(x, kernel, stride)
     more, step = (pixels - 1) * stride, pixels * stride
