@@ -57,3 +57,4 @@ bench-train: install
 	$(RUN) -m benchmarks.train_step
 	$(RUN) -m benchmarks.train_step --size=128 --width=32 --steps=3
 	$(RUN) -m benchmarks.train_step --size=128 --width=64 --batch=32 --steps=2
+	$(RUN) -m benchmarks.convolutions

@@ -12,8 +12,8 @@ side, a core each. Milliseconds are those of all convolutions of a kind together
 import argparse
 import collections
 import functools
+import importlib.util
 import os
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -29,6 +29,7 @@ from dual_encoder import heap
 from dual_encoder.models import resnet
 from dual_encoder.models.convolution import convolution
 
+SIDES = ("ours", "torch")
 PASSES = ("forward", "input gradient", "kernel gradient")
 
 
@@ -50,27 +51,31 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     found = recorded(options)
-    pipes = {"ours": apart.start(our_side), "torch": apart.start(torch_side)}
+    pipes = {"ours": apart.start(our_side)}
+    if importlib.util.find_spec("torch"):
+        pipes["torch"] = apart.start(torch_side)
+    else:
+        print("PyTorch is not installed: no peer")
     for side, pipe in pipes.items():
         apart.answer(side, pipe)  # both have imported what they need
     print(f"the convolutions of a ResNet-{options.depth} of width {options.width}, {options.bands} bands, "
           f"{options.size} px, batch {options.batch}, float32, one core; jax {jax.__version__}")
     print(f"{'image':>15}  {'kernel':17} {'stride':>6} {'times':>5}  {'pass':15} {'GFLOP/s, ours':>13} {'torch':>6} "
           f"{'ms, ours':>9} {'torch':>8}  ours / torch")
-    totals = {number: dict.fromkeys(pipes, 0.0) for number in range(len(PASSES))}
+    totals = {number: dict.fromkeys(SIDES, 0.0) for number in range(len(PASSES))}
     for case, times in found.items():
         for number, name in enumerate(PASSES):
             if number == 1 and case.x[-1] == options.bands:
                 continue  # nobody asks for the gradient of an image
             seconds = race(pipes, case, number, options.repeats)
-            for side in pipes:
+            for side in SIDES:
                 totals[number][side] += times * seconds[side]
-            rates = [case.operations() / seconds[side] / 1e9 for side in pipes]
+            rates = [case.operations() / seconds[side] / 1e9 for side in SIDES]
             row = (f"{case.x[1]} x {case.x[2]} x {case.x[3]:3}", " x ".join(map(str, case.kernel)))
             print(f"{row[0]:>15}  {row[1]:17} {case.stride:6} {times:5}  {name:15} {rates[0]:13.0f} {rates[1]:6.0f} "
                   f"{1000 * times * seconds['ours']:9.1f} {1000 * times * seconds['torch']:8.1f}  "
                   f"{seconds['ours'] / seconds['torch']:12.2f}", flush=True)
-    totals["all"] = {side: sum(total[side] for total in totals.values()) for side in pipes}
+    totals["all"] = {side: sum(total[side] for total in totals.values()) for side in SIDES}
     for number, total in totals.items():
         name = number if isinstance(number, str) else PASSES[number]
         print(f"  {name:15} ours {1000 * total['ours']:8.1f} ms  torch {1000 * total['torch']:8.1f} ms  "
@@ -96,7 +101,8 @@ def recorded(options: argparse.Namespace) -> dict[Convolution, int]:
 
 
 def race(pipes: dict[str, Connection], case: Convolution, number: int, repeats: int) -> dict[str, float]:
-    seconds = {}
+    """Returns the best seconds of each side, NaN where it does not take part."""
+    seconds = dict.fromkeys(SIDES, float("nan"))
     for side, pipe in pipes.items():
         pipe.send((case, number, repeats))
         seconds[side] = apart.answer(side, pipe)
@@ -147,10 +153,8 @@ def our_pass(case: Convolution, number: int) -> Callable[[], Any]:
 
 def torch_side(pipe: Connection) -> None:
     keep_one_core()
-    try:
-        import torch
-    except ImportError:
-        sys.exit("PyTorch is not installed: no peer. Run pip install -e '.[torch]'")
+    import torch
+
     torch.set_num_threads(1)
     pipe.send("ready")
     for case, number, repeats in apart.requests(pipe):
