@@ -1,5 +1,6 @@
 """Contestants in processes of their own: in one process the waiting threads of a runtime slow the other one down."""
 
+import importlib.util
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,16 @@ def start(side: Callable[..., None], *arguments: Any) -> Connection:
     context.Process(target=side, args=(*arguments, there), daemon=True).start()
     there.close()
     return here
+
+
+def contestants(ours: Callable[..., None], torch: Callable[..., None], *arguments: Any) -> dict[str, Connection]:
+    """Starts both sides, PyTorch's where it is installed; returns our end of each pipe by name, 'ours' and 'torch'."""
+    pipes = {"ours": start(ours, *arguments)}
+    if importlib.util.find_spec("torch"):
+        pipes["torch"] = start(torch, *arguments)
+    else:
+        print("PyTorch is not installed: no peer")
+    return pipes
 
 
 def answer(name: str, pipe: Connection) -> Any:

@@ -12,7 +12,6 @@ side, a core each. Milliseconds are those of all convolutions of a kind together
 import argparse
 import collections
 import functools
-import importlib.util
 import os
 import time
 from collections.abc import Callable
@@ -51,11 +50,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     found = recorded(options)
-    pipes = {"ours": apart.start(our_side)}
-    if importlib.util.find_spec("torch"):
-        pipes["torch"] = apart.start(torch_side)
-    else:
-        print("PyTorch is not installed: no peer")
+    pipes = apart.contestants(our_side, torch_side)
     for side, pipe in pipes.items():
         apart.answer(side, pipe)  # both have imported what they need
     print(f"the convolutions of a ResNet-{options.depth} of width {options.width}, {options.bands} bands, "

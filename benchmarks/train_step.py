@@ -20,7 +20,6 @@ No TensorFlow: the script fails if our side imported it.
 """
 
 import argparse
-import importlib.util
 import os
 import sys
 import time
@@ -52,11 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     config = configure(options)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU has to hold both
-    contestants = {"ours": apart.start(our_side, config, options)}
-    if importlib.util.find_spec("torch"):
-        contestants["torch"] = apart.start(torch_side, config, options)
-    else:
-        print("PyTorch is not installed: no peer")
+    contestants = apart.contestants(our_side, torch_side, config, options)
     described = {name: apart.answer(name, pipe) for name, pipe in contestants.items()}
     best, losses = dict.fromkeys(contestants, float("inf")), {}
     for _ in range(options.turns):
