@@ -18,18 +18,22 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from dual_encoder import compilation_cache, heap, hooks, mesh, trainer
-from dual_encoder import workdir as workdir_lib
-from dual_encoder.checkpoint import LoadedModel, load_model
 from dual_encoder.command_line import parse_flags
 from dual_encoder.config import DataConfig, EvaluateConfig, FinetuneConfig, PretrainConfig, parse, to_dict
+from dual_encoder.data.manifest import load_sensors
+from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError, exit_on_user_error
-from dual_encoder.input import Records, load_sensors
-from dual_encoder.report import write_report
-from dual_encoder.sensors import SensorSpec
-from dual_encoder.tasks.finetune import Finetune
+from dual_encoder.imagery.sensors import SensorSpec
+from dual_encoder.report.__main__ import write_report
+from dual_encoder.runtime import compilation_cache, heap, mesh
+from dual_encoder.state import TrainState
 from dual_encoder.tasks.pretrain import Pretrain
-from dual_encoder.train_state import TrainState
+from dual_encoder.tasks.segment import Finetune
+from dual_encoder.training import loop
+from dual_encoder.training.evaluate import evaluator
+from dual_encoder.workdir import folder as workdir_lib
+from dual_encoder.workdir.checkpoint import LoadedModel, load_model
+from dual_encoder.workdir.scores import save_evaluation, summary
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as FILE.py or FILE.py:VARIANT.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
@@ -63,7 +67,7 @@ def _pretrain(config: PretrainConfig) -> None:
     records, eval_records = _open(config.data, tuple(config.inputs.split("+")))
     devices = mesh.make()
     task = Pretrain(config, load_sensors(records.info, config.data.statistics), devices)
-    trainer.fit(config, task, records, eval_records, devices, epath.Path(_WORKDIR.value), _PROFILE.value)
+    loop.fit(config, task, records, eval_records, devices, epath.Path(_WORKDIR.value), _PROFILE.value)
 
 
 def _finetune(config: FinetuneConfig) -> None:
@@ -76,7 +80,7 @@ def _finetune(config: FinetuneConfig) -> None:
     else:
         sensors, pretrained = load_sensors(records.info, config.data.statistics), None
     task = Finetune(config, sensors, records, pretrained)
-    trainer.fit(config, task, records, eval_records, mesh.make(), epath.Path(_WORKDIR.value), _PROFILE.value)
+    loop.fit(config, task, records, eval_records, mesh.make(), epath.Path(_WORKDIR.value), _PROFILE.value)
 
 
 def _evaluate(config: EvaluateConfig) -> None:
@@ -98,15 +102,15 @@ def _evaluate(config: EvaluateConfig) -> None:
     state = jax.device_put(TrainState(step=model.step, params=model.variables["params"],
                                       batch_stats=model.variables["batch_stats"], opt_state=(), average={}),
                            mesh.replicated(devices))
-    scores, pictures = trainer.evaluator(task, records, config.batch_size, devices)(state)
+    scores, pictures = evaluator(task, records, config.batch_size, devices)(state)
     if mesh.is_main_process():
         if workdir != epath.Path(config.init_from):
             facts = workdir_lib.facts(to_dict(config), records.info, task.sensors)
             workdir_lib.check(workdir, facts)
             workdir_lib.record_run(workdir, facts, sum(leaf.size for leaf in jax.tree.leaves(state.params)))
-        hooks.save_evaluation(workdir, model.step, scores, pictures)
+        save_evaluation(workdir, model.step, scores, pictures)
         print(f"checkpoint {model.step}, data set '{records.info.config}', split '{split}', one record per place")
-        print(hooks.summary(scores))
+        print(summary(scores))
         print(f"report: {write_report(workdir)}")
 
 

@@ -30,11 +30,13 @@ import jax
 import jax.numpy as jnp
 
 from configs import pretrain
-from dual_encoder import mesh as mesh_lib
-from dual_encoder.chips import topology
 from dual_encoder.config import PretrainConfig, parse
-from dual_encoder.step_program import build_task, compile_program, shapes
-from dual_encoder.train_state import Task
+from dual_encoder.data.shapes import shapes
+from dual_encoder.plan.chips import topology
+from dual_encoder.plan.step_program import compile_program
+from dual_encoder.runtime import mesh as mesh_lib
+from dual_encoder.tasks.build import build_task
+from dual_encoder.tasks.task import Task
 
 TOLERANCE = 0.10
 Part = tuple[str, int, int, bool]

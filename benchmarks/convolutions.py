@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import apart
-from dual_encoder import heap
 from dual_encoder.models import resnet
 from dual_encoder.models.convolution import convolution
+from dual_encoder.runtime import heap
 
 SIDES = ("ours", "torch")
 PASSES = ("forward", "input gradient", "kernel gradient")

@@ -31,7 +31,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import synthetic
 
-from dual_encoder import input as input_lib
+from dual_encoder.data import records as input_lib
+from dual_encoder.data.batches import batches
 
 BATCH = 64
 TARGETS = {"tfds": 5.0, "geotiff": 10.0, "copy": 0.6}  # ours / peer should be at least this
@@ -106,7 +107,7 @@ def measure(stream: Iterator, seconds: float) -> tuple[float, float]:
 @contextlib.contextmanager
 def ours(folder: pathlib.Path, threads: int) -> Iterator[Iterator]:
     records = input_lib.Records(folder, "train", ("s1", "s2"))
-    stream = input_lib.batches(records, seed=0, batch_size=BATCH, rows=range(BATCH), start=0, stop=10**9,
+    stream = batches(records, seed=0, batch_size=BATCH, rows=range(BATCH), start=0, stop=10**9,
                                threads=threads, processes=0)
     yield ((batch["s1"], batch["s2"], batch["location"]) for batch in stream)
 

@@ -17,9 +17,11 @@ import jax
 
 from benchmarks.train_step import ours
 from configs import pretrain
-from dual_encoder import mesh
 from dual_encoder.config import PretrainConfig, TrainConfig, parse
-from dual_encoder.step_program import build_task, compile_program, shapes
+from dual_encoder.data.shapes import shapes
+from dual_encoder.plan.step_program import compile_program
+from dual_encoder.runtime import mesh
+from dual_encoder.tasks.build import build_task
 
 SIZE = 64
 

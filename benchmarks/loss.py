@@ -25,9 +25,9 @@ import numpy as np
 import optax
 
 from benchmarks import apart
-from dual_encoder import mesh
 from dual_encoder.losses import contrastive
 from dual_encoder.losses.tiles import Tiles
+from dual_encoder.runtime import mesh
 
 DIM, SCALE, BIAS = 128, 14.3, -10.0
 Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]

@@ -23,9 +23,10 @@ import time
 import numpy as np
 import synthetic
 
-from dual_encoder import tfrecord
-from dual_encoder.input import Records, batches
-from dual_encoder.order import Order
+from dual_encoder.data import tfrecord
+from dual_encoder.data.batches import batches
+from dual_encoder.data.order import Order
+from dual_encoder.data.records import Records
 
 BATCH, SEED, THREADS = 64, 0, 2
 TARGETS = {"open_s": 2.0, "open_mb": 100.0, "first_batch_s": 1.0}

@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
 
-from dual_encoder import tfrecord
-from dual_encoder.dataset_info import MANIFEST, DatasetInfo, TensorInfo
-from dual_encoder.sensors import sensor
+from dual_encoder.data import tfrecord
+from dual_encoder.data.manifest import MANIFEST, DatasetInfo, TensorInfo
+from dual_encoder.imagery.sensors import sensor
 
 SENSORS = {"s1": sensor("s1_grd"), "s2": sensor("s2_l2a")}
 

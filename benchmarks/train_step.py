@@ -9,12 +9,12 @@ turned, two encoders and heads, InfoNCE, gradients, AdamW, checks for NaN. The p
 float images that are normalised already, no augmentation and no checks: what remains is the same arithmetic, the same
 loss, AdamW. On a CPU the peer runs channels_last on as many threads as there are cores; on a GPU with autocast to
 --dtype, channels_last and torch.compile (--no-compile leaves it out). Random weights, random images, one batch that
-stays on the device. Both keep freed memory (dual_encoder/heap.py), as our trainer does. Each has a process of its
-own: in one process the waiting threads of the other's runtime cost up to a third. They take turns, --turns times
+stays on the device. Both keep freed memory (dual_encoder/runtime/heap.py), as our trainer does. Each has a process of
+its own: in one process the waiting threads of the other's runtime cost up to a third. They take turns, --turns times
 --steps steps each after a warm-up, the other one asleep; the best turn counts. Losses are read at the end of a turn: an
 accelerator gets its next step while it works, as in training. They are printed so that one sees both train. MFU:
-counted operations of convolutions and matrix products (dual_encoder/flops.py, ours), over time and over the chip's peak
-for bfloat16, where the chip is known.
+counted operations of convolutions and matrix products (dual_encoder/plan/flops.py, ours), over time and over the chip's
+peak for bfloat16, where the chip is known.
 
 No TensorFlow: the script fails if our side imported it.
 """
@@ -32,10 +32,15 @@ import numpy as np
 
 from benchmarks import apart
 from configs import pretrain
-from dual_encoder import flops, heap, mesh, optim, trainer
-from dual_encoder.chips import CHIPS
 from dual_encoder.config import PretrainConfig, parse
-from dual_encoder.step_program import batch_shapes, build_task, shapes
+from dual_encoder.data.shapes import shapes
+from dual_encoder.optim.optimizer import make_optimizer
+from dual_encoder.plan import flops
+from dual_encoder.plan.chips import CHIPS
+from dual_encoder.plan.step_program import batch_shapes
+from dual_encoder.runtime import heap, mesh
+from dual_encoder.tasks.build import build_task
+from dual_encoder.training.step import bind_step, compile_step, init_state
 
 SENSORS = {"s1": "s1_grd", "s2": "s2_l2a"}
 
@@ -104,15 +109,15 @@ def configure(options: argparse.Namespace) -> PretrainConfig:
 def ours(config: PretrainConfig, size: int, devices: jax.sharding.Mesh) -> tuple[Callable[[], jax.Array], int]:
     """Returns a function that starts a step and returns its loss, and the operations of a step."""
     records = shapes(size, tuple(SENSORS.values()), classes=0)
-    task, optimizer = build_task(config, records, devices), optim.build(config.optimizer, config.batch_size, 10**6)
-    state = trainer.init_state(task, optimizer, config, devices)
+    task, optimizer = build_task(config, records, devices), make_optimizer(config.optimizer, config.batch_size, 10**6)
+    state = init_state(task, optimizer, config, devices)
     rng = np.random.default_rng(0)
     batch = {name: rng.integers(0, 3000, shape.shape).astype(shape.dtype) if name in SENSORS
              else np.arange(config.batch_size, dtype=np.int32)
              for name, shape in batch_shapes(task, records.info, config.batch_size).items()}
     batch = mesh.to_global(batch, devices)
-    operations = flops.count(trainer.bind_step(task, optimizer, config), state, batch)
-    compiled, box = trainer.compile_step(task, optimizer, config, devices), [state]
+    operations = flops.count(bind_step(task, optimizer, config), state, batch)
+    compiled, box = compile_step(task, optimizer, config, devices), [state]
 
     def step() -> jax.Array:
         box[0], metrics = compiled(box[0], batch)

@@ -20,10 +20,12 @@ from etils import epath
 
 from benchmarks import synthetic
 from configs import pretrain
-from dual_encoder import mesh, metrics, trainer
 from dual_encoder.config import PretrainConfig, parse
-from dual_encoder.input import Records
+from dual_encoder.data.records import Records
+from dual_encoder.runtime import mesh
 from dual_encoder.tasks.pretrain import Pretrain
+from dual_encoder.training import loop
+from dual_encoder.workdir import metrics
 
 EVERY = 20
 
@@ -33,7 +35,7 @@ def main() -> None:
     for name, default in (("steps", 100), ("milliseconds", 200)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    trainer.compile_step = stand_in(options.milliseconds / 1000)
+    loop.compile_step = stand_in(options.milliseconds / 1000)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         synthetic.write(folder / "data", 512, 128, shards=4)
@@ -75,7 +77,7 @@ def configure(data: pathlib.Path, steps: int) -> PretrainConfig:
 def seconds_per_step(config: PretrainConfig, workdir: pathlib.Path) -> float:
     records = Records(config.data.dir, "train", ("s1", "s2"))
     devices = mesh.make(jax.devices()[:1])
-    trainer.fit(config, Pretrain(config, records.info.sensors, devices), records, records, devices,
+    loop.fit(config, Pretrain(config, records.info.sensors, devices), records, records, devices,
                 epath.Path(workdir))
     rows = [row for row in metrics.read(workdir) if row["kind"] == "train"][1:]
     return sum(config.batch_size / row["pairs_per_second"] for row in rows) / len(rows)

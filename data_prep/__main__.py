@@ -107,11 +107,13 @@ def _build(options: argparse.Namespace) -> None:
     kind = "tiles" if options.labels else options.kind or "pairs"
     import absl.logging
 
-    from data_prep import builder_config, building, manifest
-    from data_prep.selection import Filters
+    from data_prep.build.builder import How
+    from data_prep.build.config import make_config
+    from data_prep.build.selection import Filters
+    from dual_encoder.data.manifest import load_info
 
     absl.logging.set_verbosity(absl.logging.ERROR)
-    config = builder_config.make_config(
+    config = make_config(
         options.importer, kind, raw=options.raw, labels=options.labels, split_by=options.split_by, size=options.size,
         block_degrees=options.block_degrees, name=options.name, sensors=tuple(filter(None, options.sensors.split(","))),
         filters=Filters(options.max_gap_days, options.min_valid, options.max_cloud))
@@ -122,10 +124,10 @@ def _build(options: argparse.Namespace) -> None:
     builder = Builder.of(config, options.data_dir)
     there = builder.is_prepared()
     start = time.monotonic()
-    builder.build(options.raw, building.How(
+    builder.build(options.raw, How(
         workers=options.workers, shards=options.num_shards, max_rejected=options.max_rejected,
         beam=None if options.beam is None else [f"--{option}" for option in options.beam.split(",")]))
-    info = manifest.load_info(builder.data_path)
+    info = load_info(builder.data_path)
     counts = {split: sum(entry["records"] for entry in entries) for split, entries in info.shards.items()}
     summary = f"{sum(counts.values())} records ({', '.join(f'{split} {count}' for split, count in counts.items())})"
     if there:
@@ -139,7 +141,7 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from data_prep import inspection
+    from data_prep.look import inspection
 
     if options.records < 1:
         raise UserError(f"--records={options.records} must be at least 1")
@@ -151,8 +153,8 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _stats(options: argparse.Namespace) -> None:
-    from data_prep import statistics
-    from dual_encoder import atomic
+    from data_prep.look import statistics
+    from dual_encoder.storage import atomic
 
     if not options.out.parent.is_dir():  # before the long computation
         raise UserError(f"folder '{options.out.parent}' of --out does not exist; make it first")
@@ -167,7 +169,8 @@ def _stats(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from data_prep import manifest
+    from data_prep.build import manifest
+    from dual_encoder.data.manifest import load_info
 
     if options.rewrite:
         manifest.write(options.folder)
@@ -179,7 +182,7 @@ def _verify(options: argparse.Namespace) -> None:
     if damages:
         print(f"{damages} damages in {options.folder}; restore the files, or delete the folder and build it again")
         sys.exit(1)
-    info = manifest.load_info(options.folder)
+    info = load_info(options.folder)
     entries = [entry for shards in info.shards.values() for entry in shards]
     print(f"sound: {sum(entry['records'] for entry in entries)} records in {len(entries)} shards, fingerprint "
           f"{info.fingerprint[:16]}")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import IGNORED, SensorSpec
+from dual_encoder.imagery.sensors import IGNORED, SensorSpec
 
 UNKNOWN_TIME = -1
 

@@ -11,8 +11,8 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 
-from dual_encoder import atomic
 from dual_encoder.errors import UserError
+from dual_encoder.storage import atomic
 
 WHEELS = {
     "0.6.3": "75a24275b3a8ce7df53ddb5103433afbd3accbcf81b283f623c6710fd857ad89",

@@ -1,3 +1,22 @@
-"""Contrastive pre-training of Sentinel-1 / Sentinel-2 dual encoders; see docs/architecture.md for the rooms."""
+"""Contrastive pre-training of Sentinel-1 / Sentinel-2 dual encoders; docs/architecture.md describes the rooms."""
 
 __version__ = "0.1.0"
+
+# Modules of 0.1.0 that have moved -> where they are now. To be removed with version 0.3.0.
+_MOVED = {
+    "atomic": "storage.atomic", "checkpoint": "workdir.checkpoint", "chips": "plan.chips",
+    "compilation_cache": "runtime.compilation_cache", "curves": "report.curves", "dataset_info": "data.manifest",
+    "files": "storage.files", "flops": "plan.flops", "heap": "runtime.heap", "hlo": "plan.hlo",
+    "hooks": "training.hooks", "input": "data.records", "layout": "data.record_layout", "lock": "storage.lock",
+    "memory": "data.batch_memory", "mesh": "runtime.mesh", "metrics": "workdir.metrics", "order": "data.order",
+    "plan_figures": "plan.table", "quicklook": "imagery.pictures", "sensors": "imagery.sensors",
+    "step_program": "plan.step_program", "tf_example": "data.tf_example", "tfrecord": "data.tfrecord",
+    "train_state": "state", "trainer": "training.loop",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _MOVED:
+        raise ImportError(f"dual_encoder.{name} has moved to dual_encoder.{_MOVED[name]}; change the import "
+                          "(CHANGELOG.md lists all moves)")
+    raise AttributeError(f"module 'dual_encoder' has no attribute '{name}'")

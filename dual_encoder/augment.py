@@ -10,19 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from dual_encoder.config import AugmentConfig
-from dual_encoder.sensors import SensorSpec
-
-
-def normalise(image: jax.Array, spec: SensorSpec) -> jax.Array:
-    """Standardises a stored image; no-data pixels become 0, the mean.
-
-    Args:
-      image: [batch, height, width, bands] stored integers of `spec`.
-
-    Returns:
-      float32 of the same shape, (x - mean) / std per band.
-    """
-    return _standardise(image.astype(jnp.float32), spec.holds_data(image)[..., None], spec)
+from dual_encoder.imagery.normalise import standardise
+from dual_encoder.imagery.sensors import SensorSpec
 
 
 def record_keys(key: jax.Array, batch: int) -> jax.Array:
@@ -52,7 +41,7 @@ def augment(images: Mapping[str, jax.Array], sensors: Mapping[str, SensorSpec], 
         spec = sensors[name]
         valid = spec.holds_data(image)[..., None]
         image_keys = jax.vmap(lambda k, n=number: jax.random.fold_in(k, 1 + n))(keys)
-        out[name] = _standardise(_photometric(image.astype(jnp.float32), valid, spec, config, image_keys), valid, spec)
+        out[name] = standardise(_photometric(image.astype(jnp.float32), valid, spec, config, image_keys), valid, spec)
     return out
 
 
@@ -108,6 +97,3 @@ def _photometric(values: jax.Array, valid: jax.Array, spec: SensorSpec, config: 
     return values
 
 
-def _standardise(values: jax.Array, valid: jax.Array, spec: SensorSpec) -> jax.Array:
-    mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, -1) for v in (spec.mean, spec.std))
-    return jnp.where(valid, (values - mean) / std, 0.0)

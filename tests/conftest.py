@@ -12,8 +12,9 @@ import pytest
 from absl import flags
 from tensorflow_datasets.proto import tf_example_pb2
 
-from dual_encoder import tfrecord
-from dual_encoder.sensors import sensor
+from dual_encoder.data import tfrecord
+from dual_encoder.data.manifest import MANIFEST, DatasetInfo, TensorInfo
+from dual_encoder.imagery.sensors import sensor
 
 # Most of a test's time is compilation; unoptimised code computes the same numbers. Commands under test inherit it.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
@@ -70,13 +71,13 @@ def _write_dataset(folder: pathlib.Path, *, train: int = 16, test: int = 8, size
             entries[split].append({"file": file, "bytes": len(blob), "records": sum(r[0] == shard for r in rows),
                                    "sha256": hashlib.sha256(blob).hexdigest()})
         np.save(folder / f"{split}.index.npy", np.array(rows, tfrecord.INDEX_DTYPE))
-    tensors = {name: tfrecord.TensorInfo(spec.dtype, (size, size, len(spec.bands))) for name, spec in specs.items()}
+    tensors = {name: TensorInfo(spec.dtype, (size, size, len(spec.bands))) for name, spec in specs.items()}
     if labels:
-        tensors["label"] = tfrecord.TensorInfo("uint8", (size, size))
+        tensors["label"] = TensorInfo("uint8", (size, size))
     fingerprint = hashlib.sha256("".join(e["sha256"] for es in entries.values() for e in es).encode()).hexdigest()
-    info = tfrecord.DatasetInfo("s1s2_pairs", "synthetic", "1.0.0", specs, tensors, ("dry", "wet") if labels else (),
+    info = DatasetInfo("s1s2_pairs", "synthetic", "1.0.0", specs, tensors, ("dry", "wet") if labels else (),
                                 {"importer": "synthetic", "licence": "none"}, entries, fingerprint)
-    (folder / tfrecord.MANIFEST).write_text(json.dumps(info.to_json()))
+    (folder / MANIFEST).write_text(json.dumps(info.to_json()))
     return folder
 
 

@@ -17,11 +17,14 @@ import numpy as np
 import pytest
 
 from configs import pretrain
-from dual_encoder import checkpoint, mesh, metrics, trainer
 from dual_encoder import config as config_lib
-from dual_encoder.input import Records, batches
+from dual_encoder.data.batches import batches
+from dual_encoder.data.records import Records
 from dual_encoder.models.attention import attention
+from dual_encoder.runtime import mesh
 from dual_encoder.tasks.pretrain import Pretrain
+from dual_encoder.training import loop
+from dual_encoder.workdir import checkpoint, metrics
 from tests.comparing import relative_error
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -145,7 +148,7 @@ def test_a_run_moves_between_cpu_and_accelerator(folder, tmp_path):
             wait_for_step(process, tmp_path / "run", reached[-1] + 5 if reached else 5)
             process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=300)
-        assert process.returncode == (trainer.STOPPED if len(reached) < 2 else 0), output
+        assert process.returncode == (loop.STOPPED if len(reached) < 2 else 0), output
         if reached:
             assert f"from step {reached[-1]} to 600" in output
         reached.append(checkpoint.load_model(tmp_path / "run").step)

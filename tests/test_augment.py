@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dual_encoder.augment import augment, normalise, record_keys
+from dual_encoder.augment import augment, record_keys
 from dual_encoder.config import AugmentConfig
-from dual_encoder.sensors import sensor
+from dual_encoder.imagery.normalise import normalise
+from dual_encoder.imagery.sensors import sensor
 
 SENSORS = {"s1": sensor("s1_grd"), "s2": sensor("s2_l2a")}
 OFF = AugmentConfig(crop=0, flips=False, turns=False, sar_gain_db=0.0, sar_looks=0, optical_brightness=0.0,

@@ -11,9 +11,9 @@ import jax
 import pytest
 
 from configs import pretrain
-from dual_encoder import compilation_cache
 from dual_encoder.config import parse
 from dual_encoder.errors import UserError
+from dual_encoder.runtime import compilation_cache
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = "--config=configs/pretrain.py:smoke"
@@ -173,7 +173,7 @@ def test_training_never_loads_tensorflow(write_dataset, tmp_path):
 
 
 def test_importing_the_package_loads_neither_tensorflow_nor_devices():
-    code = ("import dual_encoder.trainer, dual_encoder.tasks.pretrain, dual_encoder.export, sys\n"
+    code = ("import dual_encoder.training.loop, dual_encoder.tasks.pretrain, dual_encoder.export, sys\n"
             "from jax._src import xla_bridge\n"
             "assert 'tensorflow' not in sys.modules and not xla_bridge._backends, 'work at import'")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -206,7 +206,7 @@ def test_a_profile_is_written_and_the_compilation_cache_is_told(write_dataset, t
     ({"JAX_COMPILATION_CACHE_MAX_SIZE": "1000"}, ", 0 programs, 0 MB", 1000), ({}, ", 0 programs, 0 MB", 4 << 30)])
 def test_what_the_environment_says_of_the_compilation_cache_is_kept(tmp_path, settings, told, largest):
     environment = {key: value for key, value in os.environ.items() if "COMPILATION_CACHE" not in key}
-    code = ("import jax; from dual_encoder import compilation_cache\n"
+    code = ("import jax; from dual_encoder.runtime import compilation_cache\n"
             "print(compilation_cache.start()); print(jax.config.jax_compilation_cache_max_size)")
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True,
                          env=environment | {"XDG_CACHE_HOME": str(tmp_path)} | settings).stdout.splitlines()

@@ -9,14 +9,19 @@ import pytest
 from etils import epath
 
 from configs import finetune, pretrain
-from dual_encoder import checkpoint, mesh, metrics, optim, trainer
 from dual_encoder import config as config_lib
+from dual_encoder.data.batches import batches
+from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
-from dual_encoder.input import Records, batches
 from dual_encoder.models.encoder import make_encoder
 from dual_encoder.models.pyramid import Pyramid
-from dual_encoder.tasks.finetune import Finetune
+from dual_encoder.optim.optimizer import make_optimizer
+from dual_encoder.runtime import mesh
 from dual_encoder.tasks.pretrain import Pretrain
+from dual_encoder.tasks.segment import Finetune
+from dual_encoder.training import loop
+from dual_encoder.training.step import compile_step, init_state
+from dual_encoder.workdir import checkpoint, metrics
 
 SENSORS = ("s1", "s2")
 VIT = {"family": "vit", "depth": 2, "width": 64, "patch": 8, "image_size": 32}
@@ -115,7 +120,7 @@ def vit_run(pairs, tmp_path_factory):
     config = configure("smoke", pairs, VIT)
     task, records = open_pretraining(config)
     workdir = epath.Path(tmp_path_factory.mktemp("vit") / "run")
-    trainer.fit(config, task, records, Records(pairs, "test", SENSORS), mesh.make(), workdir)
+    loop.fit(config, task, records, Records(pairs, "test", SENSORS), mesh.make(), workdir)
     return config, workdir
 
 
@@ -126,7 +131,7 @@ def test_a_run_without_batch_statistics_can_be_resumed_loaded_and_scored(vit_run
     assert model.step == 2 and model.variables["batch_stats"] == {}
     assert model.variables["params"]["s1_encoder"]["pos_embed"].shape == (1, 17, 64)
     task, records = open_pretraining(config)
-    trainer.fit(config, task, records, Records(pairs, "test", SENSORS), mesh.make(), workdir)
+    loop.fit(config, task, records, Records(pairs, "test", SENSORS), mesh.make(), workdir)
     assert "from step 2 to 2" in capsys.readouterr().out
 
 
@@ -136,12 +141,12 @@ def test_fine_tuning_from_a_transformer(vit_run, labelled, inputs, frozen):
     config = configure("water_weak", labelled, VIT, inputs=inputs, frozen=frozen)
     task, records = open_finetuning(config, pretrained)
     devices = mesh.make(jax.devices()[:1])
-    optimizer = optim.build(config.optimizer, 8, 10, task.frozen)
-    state = trainer.init_state(task, optimizer, config, devices)
+    optimizer = make_optimizer(config.optimizer, 8, 10, task.frozen)
+    state = init_state(task, optimizer, config, devices)
     before = jax.device_get(state.params)
     for name in inputs.split("+"):
         jax.tree.map(np.testing.assert_array_equal, before[f"{name}_encoder"], pretrained["params"][f"{name}_encoder"])
-    step = trainer.compile_step(task, optimizer, config, devices)
+    step = compile_step(task, optimizer, config, devices)
     stream = batches(records, seed=0, batch_size=8, rows=range(8), start=0, stop=1, threads=1, processes=0)
     batch = next(stream)
     for _ in range(2):  # the first step of the warm-up has rate 0
@@ -164,7 +169,7 @@ def test_fine_tuning_of_a_transformer_learns_a_label_that_the_radar_shows(labell
     config = configure("water_weak", labelled, VIT, class_weights="inverse")
     config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps=60))
     task, records = open_finetuning(config)
-    trainer.fit(config, task, records, Records(labelled, "test", ("s1", "label")), mesh.make(jax.devices()[:1]),
+    loop.fit(config, task, records, Records(labelled, "test", ("s1", "label")), mesh.make(jax.devices()[:1]),
                 epath.Path(tmp_path / "run"))
     final = [row for row in metrics.read(tmp_path / "run") if row["kind"] == "eval"][-1]
     assert final["miou"] > 0.6, "guessing one class gives 0.25"
@@ -213,7 +218,7 @@ def test_decay_and_adaptation_leave_all_but_the_kernels_of_a_transformer_alone(p
     config = configure("smoke", pairs, VIT)
     params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes(open_pretraining(config)[0])[0])
     settings = dataclasses.replace(config.optimizer, name=name, weight_decay=0.1, warmup=0.0, clip_norm=0.0)
-    optimizer = optim.build(settings, 8, 10)
+    optimizer = make_optimizer(settings, 8, 10)
     updates = jax.jit(lambda p: optimizer.update(jax.tree.map(jnp.zeros_like, p), optimizer.init(p), p)[0])(params)
     moved = {jax.tree_util.keystr(path, simple=True, separator="/"): bool(leaf.any())
              for path, leaf in jax.tree_util.tree_leaves_with_path(updates)}
@@ -230,7 +235,7 @@ def test_layer_wise_adaptation_leaves_positions_and_class_token_alone(pairs):
     params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes(open_pretraining(config)[0])[0])
     settings = dataclasses.replace(config.optimizer, name="lars", learning_rate=0.5, warmup=0.0, weight_decay=0.0,
                                    clip_norm=0.0)
-    optimizer = optim.build(settings, 8, 10)
+    optimizer = make_optimizer(settings, 8, 10)
     updates = jax.jit(lambda p: optimizer.update(p, optimizer.init(p), p)[0])(params)
     encoder = updates["s2_encoder"]
     for leaf in (encoder["pos_embed"], encoder["cls_token"], encoder["norm"]["scale"],

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dual_encoder import checkpoint, metrics
+from dual_encoder.workdir import checkpoint, metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ("--config.encoder.width=8", "--config.data.split=train+validation")

@@ -16,14 +16,14 @@ import pytest
 from etils import epath
 from safetensors.numpy import load_file
 
-from dual_encoder.checkpoint import Checkpoints, LoadedModel
 from dual_encoder.errors import UserError
-from dual_encoder.export.timm_folder import export
-from dual_encoder.export.timm_weights import from_timm, to_timm
+from dual_encoder.export.timm import export
+from dual_encoder.imagery.sensors import SENSORS
 from dual_encoder.models.resnet import ResNet
 from dual_encoder.models.vit import ViT, sincos
-from dual_encoder.sensors import SENSORS
-from dual_encoder.train_state import TrainState
+from dual_encoder.state import TrainState
+from dual_encoder.weights.timm_keys import from_timm, to_timm
+from dual_encoder.workdir.checkpoint import Checkpoints, LoadedModel
 
 weight, vit_weight = (runpy.run_path(str(pathlib.Path(__file__).parent / "golden" / f"make_{name}.py"))["weight"]
                       for name in ("resnet", "vit"))

@@ -12,8 +12,11 @@ import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from dual_encoder import files, input, tfrecord
+from dual_encoder.data import records, tfrecord
+from dual_encoder.data.batches import batches
+from dual_encoder.data.manifest import load_info
 from dual_encoder.errors import UserError
+from dual_encoder.storage import files
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -99,7 +102,7 @@ def test_records_of_a_bucket_are_those_of_the_folder(twins):
 
 
 def test_batches_of_a_bucket_are_those_of_the_folder(twins):
-    streams = [input.batches(input.Records(path, "train", ("s1", "s2")), seed=0, batch_size=4, rows=range(4), start=0,
+    streams = [batches(records.Records(path, "train", ("s1", "s2")), seed=0, batch_size=4, rows=range(4), start=0,
                              stop=5, threads=3, processes=0) for path in twins]
     for one, other in zip(*streams, strict=True):
         for name in one:
@@ -123,9 +126,9 @@ def test_an_index_that_is_not_in_the_bucket_is_rebuilt(twins, bucket, capsys):
 
 def test_mistakes_with_a_bucket_are_one_line(twins, bucket, monkeypatch):
     with pytest.raises(UserError, match="data folder 'gs://bucket/nowhere' does not exist"):
-        tfrecord.load_info("gs://bucket/nowhere")
+        load_info("gs://bucket/nowhere")
     with pytest.raises(UserError, match="'gs://bucket/pairs' holds no manifest.json; it is in 'gs://bucket/pairs/1.0.0'"):
-        tfrecord.load_info("gs://bucket/pairs")
+        load_info("gs://bucket/pairs")
     shard = next((bucket / "pairs" / "1.0.0").glob("*-train.*"))
     shard.write_bytes(shard.read_bytes()[:-5])
     with pytest.raises(UserError, match=rf"'gs://bucket/pairs/1.0.0/{shard.name}' has \d+ bytes, the manifest says"):
@@ -135,7 +138,7 @@ def test_mistakes_with_a_bucket_are_one_line(twins, bucket, monkeypatch):
         tfrecord.ShardedRecords(twins[1], "train")
     monkeypatch.setattr(FolderBuckets, "refusal", RuntimeError("403 Forbidden:\n you may not"))
     with pytest.raises(UserError, match=r"cannot be read \(RuntimeError: 403 Forbidden: you may not\); check the name"):
-        tfrecord.load_info(twins[1])
+        load_info(twins[1])
 
 
 def test_a_bucket_without_its_package_is_one_line(monkeypatch):
@@ -143,7 +146,7 @@ def test_a_bucket_without_its_package_is_one_line(monkeypatch):
         raise ImportError("Please install gcsfs to access Google Storage")
     monkeypatch.setattr(fsspec.core, "get_filesystem_class", missing)
     with pytest.raises(UserError, match="ImportError: Please install gcsfs"):
-        tfrecord.load_info("gs://bucket/pairs")
+        load_info("gs://bucket/pairs")
 
 
 def test_a_bucket_is_read_without_tensorflow(twins, bucket):
@@ -152,7 +155,7 @@ def test_a_bucket_is_read_without_tensorflow(twins, bucket):
             "import test_files\n"
             "test_files.FolderBuckets.root = sys.argv[1]\n"
             "fsspec.register_implementation('gs', test_files.FolderBuckets, clobber=True)\n"
-            "from dual_encoder.input import Records\n"
+            "from dual_encoder.data.records import Records\n"
             "assert Records('gs://bucket/pairs/1.0.0', 'train', ('s1', 's2'))[3]['s1'].shape == (40, 40, 2)\n"
             "assert 'tensorflow' not in sys.modules, 'etils.epath imports it for buckets'\n")
     subprocess.run([sys.executable, "-c", code, str(bucket.parent)], cwd=ROOT, check=True)

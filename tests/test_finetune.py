@@ -8,11 +8,16 @@ from etils import epath
 
 from configs import finetune
 from dual_encoder import config as config_lib
-from dual_encoder import mesh, metrics, optim, trainer
+from dual_encoder.data.batches import batches
+from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
-from dual_encoder.input import Records, batches
 from dual_encoder.models.dual_encoder import DualEncoder
-from dual_encoder.tasks.finetune import Finetune
+from dual_encoder.optim.optimizer import make_optimizer
+from dual_encoder.runtime import mesh
+from dual_encoder.tasks.segment import Finetune
+from dual_encoder.training import loop
+from dual_encoder.training.step import compile_step, init_state
+from dual_encoder.workdir import metrics
 
 
 def configure(folder, **changes):
@@ -59,10 +64,10 @@ def test_encoders_come_from_the_checkpoint(labelled, pretrained, inputs):
 def test_frozen_encoders_stay_as_they_are(labelled, pretrained, frozen):
     task, records = open_run(configure(labelled, frozen=frozen), pretrained)
     devices = mesh.make(jax.devices()[:1])
-    optimizer = optim.build(task.config.optimizer, 8, 10, task.frozen)
-    state = trainer.init_state(task, optimizer, task.config, devices)
+    optimizer = make_optimizer(task.config.optimizer, 8, 10, task.frozen)
+    state = init_state(task, optimizer, task.config, devices)
     before = jax.device_get((state.params, state.batch_stats))
-    step = trainer.compile_step(task, optimizer, task.config, devices)
+    step = compile_step(task, optimizer, task.config, devices)
     batch = mesh.to_global(first_batch(records), devices)
     for _ in range(2):  # the first step of the warm-up has rate 0
         state, _ = step(state, batch)
@@ -76,7 +81,7 @@ def test_frozen_encoders_stay_as_they_are(labelled, pretrained, frozen):
 def test_training_learns_a_label_that_the_radar_shows(labelled, tmp_path):
     config = configure(labelled, class_weights="inverse")
     task, records = open_run(config)
-    trainer.fit(config, task, records, Records(labelled, "test", ("s1", "label")), mesh.make(jax.devices()[:1]),
+    loop.fit(config, task, records, Records(labelled, "test", ("s1", "label")), mesh.make(jax.devices()[:1]),
                 epath.Path(tmp_path / "run"))
     final = [row for row in metrics.read(tmp_path / "run") if row["kind"] == "eval"][-1]
     assert final["miou"] > 0.6, "guessing one class gives 0.25"

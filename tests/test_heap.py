@@ -9,13 +9,13 @@ import sys
 import jax
 import pytest
 
-from dual_encoder import heap
+from dual_encoder.runtime import heap
 
 # A step whose result has 64 MB; prints how many pages of 4 kB a later one asks for: the median, as the heap may grow
 # now and then, when a result is freed later than usual.
 STEP = """
 import resource, statistics, sys
-from dual_encoder import heap
+from dual_encoder.runtime import heap
 if sys.argv[1] == "keep":
     assert heap.keep()
 import jax

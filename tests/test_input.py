@@ -6,15 +6,16 @@ import re
 import numpy as np
 import pytest
 
-from dual_encoder import input as input_lib
+from dual_encoder.data.batches import batches, in_order
+from dual_encoder.data.manifest import load_sensors
+from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
-from dual_encoder.input import Records
 
 FEATURES = ("s1", "s2")
 
 
 def read(records, batch_size=6, start=0, stop=7, rows=None, threads=2, processes=0, seed=3):
-    stream = input_lib.batches(records, seed=seed, batch_size=batch_size, rows=rows or range(batch_size), start=start,
+    stream = batches(records, seed=seed, batch_size=batch_size, rows=rows or range(batch_size), start=start,
                                stop=stop, threads=threads, processes=processes)
     return list(stream)
 
@@ -141,10 +142,10 @@ def test_the_ordered_pass_leaves_damaged_records_out(write_dataset, capsys):
     folder = write_dataset(train=10, shards=2)
     damage(folder, 4, 5, 6, 7, 9)
     with pytest.raises(UserError, match="is damaged at record 4 "):
-        list(input_lib.in_order(Records(folder, "train", FEATURES), 4))
+        list(in_order(Records(folder, "train", FEATURES), 4))
     records = Records(folder, "train", FEATURES, max_bad_records=5)
     for _ in range(2):
-        passes = list(input_lib.in_order(records, 4))
+        passes = list(in_order(records, 4))
         assert [batch["record"][:valid].tolist() for batch, valid in passes] == [[0, 1, 2, 3], [8]]
         assert all(len(batch["s1"]) == 4 for batch, _ in passes)
     assert capsys.readouterr().out.count("\n") == 5, "each is named once"
@@ -154,9 +155,9 @@ def test_joined_splits_and_the_ordered_pass(write_dataset):
     records = Records(write_dataset(train=5, test=4), "train+test", FEATURES)
     assert [records.record(n)["id"] for n in range(9)] == [f"train{n:03d}" for n in range(5)] + [
         f"test{n:03d}" for n in range(4)]
-    seen = [batch["record"][:valid] for batch, valid in input_lib.in_order(records, 4)]
+    seen = [batch["record"][:valid] for batch, valid in in_order(records, 4)]
     np.testing.assert_array_equal(np.concatenate(seen), np.arange(9))
-    assert [len(batch["record"]) for batch, _ in input_lib.in_order(records, 4)] == [4, 4, 4]
+    assert [len(batch["record"]) for batch, _ in in_order(records, 4)] == [4, 4, 4]
 
 
 def test_a_batch_larger_than_the_split_is_refused(records):
@@ -171,14 +172,14 @@ def test_a_feature_that_is_not_stored_is_refused(write_dataset):
 
 def test_statistics_file_replaces_mean_and_std(write_dataset, tmp_path):
     info = Records(write_dataset(), "train", FEATURES).info
-    assert input_lib.load_sensors(info, "") == info.sensors
+    assert load_sensors(info, "") == info.sensors
     changed = {name: spec.to_json() | {"mean": [1.0] * len(spec.bands)} for name, spec in info.sensors.items()}
     file = tmp_path / "statistics.json"
     file.write_text(json.dumps({"sensors": changed}))
-    assert input_lib.load_sensors(info, str(file))["s1"].mean == (1.0, 1.0)
+    assert load_sensors(info, str(file))["s1"].mean == (1.0, 1.0)
     changed["s1"]["bands"] = ["VH", "VV"]
     file.write_text(json.dumps({"sensors": changed}))
     with pytest.raises(UserError, match="sensor bands differ"):
-        input_lib.load_sensors(info, str(file))
+        load_sensors(info, str(file))
     with pytest.raises(UserError, match="cannot be read"):
-        input_lib.load_sensors(info, str(tmp_path / "none.json"))
+        load_sensors(info, str(tmp_path / "none.json"))

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dual_encoder import mesh
 from dual_encoder.losses import contrastive, correlation
 from dual_encoder.losses.segmentation import cross_entropy
 from dual_encoder.losses.tiles import Tiles
+from dual_encoder.runtime import mesh
 
 # float32 has 2^-24 relative rounding; sums over a batch of 64 and their gradients add up some 100 such errors.
 RTOL = 1e-5

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dual_encoder.memory import Memory
+from dual_encoder.data.batch_memory import Memory
 
 
 def address(array):

@@ -7,7 +7,7 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from dual_encoder import metrics
+from dual_encoder.workdir import metrics
 
 
 def events(workdir):

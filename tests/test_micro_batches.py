@@ -7,10 +7,12 @@ import pytest
 
 from configs import pretrain
 from dual_encoder import config as config_lib
-from dual_encoder import mesh, trainer
+from dual_encoder.data.batches import batches
+from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
-from dual_encoder.input import Records, batches
 from dual_encoder.losses.contrastive import info_nce
+from dual_encoder.runtime import mesh
+from dual_encoder.tasks.checks import check_batch
 from dual_encoder.tasks.micro_batches import in_micro_batches
 from dual_encoder.tasks.pretrain import Pretrain
 from tests.comparing import relative_error
@@ -141,6 +143,6 @@ def test_a_micro_batch_that_does_not_divide_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match="micro_batch is 12; expected 0, or a divisor of config.batch_size, 32"):
         configure(folder, 12)
     with pytest.raises(UserError, match="config.train.micro_batch is 4, not a multiple of the 8 devices; use 8"):
-        trainer.check_batch(configure(folder, 4), mesh.make())
+        check_batch(configure(folder, 4), mesh.make())
     with pytest.raises(UserError, match="not a multiple of the 8 devices; use 8 or 24$"):  # 16 does not divide 24
         mesh.check_rows("train.micro_batch", 12, mesh.make(), of=24)

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from dual_encoder import input as input_lib
+from dual_encoder.data.batches import batches
+from dual_encoder.data.order import Order, permutation
+from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
-from dual_encoder.input import Records
-from dual_encoder.order import Order, permutation
 
 FEATURES = ("s1", "s2")
 
@@ -94,7 +94,7 @@ def joined(folders):
 
 def read(records, rows=range(8), start=0, stop=9, **options):
     options = {"threads": 2, "processes": 0, **options}
-    return list(input_lib.batches(records, seed=3, batch_size=8, rows=rows, start=start, stop=stop, **options))
+    return list(batches(records, seed=3, batch_size=8, rows=rows, start=start, stop=stop, **options))
 
 
 def assert_equal_batches(ones, others):

@@ -7,14 +7,16 @@ import pytest
 from etils import epath
 
 from configs import finetune, pretrain
-from dual_encoder import checkpoint, mesh, metrics, trainer
 from dual_encoder import config as config_lib
+from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
-from dual_encoder.input import Records
 from dual_encoder.losses import contrastive, correlation
 from dual_encoder.losses.objective import clamp, objective, scalars, views
-from dual_encoder.tasks.finetune import Finetune
+from dual_encoder.runtime import mesh
 from dual_encoder.tasks.pretrain import Pretrain
+from dual_encoder.tasks.segment import Finetune
+from dual_encoder.training import loop
+from dual_encoder.workdir import checkpoint, metrics
 
 BATCH, DIM = 16, 8
 
@@ -199,7 +201,7 @@ def test_a_run_with_one_sensor_is_scored_and_hands_its_encoder_on(write_dataset,
     records, eval_records = (Records(folder, split, ("s2",)) for split in ("train", "test"))
     devices = mesh.make(jax.devices()[:1])
     task = Pretrain(config, records.info.sensors, devices)
-    trainer.fit(config, task, records, eval_records, devices, epath.Path(tmp_path / "run"))
+    loop.fit(config, task, records, eval_records, devices, epath.Path(tmp_path / "run"))
     scores = [row for row in metrics.read(tmp_path / "run") if row["kind"] == "eval"][-1]
     assert scores["s2_to_s2_turned/gallery_size"] == 8
     model = checkpoint.load_model(tmp_path / "run")

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dual_encoder import optim
 from dual_encoder.config import OptimizerConfig
+from dual_encoder.optim.optimizer import learning_rate, make_optimizer, update_average
 
 PARAMS = {"encoder": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "log_scale": jnp.float32(1.0)}
 GRADS = jax.tree.map(lambda p: 0.5 * jnp.ones_like(p), PARAMS)
@@ -28,7 +28,7 @@ def first_update(optimizer):
     ("lamb", -0.1, -0.1),
 ])
 def test_first_update_is_that_of_the_named_optimizer(name, kernel, bias):
-    update = first_update(optim.build(config(name), 256, 100))
+    update = first_update(make_optimizer(config(name), 256, 100))
     np.testing.assert_allclose(update["encoder"]["kernel"], np.full((3, 2), kernel), rtol=1e-4)
     np.testing.assert_allclose(update["encoder"]["bias"], np.full(2, bias), rtol=1e-4)
 
@@ -36,7 +36,7 @@ def test_first_update_is_that_of_the_named_optimizer(name, kernel, bias):
 def test_lamb_adapts_kernels_only():
     """By hand: the step of Adam, 0.1 in each value, times |w| / |step| for a kernel (here 10) and alone otherwise."""
     params = jax.tree.map(lambda leaf: 10.0 * leaf, PARAMS)
-    optimizer = optim.build(config("lamb"), 256, 100)
+    optimizer = make_optimizer(config("lamb"), 256, 100)
     update = optimizer.update(GRADS, optimizer.init(params), params)[0]
     np.testing.assert_allclose(update["encoder"]["kernel"], np.full((3, 2), -1.0), rtol=1e-4)
     np.testing.assert_allclose(update["encoder"]["bias"], np.full(2, -0.1), rtol=1e-4)
@@ -46,7 +46,7 @@ def test_lamb_adapts_kernels_only():
 @pytest.mark.parametrize("name", ["sgd", "lars"])
 def test_momentum_carries_the_first_gradient_into_the_second_step(name):
     """Of the bias, which LARS does not adapt: g, then 0.9 g + g."""
-    optimizer = optim.build(config(name), 256, 100_000)  # so long that the rate stays what it is
+    optimizer = make_optimizer(config(name), 256, 100_000)  # so long that the rate stays what it is
     first, state = optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)
     second, _ = optimizer.update(GRADS, state, PARAMS)
     np.testing.assert_allclose(second["encoder"]["bias"], 1.9 * first["encoder"]["bias"], rtol=1e-4)
@@ -58,14 +58,14 @@ def test_momentum_carries_the_first_gradient_into_the_second_step(name):
     # |w| / 1.2 |1|).
     ("sgd", -0.07), ("lars", -0.1 * 0.7 * 0.001 / 0.7), ("adamw", -0.12), ("lamb", -0.1)])
 def test_weight_decay_is_as_large_as_configured(name, kernel):
-    update = first_update(optim.build(config(name, weight_decay=0.2), 256, 100))
+    update = first_update(make_optimizer(config(name, weight_decay=0.2), 256, 100))
     np.testing.assert_allclose(update["encoder"]["kernel"], np.full((3, 2), kernel), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
 def test_adam_remembers_gradients_by_its_usual_decays(name):
     """Of the bias, by hand: gradients 0.5 and -1, means of 0.9 and 0.999, corrected for their start."""
-    optimizer = optim.build(config(name), 256, 100_000)
+    optimizer = make_optimizer(config(name), 256, 100_000)
     _, state = optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)
     update, _ = optimizer.update(jax.tree.map(lambda g: -2 * g, GRADS), state, PARAMS)
     mean = (0.9 * 0.1 * 0.5 - 0.1 * 1) / (1 - 0.9**2)
@@ -76,22 +76,22 @@ def test_adam_remembers_gradients_by_its_usual_decays(name):
 @pytest.mark.parametrize("name", ["lars", "lamb", "adamw", "sgd"])
 def test_weight_decay_moves_kernels_only(name):
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
-    optimizer = optim.build(config(name, weight_decay=0.1), 256, 100)
+    optimizer = make_optimizer(config(name, weight_decay=0.1), 256, 100)
     update = optimizer.update(zero, optimizer.init(PARAMS), PARAMS)[0]
     assert (update["encoder"]["kernel"] < 0).all()
     assert not update["encoder"]["bias"].any() and not update["log_scale"].any()
 
 
 def test_frozen_parameters_do_not_move():
-    update = first_update(optim.build(config("adamw", weight_decay=0.1), 256, 100, frozen=("encoder",)))
+    update = first_update(make_optimizer(config("adamw", weight_decay=0.1), 256, 100, frozen=("encoder",)))
     assert not any(leaf.any() for leaf in jax.tree.leaves(update["encoder"]))
     assert update["log_scale"] != 0
 
 
 def test_schedule_warms_up_scales_and_ends_at_zero():
-    rate = optim.learning_rate(config("lars", warmup=0.1, learning_rate=0.3, scaling="linear"), 4096, 1000)
-    short = optim.learning_rate(config("lars", warmup=0.9), 256, 2)
-    square_root = optim.learning_rate(config("lars", learning_rate=0.075, scaling="sqrt"), 4096, 10)
+    rate = learning_rate(config("lars", warmup=0.1, learning_rate=0.3, scaling="linear"), 4096, 1000)
+    short = learning_rate(config("lars", warmup=0.9), 256, 2)
+    square_root = learning_rate(config("lars", learning_rate=0.075, scaling="sqrt"), 4096, 10)
     with jax.numpy_dtype_promotion("standard"):
         np.testing.assert_allclose([rate(0), rate(50), rate(100), rate(550), rate(1000)], [0.0, 2.4, 4.8, 2.4, 0.0],
                                    atol=1e-6)
@@ -100,12 +100,12 @@ def test_schedule_warms_up_scales_and_ends_at_zero():
 
 
 def test_the_scaling_rule_sees_the_batch():
-    updates = [first_update(optim.build(config("sgd", scaling="linear"), batch, 100)) for batch in (256, 1024)]
+    updates = [first_update(make_optimizer(config("sgd", scaling="linear"), batch, 100)) for batch in (256, 1024)]
     np.testing.assert_allclose(updates[1]["encoder"]["kernel"], 4 * updates[0]["encoder"]["kernel"], rtol=1e-6)
 
 
 def test_clipping_bounds_the_global_norm():
-    update = first_update(optim.build(config("sgd", clip_norm=0.1, momentum=0.0), 256, 100))
+    update = first_update(make_optimizer(config("sgd", clip_norm=0.1, momentum=0.0), 256, 100))
     norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(update["encoder"])))
     assert norm == pytest.approx(0.1 * 0.1 * np.sqrt(8 / 9), rel=1e-5), "the ninth value is a scalar, which Adam trains"
 
@@ -113,7 +113,7 @@ def test_clipping_bounds_the_global_norm():
 @pytest.mark.parametrize("name", ["lars", "sgd"])
 def test_scalars_do_not_run_away_at_a_rate_for_kernels(name):
     """At LARS's 4.8 a temperature leaves all bounds within some steps; Adam's step is its rate, by hand 1e-3."""
-    optimizer = optim.build(config(name, learning_rate=4.8), 256, 1000)
+    optimizer = make_optimizer(config(name, learning_rate=4.8), 256, 1000)
     params, state = PARAMS, optimizer.init(PARAMS)
     for _ in range(3):
         update, state = optimizer.update(GRADS, state, params)
@@ -124,10 +124,10 @@ def test_scalars_do_not_run_away_at_a_rate_for_kernels(name):
 def test_the_average_follows_a_hand_count_and_forgets_the_random_weights():
     old, expected = {"w": jnp.full(3, 8.0)}, 8.0
     for step, value in enumerate((1.0, 2.0, 3.0)):
-        old = optim.average(old, {"w": jnp.full(3, value)}, 0.999, jnp.int32(step))
+        old = update_average(old, {"w": jnp.full(3, value)}, 0.999, jnp.int32(step))
         decay = min(0.999, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value
     np.testing.assert_allclose(old["w"], np.full(3, expected), rtol=1e-6)
-    late = optim.average({"w": jnp.float32(0.0)}, {"w": jnp.float32(1.0)}, 0.9, jnp.int32(10**6))
+    late = update_average({"w": jnp.float32(0.0)}, {"w": jnp.float32(1.0)}, 0.9, jnp.int32(10**6))
     np.testing.assert_allclose(late["w"], 0.1, rtol=1e-5)
-    assert optim.average({}, {"w": jnp.ones(3)}, 0.0, jnp.int32(0)) == {}
+    assert update_average({}, {"w": jnp.ones(3)}, 0.0, jnp.int32(0)) == {}

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dual_encoder.curves import plot, thin
 from dual_encoder.errors import UserError
-from dual_encoder.report import write_report
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery.sensors import SENSORS
+from dual_encoder.report.__main__ import write_report
+from dual_encoder.report.curves import plot, thin
 
 SCORES = {"recall@1": 0.4, "recall@5": 0.75, "recall@10": None, "median_rank": 2.0, "mean_reciprocal_rank": 0.55,
           "gallery_size": 8}

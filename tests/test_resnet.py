@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dual_encoder.errors import UserError
-from dual_encoder.export.timm_weights import from_timm, to_timm
 from dual_encoder.models.resnet import ResNet, feature_widths, groups
+from dual_encoder.weights.timm_keys import from_timm, to_timm
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 golden = runpy.run_path(str(GOLDEN / "make_resnet.py"))

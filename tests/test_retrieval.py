@@ -6,7 +6,7 @@ import pytest
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation import retrieval
 from dual_encoder.evaluation.retrieval import one_per_location, retrieval_gallery, retrieval_scores, top_matches
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery.sensors import SENSORS
 
 
 def slow_ranks(query, gallery):

@@ -5,7 +5,7 @@ import pytest
 
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.segmentation import confusion_matrix, segmentation_panels, segmentation_scores
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery.sensors import SENSORS
 
 
 def tiles(count=3, classes=4, seed=0):

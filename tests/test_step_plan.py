@@ -22,11 +22,21 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from configs import finetune, pretrain
-from dual_encoder import chips, flops, hlo, mesh, optim, plan, plan_figures, step_program, trainer
 from dual_encoder.config import parse
+from dual_encoder.data.batches import batches
+from dual_encoder.data.records import Records
+from dual_encoder.data.shapes import shapes
 from dual_encoder.errors import UserError
-from dual_encoder.input import Records, batches
-from dual_encoder.step_program import Memory, StepProgram
+from dual_encoder.optim.optimizer import make_optimizer
+from dual_encoder.plan import __main__ as plan
+from dual_encoder.plan import chips, flops, hlo, step_program, table
+from dual_encoder.plan.remedies import find_remedies
+from dual_encoder.plan.search import largest_batch
+from dual_encoder.plan.step_program import Memory, StepProgram
+from dual_encoder.runtime import mesh
+from dual_encoder.tasks.build import build_task, features
+from dual_encoder.training import loop
+from dual_encoder.training.step import compile_step, init_state, train_step
 
 # ml_collections 1.1 loads configuration files in a way that importlib will not offer for ever.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -284,8 +294,8 @@ def resnet18_by_hand(width, size, bands):
 def program(write_dataset):
     """The compiled step of a small configuration on eight devices, and the records that it is for."""
     config = configure(write_dataset())
-    records = Records(config.data.dir, "train", step_program.features(config))
-    task = step_program.build_task(config, records, mesh.make())
+    records = Records(config.data.dir, "train", features(config))
+    task = build_task(config, records, mesh.make())
     return config, records, task, step_program.compile_program(config, task, records.info, mesh.make(), steps=10)
 
 
@@ -293,14 +303,14 @@ def test_the_plan_is_of_the_step_that_training_runs(program):
     """Same memory as trainer.compile_step on a real state and a real batch, placed as the trainer places them."""
     config, records, task, planned = program
     devices = mesh.make()
-    optimizer = optim.build(config.optimizer, config.batch_size, 10, task.frozen)
-    state = trainer.init_state(task, optimizer, config, devices)
+    optimizer = make_optimizer(config.optimizer, config.batch_size, 10, task.frozen)
+    state = init_state(task, optimizer, config, devices)
     batch = next(batches(records, seed=0, batch_size=8, rows=range(8), start=0, stop=1, threads=1, processes=0))
     batch = mesh.to_global(batch, devices)
     expected = {name: (array.shape, array.dtype) for name, array in batch.items()}
     abstract = step_program.batch_shapes(task, records.info, 8)
     assert {name: (array.shape, array.dtype) for name, array in abstract.items()} == expected
-    step = trainer.compile_step(task, optimizer, config, devices)
+    step = compile_step(task, optimizer, config, devices)
     stats = step.lower(state, batch).compile().memory_analysis()
     memory = planned.memory
     assert (memory.arguments, memory.outputs, memory.aliased, memory.temporaries, memory.code) == (
@@ -320,7 +330,7 @@ def test_a_program_that_jax_cannot_read_is_one_line(program, monkeypatch):
 
     config, records, task, _ = program
     step = types.SimpleNamespace(compile=lambda options: types.SimpleNamespace(as_text=unreadable))
-    monkeypatch.setattr(trainer, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
+    monkeypatch.setattr(loop, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
     with pytest.raises(UserError, match=r"cannot read the program.*\(INVALID_ARGUMENT: unknown opcode 131\); "):
         step_program.compile_program(config, task, records.info, mesh.make(), steps=10)
 
@@ -331,9 +341,9 @@ def test_operations_are_those_of_a_hand_count(program):
     encoders = [resnet18_by_hand(8, 32, len(spec.bands)) for spec in records.info.sensors.values()]
     head = 2 * (64 * config.projection.hidden + config.projection.hidden * config.projection.dim)
     by_hand = config.batch_size * sum(3 * (total + head) - first for total, first in encoders)
-    optimizer = optim.build(config.optimizer, config.batch_size, 10, task.frozen)
-    state = jax.eval_shape(lambda: trainer.init_state(task, optimizer, config, mesh.make()))
-    counted = flops.count(functools.partial(trainer.train_step, task=task, optimizer=optimizer, seed=0, ema=0.0), state,
+    optimizer = make_optimizer(config.optimizer, config.batch_size, 10, task.frozen)
+    state = jax.eval_shape(lambda: init_state(task, optimizer, config, mesh.make()))
+    counted = flops.count(functools.partial(train_step, task=task, optimizer=optimizer, seed=0, ema=0.0), state,
                           step_program.batch_shapes(task, records.info, config.batch_size))
     similarities = 2 * config.batch_size**2 * config.projection.dim  # forward once, backward at most four times
     assert by_hand + similarities <= counted <= by_hand + 5 * similarities
@@ -360,9 +370,9 @@ def test_finetuning_has_a_plan_without_checkpoint_or_tiles():
     values.encoder.width, values.batch_size, values.augment.crop, values.decoder_width = 8, 8, 32, 8
     values.init_from, values.class_weights, values.data.dir = "nowhere", "none", "unread"
     config = parse(values.to_dict())
-    records = step_program.shapes(40, ("s1_grd", "s2_l2a"), classes=3)
+    records = shapes(40, ("s1_grd", "s2_l2a"), classes=3)
     devices = mesh.make(jax.devices()[:2])
-    task = step_program.build_task(config, records, devices)
+    task = build_task(config, records, devices)
     planned = step_program.compile_program(config, task, records.info, devices, steps=1)
     assert planned.flops > 0 and planned.memory.temporaries > 0
     assert {one.group for one in planned.collectives} == {2}
@@ -384,7 +394,7 @@ def test_the_search_ends_beside_the_truth(multiple, guess_error, truth):
     def guess(batch):
         return 0 if guess_error is None else int(truth * guess_error)
 
-    low, high, _ = plan.largest_batch(fits, multiple, 4096, fits(4096), guess, questions=64)
+    low, high, _ = largest_batch(fits, multiple, 4096, fits(4096), guess, questions=64)
     assert low <= truth and (low == 0 or low % multiple == 0) and (high is None or high > truth)
     assert high - low <= max(multiple, low // 16)
     assert len(asked) == len(set(asked)), "no question twice"
@@ -393,10 +403,10 @@ def test_the_search_ends_beside_the_truth(multiple, guess_error, truth):
 
 def test_the_search_stops_asking():
     asked = []
-    low, high, _ = plan.largest_batch(lambda batch: asked.append(batch) or True, 8, 64, True, questions=3)
+    low, high, _ = largest_batch(lambda batch: asked.append(batch) or True, 8, 64, True, questions=3)
     assert len(asked) == 3 and low == max(asked) and high is None
-    assert plan.largest_batch(lambda batch: False, 8, 8, False) == (0, 8, "")
-    assert plan.largest_batch(lambda batch: True, 8, 64, True, lambda batch: 3 * batch, questions=2) == (576, None, "")
+    assert largest_batch(lambda batch: False, 8, 8, False) == (0, 8, "")
+    assert largest_batch(lambda batch: True, 8, 64, True, lambda batch: 3 * batch, questions=2) == (576, None, "")
 
 
 # The figures and the text
@@ -408,16 +418,16 @@ def test_times_are_figures_over_published_peaks():
         parameters=10**6, state=10**7, memory=Memory(10, 8, 8, 100, 5, 1), flops=197e12 * 0.010,
         bytes_accessed=None, traffic=int(819e9 * 0.030), compile_seconds=1.0,
         collectives=(hlo.Collective("all-reduce", ((25 * 10**7, 10**9),), 2, 2, ""),))
-    one = plan_figures.figures(program, chip, 2048, steps=1000)
+    one = table.figures(program, chip, 2048, steps=1000)
     assert one["seconds_at_peak"] == pytest.approx({"arithmetic": 0.010, "memory": 0.030, "links": 2 * 10**9 / 200e9})
     assert one["bound_by"] == "memory" and one["hours_at_best"] == pytest.approx(1000 * 0.030 / 3600)
     assert one["pairs_per_second_at_best"] == pytest.approx(2048 / 0.030) and one["memory"]["total"] == 116
-    text = "\n".join(plan_figures.lines(one, chip, 100))
+    text = "\n".join(table.lines(one, chip, 100))
     assert "does not fit" in text and "30.00 ms at 819 GB/s" in text and "bound by memory" in text
     assert one["input_bytes_per_second_at_best"] == pytest.approx(1 / 0.030)
     assert "all-reduce" in text and "1,000 steps of the schedule: 0.01 hours" in text
-    assert "fits; TPU v5e has 16" in "\n".join(plan_figures.lines(one, chip, chip.usable))
-    assert "seconds_at_peak" not in plan_figures.figures(program, None, 8, 0)
+    assert "fits; TPU v5e has 16" in "\n".join(table.lines(one, chip, chip.usable))
+    assert "seconds_at_peak" not in table.figures(program, None, 8, 0)
 
 
 @pytest.fixture
@@ -541,7 +551,7 @@ def test_a_compiler_that_fails_is_one_line(program, monkeypatch):
 
     config, records, task, _ = program
     step = types.SimpleNamespace(compile=fails)
-    monkeypatch.setattr(trainer, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
+    monkeypatch.setattr(loop, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
     with pytest.raises(UserError, match="the compiler fails at a global batch of .*: INTERNAL: no such instruction; "):
         step_program.compile_program(config, task, records.info, mesh.make(), steps=10)
 
@@ -577,7 +587,7 @@ def test_tiles_are_not_advised_where_the_objective_has_no_matrix_of_similarities
         values = pretrain.get_config("smoke")
         values.data.dir = "not read"
         values.loss.update(loss)
-        return plan._remedies(parse(values.to_dict()), 8, 16, 8)
+        return find_remedies(parse(values.to_dict()), 8, 16, 8)
 
     assert any("loss.chunk" in one for one in advice(name="nt_xent"))
     assert not any("loss.chunk" in one for one in advice(name="vicreg", false_negatives="keep"))
@@ -590,7 +600,7 @@ def test_advice_to_split_the_batch_says_what_becomes_of_batch_norm(micro_batch, 
     values = pretrain.get_config("smoke")
     values.data.dir, values.batch_size, values.train.micro_batch = "not read", 128, micro_batch
     values.encoder.update(encoder)
-    advice = plan._remedies(parse(values.to_dict()), 0, 128, 8)
+    advice = find_remedies(parse(values.to_dict()), 0, 128, 8)
     [split] = [one for one in advice if "train.micro_batch" in one]
     assert ("BatchNorm's statistics over that part only" in split) == told
     assert split.startswith("a smaller ") == (split == advice[0]) == bool(micro_batch)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tensorflow_datasets.proto import tf_example_pb2
 
-from dual_encoder import tf_example
+from dual_encoder.data import tf_example
 from dual_encoder.errors import UserError
 
 NAMES = (b"s1", b"s2", b"location_id")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tensorflow_datasets.proto import tf_example_pb2
 
-from dual_encoder import tfrecord
+from dual_encoder.data import tfrecord
+from dual_encoder.data.manifest import load_info
 from dual_encoder.errors import UserError
 
 
@@ -221,10 +222,10 @@ def test_a_flipped_header_is_named(write_dataset):
 
 def test_missing_folder_manifest_split_shard(write_dataset):
     with pytest.raises(UserError, match="'nowhere' does not exist"):
-        tfrecord.load_info("nowhere")
+        load_info("nowhere")
     folder = write_dataset()
     with pytest.raises(UserError, match=f"holds no manifest.json; it is in '{folder}'"):
-        tfrecord.load_info(folder.parent)
+        load_info(folder.parent)
     with pytest.raises(UserError, match="no split 'valid'; it has"):
         tfrecord.ShardedRecords(folder, "valid")
     next(folder.glob("*-train.*")).unlink()

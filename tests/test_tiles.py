@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dual_encoder import mesh
 from dual_encoder.losses import contrastive
 from dual_encoder.losses.tiles import Tiles, fold_tiles
+from dual_encoder.runtime import mesh
 
 BATCH, DIM = 104, 16
 PLACES = np.random.default_rng(0).permutation([i // 3 if i < 30 else i for i in range(BATCH)]).astype(np.int32)

@@ -15,12 +15,19 @@ import pytest
 from etils import epath
 
 from configs import pretrain
-from dual_encoder import checkpoint, mesh, metrics, optim, trainer, workdir
 from dual_encoder import config as config_lib
+from dual_encoder.data.batches import batches
+from dual_encoder.data.records import BatchReader, Records
 from dual_encoder.errors import UserError
-from dual_encoder.input import BatchReader, Records, batches
 from dual_encoder.losses.contrastive import info_nce
+from dual_encoder.optim.optimizer import make_optimizer
+from dual_encoder.runtime import mesh
 from dual_encoder.tasks.pretrain import Pretrain
+from dual_encoder.training import loop
+from dual_encoder.training.evaluate import evaluator
+from dual_encoder.training.step import compile_step, init_state
+from dual_encoder.workdir import checkpoint, metrics
+from dual_encoder.workdir import folder as workdir_lib
 
 SENSORS = ("s1", "s2")
 
@@ -48,7 +55,7 @@ def open_run(config):
 def fit(config, workdir, devices=None):
     task, records = open_run(config)
     eval_records = Records(config.data.dir, config.data.eval_split, SENSORS)
-    trainer.fit(config, task, records, eval_records, mesh.make(devices), epath.Path(workdir))
+    loop.fit(config, task, records, eval_records, mesh.make(devices), epath.Path(workdir))
 
 
 def final_arrays(workdir):
@@ -188,10 +195,10 @@ def finished(whole_run, tmp_path):
 @contextlib.contextmanager
 def before_step(number, action):
     """Calls `action` just before the step that makes update `number`."""
-    compile_step = trainer.compile_step
+    original = loop.compile_step
 
     def compiling(*args):
-        compiled = compile_step(*args)
+        compiled = original(*args)
 
         def run(state, batch):
             if int(state.step) == number - 1:
@@ -199,11 +206,11 @@ def before_step(number, action):
             return compiled(state, batch)
         return run
 
-    trainer.compile_step = compiling
+    loop.compile_step = compiling
     try:
         yield
     finally:
-        trainer.compile_step = compile_step
+        loop.compile_step = original
 
 
 class Killed(BaseException):
@@ -228,7 +235,7 @@ def test_a_signal_saves_and_the_same_command_continues(finished, tmp_path):
     config, whole = finished
     with before_step(3, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(SystemExit) as stopped:
         fit(config, tmp_path / "part")
-    assert stopped.value.code == trainer.STOPPED
+    assert stopped.value.code == loop.STOPPED
     assert checkpoint.load_model(tmp_path / "part").step == 3
     fit(config, tmp_path / "part")
     assert_identical(final_arrays(tmp_path / "part"), final_arrays(whole))
@@ -262,12 +269,12 @@ def test_a_non_finite_loss_stops_with_step_and_ids_and_saves_nothing(write_datas
 def test_a_non_finite_update_is_not_applied(write_dataset):
     config = configure(write_dataset())
     task, records = open_run(config)
-    devices, optimizer = mesh.make(), optim.build(config.optimizer, 8, 6)
-    state = trainer.init_state(task, optimizer, config, devices)
+    devices, optimizer = mesh.make(), make_optimizer(config.optimizer, 8, 6)
+    state = init_state(task, optimizer, config, devices)
     state = dataclasses.replace(state, params=jax.tree.map(lambda leaf: 1e30 * leaf, state.params))
     batch = mesh.to_global(BatchReader(records)(range(8)), devices)
     before = jax.device_get(state)
-    after, values = trainer.compile_step(task, optimizer, config, devices)(state, batch)
+    after, values = compile_step(task, optimizer, config, devices)(state, batch)
     assert not values["finite"]
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(after), before)
 
@@ -282,11 +289,11 @@ def test_a_workdir_of_another_run_is_refused(finished, write_dataset):
         fit(configure(other), whole)
     assert sorted(str(p) for p in whole.rglob("*")) == before
     info = Records(config.data.dir, "train", SENSORS).info
-    facts = workdir.facts(config_lib.to_dict(config), info, info.sensors)
+    facts = workdir_lib.facts(config_lib.to_dict(config), info, info.sensors)
     statistics = {name: spec | {"std": [1.0] * len(spec["bands"])} for name, spec in facts["sensors"].items()}
     with pytest.raises(UserError, match=r"sensor fact s1.std=.* this run has \[1.0, 1.0\]"):
-        workdir.check(epath.Path(whole), facts | {"sensors": statistics})
-    workdir.check(epath.Path(whole), facts)
+        workdir_lib.check(epath.Path(whole), facts | {"sensors": statistics})
+    workdir_lib.check(epath.Path(whole), facts)
     fit(configure(config.data.dir, schedule__log_every=3), whole)  # how often one looks may change
 
 
@@ -405,8 +412,8 @@ def test_a_second_start_does_not_disturb_a_run(finished, monkeypatch):
     config, folder = finished
     saving = folder / "checkpoints" / "5.orbax-checkpoint-tmp"
     saving.mkdir()
-    claim = workdir.claim
-    monkeypatch.setattr(workdir, "claim", lambda folder: claim(folder, patience=0))
+    claim = workdir_lib.claim
+    monkeypatch.setattr(workdir_lib, "claim", lambda folder: claim(folder, patience=0))
     with claim(epath.Path(folder)), pytest.raises(UserError, match="is in use by process"):
         fit(config, folder)
     assert saving.exists()
@@ -492,7 +499,7 @@ def test_optimizer_of_the_config_reaches_the_step(write_dataset):
     for name, expected in (("lars", "TraceState"), ("adamw", "ScaleByAdamState")):
         config = configure(write_dataset(), optimizer__name=name)
         task, _ = open_run(config)
-        state = trainer.init_state(task, optim.build(config.optimizer, 8, 6), config, mesh.make(jax.devices()[:1]))
+        state = init_state(task, make_optimizer(config.optimizer, 8, 6), config, mesh.make(jax.devices()[:1]))
         assert expected in str(jax.tree.structure(state.opt_state)), name
 
 
@@ -511,9 +518,9 @@ def test_averaged_weights_are_kept_saved_resumed_and_used(write_dataset, tmp_pat
     fit(config, tmp_path / "part")
     assert_identical(final_arrays(tmp_path / "part"), (step, averaged))
     task, records = open_run(config)
-    evaluate = trainer.evaluator(task, Records(config.data.dir, "test", SENSORS), 8, mesh.make(jax.devices()[:1]))
-    optimizer = optim.build(config.optimizer, 8, 6)
-    state = trainer.init_state(task, optimizer, config, mesh.make(jax.devices()[:1])).replace(average=averaged)
+    evaluate = evaluator(task, Records(config.data.dir, "test", SENSORS), 8, mesh.make(jax.devices()[:1]))
+    optimizer = make_optimizer(config.optimizer, 8, 6)
+    state = init_state(task, optimizer, config, mesh.make(jax.devices()[:1])).replace(average=averaged)
     scores = evaluate(state)[0]
     written = json.loads((tmp_path / "whole" / "evaluation" / "scores.json").read_text())
     assert scores["s1_to_s2"] == written["s1_to_s2"]

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from dual_encoder import checkpoint, mesh, metrics
 from dual_encoder.errors import UserError
+from dual_encoder.runtime import mesh
+from dual_encoder.workdir import checkpoint, metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 12

@@ -12,8 +12,8 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dual_encoder.errors import UserError
-from dual_encoder.export.timm_weights import from_timm, to_timm
 from dual_encoder.models.vit import ViT, resample, sincos
+from dual_encoder.weights.timm_keys import from_timm, to_timm
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 golden = runpy.run_path(str(GOLDEN / "make_vit.py"))

@@ -12,10 +12,10 @@ import time
 import pytest
 from etils import epath
 
-from dual_encoder import workdir
 from dual_encoder.errors import UserError
+from dual_encoder.workdir import folder as workdir
 
-HOLDER = ("import sys, time\nfrom etils import epath\nfrom dual_encoder import workdir\n"
+HOLDER = ("import sys, time\nfrom etils import epath\nfrom dual_encoder.workdir import folder as workdir\n"
           "with workdir.claim(epath.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(600)\n")
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.raster import Raster
 from dual_encoder.errors import UserError, nearest
-from dual_encoder.sensors import IGNORED, SensorSpec, sensor
+from dual_encoder.imagery.raster import Raster
+from dual_encoder.imagery.sensors import IGNORED, SensorSpec, sensor
 
 NAME = "geotiff.json"
 COLUMN = "column"

@@ -18,12 +18,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from data_prep import raster
 from data_prep.importers import Entry, Reject
-from data_prep.radiometry import db_to_int16, remove_s2_offset
 from data_prep.record import UNKNOWN_TIME, Pair, Tile
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import IGNORED, SENSORS
+from dual_encoder.imagery import raster
+from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
+from dual_encoder.imagery.sensors import IGNORED, SENSORS
 
 SIZE = 256
 SENSORS_OF = {"s1": ("s1_grd",), "s2": ("s2_l1c",)}  # feature -> sensors that the family has

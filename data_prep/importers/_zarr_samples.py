@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from data_prep.importers import Reject
-from data_prep.radiometry import db_to_int16
 from data_prep.zarr_zip import SUFFIX, ZarrZip, tar_members
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SensorSpec
+from dual_encoder.imagery.radiometry import db_to_int16
+from dual_encoder.imagery.sensors import SensorSpec
 
 SPLITS = {"train": "train", "val": "validation"}  # folder -> name of the split
 PRODUCTS = {"s1_grd": "S1GRD", "s1_rtc": "S1RTC", "s2_l1c": "S2L1C", "s2_l2a": "S2L2A"}  # sensor -> folder

@@ -33,14 +33,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from data_prep import raster
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
 from data_prep.importers import _bigearthnet_tables as tables
 from data_prep.importers._bigearthnet_lmdb import Lmdbs
-from data_prep.radiometry import db_to_int16, remove_s2_offset, upsample_native
 from data_prep.record import Pair, Tile
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import IGNORED, SENSORS
+from dual_encoder.imagery import raster
+from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset, upsample_native
+from dual_encoder.imagery.sensors import IGNORED, SENSORS
 
 SIZE = 120
 CORINE_LEVEL_1 = ("artificial surfaces", "agricultural areas", "forest and semi-natural areas", "wetlands",

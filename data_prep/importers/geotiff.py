@@ -52,15 +52,15 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import raster
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
 from data_prep.importers import _geotiff_json as geotiff_json
 from data_prep.importers import _geotiff_rows as geotiff_rows
 from data_prep.importers._geotiff_json import COLUMN, NAME
-from data_prep.radiometry import db_to_int16, linear_to_db, remove_s2_offset, upsample_native
 from data_prep.record import Pair, Tile
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import IGNORED
+from dual_encoder.imagery import raster
+from dual_encoder.imagery.radiometry import db_to_int16, linear_to_db, remove_s2_offset, upsample_native
+from dual_encoder.imagery.sensors import IGNORED
 
 
 class Importer:

@@ -32,14 +32,14 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import raster
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
 from data_prep.pairing import acquisition_time, nearest_in_time
-from data_prep.radiometry import db_to_int16, linear_to_db, remove_s2_offset, upsample_native
 from data_prep.record import Pair
-from data_prep.s2_offset import detect_s2_offset
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery import raster
+from dual_encoder.imagery.radiometry import db_to_int16, linear_to_db, remove_s2_offset, upsample_native
+from dual_encoder.imagery.s2_offset import detect_s2_offset
+from dual_encoder.imagery.sensors import SENSORS
 
 SIZE = 1068
 _SOURCES = {"s1_rtc": "Core-S1RTC", "s2_l2a": "Core-S2L2A", "s2_l1c": "Core-S2L1C"}

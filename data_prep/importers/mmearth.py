@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
-from data_prep.radiometry import db_to_int16, remove_s2_offset
 from data_prep.record import UNKNOWN_TIME, Pair
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
+from dual_encoder.imagery.sensors import SENSORS
 
 _SIZE = 128  # of the full data set; where there is a file, the file says it
 _S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B8A", "B08", "B09", "B10", "B11", "B12")

@@ -25,10 +25,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from data_prep.importers import LATEST_TIME, Entry, Layout, Reject, no_such_kind
-from data_prep.radiometry import db_to_int16
 from data_prep.record import Pair, Tile
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SensorSpec, sensor
+from dual_encoder.imagery.radiometry import db_to_int16
+from dual_encoder.imagery.sensors import SensorSpec, sensor
 
 _IMAGES = ("s1", "s1_cdb", "s2", "label")  # the large ones
 _TEXT, _DEGREES, _TIME = ("Uiu", "text"), ("fiu", "degrees"), ("iu", "integers, Unix seconds")  # kinds of dtype

@@ -18,12 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from data_prep import raster
 from data_prep.importers import Entry, Layout, Reject
-from data_prep.radiometry import db_to_int16, remove_s2_offset
 from data_prep.record import UNKNOWN_TIME, Pair, Tile
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import IGNORED, SENSORS
+from dual_encoder.imagery import raster
+from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
+from dual_encoder.imagery.sensors import IGNORED, SENSORS
 
 _LAYERS = {"s1": "S1Hand", "s2": "S2Hand"}
 _SPLITS = {"train": "train", "valid": "validation", "test": "test", "bolivia": "bolivia"}

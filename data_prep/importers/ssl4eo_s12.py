@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import raster
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
 from data_prep.pairing import acquisition_time, nearest_in_time
-from data_prep.radiometry import db_to_int16, remove_s2_offset, upsample_native
 from data_prep.record import Pair
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import sensor
+from dual_encoder.imagery import raster
+from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset, upsample_native
+from dual_encoder.imagery.sensors import sensor
 
 SIZE = 264
 _FOLDERS = {"s1_grd": "s1", "s2_l2a": "s2a", "s2_l1c": "s2c"}

@@ -22,12 +22,12 @@ from data_prep.importers import Entry, Layout, Reject, no_such_kind
 from data_prep.importers import _zarr_samples as zarr_samples
 from data_prep.importers._zarr_samples import PRODUCTS, SPLITS, Ref
 from data_prep.importers.ssl4eo_s12 import pair_dates
-from data_prep.radiometry import remove_s2_offset
 from data_prep.record import Pair
-from data_prep.s2_offset import OFFSET
 from data_prep.zarr_zip import ZarrZip
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import sensor
+from dual_encoder.imagery.radiometry import remove_s2_offset
+from dual_encoder.imagery.s2_offset import OFFSET
+from dual_encoder.imagery.sensors import sensor
 
 SIZE = 264
 

@@ -10,9 +10,10 @@ Samples that lack a product are counted in a line; an example tile that lacks on
 one date each, four to a place that `sample` names. Tiles take the land cover of LULC: that of ESRI,
 with cloud and snow of the S2 image's date drawn in.
 
-Traps. (1) Whether S2 values carry the +1000 offset differs from image to image: see data_prep/s2_offset.py. (2) Until
-March 2026 S1GRD stood beside S2 of other seasons; times come from file_id where there is one, so that a limit on the
-time between the images (--max-gap-days) finds such pairs in old copies. (3) Land cover 0 is no data.
+Traps. (1) Whether S2 values carry the +1000 offset differs from image to image: see
+dual_encoder/imagery/s2_offset.py. (2) Until March 2026 S1GRD stood beside S2 of other seasons; times come from file_id
+where there is one, so that a limit on the time between the images (--max-gap-days) finds such pairs in old copies.
+(3) Land cover 0 is no data.
 """
 
 import contextlib
@@ -22,17 +23,17 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from data_prep import raster
 from data_prep.importers import Entry, Layout, Reject
 from data_prep.importers import _zarr_samples as zarr_samples
 from data_prep.importers._zarr_samples import PRODUCTS, SPLITS
 from data_prep.pairing import acquisition_time
-from data_prep.radiometry import db_to_int16, remove_s2_offset
 from data_prep.record import UNKNOWN_TIME, Pair, Tile
-from data_prep.s2_offset import detect_s2_offset
 from data_prep.zarr_zip import ZarrZip
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import IGNORED, SensorSpec, sensor
+from dual_encoder.imagery import raster
+from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
+from dual_encoder.imagery.s2_offset import detect_s2_offset
+from dual_encoder.imagery.sensors import IGNORED, SensorSpec, sensor
 
 SIZE, TILE_SIZE = 264, 224
 CLASSES = ("no data", "water", "trees", "flooded vegetation", "crops", "built area", "bare ground", "snow or ice",
@@ -54,8 +55,8 @@ class Importer:
                                    "SSL4EO-S12 v1.1; contains modified Copernicus Sentinel data",
                     "notes": "S1 in dB, rounded to float16, gaps filled by their neighbours; bands of 20 m and 60 m "
                              "repeated to 10 m; the S2 offset is told from the pixels of each image "
-                             "(data_prep/s2_offset.py); cloud is the thin and thick cloud of the patch's own mask "
-                             "(SEnSeI v2); land cover is that of ESRI, not checked by people"})
+                             "(dual_encoder/imagery/s2_offset.py); cloud is the thin and thick cloud of the patch's "
+                             "own mask (SEnSeI v2); land cover is that of ESRI, not checked by people"})
 
     def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str]):
         specs = {feature: sensor(name) for feature, name in sensors.items()}

@@ -2,11 +2,11 @@
 
 import tensorflow_datasets as tfds
 
-from data_prep import building
-from data_prep.builder_config import make_config
+from data_prep.build import builder
+from data_prep.build.config import make_config
 
 
-class Builder(building.ShardBuilder):
+class Builder(builder.ShardBuilder):
     """Tiles; one config per importer with fixed sensors, others by JSON kwargs or `python -m data_prep build`."""
 
     KIND = "tiles"

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from dual_encoder.errors import UserError
-from dual_encoder.quicklook import grid, image_to_rgb
-from dual_encoder.sensors import SensorSpec
+from dual_encoder.imagery.pictures import grid, image_to_rgb
+from dual_encoder.imagery.sensors import SensorSpec
 
 _RECALL_AT = (1, 5, 10)
 _TIE = 1e-6  # resolution of a float32 cosine: closer ones are equal, whatever the order of the sums was

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from dual_encoder.errors import UserError
-from dual_encoder.quicklook import grid, image_to_rgb, label_to_rgb
-from dual_encoder.sensors import IGNORED, SensorSpec
+from dual_encoder.imagery.pictures import grid, image_to_rgb, label_to_rgb
+from dual_encoder.imagery.sensors import IGNORED, SensorSpec
 
 _TILE = 192  # pixels of a panel
 

@@ -5,9 +5,9 @@
 
 import argparse
 
-from dual_encoder.checkpoint import load_model
 from dual_encoder.errors import exit_on_user_error
-from dual_encoder.export.timm_folder import export
+from dual_encoder.export.timm import export
+from dual_encoder.workdir.checkpoint import load_model
 
 
 def main() -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dual_encoder.export.loading import how_to_load
-from dual_encoder.sensors import SensorSpec
+from dual_encoder.export.card_code import how_to_load
+from dual_encoder.imagery.sensors import SensorSpec
 
 if TYPE_CHECKING:
-    from dual_encoder.checkpoint import LoadedModel
+    from dual_encoder.workdir.checkpoint import LoadedModel
 
 def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any]) -> str:
     """Returns the card of one encoder as Markdown.

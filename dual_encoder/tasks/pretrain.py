@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dual_encoder.augment import augment, normalise, record_keys
+from dual_encoder.augment import augment, record_keys
 from dual_encoder.config import PretrainConfig
+from dual_encoder.data.records import Records
 from dual_encoder.evaluation.retrieval import one_per_location, retrieval_gallery, retrieval_scores, top_matches
-from dual_encoder.input import Records
+from dual_encoder.imagery.normalise import normalise
+from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.losses.objective import clamp, objective, scalars, views
 from dual_encoder.models.dual_encoder import DualEncoder
-from dual_encoder.sensors import SensorSpec
 from dual_encoder.tasks.micro_batches import in_micro_batches
 
 _GALLERY_ROWS = 8

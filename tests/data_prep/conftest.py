@@ -14,9 +14,9 @@ import pyarrow.parquet
 import pytest
 import safetensors.numpy
 
-from data_prep import manifest
-from dual_encoder.sensors import SENSORS
-from dual_encoder.tfrecord import masked_crc32c
+from data_prep.build import manifest
+from dual_encoder.data.tfrecord import masked_crc32c
+from dual_encoder.imagery.sensors import SENSORS
 
 ROOT = pathlib.Path(__file__).parents[2]
 S2_BANDS = SENSORS["s2_l2a"].bands

@@ -13,11 +13,12 @@ import pytest
 import rasterio
 import safetensors.numpy
 
-from data_prep import raster, record, sample
+from data_prep import record, sample
 from data_prep.importers import Entry, Reject, bigearthnet, npz
 from data_prep.importers import _bigearthnet_tables as tables
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery import raster
+from dual_encoder.imagery.sensors import SENSORS
 
 BOTH = ("s1", "s2")
 SPECS = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]}

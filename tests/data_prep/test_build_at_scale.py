@@ -12,13 +12,14 @@ import time
 import numpy as np
 import pytest
 
-from data_prep import building, shards
-from data_prep.builder_config import make_config
+from data_prep.build import builder, shards
+from data_prep.build.config import make_config
 from data_prep.importers import npz
 from data_prep.record import Pair, cut
 from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
-from dual_encoder.sensors import SENSORS
-from dual_encoder.tfrecord import ShardedRecords, load_info
+from dual_encoder.data.manifest import load_info
+from dual_encoder.data.tfrecord import ShardedRecords
+from dual_encoder.imagery.sensors import SENSORS
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPECS = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]}
@@ -230,7 +231,7 @@ def test_misfit_images_are_rejected_before_they_are_cut(cli, tmp_path, monkeypat
 
     monkeypatch.setattr(npz.Importer, "read", other_sizes)
     config = make_config("npz", "pairs", raw=raw, size=8, name="cut")
-    Builder.of(config, tmp_path).build(raw, building.How())
+    Builder.of(config, tmp_path).build(raw, builder.How())
     folder = data_folder(tmp_path, "cut")
     rows = {row["id"]: row["reason"] for row in map(json.loads, (folder / "rejected.jsonl").read_text().splitlines())}
     assert list(rows) == ["r001", "r002", "r003"] and rows["r003"] == "ZeroDivisionError: oops"
@@ -271,24 +272,24 @@ def test_full_disk_is_one_line_and_the_rerun_completes(reference, tmp_path):
 
 def test_too_little_space_is_told_before_the_work(tmp_path, monkeypatch, capsys):
     raw = write_raw(tmp_path / "raw")
-    free = building.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(building.shutil, "disk_usage", lambda path: free)
-    with pytest.raises(building.UserError, match=r"the shards need 0.0 GB, the disk of .* has 0.0 GB free; make room"):
-        Builder(data_dir=tmp_path, config=_config(raw)).build(raw, building.How())
+    free = builder.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(builder.shutil, "disk_usage", lambda path: free)
+    with pytest.raises(builder.UserError, match=r"the shards need 0.0 GB, the disk of .* has 0.0 GB free; make room"):
+        Builder(data_dir=tmp_path, config=_config(raw)).build(raw, builder.How())
 
 
 def test_a_second_build_is_kept_out(tmp_path, monkeypatch):
     raw = write_raw(tmp_path / "raw")
     first, second = (Builder(data_dir=tmp_path, config=_config(raw)) for _ in range(2))
-    run = building.workers.run
+    run = builder.workers.run
 
     def while_building(*arguments):
-        with pytest.raises(building.UserError, match="another build is at work"):
-            second.build(raw, building.How())
+        with pytest.raises(builder.UserError, match="another build is at work"):
+            second.build(raw, builder.How())
         return run(*arguments)
 
-    monkeypatch.setattr(building.workers, "run", while_building)
-    first.build(raw, building.How())
+    monkeypatch.setattr(builder.workers, "run", while_building)
+    first.build(raw, builder.How())
     assert first.is_prepared()
 
 
@@ -348,7 +349,7 @@ import pathlib, sys
 import numpy as np
 from tensorflow_datasets.core import example_serializer
 from data_prep import shards
-from data_prep.builder_config import make_config
+from data_prep.build.config import make_config
 from data_prep.importers import npz
 from data_prep.importers import npz
 from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder

@@ -6,14 +6,17 @@ import shutil
 import numpy as np
 import pytest
 
-from data_prep import builder_config, building, importers, radiometry, shards
+from data_prep import importers
+from data_prep.build import config, shards
+from data_prep.build.selection import Filters, hashed_split
 from data_prep.importers import bigearthnet
 from data_prep.record import Pair
 from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
-from data_prep.selection import Filters, hashed_split
+from dual_encoder.data.manifest import load_info
+from dual_encoder.data.tfrecord import ShardedRecords
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
-from dual_encoder.tfrecord import ShardedRecords, load_info
+from dual_encoder.imagery import radiometry
+from dual_encoder.imagery.sensors import SENSORS
 
 LOAD_WITH_TFDS = """
 import sys
@@ -39,7 +42,7 @@ cli_utils.make_flags_parser(build.Args, description='')(['tfds', *sys.argv[1:]])
 # Configurations
 
 def test_names_of_configs_tell_their_options():
-    names = [builder_config.make_config("sen1floods11", "tiles", **options).name for options in (
+    names = [config.make_config("sen1floods11", "tiles", **options).name for options in (
         {}, {"sensors": ("s2", "s1")}, {"split_by": "area"}, {"labels": "water_weak"}, {"size": 128}, {"size": 512},
         {"name": "mine"})]
     assert names == ["sen1floods11", "sen1floods11_s1_s2", "sen1floods11_by_area", "sen1floods11_water_weak",
@@ -55,22 +58,22 @@ def test_names_of_configs_tell_their_options():
 ])
 def test_bad_options_are_named(options, message):
     with pytest.raises(UserError, match=message):
-        builder_config.make_config("bigearthnet", "pairs", **options)
+        config.make_config("bigearthnet", "pairs", **options)
 
 
 def test_config_by_json_needs_its_fields():
     with pytest.raises(UserError, match="config 'x' has importer='npz' sensors={} size=0; give"):
-        builder_config.Config(name="x", importer="npz")
+        config.Config(name="x", importer="npz")
     with pytest.raises(UserError, match="did you mean 'npz'"):
-        builder_config.Config(name="x", importer="nzp", sensors={"s1": "s1_grd"}, size=8)
+        config.Config(name="x", importer="nzp", sensors={"s1": "s1_grd"}, size=8)
     with pytest.raises(UserError, match="split_by='place'"):
-        builder_config.Config(name="x", importer="npz", sensors={"s1": "s1_grd"}, size=8, split_by="place")
+        config.Config(name="x", importer="npz", sensors={"s1": "s1_grd"}, size=8, split_by="place")
 
 
 def test_manifest_tells_every_choice():
-    config = builder_config.make_config("sen1floods11", "pairs", size=256, split_by="area", block_degrees=2,
+    made = config.make_config("sen1floods11", "pairs", size=256, split_by="area", block_degrees=2,
                                         labels="water_weak", filters=Filters(max_gap_days=3, min_valid=0.5))
-    source = config.facts()["source"]
+    source = made.facts()["source"]
     assert source["patches"] == "256 px, cut from 512 px" and source["split_by"] == "area"
     assert source["filters"] == "max_gap_days=3 min_valid=0.5" and source["labels"] == "water_weak"
 
@@ -252,7 +255,7 @@ def test_bad_commands_end_with_one_line(cli, tmp_path, arguments, message):
 @pytest.mark.slow
 def test_plain_tfds_build_gives_the_same_folder(built, python, mini_sets, real_data, tmp_path):
     folder, _ = built
-    package = building.__file__.removesuffix("building.py")
+    package = importers.__file__.removesuffix("importers/__init__.py")
     process = python("-c", TFDS_BUILD, f"{package}s1s2_pairs", "--config=bigearthnet", f"--manual_dir={mini_sets}",
                      f"--data_dir={tmp_path}")
     assert process.returncode == 0, process.stderr

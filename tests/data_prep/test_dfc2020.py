@@ -11,7 +11,7 @@ import rasterio
 from data_prep import record
 from data_prep.importers import Entry, Reject, dfc2020
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery.sensors import SENSORS
 
 SPECS = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l1c"]}
 LAYERS = {"s1": (2, np.float64), "s2": (13, np.uint16), "dfc": (1, np.int32)}

@@ -15,7 +15,7 @@ from affine import Affine
 from data_prep import importers, record
 from data_prep.importers import Entry, Reject
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS, sensor
+from dual_encoder.imagery.sensors import SENSORS, sensor
 
 S2_BANDS = SENSORS["s2_l2a"].bands
 S1 = {"bands": ["VV", "VH"], "unit": "dB", "product": "grd"}

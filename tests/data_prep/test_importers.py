@@ -12,7 +12,7 @@ from PIL import Image
 from data_prep import importers, record
 from data_prep.importers import Entry, Reject
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS, sensor
+from dual_encoder.imagery.sensors import SENSORS, sensor
 
 BOTH = ("s1", "s2")
 

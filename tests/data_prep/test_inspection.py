@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import inspection
-from dual_encoder import quicklook
+from data_prep.look import inspection
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery import pictures
+from dual_encoder.imagery.sensors import SENSORS
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def test_contact_sheet_shows_the_records(report):
         sheet = np.asarray(image)
     tile, gap = 192, 4
     assert sheet.shape == (3 * (tile + gap) + gap, 8 * (tile + gap) + gap, 3)
-    first = quicklook.image_to_rgb(images["s2"][0], SENSORS["s2_l2a"]).repeat(24, 0).repeat(24, 1)
+    first = pictures.image_to_rgb(images["s2"][0], SENSORS["s2_l2a"]).repeat(24, 0).repeat(24, 1)
     np.testing.assert_array_equal(sheet[gap + 196:gap + 196 + tile, gap:gap + tile], first)
-    last = quicklook.label_to_rgb(images["label"][8]).repeat(24, 0).repeat(24, 1)
+    last = pictures.label_to_rgb(images["label"][8]).repeat(24, 0).repeat(24, 1)
     np.testing.assert_array_equal(sheet[gap + 392:gap + 392 + tile, gap + 7 * 196:gap + 7 * 196 + tile], last)
 
 

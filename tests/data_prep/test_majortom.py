@@ -15,7 +15,7 @@ from affine import Affine
 from data_prep import importers, record
 from data_prep.importers import Reject, majortom
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS, sensor
+from dual_encoder.imagery.sensors import SENSORS, sensor
 
 L2A, L1C = {"s1": "s1_rtc", "s2": "s2_l2a"}, {"s1": "s1_rtc", "s2": "s2_l1c"}
 COARSE = {"B01": 6, "B09": 6, "B10": 6} | dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 2)

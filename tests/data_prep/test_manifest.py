@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from data_prep import manifest
+from data_prep.build import manifest
+from dual_encoder.data.manifest import load_info
+from dual_encoder.data.tfrecord import ShardedRecords
 from dual_encoder.errors import UserError
-from dual_encoder.tfrecord import ShardedRecords, load_info
 
 
 def test_written_index_reads_every_record(tiny):

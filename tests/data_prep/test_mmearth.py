@@ -9,7 +9,7 @@ import pytest
 from data_prep import importers, record
 from data_prep.importers import Entry, Reject
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS, sensor
+from dual_encoder.imagery.sensors import SENSORS, sensor
 
 # As in the authors' code, in their spelling.
 S2 = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8A", "B8", "B9", "B10", "B11", "B12"]

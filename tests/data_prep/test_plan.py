@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from data_prep import plan
+from data_prep.build import plan
+from data_prep.build.selection import Filters
 from data_prep.importers import Entry, Reject
-from data_prep.selection import Filters
 from dual_encoder.errors import UserError
 
 

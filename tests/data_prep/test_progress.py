@@ -2,16 +2,16 @@
 
 import re
 
-from data_prep import progress
+from dual_encoder import console
 
 
 def run(capsys, monkeypatch, counts, seconds, total=100):
     """Shows `counts` one after another, `seconds` apart on a clock of ours; returns the lines."""
     clock = iter(range(1000))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) * seconds)
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock) * seconds)
     values = iter([counts[0], *counts])
-    shown = progress.Progress("records", total, lambda: next(values))
-    shown._start, shown._first = progress.time.monotonic(), next(values)
+    shown = console.Progress("records", total, lambda: next(values))
+    shown._start, shown._first = console.time.monotonic(), next(values)
     for _ in counts:
         shown._show()
     return capsys.readouterr().out.splitlines()
@@ -37,7 +37,7 @@ def test_long_work_is_told_in_hours(capsys, monkeypatch):
 
 def test_the_end_is_shown_once(capsys):
     done = [0, 0]
-    with progress.Progress("records", 3, lambda: (*done, "")):
+    with console.Progress("records", 3, lambda: (*done, "")):
         done[:] = 3, 30
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 and re.match(r"3/3 records  \d+ records/s  \d+\.\d MB/s  ETA 0:00", lines[0])

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from data_prep import radiometry
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery import radiometry
+from dual_encoder.imagery.sensors import SENSORS
 
 
 def test_linear_to_db():

@@ -7,9 +7,9 @@ import pytest
 import rasterio
 from affine import Affine
 
-from data_prep import raster
-from data_prep.raster import Grid
 from dual_encoder.errors import UserError
+from dual_encoder.imagery import raster
+from dual_encoder.imagery.raster import Grid
 
 UTM = rasterio.crs.CRS.from_epsg(32632)
 NORTH_UP = Affine(10, 0, 600000, 0, -10, 5200000)

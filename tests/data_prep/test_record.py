@@ -8,7 +8,7 @@ import pytest
 
 from data_prep import record
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery.sensors import SENSORS
 
 SPECS = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]}
 

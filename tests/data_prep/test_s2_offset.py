@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import rasterio
 
-from data_prep.s2_offset import detect_s2_offset
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery.s2_offset import detect_s2_offset
+from dual_encoder.imagery.sensors import SENSORS
 
 L1C, L2A = SENSORS["s2_l1c"].bands, SENSORS["s2_l2a"].bands
 

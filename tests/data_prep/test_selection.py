@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
+from data_prep.build.selection import Filters, area, hashed_split
 from data_prep.importers import Entry
 from data_prep.record import Pair
-from data_prep.selection import Filters, area, hashed_split
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery.sensors import SENSORS
 
 DAY = 86400
 

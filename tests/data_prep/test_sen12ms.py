@@ -12,7 +12,7 @@ from data_prep import record
 from data_prep.importers import Entry, Reject, sen12ms
 from data_prep.importers import _sen12ms_patches as patches
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery.sensors import SENSORS
 
 SPECS = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l1c"]}
 LAYERS = {"s1": (2, np.float32), "s2": (13, np.uint16), "lc": (4, np.uint8)}

@@ -10,7 +10,7 @@ import rasterio
 from data_prep import record
 from data_prep.importers import Entry, Reject, sen12ms_cr
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery.sensors import SENSORS
 
 SPECS = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l1c"]}
 NAMES = ("ROIs1970_fall_139_p839", "ROIs2017_winter_112_p797")

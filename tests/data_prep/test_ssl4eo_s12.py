@@ -10,9 +10,9 @@ import rasterio
 
 from data_prep import record
 from data_prep.importers import Entry, Reject, ssl4eo_s12
-from data_prep.s2_offset import detect_s2_offset
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery.s2_offset import detect_s2_offset
+from dual_encoder.imagery.sensors import SENSORS
 
 S1_NAMES = ("S1A_IW_GRDH_1SDV_20200510T174031_20200510T174056_032506_03C3BC_30A2",
             "S1A_IW_GRDH_1SDV_20210210T174036_20210210T174101_036531_044A3A_3DC8",

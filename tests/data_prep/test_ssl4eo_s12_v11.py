@@ -10,7 +10,7 @@ import rasterio
 from data_prep import record
 from data_prep.importers import Entry, Reject, ssl4eo_s12_v11
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery.sensors import SENSORS
 from tests.data_prep.zarr_writing import write_tar, zarr_zip
 
 # In the order of names, as the products were written: not that of time (issue 4 of the data set's repository).

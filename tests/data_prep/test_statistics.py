@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from data_prep import statistics
+from data_prep.look import statistics
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SensorSpec
+from dual_encoder.imagery.sensors import SensorSpec
 
 
 def test_compute_equals_numpy_over_all_valid_pixels(tiny):
@@ -53,7 +53,7 @@ def test_stats_command_writes_json_for_the_trainer(tiny, cli, tmp_path):
 
 
 def test_band_of_one_value_is_refused():
-    from dual_encoder.sensors import SENSORS
+    from dual_encoder.imagery.sensors import SENSORS
 
     moments = statistics.Moments.of(np.full((10, 2), 7.0))
     with pytest.raises(UserError, match="band VV of 's1_grd' has one value in all 10 pixels"):

@@ -11,7 +11,7 @@ import rasterio
 from data_prep import record
 from data_prep.importers import Entry, Reject, terramesh
 from dual_encoder.errors import UserError
-from dual_encoder.sensors import SENSORS
+from dual_encoder.imagery.sensors import SENSORS
 from tests.data_prep.zarr_writing import write_tar, zarr_zip
 
 RTC, GRD = {"s1": "s1_rtc", "s2": "s2_l2a"}, {"s1": "s1_grd", "s2": "s2_l2a"}

@@ -1,0 +1,253 @@
+"""What both TFDS builders share: the way from a raw folder to a finished data set."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_prep import importers
+from data_prep.build import manifest, plan, shards, workers
+from data_prep.build.config import Config
+from data_prep.pairing import GapHistogram
+from dual_encoder.storage import atomic, lock
+from dual_encoder.errors import UserError
+
+REJECTED = "rejected.jsonl"
+ASKED = "build.json"  # what decided the bytes
+_TEXTS = ("licence", "attribution", "notes")  # of a data set; a later version may word them in another way
+_OVERHEAD = 512  # bytes of a record beside its tensors, more or less
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How a build is done; it changes no byte of the result except through `shards`.
+
+    Attributes:
+      workers: processes of this machine.
+      shards: number of shards of each split; 0 = as TFDS chooses (64 MiB to 1 GiB each).
+      max_rejected: more unusable records stop the build; -1 = 10, or 1 % of the entries where that is more.
+      beam: options of a Beam pipeline to use instead of workers; None = no Beam.
+    """
+
+    workers: int = 1
+    shards: int = 0
+    max_rejected: int = -1
+    beam: Sequence[str] | None = None
+
+
+class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):
+    """A TFDS builder that writes with our own workers. Subclasses set KIND, VERSION and configs.
+
+    A build lives in <config folder>/incomplete.<version>/ until it is finished: data/ (shards), notes/ (on finished
+    shards), plan/. The same command goes on where a killed one stopped.
+    """
+
+    KIND = ""  # 'pairs' or 'tiles'
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    Name the raw data's folder with --manual_dir. Its layout is in the docstring of data_prep/importers/<importer>.py.
+    """
+
+    @classmethod
+    def of(cls, config: Config, data_dir: str) -> "ShardBuilder":
+        """Returns a builder of any config, also of one that bears the name of another in BUILDER_CONFIGS."""
+        only = type(cls.__name__, (cls,), {"name": cls.name, "BUILDER_CONFIGS": [config], "__module__": cls.__module__},
+                    skip_registration=True)
+        return only(data_dir=data_dir, config=config.name)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config: Config = self.builder_config
+        features: dict[str, Any] = {
+            name: _tensor((config.size, config.size, len(spec.bands)), spec.dtype)
+            for name, spec in config.specs.items()}
+        if self.KIND == "tiles":
+            features["label"] = _tensor((config.size, config.size), "uint8")
+        tensors = {name: {"dtype": np.dtype(feature.np_dtype).name, "shape": list(feature.shape)}
+                   for name, feature in features.items()}
+        features |= {name: tfds.features.Text() for name in shards.TEXTS}
+        features |= {name: tfds.features.Scalar(np.int64) for name in shards.INTEGERS}
+        features |= {name: tfds.features.Scalar(np.float32) for name in shards.FLOATS}
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict({manifest.FACTS: {
+                "name": self.name, "config": config.name, "version": str(self.version), "tensors": tensors,
+                **config.facts()}}))
+
+    def _download_and_prepare(self, dl_manager, download_config) -> None:
+        raise NotImplementedError("download_and_prepare is overridden as a whole")
+
+    def download_and_prepare(self, *, download_dir=None, download_config=None, file_format=None, **_: Any) -> None:
+        """What `tfds build` calls: builds from download_config.manual_dir, by Beam where its options are given."""
+        if str(file_format or "tfrecord").split(".")[-1].lower() != "tfrecord":
+            raise UserError(f"--file_format={file_format}: these builders write tfrecord only; leave the option out")
+        options = download_config or tfds.download.DownloadConfig()
+        beam = options.beam_options.get_all_options(drop_default=True) if options.beam_options else None
+        raw = options.manual_dir or os.path.join(download_dir or self._data_dir_root, "manual")
+        self.build(pathlib.Path(raw), How(
+            shards=options.num_shards or 0,
+            beam=None if beam is None else [f"--{name}={value}" for name, value in beam.items()]))
+
+    def build(self, raw: pathlib.Path, how: How) -> None:
+        """Builds the data set from the raw folder, or goes on with a build that was stopped.
+
+        Raises:
+          UserError: raw data that gives nothing, too many unusable records, a full disk, another build at work.
+        """
+        facts = self._facts(raw, how)
+        final = pathlib.Path(self.data_path)
+        work = final.parent / f"incomplete.{final.name}"
+        if not self.is_prepared():
+            work.mkdir(parents=True, exist_ok=True)
+            with _alone(work):
+                if not self.is_prepared():  # another build may just have ended
+                    self._build(raw, how, facts, work, final)
+        built = json.loads((final / ASKED).read_text())
+        if other := _differences(built, facts):
+            raise UserError(f"'{final}' was built otherwise: {other}; give another --name")
+        shutil.rmtree(work, ignore_errors=True)
+        self.info.read_from_directory(final)
+
+    def _build(self, raw: pathlib.Path, how: How, facts: dict[str, Any], work: pathlib.Path, final: pathlib.Path
+               ) -> None:
+        for name in ("data", "notes", "plan"):
+            (work / name).mkdir(exist_ok=True)
+        for leftover in work.glob("*/.*.tmp"):  # of a killed worker
+            leftover.unlink()
+        (work / "faults.jsonl").unlink(missing_ok=True)
+        made = self._plan(work, raw, facts)
+        job = self._job(work / "data", raw, facts["kind"], made, how)
+        _check_space(job, made, self._record_bytes())
+        run = workers.run(job, made, how.workers) if how.beam is None else workers.run_beam(job, made, how.beam)
+        self._finish(job, made, run)
+        (work / "data").rename(final)
+
+    def _facts(self, raw: pathlib.Path, how: How) -> dict[str, Any]:
+        """Returns what decides the bytes: a build that was stopped or finished is only gone on with when they agree."""
+        config: Config = self.builder_config
+        return {"raw": str(raw.resolve()), "kind": "pairs" if config.labels else self.KIND, "shards": how.shards,
+                "sensors": dict(config.sensors), "size": config.size, "block_degrees": config.block_degrees,
+                **config.facts()["source"]}
+
+    def _plan(self, work: pathlib.Path, raw: pathlib.Path, facts: dict[str, Any]) -> plan.Plan:
+        config: Config = self.builder_config
+        made = plan.load(work / "plan")
+        started = any((work / "notes").iterdir())
+        if made and started and (other := _differences(made.facts, facts)):
+            raise UserError(f"'{work}' is a build that was stopped and differs: {other}; repeat its options, delete "
+                            "that folder, or give another --name")
+        if made and started:
+            print(f"going on with a build that was stopped, by the list of raw files that it made: {work}", flush=True)
+            return made
+        patches = (config.raw_size // config.size) ** 2
+
+        def count_shards(entries: int) -> int:
+            count = facts["shards"] or tfds.core.utils.shard_utils.ShardConfig().get_number_shards(
+                entries * patches * self._record_bytes(), entries)
+            return min(count, entries)
+
+        importer = importers.load(config.importer)(raw, facts["kind"], config.sensors)
+        return plan.make(work / "plan", importer.entries(), facts, split_by=config.split_by, filters=config.filters,
+                         block_degrees=config.block_degrees, count_shards=count_shards)
+
+    def _job(self, folder: pathlib.Path, raw: pathlib.Path, kind: str, made: plan.Plan, how: How) -> shards.Job:
+        config: Config = self.builder_config
+        bound = how.max_rejected if how.max_rejected >= 0 else max(10, sum(made.entries.values()) // 100)
+        if made.faults > bound:
+            raise UserError(f"{made.faults} unusable entries while listing, more than {bound}; see "
+                            f"{made.folder / REJECTED}, mend the raw data or raise --max-rejected")
+        return shards.Job(importer=config.importer, raw=str(raw), kind=kind, sensors=dict(config.sensors),
+                          size=config.size, raw_size=config.raw_size, classes=config.classes,
+                          labels=config.labels, filters=config.filters, name=self.name, folder=os.fspath(folder),
+                          max_rejected=bound)
+
+    def _record_bytes(self) -> int:
+        facts = self.info.metadata[manifest.FACTS]["tensors"].values()
+        return _OVERHEAD + sum(int(np.prod(f["shape"])) * np.dtype(f["dtype"]).itemsize for f in facts)
+
+    def _finish(self, job: shards.Job, made: plan.Plan, notes: list[shards.Note]) -> None:
+        """Writes everything but the shards: index, rejected.jsonl, TFDS's files, the manifest; prints the summary."""
+        folder, tasks = pathlib.Path(job.folder), made.tasks()
+        rejected = (made.folder / REJECTED).read_text().splitlines()
+        rejected += [json.dumps(row) for note in notes for row in note.rejected]
+        (folder / REJECTED).unlink(missing_ok=True)
+        if rejected:
+            atomic.write(folder / REJECTED, ("\n".join(rejected) + "\n").encode())
+        if not sum(note.records for note in notes):
+            shutil.rmtree(folder.parent / "notes")  # the next run begins anew
+            raise UserError(f"no record is left of {sum(made.entries.values())} entries, see {folder / REJECTED}, the "
+                            f"first one because: {json.loads(rejected[0])['reason']}; check --raw and the filters")
+        splits = {split: [(task, note) for task, note in zip(tasks, notes, strict=True) if task.split == split]
+                  for split in made.entries}
+        splits = {split: parts for split, parts in splits.items() if sum(note.records for _, note in parts)}
+        for task in tasks:
+            if task.split not in splits:
+                job.shard(task).unlink(missing_ok=True)
+        template = tfds.core.ShardedFileTemplate(dataset_name=self.name, data_dir=folder, filetype_suffix="tfrecord")
+        self.info.set_splits(tfds.core.splits.SplitDict([
+            tfds.core.SplitInfo(name=split, shard_lengths=[note.records for _, note in parts],
+                                num_bytes=sum(note.bytes for _, note in parts),
+                                filename_template=template.replace(split=split))
+            for split, parts in splits.items()]))
+        facts = self.info.metadata[manifest.FACTS]
+        facts["source"]["split_by"] = made.split_by
+        self.info.write_to_directory(folder)
+        atomic.write(folder / ASKED, (json.dumps(made.facts, indent=1) + "\n").encode())
+        manifest.save(folder, dict(facts), {
+            split: [{"file": job.shard(task).name, "bytes": note.bytes, "records": note.records,
+                     "sha256": note.sha256} for task, note in parts] for split, parts in splits.items()},
+            {split: np.concatenate([note.index for _, note in parts]) for split, parts in splits.items()})
+        for line in _summary(notes, rejected, folder.parent.parent / folder.parent.name.removeprefix("incomplete.")):
+            print(line, flush=True)
+
+
+def _differences(built: dict[str, Any], asked: dict[str, Any]) -> str:
+    """Returns 'raw /a, not /b; size 120, not 60'; '' when nothing differs. Texts for people do not count."""
+    return "; ".join(f"{name} {built.get(name)}, not {asked.get(name)}" for name in {**built, **asked}
+                     if name not in _TEXTS and built.get(name) != asked.get(name))
+
+
+def _summary(notes: list[shards.Note], rejected: list[str], folder: pathlib.Path) -> Iterator[str]:
+    if rejected:
+        rows = [json.loads(row) for row in rejected]
+        faults = sum(row["kind"] == "fault" for row in rows)
+        yield f"{faults} unusable and {len(rows) - faults} filtered out, see {folder / REJECTED}"
+        for row in rows[:3]:
+            yield f"  {row['id']}: {row['reason']}"
+    gaps = GapHistogram()
+    seconds: dict[str, float] = {}
+    for note in notes:
+        gaps.merge(note.gaps)
+        for name, value in note.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + value
+    yield from gaps.lines()
+    total = max(sum(seconds.values()), 1e-9)
+    yield "time of the workers: " + ", ".join(f"{name} {value / total:.0%}" for name, value in seconds.items())
+
+
+def _check_space(job: shards.Job, made: plan.Plan, record_bytes: int) -> None:
+    left = sum(task.stop - task.start for task in made.tasks() if shards.finished(job, task) is None)
+    needed = left * (job.raw_size // job.size) ** 2 * record_bytes
+    free = shutil.disk_usage(job.folder).free
+    if free < needed:
+        raise UserError(f"the shards need {needed / 1e9:.1f} GB, the disk of '{job.folder}' has {free / 1e9:.1f} GB "
+                        "free; make room or give another --data_dir, then run the same command again")
+
+
+@contextlib.contextmanager
+def _alone(work: pathlib.Path) -> Iterator[None]:
+    """Keeps a second build out of a folder."""
+    with open(work / "lock", "w") as file:
+        if not lock.take(file):
+            raise UserError(f"another build is at work in '{work}'; wait for it or stop it")
+        yield
+
+
+def _tensor(shape: tuple[int, ...], dtype: str) -> tfds.features.Tensor:
+    # The default encoding stores integers as varints and builds 30x slower.
+    return tfds.features.Tensor(shape=shape, dtype=np.dtype(dtype).type, encoding=tfds.features.Encoding.BYTES)

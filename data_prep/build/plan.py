@@ -1,0 +1,188 @@
+"""The plan of a build: which entry goes into which shard, settled before the first pixel is read and kept on disk.
+
+<folder>/entries.jsonl      one JSON line per entry, in the importer's order (neighbours in the raw files together)
+<folder>/<split>.npy        int64, where in entries.jsonl the split's entries begin
+<folder>/rejected.jsonl     what was turned away while listing
+<folder>/plan.json          facts of the build, number of shards; written last
+
+Shards are contiguous parts of a split in that order, so that raw files are read in sequence, every container once per
+split. The training order is a permutation of all records (dual_encoder.input): the order on disk does not matter to it.
+"""
+
+import array
+import collections
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from data_prep.importers import Entry, Reject
+from data_prep.build.selection import Filters, area, hashed_split
+from dual_encoder.storage import atomic
+from dual_encoder.errors import UserError
+
+_ORDER = ("train", "validation", "test")
+_EVERY = 10.0  # seconds between lines of progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One shard: the entries [start, stop) of its split."""
+
+    split: str
+    shard: int
+    shards: int
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Attributes:
+      folder: where it lies.
+      facts: what was asked for; another build may go on only when it asks for the same.
+      entries: split -> number of entries.
+      shards: split -> number of shards.
+      faults: number of entries that were turned away as unusable while listing.
+      split_by: the rule that was really used, for the manifest.
+    """
+
+    folder: pathlib.Path
+    facts: Mapping[str, Any]
+    entries: Mapping[str, int]
+    shards: Mapping[str, int]
+    faults: int
+    split_by: str
+
+    def tasks(self) -> list[Task]:
+        """Returns the shards in order."""
+        return [Task(split, shard, count, shard * self.entries[split] // count,
+                     (shard + 1) * self.entries[split] // count)
+                for split, count in self.shards.items() for shard in range(count)]
+
+    def read(self, task: Task) -> Iterator[Entry]:
+        """Yields the entries of a shard."""
+        offsets = np.load(self.folder / f"{task.split}.npy", mmap_mode="r")[task.start:task.stop]
+        with open(self.folder / "entries.jsonl", "rb") as file:
+            for offset in offsets.tolist():
+                file.seek(offset)
+                yield Entry(**json.loads(file.readline()))
+
+
+def load(folder: pathlib.Path) -> Plan | None:
+    """Returns the plan in `folder`, None when there is no complete one."""
+    try:
+        return Plan(folder=folder, **json.loads((folder / "plan.json").read_text()))
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        return None
+
+
+def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping[str, Any], *, split_by: str,
+         block_degrees: float, filters: Filters, count_shards: Callable[[int], int]) -> Plan:
+    """Lists everything, filters it by what is known without pixels, splits it, and writes the plan.
+
+    Args:
+      folder: written to; must exist.
+      entries: of the importer.
+      facts: see `Plan`.
+      split_by: 'area': by hash of the spatial block of `block_degrees`, 80/10/10; 'source': the authors' splits where
+        any entry has one, by area otherwise. Entries that the authors put in no split are then left out.
+      filters: entries that they refuse are left out.
+      count_shards: number of entries of a split -> number of shards.
+
+    Raises:
+      UserError: nothing is left; the raw folder cannot be read.
+    """
+    starts = array.array("q")  # where the line of each entry begins
+    own_splits, area_splits = array.array("B"), array.array("B")  # numbers of the splits of each entry
+    names: dict[str, int] = {}
+    seen: set[int] = set()
+    turned_away = collections.Counter()
+    without_place = 0
+    with atomic.create(folder / "entries.jsonl") as lines, atomic.create(folder / "rejected.jsonl") as rejects:
+        def reject(name: str, kind: str, reason: str) -> None:
+            turned_away[kind] += 1
+            rejects.write(json.dumps({"id": name, "kind": kind, "stage": "list", "reason": reason}).encode() + b"\n")
+
+        for item in _with_progress(entries):
+            if isinstance(item, Reject):
+                reject(item.id, "fault", item.reason)
+                continue
+            digest = int.from_bytes(hashlib.blake2b(item.id.encode(), digest_size=8).digest(), "big")
+            if digest in seen:
+                reject(item.id, "fault", "the id occurs twice; the first one is kept")
+            elif reason := filters.refuse(item):
+                reject(item.id, "filter", reason)
+            else:
+                seen.add(digest)
+                starts.append(lines.size)
+                lines.write(json.dumps(dataclasses.asdict(item)).encode() + b"\n")
+                own_splits.append(names.setdefault(item.split, len(names)))
+                area_splits.append(names.setdefault(hashed_split(area(item, block_degrees)), len(names)))
+                without_place += math.isnan(item.lat) or math.isnan(item.lon)
+    own = split_by == "source" and any(number != names.get("") for number in set(own_splits))
+    if split_by == "source" and starts and not own:
+        print("the raw data has no splits: split by area instead", flush=True)
+    starts, chosen = np.array(starts, np.int64), np.array(own_splits if own else area_splits, np.int64)
+    if own and "" in names and (without := int((chosen == names[""]).sum())):
+        print(f"left out {without} of {len(starts)} entries that are in no split of the raw data (take them with "
+              "--split-by=area)", flush=True)
+    offsets = {name: starts[chosen == number] for name, number in names.items() if name}
+    counts = {name: len(offsets[name]) for name in sorted(offsets, key=_rank) if len(offsets[name])}
+    if not counts:
+        raise UserError(f"the raw folder gives no record: {_why(folder, turned_away)}; check --raw and the filters")
+    for name in counts:
+        file = io.BytesIO()
+        np.save(file, offsets[name])
+        atomic.write(folder / f"{name}.npy", file.getvalue())
+    plan = Plan(folder, facts, counts, {name: count_shards(count) for name, count in counts.items()},
+                turned_away["fault"], _rule(own, block_degrees, without_place, len(starts)))
+    values = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "folder"}
+    atomic.write(folder / "plan.json", json.dumps(values).encode())
+    summary = ", ".join(f"{split} {count}" for split, count in counts.items())
+    print(f"listed {sum(counts.values())} entries ({summary})"
+          + "".join(f", {count} turned away by {kind}" for kind, count in sorted(turned_away.items())), flush=True)
+    if not own:
+        print(f"split by {plan.split_by}", flush=True)
+    return plan
+
+
+def _with_progress(entries: Iterable[Entry | Reject]) -> Iterator[Entry | Reject]:
+    """Yields the entries with a line every few seconds; what cannot be read becomes a UserError."""
+    start = shown = time.monotonic()
+    try:
+        for count, item in enumerate(entries):
+            if (now := time.monotonic()) - shown > _EVERY:
+                shown = now
+                print(f"listing: {count} entries, {count / (now - start):.0f}/s", flush=True)
+            yield item
+    except OSError as error:
+        raise UserError(f"'{error.filename or 'the raw folder'}' cannot be read ({error.strerror or error}); mend it "
+                        "or its permissions, then run the same command again") from error
+
+
+def _rule(own: bool, block_degrees: float, without_place: int, count: int) -> str:
+    if own:
+        return "source"
+    if without_place == count:
+        return "area: the place or scene of each entry (coordinates are not known while listing)"
+    rule = f"area: blocks of {block_degrees:g} degrees"
+    return rule + (f"; {without_place} of {count} entries, without coordinates, by place" if without_place else "")
+
+
+def _rank(split: str) -> tuple[int, str]:
+    return (_ORDER.index(split) if split in _ORDER else len(_ORDER), split)
+
+
+def _why(folder: pathlib.Path, turned_away: Mapping[str, int]) -> str:
+    if not turned_away:
+        return "it holds no entry"
+    first = json.loads((folder / "rejected.jsonl").read_text().splitlines()[0])
+    return f"all {sum(turned_away.values())} entries were turned away, first '{first['id']}': {first['reason']}"

@@ -1,0 +1,81 @@
+"""Which records are taken, and into which split they go."""
+
+import dataclasses
+import hashlib
+import math
+
+from data_prep.importers import Entry
+from data_prep.pairing import DAY
+from data_prep.record import UNKNOWN_TIME, Pair, Tile
+from dual_encoder.errors import UserError
+from dual_encoder.imagery.sensors import SensorSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """What a record must keep to; each is off at its default.
+
+    Attributes:
+      max_gap_days: most days between the two images; a record whose times are unknown is unusable.
+      min_valid: least share of pixels with data, in every image, 0..1.
+      max_cloud: most cloud in percent, as the data set states it; a record without the figure is unusable.
+    """
+
+    max_gap_days: float = math.inf
+    min_valid: float = 0.0
+    max_cloud: float = 100.0
+
+    def __post_init__(self):
+        for name, low, high in (("max_gap_days", 0, math.inf), ("min_valid", 0, 1), ("max_cloud", 0, 100)):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"--{name.replace('_', '-')}={getattr(self, name)} must be between {low} and {high}")
+
+    def to_text(self) -> str:
+        """Returns the filters that are on, 'max_gap_days=3 min_valid=0.9'; '' when none is."""
+        return " ".join(f"{field.name}={getattr(self, field.name):g}" for field in dataclasses.fields(self)
+                        if getattr(self, field.name) != field.default)
+
+    def refuse(self, item: Entry | Pair | Tile) -> str:
+        """Returns why an entry or a record is not wanted by its time gap or its cloud; '' when it is, or unknown."""
+        if UNKNOWN_TIME not in (item.s1_time, item.s2_time):
+            days = abs(item.s1_time - item.s2_time) / DAY
+            if days > self.max_gap_days:
+                return f"{days:.2f} days between S1 and S2, --max-gap-days={self.max_gap_days:g}"
+        if item.cloud > self.max_cloud:
+            return f"{item.cloud:.1f} % cloud, --max-cloud={self.max_cloud:g}"
+        return ""
+
+    def require_known(self, item: Pair | Tile) -> None:
+        """Raises UserError when a filter that is on asks for something that the record does not know."""
+        if self.max_gap_days < math.inf and UNKNOWN_TIME in (item.s1_time, item.s2_time):
+            gone = "S1" if item.s1_time == UNKNOWN_TIME else "S2"
+            raise UserError(f"record '{item.id}': acquisition time of {gone} is unknown, --max-gap-days cannot be "
+                            "checked; drop the filter or add the time")
+        if self.max_cloud < 100 and math.isnan(item.cloud):
+            raise UserError(f"record '{item.id}': cloud is unknown, --max-cloud cannot be checked; drop the filter or "
+                            "add the figure")
+
+    def refuse_pixels(self, item: Pair | Tile, sensors: dict[str, SensorSpec]) -> str:
+        """Returns why a record is not wanted by its pixels without data; '' when it is."""
+        for feature, spec in sensors.items():
+            image = item.images[feature]
+            whole = spec.no_data is None or bool((image[..., 0] != spec.no_data).all())  # as most are; a quick look
+            valid = 1.0 if whole else float(spec.holds_data(image).mean())
+            if valid == 0:
+                return f"no pixel of {feature} holds data"
+            if valid < self.min_valid:
+                return f"{valid:.1%} of the pixels of {feature} hold data, --min-valid={self.min_valid:g}"
+        return ""
+
+
+def area(item: Entry, degrees: float) -> str:
+    """Returns the spatial block of an entry: its cell of `degrees` x `degrees`; its own block where that is unknown."""
+    if math.isnan(item.lat) or math.isnan(item.lon):
+        return item.block or item.location_id
+    return f"{math.floor(item.lat / degrees)}_{math.floor(item.lon / degrees)}_{degrees:g}"
+
+
+def hashed_split(block: str) -> str:
+    """Returns 'train' (80 %), 'validation' (10 %) or 'test' (10 %) by a hash: no block is in two splits."""
+    tenth = int.from_bytes(hashlib.sha256(block.encode()).digest()[:8], "big") % 10
+    return "train" if tenth < 8 else "validation" if tenth == 8 else "test"

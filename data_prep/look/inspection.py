@@ -1,0 +1,126 @@
+"""What is in a data set: counts, value ranges, gaps in data and time, places, classes, and a contact sheet."""
+
+import io
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from data_prep.pairing import GapHistogram
+from dual_encoder.data.manifest import DatasetInfo, load_info
+from dual_encoder.data.tfrecord import ShardedRecords
+from dual_encoder.errors import UserError
+from dual_encoder.imagery import pictures
+from dual_encoder.imagery.sensors import IGNORED
+from dual_encoder.storage import atomic
+
+_SHEET_COLUMNS, _SHEET_TILE = 8, 192
+
+
+def inspect(folder: str | os.PathLike, split: str, limit: int, out: pathlib.Path) -> Iterator[str]:
+    """Yields the lines of the report and writes the contact sheet.
+
+    Args:
+      folder: a data set folder.
+      split: one split, '' = all.
+      limit: at most so many records are read, evenly spaced.
+      out: the PNG.
+
+    Raises:
+      UserError: no such data set or split; an unreadable shard.
+    """
+    info = load_info(folder)
+    if split and split not in info.shards:
+        raise UserError(f"data set '{folder}' has no split '{split}'; it has {sorted(info.shards)}")
+    yield f"{info.name}/{info.config}/{info.version}   fingerprint {info.fingerprint[:16]}"
+    for name, value in info.source.items():
+        yield f"  {name:12s} {value}"
+    for name, entries in info.shards.items():
+        yield (f"split {name:11s} {sum(e['records'] for e in entries):8d} records  {len(entries):4d} shards  "
+               f"{sum(e['bytes'] for e in entries) / 1e6:10.1f} MB")
+    if (rejected := epath.Path(folder) / "rejected.jsonl").exists():
+        yield f"{len(rejected.read_text().splitlines())} rejected when it was built, see {rejected}"
+    records = [ShardedRecords(folder, name) for name in ([split] if split else info.shards)]
+    total = sum(map(len, records))
+    chosen = np.unique(np.linspace(0, total - 1, min(limit, total)).astype(int))
+    if len(chosen) < total:
+        yield f"what follows is read from {len(chosen)} of {total} records, evenly spaced (--records)"
+    summary = _Summary(info)
+    shown = set(np.unique(np.linspace(0, len(chosen) - 1, min(_SHEET_COLUMNS, len(chosen))).astype(int)).tolist())
+    columns = []
+    for position, number in enumerate(chosen.tolist()):
+        record = _nth(records, number)
+        summary.add(record)
+        if position in shown:
+            columns.append(_column(record, info))
+    yield from summary.lines()
+    png = io.BytesIO()
+    pictures.grid([list(row) for row in zip(*columns, strict=True)], _SHEET_TILE).save(png, "PNG")
+    atomic.write(out, png.getvalue())
+    rows = [f"{feature} ({spec.name})" for feature, spec in info.sensors.items()]
+    yield f"contact sheet: {out} ({', '.join(rows + ['label'] * ('label' in info.tensors))}, top to bottom)"
+
+
+class _Summary:
+    """Running counts over records."""
+
+    def __init__(self, info: DatasetInfo):
+        self._info = info
+        self._low, self._high, self._sum, self._pixels, self._with_data = {}, {}, {}, {}, {}
+        self._gaps = GapHistogram()
+        self._classes = np.zeros(256, np.int64)
+        self._places: set[bytes] = set()
+        self._records = 0
+
+    def add(self, record: dict[str, Any]) -> None:
+        self._records += 1
+        self._places.add(record["location_id"])
+        self._gaps.add(record["s1_time"], record["s2_time"])
+        if "label" in record:
+            self._classes += np.bincount(record["label"].ravel(), minlength=256)
+        for feature, spec in self._info.sensors.items():
+            image = record[feature]
+            pixels = image[spec.holds_data(image)]
+            self._pixels[feature] = self._pixels.get(feature, 0) + image.shape[0] * image.shape[1]
+            self._with_data[feature] = self._with_data.get(feature, 0) + len(pixels)
+            if len(pixels):
+                self._low[feature] = np.minimum(self._low.get(feature, np.inf), pixels.min(axis=0))
+                self._high[feature] = np.maximum(self._high.get(feature, -np.inf), pixels.max(axis=0))
+                self._sum[feature] = self._sum.get(feature, 0) + pixels.sum(axis=0, dtype=np.float64)
+
+    def lines(self) -> Iterator[str]:
+        for feature, spec in self._info.sensors.items():
+            share = self._with_data[feature] / self._pixels[feature]
+            yield (f"{feature}: {spec.name}, {spec.dtype}{list(self._info.tensors[feature].shape)}, stored x "
+                   f"{spec.scale:g} = {spec.unit}; {share:.2%} of pixels valid, {1 - share:.2%} without data")
+            if share > 0:
+                yield f"  {'band':6s}{'min':>10s}{'mean':>10s}{'max':>10s}"
+                mean = self._sum[feature] / self._with_data[feature]
+                for band, values in zip(spec.bands, np.stack([self._low[feature], mean, self._high[feature]], 1) *
+                                        spec.scale, strict=True):
+                    yield f"  {band:6s}" + "".join(f"{value:10.4g}" for value in values)
+        yield f"{len(self._places)} distinct locations in {self._records} records"
+        if len(self._info.sensors) > 1:
+            yield from self._gaps.lines()
+        if "label" in self._info.tensors:
+            counted = self._classes[:IGNORED].sum()
+            yield f"label: {counted / self._classes.sum():.2%} of pixels valid, {self._classes[IGNORED]} ignored"
+            for value, name in enumerate(self._info.classes):
+                share = self._classes[value] / max(counted, 1)
+                yield f"  {value} {name:30s} {share:7.2%} {'#' * round(40 * share)}"
+
+
+def _nth(splits: list[ShardedRecords], number: int) -> dict[str, Any]:
+    for split in splits:
+        if number < len(split):
+            return split[number]
+        number -= len(split)
+    raise AssertionError("number beyond the last record")
+
+
+def _column(record: dict[str, Any], info: DatasetInfo) -> list[np.ndarray]:
+    pictures = [pictures.image_to_rgb(record[feature], spec) for feature, spec in info.sensors.items()]
+    return pictures + ([pictures.label_to_rgb(record["label"])] if "label" in record else [])

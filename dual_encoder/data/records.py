@@ -1,0 +1,211 @@
+"""Deterministic batches: the batch of step t is a function of (seed, t) alone (order.py says which records it holds).
+
+Hosts, devices, threads, processes and restarts change who reads a record, never which records make up a batch.
+"""
+
+import bisect
+import concurrent.futures
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from etils import epath
+
+from dual_encoder.console import say
+from dual_encoder.data import manifest
+from dual_encoder.data.batch_memory import Memory
+from dual_encoder.data.manifest import DatasetInfo
+from dual_encoder.data.order import Order
+from dual_encoder.data.tfrecord import DamagedRecord, Reading, ShardedRecords
+from dual_encoder.errors import UserError
+
+T = TypeVar("T")
+
+
+class Records:
+    """The records of one split of one data set, or of several joined, by number.
+
+    Args:
+      paths: a data set folder, or several joined by ','.
+      splits: 'train', or several joined by '+': 'train+validation'.
+      features: the tensors to read, e.g. ('s1', 's2').
+      weights: share of each folder in the batches; () = in proportion to the records.
+      max_bad_records: how many damaged records may be replaced by the next sound one of their data set.
+      partial: leave out folders that do not have the splits, as long as one has them (for evaluation).
+
+    Attributes:
+      info: of the data set, or of all folders together (`dataset_info.merge`).
+      bad: numbers of the damaged records that `count_bad` has met.
+
+    Raises:
+      UserError: a folder, split or feature is missing, or the folders do not fit together.
+    """
+
+    def __init__(self, paths: epath.PathLike, splits: str, features: tuple[str, ...], *, weights: Sequence[float] = (),
+                 max_bad_records: int = 0, partial: bool = False):
+        folders = [folder.strip() for folder in os.fspath(paths).split(",")]
+        infos = [manifest.load_info(folder) for folder in folders]
+        for folder, info in zip(folders, infos, strict=True):
+            if missing := [name for name in features if name not in info.tensors]:
+                raise UserError(f"data set '{folder}' has no feature '{missing[0]}', it has {sorted(info.tensors)}; "
+                                "choose other config inputs or build the data set with that sensor or label")
+        self.info: DatasetInfo = manifest.merge(infos, folders, features)
+        self.features, self.max_bad_records, self.bad = features, max_bad_records, []
+        names = splits.split("+")
+        having = [folder for folder, info in zip(folders, infos, strict=True) if set(names) <= set(info.shards)]
+        folders = having if partial and having else folders
+        sets = [[ShardedRecords(folder, name) for name in names] for folder in folders]
+        self.parts = [part for parts in sets for part in parts]
+        self._ends = list(itertools.accumulate(len(part) for part in self.parts))
+        self._starts = [0, *self._ends]
+        self._set_ends = list(itertools.accumulate(sum(map(len, parts)) for parts in sets))
+        self._weights = weights
+        # Two importers may give one name to two places; in a mixture they stay apart.
+        self._namespaces = [f"{part.info.source.get('importer', '')}/".encode() if len(folders) > 1 else b""
+                            for part in self.parts]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def order(self, seed: int, batch_size: int) -> Order:
+        """Returns which records make up the batches of a run."""
+        return Order(seed, np.diff(self._set_ends, prepend=0).tolist(), self._weights, batch_size)
+
+    def record(self, number: int) -> dict[str, Any]:
+        """Returns the whole record (or its replacement): tensors as arrays, ids and places as text, times as int."""
+        _, record = self._first_sound(number, lambda part, within: self.parts[part][within])
+        return {k: v.decode() if isinstance(v, bytes) else v for k, v in record.items()}
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        """Returns one record as `BatchReader` does, without the first axis."""
+        return {name: array[0] for name, array in BatchReader(self)([number]).items()}
+
+    def prepare(self, number: int, rows: Mapping[bytes, np.ndarray]) -> Reading | None:
+        """Returns what is left to do of `read_into`, or None; see `ShardedRecords.prepare`."""
+        part, within = self._find(number)
+        return self.parts[part].prepare(within, rows)
+
+    def read_into(self, number: int, rows: Mapping[bytes, np.ndarray]) -> tuple[int, bytes]:
+        """Copies the tensors of a record, or of the next sound one, into `rows`; see `ShardedRecords.read_into`.
+
+        Returns:
+          the number of the record that was read, and its location_id.
+
+        Raises:
+          UserError: a damaged record, and `max_bad_records` in a row behind it.
+        """
+        return self._first_sound(number, lambda part, within: self.parts[part].read_into(within, rows))
+
+    def location(self, number: int, location_id: bytes) -> int:
+        """Returns the place of a record as an int32: a hash, of the importer as well where data sets are mixed."""
+        part, _ = self._find(number)
+        digest = hashlib.blake2b(self._namespaces[part] + location_id, digest_size=4).digest()
+        return int.from_bytes(digest, "little", signed=True)
+
+    def count_bad(self, planned: np.ndarray, delivered: np.ndarray) -> None:
+        """Notes damaged records, each once: those between the number that was asked for and the one that came.
+
+        Prints a line for each.
+
+        Raises:
+          UserError: there are now more of them than `max_bad_records`.
+        """
+        for row in np.flatnonzero(planned != delivered):
+            number = int(planned[row])
+            while number != delivered[row]:
+                if number not in self.bad:
+                    self.bad.append(number)
+                    say(f"{self._where(number)} does not match its checksum: replaced, {len(self.bad)} of at most "
+                        f"{self.max_bad_records}")
+                number = self._next_in_set(number)
+        if len(self.bad) > self.max_bad_records:
+            raise UserError(f"{len(self.bad)} damaged records, the last is {self._where(self.bad[-1])}; "
+                            f"config.data.max_bad_records is {self.max_bad_records}: restore the shards (`python -m "
+                            "data_prep verify` finds all damage), or allow more")
+
+    def _find(self, number: int) -> tuple[int, int]:
+        """Returns the part that holds a record, and its number within."""
+        part = bisect.bisect_right(self._ends, number)
+        return part, number - self._starts[part]
+
+    def _first_sound(self, number: int, read: Callable[[int, int], T]) -> tuple[int, T]:
+        """Returns the number and read(part, number within it) of a record, or of the next sound one of its set."""
+        for replacements in itertools.count():
+            try:
+                return number, read(*self._find(number))
+            except DamagedRecord:
+                if replacements == self.max_bad_records:
+                    raise
+            number = self._next_in_set(number)
+
+    def _next_in_set(self, number: int) -> int:
+        """Returns the number after `number`, or the set's first one after its last."""
+        which = bisect.bisect_right(self._set_ends, number)
+        return number + 1 if number + 1 < self._set_ends[which] else [0, *self._set_ends][which]
+
+    def _where(self, number: int) -> str:
+        part, within = self._find(number)
+        return self.parts[part].where(within)
+
+
+class BatchReader:
+    """record numbers -> what a step needs. Picklable: a reading process starts threads of its own.
+
+    Args:
+      records: of a split.
+      threads: readers, the calling thread among them.
+    """
+
+    def __init__(self, records: Records, threads: int = 1):
+        self._records, self._threads = records, threads
+        self.__setstate__({})
+
+    def __getstate__(self):
+        return {"_records": self._records, "_threads": self._threads}
+
+    def __setstate__(self, state: Mapping[str, Any]):
+        self.__dict__.update(state)
+        self._memory, self._pool = Memory(), None
+
+    def __call__(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
+        """Reads the records `numbers`.
+
+        Returns:
+          the tensors [records, ...], `location` int32 [records] (hash of the place) and `record` int32 [records] (its
+          number; another one than asked for where `max_bad_records` allows it and the record is damaged).
+
+        Raises:
+          UserError: a damaged record, or more in a row than allowed.
+        """
+        records, count, tensors = self._records, len(numbers), self._records.info.tensors
+        batch = {name: self._memory.empty((count, *tensors[name].shape), tensors[name].dtype)
+                 for name in records.features}
+        as_bytes = [(name.encode(), array.reshape(count, -1).view(np.uint8)) for name, array in batch.items()]
+        rows = [{name: array[row] for name, array in as_bytes} for row in range(count)]
+        read = [int(number) for number in numbers]
+        readings = [records.prepare(number, into) for number, into in zip(read, rows, strict=True)]
+        locations: list[bytes | None] = [None] * count
+        left = iter(range(count))  # shared: each thread takes the next row that nobody has taken
+
+        def fill() -> None:
+            for row in left:
+                reading = readings[row]
+                if reading is None or not reading.run():
+                    read[row], locations[row] = records.read_into(read[row], rows[row])
+
+        if self._pool is None and self._threads > 1:
+            self._pool = concurrent.futures.ThreadPoolExecutor(self._threads - 1)
+        others = [self._pool.submit(fill) for _ in range(self._threads - 1)]
+        fill()
+        for other in others:
+            other.result()
+        batch["location"] = np.array([
+            records.location(number, reading.location if location is None else location)
+            for number, location, reading in zip(read, locations, readings, strict=True)], np.int32)
+        batch["record"] = np.array(read, np.int32)
+        return batch
+
+

@@ -1,0 +1,23 @@
+"""Stored integers -> standardised float images."""
+
+import jax
+import jax.numpy as jnp
+
+from dual_encoder.imagery.sensors import SensorSpec
+
+
+def normalise(image: jax.Array, spec: SensorSpec) -> jax.Array:
+    """Standardises a stored image; no-data pixels become 0, the mean.
+
+    Args:
+      image: [batch, height, width, bands] stored integers of `spec`.
+
+    Returns:
+      float32 of the same shape, (x - mean) / std per band.
+    """
+    return standardise(image.astype(jnp.float32), spec.holds_data(image)[..., None], spec)
+
+
+def standardise(values: jax.Array, valid: jax.Array, spec: SensorSpec) -> jax.Array:
+    mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, -1) for v in (spec.mean, spec.std))
+    return jnp.where(valid, (values - mean) / std, 0.0)

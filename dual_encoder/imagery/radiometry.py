@@ -1,0 +1,118 @@
+"""Product values -> the stored integers of dual_encoder.sensors. Pure numpy."""
+
+import numpy as np
+
+from dual_encoder.errors import UserError
+from dual_encoder.imagery.sensors import IGNORED, SensorSpec
+
+S1_NO_DATA = -32768  # as in the specs of the radar sensors
+S2_NO_DATA = 0
+WATER_WEAK_CLASSES = ("other", "water", "vegetation")
+_NIR_OF_SNOW = 0.11
+_NDVI_OF_VEGETATION = 0.5
+
+
+def linear_to_db(power: np.ndarray) -> np.ndarray:
+    """Converts backscatter power to decibel, 10 log10(power).
+
+    Args:
+      power: any shape, float, linear sigma0 or gamma0.
+
+    Returns:
+      float32 dB; NaN where the power is not positive and finite (a border fringe is 0, not minus infinity).
+    """
+    good = np.isfinite(power) & (power > 0)
+    return np.where(good, 10 * np.log10(np.where(good, power, 1)), np.nan).astype(np.float32)
+
+
+def db_to_int16(db: np.ndarray) -> np.ndarray:
+    """Rounds decibels to hundredths.
+
+    Args:
+      db: [height, width, bands] float, dB; not finite = no data.
+
+    Returns:
+      int16 of that shape, hundredths of dB. -32768 in all bands of a pixel that is not finite in any of them, so that
+      "every band has the no-data value" finds it; valid values stay within -32767..32767.
+    """
+    valid = np.isfinite(db).all(axis=-1, keepdims=True)
+    hundredths = np.rint(np.where(valid, db, 0).astype(np.float64) * 100)
+    return np.where(valid, np.clip(hundredths, -32767, 32767), S1_NO_DATA).astype(np.int16)
+
+
+def remove_s2_offset(dn: np.ndarray, offset: int) -> np.ndarray:
+    """Removes the DN offset that processing baseline 04.00 (2022) added to Sentinel-2 products.
+
+    A pixel is without data when all its bands are 0. A 0 in one band of another pixel is a dark surface; it stays 0
+    without an offset and becomes 1 with one, as every value that would fall below 1 does: nothing valid turns into
+    no-data.
+
+    Args:
+      dn: [height, width, bands], integers of the product.
+      offset: the DN to subtract, 0 for older baselines, 1000 from 04.00 on.
+
+    Returns:
+      uint16 of that shape, reflectance x 10000; 0 in all bands = no data.
+    """
+    if offset == 0:
+        return np.clip(dn, 0, 65535).astype(np.uint16)
+    valid = (dn != S2_NO_DATA).any(axis=-1, keepdims=True)
+    return np.where(valid, np.clip(dn.astype(np.int64) - offset, 1, 65535), S2_NO_DATA).astype(np.uint16)
+
+
+def upsample_native(band: np.ndarray, size: int) -> np.ndarray:
+    """Repeats the pixels of a 20 m or 60 m band to 10 m (nearest neighbour, corners aligned).
+
+    Args:
+      band: [height, width], any dtype; square.
+      size: height and width wanted, an integer multiple of the band's.
+
+    Returns:
+      [size, size] of the same dtype.
+
+    Raises:
+      UserError: the band is not square or `size` is no multiple of its size.
+    """
+    height, width = band.shape
+    if height != width or height == 0 or size % height:
+        raise UserError(f"band of {height}x{width} pixels does not fill {size}x{size} by whole repeats; expected a "
+                        "square 10, 20 or 60 m band of the same area")
+    return band.repeat(size // height, axis=0).repeat(size // height, axis=1)
+
+
+def water_bands(spec: SensorSpec) -> list[int]:
+    """Returns where a sensor has B03, B04, B08 and B11; UserError when it lacks one."""
+    wanted = ("B03", "B04", "B08", "B11")
+    missing = [band for band in wanted if band not in spec.bands]
+    if missing:
+        raise UserError(f"water_weak labels need bands B03 B04 B08 B11, sensor '{spec.name}' lacks "
+                        f"{' '.join(missing)}; use a data set with these bands")
+    return [spec.bands.index(band) for band in wanted]
+
+
+def weak_water_labels(s2: np.ndarray, spec: SensorSpec) -> np.ndarray:
+    """Labels water and vegetation by spectral indices. Weak labels: cloud shadow and dark roofs may pass for water.
+
+    NDWI  = (B03 - B08) / (B03 + B08)   McFeeters 1996, doi 10.1080/01431169608948714; water > 0
+    MNDWI = (B03 - B11) / (B03 + B11)   Xu 2006, doi 10.1080/01431160600589179; water > 0
+    NDVI  = (B08 - B04) / (B08 + B04)   Rouse et al. 1974, NASA SP-351; dense green vegetation >= 0.5
+    Water needs both water indices and B08 <= 0.11: snow passes the indices and is told apart by its near infrared, as
+    in the snow map of Hall et al. 1995 (doi 10.1016/0034-4257(95)00137-P).
+
+    Args:
+      s2: [height, width, bands], stored integers of `spec`, offset removed.
+      spec: the sensor; must hold B03, B04, B08 and B11.
+
+    Returns:
+      uint8 [height, width]: 0 other, 1 water, 2 vegetation, 255 where `s2` has no data.
+
+    Raises:
+      UserError: a band is missing.
+    """
+    green, red, nir, swir = (s2[..., band] * np.float32(spec.scale) for band in water_bands(spec))
+    # The signs and ratios below are the indices' thresholds with the division taken out: no division by zero.
+    water = (green > nir) & (green > swir) & (nir <= _NIR_OF_SNOW)
+    vegetation = (nir - red >= _NDVI_OF_VEGETATION * (nir + red)) & (nir + red > 0) & ~water
+    label = np.select([water, vegetation], [np.uint8(1), np.uint8(2)], np.uint8(0))
+    label[~spec.holds_data(s2)] = IGNORED
+    return label

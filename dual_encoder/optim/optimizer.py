@@ -1,0 +1,99 @@
+"""Learning-rate schedule and optimizer: one optax chain from the config."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dual_encoder.config import OptimizerConfig
+
+_SCALAR_PEAK = 1e-3  # rate at which the scalars of a loss are trained beside LARS and SGD
+
+
+def learning_rate(config: OptimizerConfig, batch_size: int, steps: int) -> optax.Schedule:
+    """Returns the schedule: linear warm-up to the scaled peak, then cosine decay to 0 at `steps`.
+
+    Scaling rules: 'linear' peak = rate x batch / 256 (Goyal et al. 2017), 'sqrt' peak = rate x sqrt(batch)
+    (SimCLR, Chen et al. 2020, appendix B.1).
+    """
+    factor = {"none": 1.0, "linear": batch_size / 256, "sqrt": batch_size**0.5}[config.scaling]
+    return _warmup_and_decay(config.learning_rate * factor, config, steps)
+
+
+def _warmup_and_decay(peak: float, config: OptimizerConfig, steps: int) -> optax.Schedule:
+    warmup = min(round(config.warmup * steps), steps - 1)
+    if warmup == 0 or steps == 1:
+        return optax.cosine_decay_schedule(peak, steps)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps)
+
+
+def is_kernel(params: Any) -> Any:
+    """Returns a tree of bool: True for kernels; False for biases, norms, positions, class tokens and scalars.
+
+    Only kernels take weight decay and layer-wise adaptation (SimCLR, appendix B.1).
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def make_optimizer(config: OptimizerConfig, batch_size: int, steps: int, frozen: tuple[str, ...] = ()
+          ) -> optax.GradientTransformation:
+    """Returns the optimizer named in the config.
+
+    Beside LARS and SGD, Adam trains the scalars (log_scale and bias of the loss): at a rate scaled for kernels, such as
+    4.8 for LARS at a batch of 4096, and with momentum they run away within some steps.
+
+    Args:
+      config: the choice.
+      batch_size: global batch, for the scaling rule.
+      steps: length of the schedule.
+      frozen: top-level names of the parameter tree that never change.
+    """
+    rate = learning_rate(config, batch_size, steps)
+    optimizer = {
+        "lars": lambda: optax.lars(rate, config.weight_decay, weight_decay_mask=is_kernel, trust_coefficient=0.001,
+                                   trust_ratio_mask=is_kernel, momentum=config.momentum),
+        "lamb": lambda: optax.chain(  # optax.lamb would adapt biases and scales too
+            optax.scale_by_adam(eps=1e-6), optax.add_decayed_weights(config.weight_decay, is_kernel),
+            optax.masked(optax.scale_by_trust_ratio(), is_kernel), optax.scale_by_learning_rate(rate)),
+        "adamw": lambda: optax.adamw(rate, weight_decay=config.weight_decay, mask=is_kernel),
+        "sgd": lambda: optax.chain(optax.add_decayed_weights(config.weight_decay, is_kernel),
+                                   optax.sgd(rate, momentum=config.momentum)),
+    }[config.name]()
+    if config.name in ("lars", "sgd"):
+        scalars = optax.adam(_warmup_and_decay(_SCALAR_PEAK, config, steps))
+        optimizer = optax.partition({"layers": optimizer, "scalars": scalars},
+                                    lambda params: jax.tree.map(lambda p: "layers" if p.ndim else "scalars", params))
+    if config.clip_norm:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    if frozen:
+        optimizer = optax.partition(
+            {"trained": optimizer, "frozen": optax.set_to_zero()},
+            lambda params: {name: "frozen" if name in frozen else "trained" for name in params})
+    return _under_standard_promotion(optimizer)
+
+
+def update_average(old: Any, new: Any, decay: float, step: jax.Array) -> Any:
+    """Returns old + (1 - d) (new - old), d = min(decay, (1 + step) / (10 + step)).
+
+    The smaller decay of the first steps forgets the random weights (as tf.train.ExponentialMovingAverage does).
+
+    Args:
+      old: trees of float32, or {} where no average is kept.
+      new: trees of the same structure.
+      decay: in [0, 1).
+      step: [] int32, updates before this one.
+    """
+    if not old:
+        return old
+    count = step.astype(jnp.float32)
+    return optax.incremental_update(new, old, 1.0 - jnp.minimum(decay, (1.0 + count) / (10.0 + count)))
+
+
+def _under_standard_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """optax mixes int32 counters with floats, which JAX's strict dtype promotion refuses."""
+    def update(grads, state, params):
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(grads, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)

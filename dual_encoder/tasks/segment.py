@@ -1,0 +1,143 @@
+"""Segmentation fine-tuning: encoders from a pre-training checkpoint (or from scratch) under a U-Net-style decoder."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dual_encoder.augment import augment, record_keys
+from dual_encoder.config import FinetuneConfig
+from dual_encoder.data.order import permutation
+from dual_encoder.data.records import Records
+from dual_encoder.errors import UserError
+from dual_encoder.evaluation.segmentation import confusion_matrix, segmentation_panels, segmentation_scores
+from dual_encoder.imagery.normalise import normalise
+from dual_encoder.imagery.sensors import IGNORED, SensorSpec
+from dual_encoder.losses.segmentation import cross_entropy
+from dual_encoder.models.segmentation import SegmentationModel
+
+_PANEL_ROWS = 8
+_WEIGHT_TILES = 2000  # tiles that class weights are estimated from; more until every class was seen
+
+
+class Finetune:
+    """Per-pixel classification of tiles.
+
+    Args:
+      config: of the run.
+      sensors: spec of the images, with the statistics that the encoders were trained with.
+      records: the training split.
+      pretrained: {'params', 'batch_stats'} of a pre-trained dual encoder, or None for random weights.
+
+    Raises:
+      UserError: the data set has no labels, or the checkpoint holds another encoder.
+    """
+
+    def __init__(self, config: FinetuneConfig, sensors: Mapping[str, SensorSpec], records: Records,
+                 pretrained: Mapping[str, Any] | None):
+        self.config, self.pretrained = config, pretrained
+        self.inputs = tuple(config.inputs.split("+"))
+        self.features = (*self.inputs, "label")
+        self.sensors = {name: sensors[name] for name in self.inputs}
+        self.frozen = tuple(f"{name}_encoder" for name in self.inputs) if config.frozen else ()
+        self.classes = records.info.classes
+        self.class_weights = _class_weights(config, records, len(self.classes))
+        self.model = SegmentationModel(self.inputs, config.encoder, config.decoder_width, len(self.classes),
+                                       config.frozen)
+
+    def init(self, key: jax.Array) -> tuple[Any, Any]:
+        """Returns (params, batch_stats); see train_state.Task."""
+        images = {name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()}
+        variables = jax.jit(lambda k: self.model.init(k, images, train=True))(key)
+        if self.pretrained is not None:
+            for name in (f"{sensor}_encoder" for sensor in self.inputs):
+                taken = _take(self.pretrained, name, variables)
+                variables = {kind: trees | taken[kind] for kind, trees in variables.items()}
+        return variables["params"], variables["batch_stats"]
+
+    def loss(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
+             ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+        """Returns (loss, (batch_stats, metrics)) of raw tiles; see train_state.Task."""
+        images = augment({name: batch[name] for name in self.features}, self.sensors, self.config.augment,
+                         record_keys(key, len(batch["label"])))
+        label = images.pop("label")
+        logits, updated = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=True,
+                                           mutable=["batch_stats"])
+        loss = cross_entropy(logits, label, jnp.asarray(self.class_weights), IGNORED)
+        counted = label != IGNORED
+        right = (jnp.argmax(logits, axis=-1) == label.astype(jnp.int32)) & counted
+        accuracy = right.sum() / jnp.maximum(counted.sum(), 1)
+        return loss, (updated["batch_stats"], {"pixel_accuracy": accuracy})
+
+    def project(self, params: Any) -> Any:
+        """Returns `params`: all values are allowed."""
+        return params
+
+    def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns `prediction`, class index per pixel, uint8 [batch, height, width], and `label` as in the batch."""
+        images = {name: normalise(batch[name], self.sensors[name]) for name in self.inputs}
+        logits = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+        return {"prediction": jnp.argmax(logits, axis=-1).astype(jnp.uint8), "label": batch["label"]}
+
+    def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records
+                 ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Scores of one confusion matrix over the split; see train_state.Task."""
+        matrix = np.zeros((len(self.classes), len(self.classes)), np.int64)
+        shown = set(np.linspace(0, len(records) - 1, min(_PANEL_ROWS, len(records))).astype(int).tolist())
+        images, labels, predictions = [], [], []
+        for numbers, output in outputs:
+            matrix += confusion_matrix(output["label"], output["prediction"], len(self.classes))
+            for row, number in enumerate(numbers.tolist()):
+                if number in shown:
+                    images.append(records[number][self.inputs[0]])
+                    labels.append(output["label"][row])
+                    predictions.append(output["prediction"][row])
+        picture = segmentation_panels(images, labels, predictions, self.sensors[self.inputs[0]])
+        return segmentation_scores(matrix, self.classes), {"segmentation_panels": picture}
+
+
+def _take(pretrained: Mapping[str, Any], name: str, fresh: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the encoder `name` of a checkpoint, {'params': {name: ...}, 'batch_stats': ...}.
+
+    Raises:
+      UserError: the checkpoint has no such encoder, or one with other parameters or statistics than `fresh` has.
+    """
+    if name not in pretrained["params"]:
+        encoders = sorted(key for key in pretrained["params"] if key.endswith("_encoder"))
+        raise UserError(f"the checkpoint has no '{name}', it has {encoders}; choose other config.inputs")
+    kinds = ("params", "batch_stats")  # an encoder without BatchNorm has no statistics
+    theirs, ours = ({kind: {name: tree[kind][name]} if name in tree.get(kind, {}) else {} for kind in kinds}
+                    for tree in (pretrained, fresh))
+    seen, expected = dict(_shapes(theirs)), dict(_shapes(ours))
+    different = sorted(key for key in seen | expected if seen.get(key) != expected.get(key))
+    if different:
+        key = different[0]
+        raise UserError(f"the checkpoint's {name} differs from the configured one: '{key}' is {seen.get(key)} in the "
+                        f"checkpoint, {expected.get(key)} in the model ({len(different)} such); set the keys of "
+                        "config.encoder (--config.encoder.width and so on) as in pre-training")
+    return jax.tree.map(jnp.asarray, theirs)
+
+
+def _shapes(tree: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        _, _, *names = path  # collection and encoder; the leaves of params and batch_stats differ in name
+        yield jax.tree_util.keystr(names, simple=True, separator="/"), tuple(leaf.shape)
+
+
+def _class_weights(config: FinetuneConfig, records: Records, classes: int) -> np.ndarray:
+    """Returns the loss weight per class, float32 [classes]."""
+    if config.class_weights == "none":
+        return np.ones(classes, np.float32)
+    counts = np.zeros(classes, np.int64)
+    for seen, number in enumerate(permutation(config.seed, 0, len(records))):
+        if seen >= _WEIGHT_TILES and counts.all():
+            break
+        label = records[int(number)]["label"]
+        counts += np.bincount(label[label != IGNORED].ravel(), minlength=classes)
+    if not counts.all():
+        empty = records.info.classes[int(np.argmin(counts))]
+        raise UserError(f"class '{empty}' has no pixel in the training split; set --config.class_weights=none")
+    weights = counts.sum() / counts
+    return (weights / weights.mean()).astype(np.float32)

@@ -1,0 +1,205 @@
+"""What happens around the steps: progress and metrics, checkpoints, evaluation."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from dual_encoder.console import progress_bar, say
+from dual_encoder.errors import UserError
+from dual_encoder.runtime import mesh as mesh_lib
+from dual_encoder.state import TrainState
+from dual_encoder.workdir.checkpoint import Checkpoints
+from dual_encoder.workdir.metrics import MetricWriter, flatten
+from dual_encoder.workdir.scores import save_evaluation, summary
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """True when `step` ends an interval of `every` steps (0: none) or the run."""
+    return step == last or (every > 0 and step % every == 0)
+
+
+class TrainLog:
+    """Reads the metrics of finished steps, stops on a non-finite one, writes means and shows progress.
+
+    A row holds the means since the row before, or since the start of this process.
+
+    Metrics are read one step late, so that the devices always have a step to work on. All processes read the same ones
+    after the same step.
+
+    Args:
+      writer: None on all but the main process.
+      start, last: the run goes from step `start` to `last`.
+      every: interval of the rows, in steps.
+      batch_size: of the global batch.
+      name_records: step -> ids of the records of its batch.
+
+    Attributes:
+      stop: some process was asked to stop before a step whose metrics were read.
+    """
+
+    def __init__(self, writer: MetricWriter | None, start: int, last: int, every: int, batch_size: int,
+                 name_records: Callable[[int], list[str]]):
+        self._writer, self._last, self._every, self._batch_size = writer, last, every, batch_size
+        self._name_records, self.stop = name_records, False
+        self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
+        self._sums: dict[str, float] = {}
+        self._count = 0  # steps in the sums
+        self._timed, self._waited, self._since = 0, 0.0, time.perf_counter()  # steps on the clock
+        self._bar = progress_bar(last, start, "step ", "compiling") if writer and sys.stdout.isatty() else None
+        if self._bar:
+            self._bar.start()
+
+    def waited(self, seconds: float) -> None:
+        """Adds time that the step loop spent waiting for data."""
+        self._waited += seconds
+
+    def __call__(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of the step that brought the state to `step` updates."""
+        self._pending.append((step, metrics))
+        while len(self._pending) > 1:
+            self._read_oldest()
+        if is_due(step, self._every, self._last):
+            self.settle()
+            self._write(step)
+
+    def settle(self) -> None:
+        """Waits for all steps; after it, the state is known to be finite."""
+        while self._pending:
+            self._read_oldest()
+
+    def resume_clock(self) -> None:
+        """Leaves the time since the last row out of the rates (an evaluation ran in between)."""
+        self._timed, self._waited, self._since = 0, 0.0, time.perf_counter()
+
+    def close(self) -> None:
+        """Ends the progress bar."""
+        if self._bar:
+            self._bar.stop()
+
+    def _read_oldest(self) -> None:
+        step, metrics = self._pending.pop(0)
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        self.stop |= bool(values.pop("stop"))
+        if not values.pop("finite"):
+            ids = self._name_records(step - 1)
+            seen = " ".join(f"{name}={values[name]}" for name in ("loss", "grad_norm", "param_norm"))
+            raise UserError(f"{seen} at step {step}: not finite, the update was not applied; pair ids: "
+                            f"{' '.join(ids)}; look at these records with `python -m data_prep inspect`, or lower "
+                            "--config.optimizer.learning_rate in a new workdir")
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        self._timed += 1
+
+    def _write(self, step: int) -> None:
+        seconds = time.perf_counter() - self._since
+        if self._writer:
+            row = {name: total / self._count for name, total in self._sums.items()}
+            row |= {"pairs_per_second": self._timed * self._batch_size / seconds, "data_wait": self._waited / seconds}
+            self._writer.write(step, "train", row)
+            self._show(step, row, seconds / max(self._timed, 1) * (self._last - step))
+        self._sums, self._count = {}, 0
+        self.resume_clock()
+
+    def _show(self, step: int, row: Mapping[str, float], eta: float) -> None:
+        text = f"loss {row['loss']:.4f}  {row['pairs_per_second']:.1f} pairs/s  data wait {row['data_wait']:.0%}"
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=step, facts=text)
+        else:
+            minutes, seconds = divmod(int(eta), 60)
+            say(f"step {step}/{self._last}  {text}  ETA {minutes}:{seconds:02d}")
+
+
+class Profile:
+    """Traces some steps into WORKDIR/profile, for XProf, TensorBoard or Perfetto.
+
+    Args:
+      workdir: of the run.
+      first: the first step that is traced.
+      count: number of steps; 0 traces nothing.
+      settle: waits for the steps that were started.
+    """
+
+    def __init__(self, workdir: epath.Path, first: int, count: int, settle: Callable[[], None]):
+        self._folder, self._first, self._end, self._settle = workdir / "profile", first, first + count, settle
+        self._tracing, self._traced = False, 0
+
+    def __call__(self, step: int) -> None:
+        """To be called before each step."""
+        if step == self._first < self._end:
+            self._settle()
+            jax.profiler.start_trace(os.fspath(self._folder))
+            self._tracing = True
+        elif step == self._end:
+            self._settle()
+            self.close()
+        self._traced += self._tracing
+
+    def close(self) -> None:
+        """Writes the trace, also of a run that ended before its last traced step; says so when it has none."""
+        if self._tracing:
+            self._tracing = False
+            jax.profiler.stop_trace()
+            say(f"trace of {self._traced} steps: '{self._folder}' (TensorBoard's profile plugin, or *.trace.json.gz in "
+                "ui.perfetto.dev)")
+        elif self._first < self._end and not self._traced:
+            say(f"no trace: the run ended before step {self._first}, the first to be traced")
+
+
+class SaveCheckpoint:
+    """Saves every `every` steps and at the end."""
+
+    def __init__(self, checkpoints: Checkpoints, writer: MetricWriter | None, every: int, last: int):
+        self._checkpoints, self._writer, self._every, self._last = checkpoints, writer, every, last
+
+    def due(self, step: int) -> bool:
+        """True when a checkpoint of `step` is to be saved."""
+        return is_due(step, self._every, self._last)
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        """Saves `state`; the metrics up to it are made safe first."""
+        if self._writer:
+            self._writer.sync()
+        self._checkpoints.save(step, state)
+
+
+class Evaluate:
+    """Scores the evaluation split every `every` steps and at the end.
+
+    Args:
+      evaluate: state -> (scores, pictures), as train_state.Task.evaluate returns them.
+      writer: None on all but the main process.
+      workdir: scores and pictures go to its folder evaluation/.
+      report: called after each evaluation.
+    """
+
+    def __init__(self, evaluate: Callable[[TrainState], tuple[dict, dict]], writer: MetricWriter | None,
+                 workdir: epath.Path, every: int, last: int, report: Callable[[], Any]):
+        self._evaluate, self._writer, self._workdir = evaluate, writer, workdir
+        self._every, self._last, self._report = every, last, report
+
+    def due(self, step: int) -> bool:
+        """True when the state of `step` is to be evaluated."""
+        return is_due(step, self._every, self._last)
+
+    def is_missing(self, step: int) -> bool:
+        """True unless the scores of `step` were written; the same on all processes."""
+        file = self._workdir / "evaluation" / "scores.json"
+        written = self._writer is None or (self._writer.holds(step, "eval") and file.exists())
+        return not mesh_lib.agree(int(written))
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        """Evaluates on all processes; the main one writes."""
+        scores, pictures = self._evaluate(state)
+        if mesh_lib.is_main_process():
+            save_evaluation(self._workdir, step, scores, pictures)  # before the row that says so
+            self._writer.write(step, "eval", flatten(scores))
+            say(f"evaluation at step {step}\n{summary(scores)}")
+            self._report()
+
+

@@ -1,0 +1,279 @@
+"""Checkpoints: the only module that imports Orbax.
+
+    WORKDIR/checkpoints/<step>/{model,optimizer,facts}    Orbax, written beside its place and renamed when complete
+    WORKDIR/digests/<step>.json                           crc32 of each of its files: Orbax does not notice bit rot
+    WORKDIR/damaged/<step>                                checkpoints that did not match their digests, moved aside
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from dual_encoder.console import say
+from dual_encoder.errors import UserError, one_line
+from dual_encoder.imagery.sensors import SensorSpec
+from dual_encoder.runtime import mesh as mesh_lib
+from dual_encoder.state import TrainState
+from dual_encoder.storage import atomic
+from dual_encoder.workdir.folder import compare
+
+_CHUNK = 1 << 24
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A checkpoint for use outside training.
+
+    Attributes:
+      step: of the checkpoint.
+      variables: {'params', 'batch_stats'}, nested dictionaries of numpy arrays; averaged ones where the run kept them.
+      config: of the run, nested dictionaries.
+      sensors: feature name -> spec with the statistics that images were normalised with.
+      dataset: name, config, version, source and fingerprint of the training data.
+      code_version: of dual_encoder.
+    """
+
+    step: int
+    variables: Mapping[str, Any]
+    config: Mapping[str, Any]
+    sensors: Mapping[str, SensorSpec]
+    dataset: Mapping[str, Any]
+    code_version: str
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      workdir: of the run.
+      keep: number of newest checkpoints to keep.
+      facts: of the run, as `workdir.facts` gives them; stored with each checkpoint.
+    """
+
+    def __init__(self, workdir: epath.PathLike, keep: int, facts: Mapping[str, Any]):
+        self._workdir, self._facts = epath.Path(workdir), dict(facts)
+        self._manager = _manager(self._workdir, keep)
+        self._sealer = concurrent.futures.ThreadPoolExecutor(1)
+        self._sealing: concurrent.futures.Future | None = None
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Saves in the background; the digests follow once the files are complete. A failure shows at the next call.
+
+        Raises:
+          UserError: too little space, or the save before this one failed.
+        """
+        self.wait()
+        if step in self._manager.all_steps():
+            return
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._workdir).free
+        if free < needed:
+            raise UserError(f"the disk of '{self._workdir}' has {free / 1e6:.0f} MB free, checkpoint {step} needs "
+                            f"{needed / 1e6:.0f} MB; older checkpoints are untouched: make room and run the same "
+                            "command again")
+        if mesh_lib.is_main_process():  # digests of an earlier checkpoint of this step would condemn the new one
+            (self._workdir / "digests" / f"{step}.json").unlink(missing_ok=True)
+        self._manager.save(step, args=ocp.args.Composite(
+            model=ocp.args.StandardSave(state.model), optimizer=ocp.args.StandardSave(_rest(state)),
+            facts=ocp.args.JsonSave(self._facts)))
+        self._sealing = self._sealer.submit(self._seal, step)
+
+    def wait(self) -> None:
+        """Returns when the last save is complete; UserError when it failed, for example on a full disk."""
+        sealing, self._sealing = self._sealing, None
+        if sealing is None:
+            return
+        try:
+            sealing.result()
+        except Exception as error:
+            raise UserError(f"a checkpoint could not be saved to '{self._workdir}': {one_line(error)}; older "
+                            "checkpoints are untouched: make room and run the same command again") from error
+
+    def close(self) -> None:
+        """Waits for the last save and releases the threads."""
+        try:
+            self.wait()
+        finally:
+            self._sealer.shutdown()
+            with contextlib.suppress(Exception):  # Orbax repeats the failure that wait() reported
+                self._manager.close()
+
+    def restore(self, state: TrainState) -> TrainState | None:
+        """Returns the newest checkpoint that matches its digests, or None when there is no checkpoint.
+
+        Damaged ones are moved aside and named.
+
+        Args:
+          state: the freshly initialised state: structure, shapes and the shardings to restore to.
+
+        Raises:
+          UserError: checkpoints exist and none of them is sound, or they are of another run.
+        """
+        step = mesh_lib.agree(self._newest_sound() if mesh_lib.is_main_process() else 0)
+        self._manager.reload()
+        try:
+            return self._read(step, state) if step >= 0 else None
+        except (UserError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:  # Orbax's, of many kinds; digests would have told
+            raise UserError(f"checkpoint {step} of '{self._workdir}' cannot be read ({one_line(error)}); move "
+                            f"'checkpoints/{step}' away, and the same command goes on from an older one") from error
+
+    def _newest_sound(self) -> int:
+        """Returns the newest sound step, or -1 when there is no checkpoint; moves damaged ones aside."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            fault = _fault(self._workdir, step)
+            if fault is None:
+                return step
+            folder = self._workdir / "damaged"
+            folder.mkdir(parents=True, exist_ok=True)
+            aside = next(path for number in itertools.count()
+                         if not (path := folder / (f"{step}.{number}" if number else str(step))).exists())
+            (self._workdir / "checkpoints" / str(step)).rename(aside)
+            (self._workdir / "digests" / f"{step}.json").unlink(missing_ok=True)
+            say(f"checkpoint {step} is damaged ({fault}); moved to '{aside}', falling back to an older one")
+        if steps:
+            raise UserError(f"no checkpoint of '{self._workdir}' matches its digests; they were moved to "
+                            f"'{self._workdir / 'damaged'}'; the same command now starts from step 0")
+        return -1
+
+    def _read(self, step: int, state: TrainState) -> TrainState:
+        facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+        compare(f"checkpoint {step} of '{self._workdir}' is of a run", facts, self._facts)
+        seen, ours = (_shapes(tree) for tree in (self._manager.item_metadata(step)["model"], state.model))
+        if different := sorted(name for name in seen | ours if seen.get(name) != ours.get(name)):
+            name = different[0]
+            raise UserError(f"checkpoint {step} of '{self._workdir}' does not fit this model: {name} has shape "
+                            f"{seen.get(name)}, here {ours.get(name)}; use another workdir, or dual_encoder "
+                            f"{facts['code_version']} that wrote it")
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        restored = self._manager.restore(step, args=ocp.args.Composite(
+            model=ocp.args.StandardRestore(target.model), optimizer=ocp.args.StandardRestore(_rest(target))))
+        model, rest = restored["model"], restored["optimizer"]
+        return TrainState(step=rest["step"], opt_state=rest["opt_state"], **rest.get("trained", model),
+                          average=model if "trained" in rest else {})
+
+    def _seal(self, step: int) -> None:
+        self._manager.wait_until_finished()
+        if not mesh_lib.is_main_process():
+            return
+        folder = self._workdir / "digests"
+        folder.mkdir(parents=True, exist_ok=True)
+        digests = _digests(self._workdir / "checkpoints" / str(step))
+        atomic.write(folder / f"{step}.json", json.dumps(digests, indent=0).encode())
+        kept = {str(s) for s in self._manager.all_steps()}
+        for file in folder.glob("*.json"):
+            if file.stem not in kept:
+                file.unlink()
+
+
+def _shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    """Returns what a checkpoint holds beside `state.model`."""
+    rest = {"step": state.step, "opt_state": state.opt_state}
+    if state.average:
+        rest["trained"] = {"params": state.params, "batch_stats": state.batch_stats}
+    return rest
+
+
+def load_model(workdir: epath.PathLike, step: int | None = None) -> LoadedModel:
+    """Reads the model of a checkpoint to host memory, on any number of devices.
+
+    Args:
+      workdir: of a run.
+      step: which checkpoint; None takes the newest that matches its digests.
+
+    Raises:
+      UserError: no such workdir or step, or a damaged checkpoint.
+    """
+    workdir = epath.Path(workdir)
+    if not (workdir / "checkpoints").exists():
+        raise UserError(f"'{workdir}' holds no checkpoints; give the --workdir of a pre-training run")
+    manager = _manager(workdir, None)
+    try:
+        steps = sorted(manager.all_steps(), reverse=True)
+        if step is not None and step not in steps:
+            raise UserError(f"'{workdir}' has no checkpoint of step {step}; it has {sorted(steps)}")
+        faults = {}
+        for candidate in ([step] if step is not None else steps):
+            faults[candidate] = _fault(workdir, candidate)
+            if faults[candidate] is None:
+                return _load(manager, candidate)
+        reason = next(iter(faults.values()), "there is none yet")
+        raise UserError(f"no usable checkpoint in '{workdir}': {reason}; resume the run or choose another step")
+    finally:
+        manager.close()
+
+
+def _load(manager: ocp.CheckpointManager, step: int) -> LoadedModel:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding),
+                          manager.item_metadata(step)["model"])
+    restored = manager.restore(step, args=ocp.args.Composite(
+        model=ocp.args.StandardRestore(target), facts=ocp.args.JsonRestore()))
+    facts = restored["facts"]
+    return LoadedModel(
+        step=step, variables=jax.tree.map(np.asarray, restored["model"]), config=facts["config"],
+        sensors={name: SensorSpec.from_json(spec) for name, spec in facts["sensors"].items()},
+        dataset=facts["dataset"], code_version=facts["code_version"])
+
+
+def _manager(workdir: epath.Path, keep: int | None) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+        (workdir / "checkpoints").resolve(),
+        item_handlers={"model": ocp.StandardCheckpointHandler(), "optimizer": ocp.StandardCheckpointHandler(),
+                       "facts": ocp.JsonCheckpointHandler()},
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=keep is not None,
+            cleanup_tmp_directories=keep is not None))  # what a kill left of a save may be as large as a checkpoint
+
+
+def _digests(folder: epath.Path) -> dict[str, int]:
+    """Returns relative path -> crc32 of every file below `folder`."""
+    digests = {}
+    for path in sorted(_files(folder)):
+        crc = 0
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                crc = zlib.crc32(chunk, crc)
+        digests[os.path.relpath(path, folder)] = crc
+    return digests
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():  # epath refuses a recursive glob
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
+
+
+def _fault(workdir: epath.Path, step: int) -> str | None:
+    """Returns what is wrong with a checkpoint, or None. One killed before its digests were written counts as sound."""
+    file = workdir / "digests" / f"{step}.json"
+    if not file.exists():
+        return None
+    try:
+        expected = json.loads(file.read_bytes())
+    except ValueError:
+        return f"its digests '{file}' cannot be read"
+    seen = _digests(workdir / "checkpoints" / str(step))
+    different = sorted(name for name in expected | seen if expected.get(name) != seen.get(name))
+    return f"{len(different)} files differ from their digests, first '{different[0]}'" if different else None

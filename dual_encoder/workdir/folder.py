@@ -1,0 +1,176 @@
+"""The folder of one run: which run it belongs to, and what the run used.
+
+    config.json       the configuration; a folder belongs to one configuration and one data set
+    run.json          task, command, versions, devices, data set, sensors, number of parameters
+    metrics.jsonl     and tensorboard/: see metrics.py
+    checkpoints/      and digests/: see checkpoint.py
+    evaluation/       scores (JSON) and pictures (PNG) of the last evaluation
+    report.html       all of it on one page
+    lock              names the process that trains; held as long as it lives
+"""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from dual_encoder import __version__
+from dual_encoder.config import differences
+from dual_encoder.console import say
+from dual_encoder.data.manifest import DatasetInfo
+from dual_encoder.errors import UserError
+from dual_encoder.imagery.sensors import SensorSpec
+from dual_encoder.storage import atomic, lock
+
+# Keys that change how a run is carried out or watched, not what it computes.
+_FREE_KEYS = ("data.dir", "data.threads", "data.processes", "data.max_bad_records", "schedule.log_every",
+              "schedule.eval_every", "schedule.checkpoint_every", "schedule.keep")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
+
+_LEASE = 120  # seconds: NFS gives up the locks of a dead machine after 90
+
+
+def facts(config: Mapping[str, Any], info: DatasetInfo, sensors: Mapping[str, SensorSpec]) -> dict[str, Any]:
+    """Returns what makes a run the one that it is, as its folder and its checkpoints keep it.
+
+    Args:
+      config: of the run.
+      info: the data set.
+      sensors: feature name -> spec in use.
+
+    Returns:
+      JSON values: config, dataset, sensors, code_version.
+    """
+    return {"config": dict(config), "dataset": _data_facts(info),
+            "sensors": {name: spec.to_json() for name, spec in sensors.items()}, "code_version": __version__}
+
+
+def check(workdir: epath.Path, ours: Mapping[str, Any]) -> None:
+    """Makes the folder, or checks that an existing one belongs to this run.
+
+    Args:
+      workdir: of the run.
+      ours: `facts` of the run.
+
+    Raises:
+      UserError: it holds a run with another configuration or other data.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir '{workdir}' is a file; give a folder")
+    workdir.mkdir(parents=True, exist_ok=True)
+    seen = {}
+    if (workdir / "config.json").exists():
+        seen["config"] = read_json(workdir / "config.json")
+    if (workdir / "run.json").exists():
+        seen |= read_json(workdir / "run.json")
+    compare(f"--workdir '{workdir}' holds a run", seen, ours)
+
+
+def compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raises UserError unless what is left of a run is of this one.
+
+    Args:
+      holder: what holds it, to start the message with.
+      seen: `facts` of the run that was found, as far as they are known.
+      ours: `facts` of this run.
+    """
+    seen = {**ours, **seen}
+    changed = differences(seen["config"], ours["config"])
+    if changed := {key: values for key, values in changed.items() if key not in _FREE_KEYS}:
+        key, (old, new) = next(iter(changed.items()))
+        more = f" (and {len(changed) - 1} more keys)" if len(changed) > 1 else ""
+        raise UserError(f"{holder} with config.{key}={old!r}, this run has {new!r}{more}; use another workdir, or the "
+                        "same configuration to resume")
+    old, new = (run["dataset"]["fingerprint"] for run in (seen, ours))
+    if old != new:
+        raise UserError(f"{holder} on data with fingerprint {old[:12]}, config.data.dir has {new[:12]}; use another "
+                        "workdir, or the same data to resume")
+    if changed := differences(seen["sensors"], ours["sensors"]):
+        key, (old, new) = next(iter(changed.items()))
+        raise UserError(f"{holder} with sensor fact {key}={old}, this run has {new}; use another workdir, or the same "
+                        "--config.data.statistics to resume")
+
+
+@contextlib.contextmanager
+def claim(workdir: epath.Path, patience: float = _LEASE) -> Iterator[None]:
+    """Holds the folder for this process, the one that writes; a run that is just ending is waited for.
+
+    Args:
+      workdir: exists.
+      patience: seconds to wait for another run.
+
+    Raises:
+      UserError: another run is at work in it.
+    """
+    path, end, told = workdir / "lock", time.monotonic() + patience, False
+    with open(path, "a+") as file:
+        while not lock.take(file):
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            if time.monotonic() >= end:
+                raise UserError(f"--workdir '{workdir}' is in use by {holder}; end that run, or use another workdir "
+                                f"(if its machine is gone for good, delete '{path}')")
+            if not told:
+                say(f"--workdir '{workdir}' is in use by {holder}: waiting up to {patience:.0f} s for it to end")
+                told = True
+            time.sleep(0.2)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}, since "
+                   f"{datetime.datetime.now().isoformat(timespec='seconds')}\n")
+        file.flush()
+        os.fsync(file.fileno())  # for other machines to read, and nothing is left to fail at the end
+        yield
+
+
+def record_run(workdir: epath.Path, ours: Mapping[str, Any], parameters: int) -> None:
+    """Writes config.json and run.json; to be called by one process.
+
+    Args:
+      workdir: checked before.
+      ours: `facts` of the run.
+      parameters: number of parameters.
+    """
+    devices = jax.devices()
+    earlier = read_json(workdir / "run.json") if (workdir / "run.json").exists() else {}
+    now = datetime.datetime.now().isoformat(timespec="seconds")
+    write_json(workdir / "config.json", ours["config"])
+    write_json(workdir / "run.json", {
+        "task": ours["config"]["task"], "command": " ".join(sys.argv), "versions": versions(),
+        "started": earlier.get("started", now), "parameters": parameters,
+        "sensors": ours["sensors"], "dataset": ours["dataset"],
+        "devices": {"platform": devices[0].platform, "count": len(devices), "kind": devices[0].device_kind}})
+
+
+def _data_facts(info: DatasetInfo) -> dict[str, Any]:
+    """Returns what a run keeps of its data set: all of the manifest, with record counts instead of shard lists."""
+    manifest = info.to_json()
+    shards = manifest.pop("shards")
+    return manifest | {"records": {split: sum(s["records"] for s in entries) for split, entries in shards.items()}}
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of this code, Python and the packages that a result depends on."""
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"dual_encoder": __version__, "python": platform.python_version(), **packages}
+
+
+def read_json(path: epath.Path) -> Any:
+    """Reads a JSON file of the workdir; UserError when it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"'{path}' is damaged ({error}); restore it or use another workdir") from error
+
+
+def write_json(path: epath.Path, values: Any) -> None:
+    """Writes a JSON file that is either complete or not there."""
+    atomic.write(path, (json.dumps(values, indent=2) + "\n").encode())
