@@ -4,14 +4,39 @@ Random numbers depend on the key of the record alone: devices, hosts and micro-b
 draw per record, applied to every image and label of it; so co-registered pixels stay co-registered.
 """
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from dual_encoder.config import AugmentConfig
+from dual_encoder.config import AtLeast, AtMost
 from dual_encoder.imagery.normalise import standardise
 from dual_encoder.imagery.sensors import SensorSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Paired geometry (equal for all images of a record) and photometric options.
+
+    Attributes:
+      crop: side of the random crop in pixels; 0 keeps the whole image.
+      flips: random horizontal and vertical flips.
+      turns: random turns by 90 degrees.
+      sar_gain_db: standard deviation of a gain per image, in dB; 0 is off.
+      sar_looks: speckle of a multi-look image with this number of looks, multiplied in; 0 is off.
+      optical_brightness: reflectance is multiplied by 1 + u, u uniform in +-this, per image; 0 is off.
+      optical_contrast: the same about the image's mean per band; 0 is off.
+    """
+
+    crop: Annotated[int, AtLeast(0)]
+    flips: bool
+    turns: bool
+    sar_gain_db: Annotated[float, AtLeast(0)]
+    sar_looks: Annotated[int, AtLeast(0)]
+    optical_brightness: Annotated[float, AtLeast(0), AtMost(1)]  # a reflectance is multiplied by 1 - this at least
+    optical_contrast: Annotated[float, AtLeast(0), AtMost(1)]
 
 
 def record_keys(key: jax.Array, batch: int) -> jax.Array:

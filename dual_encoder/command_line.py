@@ -2,19 +2,23 @@
 
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
-from dual_encoder.config import key_paths
+from dual_encoder.config import key_paths, to_dict
 from dual_encoder.errors import UserError, nearest
 
 
-def parse_flags(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
+def parse_flags(arguments: Sequence[str], flag_values: flags.FlagValues) -> list[str]:
     """Parses a command line into `flag_values`, which has a config-file flag 'config'.
 
     Args:
       arguments: the name of the program, then what the user gave.
       flag_values: the declared flags.
+
+    Returns:
+      the key paths that the user overrides, such as 'loss.name'.
 
     Raises:
       UserError: a wrong flag, file or override.
@@ -22,17 +26,20 @@ def parse_flags(arguments: Sequence[str], flag_values: flags.FlagValues) -> None
     files = [argument.split("=", 1)[1] for argument in arguments[1:] if argument.startswith("--config=")]
     if not files:
         raise UserError("--config=FILE is missing; give for example --config=configs/pretrain.py:smoke")
-    keys = _declared_keys(files[-1])
+    keys, overridden = _declared_keys(files[-1]), []
     for argument in arguments[1:]:
         key = argument.split("=")[0].removeprefix("--config.")
-        if argument.startswith("--config.") and key not in keys:
-            raise UserError(f"unknown config key 'config.{key}'; {nearest(key, keys)}")
+        if argument.startswith("--config."):
+            if key not in keys:
+                raise UserError(f"unknown config key 'config.{key}'; {nearest(key, keys)}")
+            overridden.append(key)
     try:
         unused = flag_values(list(arguments))[1:]
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error)) from error
     if unused:
         raise UserError(f"'{unused[0]}' is not a flag; flags look like --workdir=DIR or --config.batch_size=64")
+    return overridden
 
 
 def _declared_keys(file: str) -> list[str]:
@@ -48,3 +55,19 @@ def _declared_keys(file: str) -> list[str]:
     except Exception as error:
         raise UserError(f"--config={file} cannot be loaded: {error}; give FILE.py or FILE.py:VARIANT, as in configs/"
                         ) from error
+
+
+def reject_unused(overridden: Sequence[str], config: Any) -> None:
+    """Raises UserError when a key that the user gave has no effect, as the temperature of an objective without one.
+
+    Args:
+      overridden: key paths, as `parse_flags` returns them.
+      config: the dataclass that was made of all values.
+    """
+    keys = key_paths(to_dict(config))
+    for key in overridden:
+        if key not in keys:
+            group = key.rpartition(".")[0]
+            used = sorted(k.removeprefix(f"{group}.") for k in keys if k.rpartition(".")[0] == group)
+            raise UserError(f"--config.{key} has no effect: config.{group} uses {', '.join(used)} as it is configured; "
+                            "leave it out, or choose another alternative")

@@ -1,29 +1,57 @@
-"""The pre-training objective that the configuration names."""
+"""An objective of pre-training on the embeddings of any number of sensors."""
 
+import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dual_encoder.config import LossConfig
-from dual_encoder.losses import contrastive, correlation
 from dual_encoder.losses.contrastive import MAX_SCALE
-from dual_encoder.losses.tiles import Tiles
 
-_SCALED = ("info_nce", "nt_xent", "iai_simclr", "sigmoid")
-_WITHIN_SENSORS = ("iai_simclr", "decur")
+Views = Sequence[jax.Array]  # [batch, dim] float32 each
+Result = tuple[jax.Array, dict[str, jax.Array]]
 
 
-def views(config: LossConfig, sensors: Sequence[str]) -> int:
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Compares the embeddings of two sensors, or of two augmentations of one; the fields are its settings.
+
+    A subclass is one choice of config.loss: its field `name` is the Literal that the configuration gives.
+
+    Attributes:
+      two_views: it also compares two augmentations of each image, so it needs two sensors with two views each.
+      negatives: it compares each pair with the other pairs of the batch.
+    """
+
+    two_views: ClassVar[bool] = False
+    negatives: ClassVar[bool] = False
+
+    def scalars(self) -> dict[str, jax.Array]:
+        """Returns the objective's own trained parameters with their initial values, [] float32 each."""
+        return {}
+
+    def check_embeddings(self, sensors: Sequence[str], dim: int) -> None:
+        """Raises UserError when embeddings of `dim` values of these sensors cannot be compared."""
+
+    def compare(self, first: Views, second: Views, params: Mapping[str, jax.Array],
+                location: jax.Array, mesh: Mesh | None) -> Result:
+        """Returns the loss, [] float32, and metrics with '1_to_2' and '2_to_1' in the names of directed ones.
+
+        Args:
+          first, second: views of the one and of the other side, [batch, dim] float32 each; one view, or two.
+          params: holds `scalars`.
+          location: [batch] int32, the place of each row.
+          mesh: the batch is sharded over it; None where the caller has none.
+        """
+        raise NotImplementedError
+
+
+def views(objective: Objective, sensors: Sequence[str]) -> int:
     """Returns how many augmentations of each image the objective compares, 1 or 2."""
-    return 2 if config.name in _WITHIN_SENSORS or len(sensors) == 1 else 1
-
-
-def scalars(config: LossConfig) -> dict[str, jax.Array]:
-    """Returns the objective's own parameters, [] float32 each: `log_scale`, of 1 / temperature, and `bias`."""
-    initial = {"log_scale": -jnp.log(jnp.float32(config.temperature))} if config.name in _SCALED else {}
-    return initial | ({"bias": jnp.float32(config.bias)} if config.name == "sigmoid" else {})
+    return 2 if objective.two_views or len(sensors) == 1 else 1
 
 
 def clamp(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -32,47 +60,37 @@ def clamp(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {**params, **clamped}
 
 
-def objective(config: LossConfig, embeddings: Mapping[str, Sequence[jax.Array]], params: Mapping[str, jax.Array],
-              location: jax.Array, mesh: Mesh | None) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the loss, [] float32, and metrics.
+def compute(objective: Objective, embeddings: Mapping[str, Views], params: Mapping[str, jax.Array],
+            location: jax.Array, mesh: Mesh | None) -> Result:
+    """Returns the loss, [] float32, and metrics: the mean over all pairs of sensors.
+
+    With one sensor, its two views are the pair.
 
     Args:
-      config: the choice.
-      embeddings: sensor -> one [batch, dim] float32 per view, as many as `views` says; two sensors, or one.
-      params: holds `scalars`.
+      objective: the choice.
+      embeddings: sensor -> one [batch, dim] float32 per view, as many as `views` says; at least one sensor.
+      params: holds the objective's `scalars`.
       location: [batch] int32, the place of each row.
-      mesh: that the batch is sharded over; only config.chunk needs it.
+      mesh: the batch is sharded over it; only tiles of pairs (`chunk`) need it.
     """
     if len(embeddings) == 1:
-        (z1, z2), = embeddings.values()
-        names, again = ("view1", "view2"), ()
+        (first, second), = embeddings.values()
+        sides: dict[str, Views] = {"view1": [first], "view2": [second]}
     else:
-        names, (z1, z2) = tuple(embeddings), (views[0] for views in embeddings.values())
-        again = tuple(views[1] for views in embeddings.values() if len(views) == 2)
-    if config.name in _SCALED:
-        loss, metrics = _scaled(config, (z1, z2, *again), params, location, mesh)
-    elif config.name == "barlow":
-        loss, metrics = correlation.barlow(z1, z2, config.off_diagonal)
-    elif config.name == "decur":
-        loss, metrics = correlation.decur(z1, z2, *again, config.off_diagonal, round(config.common * z1.shape[1]))
-    else:
-        loss, metrics = correlation.vicreg(z1, z2, config.vicreg)
-    return loss, {key.replace("1_to_2", "{}_to_{}".format(*names)).replace("2_to_1", "{1}_to_{0}".format(*names)): value
-                  for key, value in metrics.items()}
+        sides = dict(embeddings)
+    results = []
+    for one, other in itertools.combinations(sides, 2):
+        loss, metrics = objective.compare(sides[one], sides[other], params, location, mesh)
+        results.append((loss, {_directed(key, one, other): value for key, value in metrics.items()}))
+    if len(results) == 1:
+        return results[0]
+    gathered: dict[str, list[jax.Array]] = {}
+    for _, metrics in results:
+        for key, value in metrics.items():
+            gathered.setdefault(key, []).append(value)
+    return (jnp.stack([loss for loss, _ in results]).mean(),
+            {key: jnp.stack(values).mean() for key, values in gathered.items()})
 
 
-def _scaled(config: LossConfig, embeddings: Sequence[jax.Array], params: Mapping[str, jax.Array], location: jax.Array,
-            mesh: Mesh | None) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The objectives with a temperature."""
-    function = {"info_nce": contrastive.info_nce, "nt_xent": contrastive.nt_xent, "iai_simclr": contrastive.iai_simclr,
-                "sigmoid": contrastive.sigmoid}[config.name]
-    if config.chunk and mesh is None:
-        raise ValueError(f"config.loss.chunk={config.chunk} needs the mesh that the batch is sharded over")
-    log_scale = params["log_scale"] if config.learnable_temperature else jax.lax.stop_gradient(params["log_scale"])
-    scale = jnp.exp(log_scale)
-    bias = (params["bias"],) if config.name == "sigmoid" else ()
-    loss, metrics = function(*embeddings, scale, *bias,
-                             location=None if config.false_negatives == "keep" else location,
-                             positives=config.false_negatives == "positive",
-                             tiles=Tiles(config.chunk, mesh) if config.chunk else None)
-    return loss, metrics | {"temperature": 1.0 / scale} | ({"bias": params["bias"]} if bias else {})
+def _directed(key: str, one: str, other: str) -> str:
+    return key.replace("1_to_2", f"{one}_to_{other}").replace("2_to_1", f"{other}_to_{one}")

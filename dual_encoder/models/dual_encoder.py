@@ -1,12 +1,27 @@
 """One encoder and projection head per sensor."""
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 
-from dual_encoder.config import EncoderConfig
-from dual_encoder.models.encoder import make_encoder
+from dual_encoder.config import AtLeast
+from dual_encoder.models.encoder import AnyEncoder
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectionConfig:
+    """The projection heads.
+
+    Attributes:
+      hidden: width of the hidden layer.
+      dim: width of the embeddings that the loss compares.
+    """
+
+    hidden: Annotated[int, AtLeast(1)]
+    dim: Annotated[int, AtLeast(1)]
 
 
 class ProjectionHead(nn.Module):
@@ -32,13 +47,13 @@ class DualEncoder(nn.Module):
     """
 
     sensors: tuple[str, ...]
-    encoder: EncoderConfig
+    encoder: AnyEncoder
     hidden: int
     dim: int
 
     def setup(self):
         for name in self.sensors:
-            setattr(self, f"{name}_encoder", make_encoder(self.encoder))
+            setattr(self, f"{name}_encoder", self.encoder.make())
             setattr(self, f"{name}_head", ProjectionHead(self.hidden, self.dim))
 
     def __call__(self, images: Mapping[str, jax.Array], train: bool) -> dict[str, jax.Array]:

@@ -1,16 +1,109 @@
-"""The encoder that a configuration describes."""
+"""The encoders that config.encoder.family chooses from. A new one is a file of its own, and a dataclass here."""
+
+import dataclasses
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 
-from dual_encoder.config import EncoderConfig
+from dual_encoder.config import AtLeast, Before, require
 from dual_encoder.models.resnet import ResNet
-from dual_encoder.models.vit import ViT
+from dual_encoder.models.vit import HEAD, ViT
 
 
-def make_encoder(config: EncoderConfig, name: str | None = None) -> ResNet | ViT:
-    """Returns the module (images [batch, height, width, bands] float32, train) -> Features."""
-    dtype = jnp.dtype(config.dtype)
-    if config.family == "vit":
-        return ViT(config.depth, config.width, config.patch, config.image_size, config.pool, config.positions,
-                   config.remat, dtype, name=name)
-    return ResNet(config.depth, config.width, config.norm, config.remat, dtype, name=name)
+@dataclasses.dataclass(frozen=True)
+class _Common:
+    """What all encoders have in common.
+
+    Attributes:
+      depth: of a ResNet 18, 34, 50 or 101; of a ViT its number of blocks (Ti, S and B: 12, L: 24).
+      width: channels of a ResNet's stem, 64 in the standard ones; of a ViT's tokens, a multiple of 64 (Ti: 192, S: 384,
+        B: 768, L: 1024).
+      remat: recompute the inside of each block in the backward pass: less memory, more time.
+      dtype: compute dtype, 'float32' or 'bfloat16'; parameters, norms and loss are float32.
+    """
+
+    depth: Annotated[int, AtLeast(1)]
+    width: Annotated[int, AtLeast(1)]
+    remat: Annotated[bool, Before(False)]
+    dtype: Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig(_Common):
+    """A ResNet.
+
+    Attributes:
+      norm: 'batch', or 'group', which treats every image for itself.
+    """
+
+    family: Literal["resnet"] = "resnet"
+    norm: Literal["batch", "group"] = "batch"
+
+    def check(self, path: str) -> None:
+        """Raises UserError for a depth that does not exist."""
+        require(self.depth in (18, 34, 50, 101), f"{path}.depth", self.depth, "18, 34, 50 or 101")
+
+    def check_crop(self, crop: int) -> None:
+        """Accepts every size of images."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels per row of each feature map, from shallow to deep."""
+        return (2, 4, 8, 16, 32)
+
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """True when the vector of an image depends on the other images of its batch, in training."""
+        return self.norm == "batch"
+
+    def make(self, name: str | None = None) -> ResNet:
+        """Returns the module."""
+        return ResNet(self.depth, self.width, self.norm, self.remat, jnp.dtype(self.dtype), name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig(_Common):
+    """A vision transformer.
+
+    Attributes:
+      patch: side of a patch in pixels, 4, 8, 16 or 32.
+      image_size: side of the images that positions are kept for; positions for other sizes are interpolated.
+      pool: 'token', or 'mean' of the tokens without a class token.
+      positions: 'learned', or 'sincos', which are fixed.
+    """
+
+    family: Literal["vit"] = "vit"
+    patch: int = 16
+    image_size: int = 224
+    pool: Literal["token", "mean"] = "token"
+    positions: Literal["learned", "sincos"] = "learned"
+
+    def check(self, path: str) -> None:
+        """Raises UserError for widths or sizes that cannot be divided."""
+        require(self.width % HEAD == 0, f"{path}.width", self.width, f"a multiple of {HEAD}, the width of a head")
+        require(self.patch in (4, 8, 16, 32), f"{path}.patch", self.patch, "4, 8, 16 or 32")
+        require(self.image_size >= self.patch and self.image_size % self.patch == 0, f"{path}.image_size",
+                self.image_size, f"a multiple of {path}.patch, {self.patch}")
+
+    def check_crop(self, crop: int) -> None:
+        """Raises UserError for images that are not made of whole patches."""
+        require(crop % self.patch == 0, "config.augment.crop", crop,
+                f"a multiple of config.encoder.patch, {self.patch}, or 0 for whole images")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels per row of each feature map, from shallow to deep: those of a patch in all of them."""
+        return (self.patch,) * self.depth
+
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """False: there is no BatchNorm."""
+        return False
+
+    def make(self, name: str | None = None) -> ViT:
+        """Returns the module."""
+        return ViT(self.depth, self.width, self.patch, self.image_size, self.pool, self.positions, self.remat,
+                   jnp.dtype(self.dtype), name=name)
+
+
+AnyEncoder = ResNetConfig | ViTConfig

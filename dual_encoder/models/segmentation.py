@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dual_encoder.config import EncoderConfig
-from dual_encoder.models.encoder import make_encoder
+from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.models.pyramid import Pyramid
 
 
@@ -31,7 +30,8 @@ class _Block(nn.Module):
 class SegmentationModel(nn.Module):
     """Encoders `<sensor>_encoder`, their features concatenated per level, and one decoder.
 
-    A transformer's features come through a `<sensor>_pyramid`, which is a part of the decoder.
+    If all maps of an encoder have one stride, as those of a transformer, a `<sensor>_pyramid` makes several strides of
+    them; it is a part of the decoder.
 
     Attributes:
       sensors: names of the images used, e.g. ('s1',) or ('s1', 's2').
@@ -42,7 +42,7 @@ class SegmentationModel(nn.Module):
     """
 
     sensors: tuple[str, ...]
-    encoder: EncoderConfig
+    encoder: AnyEncoder
     decoder_width: int
     classes: int
     frozen: bool
@@ -58,11 +58,11 @@ class SegmentationModel(nn.Module):
         dtype = jnp.dtype(self.encoder.dtype)
         levels = []
         for name in self.sensors:
-            maps = make_encoder(self.encoder, f"{name}_encoder")(images[name], train and not self.frozen).maps
+            maps = self.encoder.make(f"{name}_encoder")(images[name], train and not self.frozen).maps
             if self.frozen:
                 maps = jax.lax.stop_gradient(maps)
-            if self.encoder.family == "vit":
-                maps = Pyramid(self.encoder.patch, self.decoder_width, dtype, name=f"{name}_pyramid")(maps)
+            if len(set(self.encoder.strides)) == 1:
+                maps = Pyramid(self.encoder.strides[0], self.decoder_width, dtype, name=f"{name}_pyramid")(maps)
             levels.append(maps)
         skips = [jnp.concatenate(maps, axis=-1) for maps in zip(*levels, strict=True)]
         x = skips.pop()

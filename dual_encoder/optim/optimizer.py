@@ -1,31 +1,67 @@
-"""Learning-rate schedule and optimizer: one optax chain from the config."""
+"""The optimizer: one optax chain from the config."""
 
-from typing import Any
+import dataclasses
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dual_encoder.config import OptimizerConfig
+from dual_encoder.config import AtLeast, Before, require
+from dual_encoder.optim.schedules import AnyDecay, Cosine, warmup_and_decay
 
 _SCALAR_PEAK = 1e-3  # rate at which the scalars of a loss are trained beside LARS and SGD
 
 
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer and its learning rate.
+
+    Attributes:
+      name: 'lars', 'lamb', 'adamw' or 'sgd'.
+      learning_rate: peak rate before scaling.
+      scaling: 'none', 'linear' (x batch / 256) or 'sqrt' (x sqrt(batch)).
+      warmup: share of all steps with a linearly rising rate.
+      decay: how the rate falls after the warm-up; see `schedules`.
+      weight_decay: applied to kernels only, never to biases and norms.
+      momentum: of lars and sgd.
+      clip_norm: gradients are scaled down to this global norm; 0 is off.
+      ema: decay of a moving average of the weights, for example 0.999; evaluation, fine-tuning and export then use the
+        average. 0 is off.
+    """
+
+    name: Literal["lars", "lamb", "adamw", "sgd"]
+    learning_rate: float
+    scaling: Literal["none", "linear", "sqrt"]
+    warmup: float
+    decay: Annotated[AnyDecay, Before(dataclasses.asdict(Cosine()))]
+    weight_decay: Annotated[float, AtLeast(0)]
+    momentum: Annotated[float, AtLeast(0)]
+    clip_norm: Annotated[float, AtLeast(0)]
+    ema: Annotated[float, AtLeast(0), Before(0.0)]
+
+    def check(self, path: str) -> None:
+        """Raises UserError for a share outside [0, 1), or a rate that is not positive."""
+        require(0 <= self.warmup < 1, f"{path}.warmup", self.warmup, "a share in [0, 1)")
+        require(self.momentum < 1, f"{path}.momentum", self.momentum, "a share in [0, 1)")
+        require(self.ema < 1, f"{path}.ema", self.ema, "a decay in [0, 1)")
+        require(self.learning_rate > 0, f"{path}.learning_rate", self.learning_rate, "more than 0")
+
+
 def learning_rate(config: OptimizerConfig, batch_size: int, steps: int) -> optax.Schedule:
-    """Returns the schedule: linear warm-up to the scaled peak, then cosine decay to 0 at `steps`.
+    """Returns the schedule: linear warm-up to the scaled peak, then the configured decay to the end of `steps`.
 
     Scaling rules: 'linear' peak = rate x batch / 256 (Goyal et al. 2017), 'sqrt' peak = rate x sqrt(batch)
     (SimCLR, Chen et al. 2020, appendix B.1).
     """
     factor = {"none": 1.0, "linear": batch_size / 256, "sqrt": batch_size**0.5}[config.scaling]
-    return _warmup_and_decay(config.learning_rate * factor, config, steps)
+    return warmup_and_decay(config.learning_rate * factor, config.warmup, steps, config.decay)
 
 
-def _warmup_and_decay(peak: float, config: OptimizerConfig, steps: int) -> optax.Schedule:
-    warmup = min(round(config.warmup * steps), steps - 1)
-    if warmup == 0 or steps == 1:
-        return optax.cosine_decay_schedule(peak, steps)
-    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps)
+def rate_at(schedule: optax.Schedule, update: int) -> float:
+    """Returns the learning rate of update number `update`, counted from 1."""
+    with jax.numpy_dtype_promotion("standard"):
+        return float(schedule(jnp.int32(update - 1)))
 
 
 def is_kernel(params: Any) -> Any:
@@ -61,7 +97,7 @@ def make_optimizer(config: OptimizerConfig, batch_size: int, steps: int, frozen:
                                    optax.sgd(rate, momentum=config.momentum)),
     }[config.name]()
     if config.name in ("lars", "sgd"):
-        scalars = optax.adam(_warmup_and_decay(_SCALAR_PEAK, config, steps))
+        scalars = optax.adam(warmup_and_decay(_SCALAR_PEAK, config.warmup, steps, config.decay))
         optimizer = optax.partition({"layers": optimizer, "scalars": scalars},
                                     lambda params: jax.tree.map(lambda p: "layers" if p.ndim else "scalars", params))
     if config.clip_norm:

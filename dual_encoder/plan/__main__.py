@@ -27,7 +27,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from dual_encoder.command_line import parse_flags
-from dual_encoder.config import Config, EvaluateConfig, parse, to_dict
+from dual_encoder.config import parse, to_dict
 from dual_encoder.data.records import Records
 from dual_encoder.data.shapes import Shapes, shapes
 from dual_encoder.errors import UserError, exit_on_user_error
@@ -38,7 +38,7 @@ from dual_encoder.plan.step_program import StepProgram, TooLarge, compile_progra
 from dual_encoder.plan.table import figures, lines
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.storage import atomic
-from dual_encoder.tasks.build import build_task, features
+from dual_encoder.tasks.build import AnyConfig, AnyTask, EvaluateConfig, build_without_weights
 
 _NO_DATA = "no data set"
 _NUMBERS = {**dict.fromkeys(("size", "classes", "pairs"), "0 or more"), "memory": "GiB, 0 or more"}
@@ -67,7 +67,7 @@ def _run(arguments: list[str]) -> None:
     mesh = mesh_lib.make(devices)
     limit = int(options.memory * GIB) or (chip.usable if chip else 0)
     pairs = options.pairs or (len(records) if isinstance(records, Records) else 0)
-    task = build_task(config, records, mesh)
+    task = build_without_weights(config, records, mesh)
     answers: dict[int, StepProgram | str] = {}  # batch -> its program, or the compiler's reason why there is none
     plan: dict[str, Any] = {"topology": options.topology, "devices": len(devices),
                             "chip": dataclasses.asdict(chip) if chip else None, "memory_limit": limit or None,
@@ -140,7 +140,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see python -m dual_encoder.plan --help")
 
 
-def _read(options: argparse.Namespace, arguments: list[str]) -> tuple[Config, Records | Shapes]:
+def _read(options: argparse.Namespace, arguments: list[str]) -> tuple[AnyTask, Records | Shapes]:
     """Returns the configuration of the command line, and records as its data set or the options describe them."""
     flag_values = flags.FlagValues()
     command = ["plan", *arguments]
@@ -151,15 +151,15 @@ def _read(options: argparse.Namespace, arguments: list[str]) -> tuple[Config, Re
         values["data"]["dir"] = values["data"]["dir"] or _NO_DATA
     elif "data" in values and not values["data"]["dir"]:
         raise UserError("config.data.dir is ''; give it, or the side of the images, such as --size=264")
-    config = parse(values)
+    config = parse(AnyConfig, values)
     if isinstance(config, EvaluateConfig):
         raise UserError("config.task is 'evaluate'; plans are for pre-training and fine-tuning")
     if options.size:
         return config, shapes(options.size, options.sensors.split(","), options.classes)
-    return config, Records(config.data.dir, config.data.split, features(config), weights=config.data.weights)
+    return config, Records(config.data.dir, config.data.split, config.features, weights=config.data.weights)
 
 
-def _steps(config: Config, batch_size: int, pairs: int) -> int:
+def _steps(config: AnyTask, batch_size: int, pairs: int) -> int:
     """Returns the length of the schedule in steps; 0 when the number of pairs is not known."""
     return config.schedule.steps or config.schedule.epochs * (pairs // batch_size)
 

@@ -11,12 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dual_encoder.config import FinetuneConfig, PretrainConfig
 from dual_encoder.data.manifest import DatasetInfo
 from dual_encoder.errors import UserError, one_line
 from dual_encoder.optim.optimizer import make_optimizer
 from dual_encoder.plan import flops, hlo
-from dual_encoder.tasks.task import Task
+from dual_encoder.tasks.task import Task, TaskConfig
 from dual_encoder.training.step import bind_step, compile_step, init_state
 
 
@@ -83,13 +82,13 @@ def batch_shapes(task: Task, info: DatasetInfo, batch_size: int) -> dict[str, ja
                     for name, dtype in (("location", jnp.int32), ("record", jnp.int32), ("stop", jnp.bool))}
 
 
-def compile_program(config: PretrainConfig | FinetuneConfig, task: Task, info: DatasetInfo, mesh: jax.sharding.Mesh,
+def compile_program(config: TaskConfig, task: Task, info: DatasetInfo, mesh: jax.sharding.Mesh,
                     steps: int) -> StepProgram:
     """Compiles the step of `task` for the devices of `mesh`.
 
     Args:
       config: of the run; its batch_size is the global batch, of as many rows for each device.
-      task: of `build_task`.
+      task: of `tasks.build`.
       info: shapes of the records.
       mesh: over the devices; they need not exist.
       steps: length of the schedule; it changes constants only.

@@ -7,11 +7,26 @@ the whole batch. It costs one more forward pass. Over many TPU chips the gradien
 per step; XLA's CPU compiler sums each micro-batch's over its simulated devices.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+
+from dual_encoder.config import AtLeast
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a step is computed.
+
+    Attributes:
+      micro_batch: rows, over all devices, whose activations are held at one time. The gradient stays that of the whole
+        batch; it costs one more forward pass. BatchNorm takes its statistics over a micro-batch. 0 is off.
+    """
+
+    micro_batch: Annotated[int, AtLeast(0)]
 
 
 def in_micro_batches(function: Callable[..., tuple[Any, Any]], parts: int, *rows: Any) -> tuple[Any, Any]:

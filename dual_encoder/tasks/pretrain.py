@@ -3,8 +3,9 @@
 With one sensor, two augmentations of an image are (SimCLR, Chen et al. 2020).
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +13,45 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dual_encoder.augment import augment, record_keys
-from dual_encoder.config import PretrainConfig
+from dual_encoder.config import Before, require
 from dual_encoder.data.records import Records
 from dual_encoder.evaluation.retrieval import one_per_location, retrieval_gallery, retrieval_scores, top_matches
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SensorSpec
-from dual_encoder.losses.objective import clamp, objective, scalars, views
-from dual_encoder.models.dual_encoder import DualEncoder
-from dual_encoder.tasks.micro_batches import in_micro_batches
+from dual_encoder.losses.choices import AnyObjective
+from dual_encoder.losses.objective import clamp, compute, views
+from dual_encoder.models.dual_encoder import DualEncoder, ProjectionConfig
+from dual_encoder.tasks.micro_batches import TrainConfig, in_micro_batches
+from dual_encoder.tasks.task import TaskConfig
 
 _GALLERY_ROWS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TaskConfig):
+    """Pre-training of one encoder per sensor; with one sensor, two augmentations of an image are the pair (SimCLR).
+
+    Attributes:
+      projection, loss, train: the groups; each is described at its class.
+    """
+
+    task: Literal["pretrain"] = "pretrain"
+    projection: ProjectionConfig
+    loss: AnyObjective
+    train: Annotated[TrainConfig, Before({"micro_batch": 0})]
+
+    def check(self, path: str) -> None:
+        """Raises UserError when two groups do not fit together."""
+        super().check(path)
+        require(self.batch_size >= 2, f"{path}.batch_size", self.batch_size, "at least 2: one pair has no negatives")
+        rows = self.train.micro_batch
+        require(rows == 0 or self.batch_size % rows == 0, f"{path}.train.micro_batch", rows,
+                f"0, or a divisor of {path}.batch_size, {self.batch_size}")
+        self.loss.check_embeddings(self.sensors, self.projection.dim)
+
+    def micro_batch_rows(self) -> int:
+        """Returns how many rows are computed at one time, over all devices; 0: the whole batch."""
+        return self.train.micro_batch
 
 
 class Pretrain:
@@ -33,11 +63,11 @@ class Pretrain:
       mesh: that the batch is sharded over; only needed for config.loss.chunk.
     """
 
-    frozen = ()
+    frozen: tuple[str, ...] = ()
 
     def __init__(self, config: PretrainConfig, sensors: Mapping[str, SensorSpec], mesh: Mesh | None = None):
         self.config, self.mesh = config, mesh
-        self.features = tuple(config.inputs.split("+"))
+        self.features = config.features
         self.sensors = {name: sensors[name] for name in self.features}
         self.model = DualEncoder(self.features, config.encoder, config.projection.hidden, config.projection.dim)
 
@@ -45,13 +75,13 @@ class Pretrain:
         """Returns (params, batch_stats); see train_state.Task."""
         images = {name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()}
         variables = jax.jit(lambda k: self.model.init(k, images, train=True))(key)
-        return variables["params"] | scalars(self.config.loss), variables.get("batch_stats", {})
+        return variables["params"] | self.config.loss.scalars(), variables.get("batch_stats", {})
 
     def loss(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
              ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         """Returns (loss, (batch_stats, metrics)) of raw images [batch, height, width, bands]; see train_state.Task."""
         embeddings, batch_stats = self.embed(params, batch_stats, batch, key)
-        loss, metrics = objective(self.config.loss, embeddings, params, batch["location"], self.mesh)
+        loss, metrics = compute(self.config.loss, embeddings, params, batch["location"], self.mesh)
         return loss, (batch_stats, metrics)
 
     def embed(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array

@@ -1,14 +1,15 @@
 """Segmentation fine-tuning: encoders from a pre-training checkpoint (or from scratch) under a U-Net-style decoder."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dual_encoder.augment import augment, record_keys
-from dual_encoder.config import FinetuneConfig
+from dual_encoder.config import AtLeast, require
 from dual_encoder.data.order import permutation
 from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
@@ -17,12 +18,44 @@ from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec
 from dual_encoder.losses.segmentation import cross_entropy
 from dual_encoder.models.segmentation import SegmentationModel
+from dual_encoder.tasks.task import TaskConfig
 
 _PANEL_ROWS = 8
 _WEIGHT_TILES = 2000  # tiles that class weights are estimated from; more until every class was seen
 
 
-class Finetune:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmentConfig(TaskConfig):
+    """Segmentation on labelled tiles; with several inputs, their features are concatenated per level.
+
+    Attributes:
+      init_from: workdir of a pre-training run; '' starts from random weights.
+      init_step: checkpoint step of it; -1 takes the newest.
+      frozen: keep the encoder and its BatchNorm statistics as they are.
+      decoder_width: channels of the decoder's last level; each level below has twice as many.
+      class_weights: 'none', or 'inverse' (one over the class's pixel share in 2,000 random training tiles, mean 1).
+    """
+
+    task: Literal["finetune"] = "finetune"
+    init_from: str
+    init_step: int
+    frozen: bool
+    decoder_width: Annotated[int, AtLeast(1)]
+    class_weights: Literal["none", "inverse"]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The tensors of a record that the task reads."""
+        return (*self.sensors, "label")
+
+    def check(self, path: str) -> None:
+        """Raises UserError when two groups do not fit together."""
+        super().check(path)
+        require(not self.init_from or self.data.statistics == "", f"{path}.data.statistics", self.data.statistics,
+                f"'' with {path}.init_from: an encoder keeps the statistics that it was trained with")
+
+
+class Segment:
     """Per-pixel classification of tiles.
 
     Args:
@@ -35,11 +68,10 @@ class Finetune:
       UserError: the data set has no labels, or the checkpoint holds another encoder.
     """
 
-    def __init__(self, config: FinetuneConfig, sensors: Mapping[str, SensorSpec], records: Records,
+    def __init__(self, config: SegmentConfig, sensors: Mapping[str, SensorSpec], records: Records,
                  pretrained: Mapping[str, Any] | None):
         self.config, self.pretrained = config, pretrained
-        self.inputs = tuple(config.inputs.split("+"))
-        self.features = (*self.inputs, "label")
+        self.inputs, self.features = config.sensors, config.features
         self.sensors = {name: sensors[name] for name in self.inputs}
         self.frozen = tuple(f"{name}_encoder" for name in self.inputs) if config.frozen else ()
         self.classes = records.info.classes
@@ -126,7 +158,7 @@ def _shapes(tree: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield jax.tree_util.keystr(names, simple=True, separator="/"), tuple(leaf.shape)
 
 
-def _class_weights(config: FinetuneConfig, records: Records, classes: int) -> np.ndarray:
+def _class_weights(config: SegmentConfig, records: Records, classes: int) -> np.ndarray:
     """Returns the loss weight per class, float32 [classes]."""
     if config.class_weights == "none":
         return np.ones(classes, np.float32)

@@ -1,21 +1,101 @@
-"""What a task is."""
+"""What a task is, and what the configurations of all tasks have in common."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import jax
 import numpy as np
 
+from dual_encoder.augment import AugmentConfig
+from dual_encoder.config import AtLeast, AtMost, require
+from dual_encoder.data.config import DataConfig
 from dual_encoder.data.records import Records
 from dual_encoder.imagery.sensors import SensorSpec
+from dual_encoder.models.encoder import AnyEncoder
+from dual_encoder.optim.optimizer import OptimizerConfig
+
+_STEPS = 2**31 - 1  # a step counter of JAX has 32 bits
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """How long a run is, and how often it logs, evaluates and saves.
+
+    Attributes:
+      epochs: passes over the data; the last incomplete batch of a pass is left out.
+      steps: number of steps; when not 0 it counts instead of epochs.
+      log_every, eval_every, checkpoint_every: in steps; 0 leaves only the end of the run.
+      keep: checkpoints kept, newest first.
+    """
+
+    epochs: Annotated[int, AtLeast(0)]
+    steps: Annotated[int, AtLeast(0), AtMost(_STEPS)]
+    log_every: Annotated[int, AtLeast(0)]
+    eval_every: Annotated[int, AtLeast(0)]
+    checkpoint_every: Annotated[int, AtLeast(0)]
+    keep: Annotated[int, AtLeast(1)]
+
+    def check(self, path: str) -> None:
+        """Raises UserError for a run of no step."""
+        require(self.steps + self.epochs >= 1, f"{path}.epochs", self.epochs, "at least 1 (or schedule.steps)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """What the configuration of every trained task holds.
+
+    Attributes:
+      seed: of the weights, the order of the records and the augmentations.
+      batch_size: of the global batch, over all devices of all hosts.
+      inputs: the sensors that are read, joined by '+': 's1', 's2' or 's1+s2'.
+      data, encoder, augment, optimizer, schedule: the groups; each is described at its class.
+    """
+
+    seed: Annotated[int, AtLeast(0), AtMost(2**32 - 1)]  # JAX's keys have 32 bits
+    batch_size: Annotated[int, AtLeast(1)]
+    inputs: str
+    data: DataConfig
+    encoder: AnyEncoder
+    augment: AugmentConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """The names in `inputs`."""
+        return tuple(self.inputs.split("+"))
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The tensors of a record that the task reads."""
+        return self.sensors
+
+    def check(self, path: str) -> None:
+        """Raises UserError when two groups do not fit together."""
+        require(all(self.sensors) and len(set(self.sensors)) == len(self.sensors), f"{path}.inputs", self.inputs,
+                "sensors of the data set joined by '+', such as s1, s2 or s1+s2")
+        self.encoder.check_crop(self.augment.crop)
+
+    def micro_batch_rows(self) -> int:
+        """Returns how many rows are computed at one time, over all devices; 0: the whole batch."""
+        return 0
 
 
 class Task(Protocol):
-    """What the trainer needs to know of a task. Tasks are written for the global batch."""
+    """The functions that the trainer calls. They are written for the global batch."""
 
-    features: tuple[str, ...]  # tensors of a record that a batch holds
-    sensors: Mapping[str, SensorSpec]  # of the images among them
-    frozen: tuple[str, ...]  # top-level names of parameters that never change
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Tensors of a record that a batch holds."""
+
+    @property
+    def sensors(self) -> Mapping[str, SensorSpec]:
+        """Specs of the images among the features, with the statistics in use."""
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Top-level names of the parameters that never change."""
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """Returns (params, batch_stats)."""

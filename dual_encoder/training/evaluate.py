@@ -1,17 +1,24 @@
-"""Evaluation of a task over a whole split."""
+"""Evaluation of a state, and of a finished run, over a whole split."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
+from dual_encoder.config import to_dict
+from dual_encoder.console import say
 from dual_encoder.data.batches import in_order
 from dual_encoder.data.records import Records
+from dual_encoder.errors import UserError
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
+from dual_encoder.tasks.build import EvaluateConfig, build_evaluation
 from dual_encoder.tasks.task import Task
+from dual_encoder.workdir import folder as workdir_lib
+from dual_encoder.workdir.scores import save_evaluation, summary
 
 _EVAL_BATCH = 64  # images per forward pass of an evaluation, at most; it changes no figure
 
@@ -30,3 +37,35 @@ def evaluator(task: Task, records: Records, batch_size: int, mesh: Mesh
             yield batch["record"][:valid], {name: array[:valid] for name, array in result.items()}
 
     return lambda state: task.evaluate(outputs(state), records)
+
+
+def evaluate(config: EvaluateConfig, mesh: Mesh, workdir: epath.Path) -> None:
+    """Scores a finished run as the configuration says; writes scores and pictures to the workdir and prints the scores.
+
+    Args:
+      config: which run, on which data.
+      mesh: the devices.
+      workdir: that of the run, or another one; it is made if needed.
+
+    Raises:
+      UserError: checkpoint, data and workdir do not fit together.
+    """
+    built, run = build_evaluation(config), epath.Path(config.init_from)
+    model, records = built.model, built.records
+    if not built.own and workdir == run:
+        raise UserError(f"split '{built.split}' of '{records.parts[0].folder}' is not what the run evaluates itself on "
+                        f"(split '{model.config['data']['eval_split']}' of its own data); give another --workdir for "
+                        "these scores")
+    state = jax.device_put(TrainState(step=model.step, params=model.variables["params"],
+                                      batch_stats=model.variables["batch_stats"], opt_state=(), average={}),
+                           mesh_lib.replicated(mesh))
+    scores, pictures = evaluator(built.task, records, config.batch_size, mesh)(state)
+    if not mesh_lib.is_main_process():
+        return
+    if workdir != run:
+        facts = workdir_lib.facts(to_dict(config), records.info, built.task.sensors)
+        workdir_lib.check(workdir, facts)
+        workdir_lib.record_run(workdir, facts, sum(leaf.size for leaf in jax.tree.leaves(state.params)))
+    save_evaluation(workdir, model.step, scores, pictures)
+    say(f"checkpoint {model.step}, data set '{records.info.config}', split '{built.split}', one record per place")
+    say(summary(scores))

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from dual_encoder.console import progress_bar, say
+from dual_encoder.console import clock, progress_bar, say
+from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
@@ -23,13 +24,28 @@ def is_due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
+class Hook:
+    """Something that happens around the steps of a run; the methods of this class do nothing."""
+
+    def begin(self, step: int, state: TrainState) -> None:
+        """Called once, before the first step, with the state that the run starts from."""
+
+    def before(self, step: int) -> None:
+        """Called before the step that brings the state to `step` updates."""
+
+    def due(self, step: int, stopping: bool) -> bool:
+        """Returns True when `after` is to be called after this step; `stopping`: a signal ends the run here."""
+        return False
+
+    def after(self, step: int, state: TrainState) -> None:
+        """Called after a step that is due, when its state is finished and known to be finite."""
+
+
 class TrainLog:
     """Reads the metrics of finished steps, stops on a non-finite one, writes means and shows progress.
 
-    A row holds the means since the row before, or since the start of this process.
-
-    Metrics are read one step late, so that the devices always have a step to work on. All processes read the same ones
-    after the same step.
+    A row holds the means since the row before, or since the start of this process. Metrics are read one step late, so
+    that the devices always have a step to work on. All processes read the same ones after the same step.
 
     Args:
       writer: None on all but the main process.
@@ -37,15 +53,17 @@ class TrainLog:
       every: interval of the rows, in steps.
       batch_size: of the global batch.
       name_records: step -> ids of the records of its batch.
+      facts: step -> further values of its row, such as the learning rate.
 
     Attributes:
-      stop: some process was asked to stop before a step whose metrics were read.
+      stop: a process got the signal to stop before a step whose metrics were read.
     """
 
     def __init__(self, writer: MetricWriter | None, start: int, last: int, every: int, batch_size: int,
-                 name_records: Callable[[int], list[str]]):
+                 name_records: Callable[[int], list[str]],
+                 facts: Callable[[int], Mapping[str, float]] = lambda step: {}):
         self._writer, self._last, self._every, self._batch_size = writer, last, every, batch_size
-        self._name_records, self.stop = name_records, False
+        self._name_records, self._facts, self.stop = name_records, facts, False
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         self._sums: dict[str, float] = {}
         self._count = 0  # steps in the sums
@@ -101,6 +119,7 @@ class TrainLog:
         if self._writer:
             row = {name: total / self._count for name, total in self._sums.items()}
             row |= {"pairs_per_second": self._timed * self._batch_size / seconds, "data_wait": self._waited / seconds}
+            row |= self._facts(step)
             self._writer.write(step, "train", row)
             self._show(step, row, seconds / max(self._timed, 1) * (self._last - step))
         self._sums, self._count = {}, 0
@@ -111,11 +130,10 @@ class TrainLog:
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step, facts=text)
         else:
-            minutes, seconds = divmod(int(eta), 60)
-            say(f"step {step}/{self._last}  {text}  ETA {minutes}:{seconds:02d}")
+            say(f"step {step}/{self._last}  {text}  ETA {clock(eta)}")
 
 
-class Profile:
+class Profile(Hook):
     """Traces some steps into WORKDIR/profile, for XProf, TensorBoard or Perfetto.
 
     Args:
@@ -129,8 +147,8 @@ class Profile:
         self._folder, self._first, self._end, self._settle = workdir / "profile", first, first + count, settle
         self._tracing, self._traced = False, 0
 
-    def __call__(self, step: int) -> None:
-        """To be called before each step."""
+    def before(self, step: int) -> None:
+        """Starts or ends the trace."""
         if step == self._first < self._end:
             self._settle()
             jax.profiler.start_trace(os.fspath(self._folder))
@@ -151,55 +169,86 @@ class Profile:
             say(f"no trace: the run ended before step {self._first}, the first to be traced")
 
 
-class SaveCheckpoint:
-    """Saves every `every` steps and at the end."""
+class NameDamage(Hook):
+    """Writes an event when damaged records were replaced.
+
+    Args:
+      records: of the run.
+      writer: None on all but the main process.
+    """
+
+    def __init__(self, records: Records, writer: MetricWriter | None):
+        self._records, self._writer, self._seen = records, writer, 0
+
+    def due(self, step: int, stopping: bool) -> bool:
+        """Returns True after a step whose batch had a replaced record."""
+        return self._writer is not None and len(self._records.bad) > self._seen
+
+    def after(self, step: int, state: TrainState) -> None:
+        """Writes the event."""
+        self._seen = len(self._records.bad)
+        if self._writer:
+            self._writer.write(step, "event", {"event": f"{self._seen} damaged records replaced so far"})
+
+
+class SaveCheckpoint(Hook):
+    """Saves every `every` steps, at the end, and when a signal ends the run."""
 
     def __init__(self, checkpoints: Checkpoints, writer: MetricWriter | None, every: int, last: int):
         self._checkpoints, self._writer, self._every, self._last = checkpoints, writer, every, last
 
-    def due(self, step: int) -> bool:
-        """True when a checkpoint of `step` is to be saved."""
-        return is_due(step, self._every, self._last)
+    def due(self, step: int, stopping: bool) -> bool:
+        """Returns True when a checkpoint of `step` is to be saved."""
+        return stopping or is_due(step, self._every, self._last)
 
-    def __call__(self, step: int, state: TrainState) -> None:
+    def after(self, step: int, state: TrainState) -> None:
         """Saves `state`; the metrics up to it are made safe first."""
         if self._writer:
             self._writer.sync()
         self._checkpoints.save(step, state)
 
 
-class Evaluate:
+class Evaluate(Hook):
     """Scores the evaluation split every `every` steps and at the end.
 
     Args:
       evaluate: state -> (scores, pictures), as train_state.Task.evaluate returns them.
       writer: None on all but the main process.
       workdir: scores and pictures go to its folder evaluation/.
-      report: called after each evaluation.
+      every, last: the evaluated steps are those of `is_due`.
+      resume_clock: called after each evaluation, so that its time does not count in the rates of training.
+      done: called after each evaluation, on the main process.
     """
 
     def __init__(self, evaluate: Callable[[TrainState], tuple[dict, dict]], writer: MetricWriter | None,
-                 workdir: epath.Path, every: int, last: int, report: Callable[[], Any]):
+                 workdir: epath.Path, every: int, last: int, resume_clock: Callable[[], None],
+                 done: Callable[[], Any]):
         self._evaluate, self._writer, self._workdir = evaluate, writer, workdir
-        self._every, self._last, self._report = every, last, report
+        self._every, self._last, self._resume_clock, self._done = every, last, resume_clock, done
 
-    def due(self, step: int) -> bool:
-        """True when the state of `step` is to be evaluated."""
-        return is_due(step, self._every, self._last)
+    def begin(self, step: int, state: TrainState) -> None:
+        """Evaluates the first state if an earlier process ended between its checkpoint and its scores."""
+        if step and self.due(step, stopping=False) and self._is_missing(step):
+            self.after(step, state)
 
-    def is_missing(self, step: int) -> bool:
+    def due(self, step: int, stopping: bool) -> bool:
+        """Returns True when the state of `step` is to be evaluated."""
+        return not stopping and is_due(step, self._every, self._last)
+
+    def _is_missing(self, step: int) -> bool:
         """True unless the scores of `step` were written; the same on all processes."""
         file = self._workdir / "evaluation" / "scores.json"
         written = self._writer is None or (self._writer.holds(step, "eval") and file.exists())
         return not mesh_lib.agree(int(written))
 
-    def __call__(self, step: int, state: TrainState) -> None:
+    def after(self, step: int, state: TrainState) -> None:
         """Evaluates on all processes; the main one writes."""
         scores, pictures = self._evaluate(state)
-        if mesh_lib.is_main_process():
+        if self._writer:
             save_evaluation(self._workdir, step, scores, pictures)  # before the row that says so
             self._writer.write(step, "eval", flatten(scores))
             say(f"evaluation at step {step}\n{summary(scores)}")
-            self._report()
+            self._done()
+        self._resume_clock()
 
 

@@ -1,23 +1,28 @@
-"""The one training loop."""
+"""The training loop: opens a run in its workdir, and makes its steps."""
 
 import contextlib
+import dataclasses
+import functools
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
+import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from dual_encoder.config import FinetuneConfig, PretrainConfig, to_dict
+from dual_encoder.config import to_dict, upgrade
 from dual_encoder.console import say
 from dual_encoder.data.batches import batches
-from dual_encoder.data.records import Records
-from dual_encoder.optim.optimizer import make_optimizer
-from dual_encoder.report.__main__ import write_report
+from dual_encoder.data.order import Order
+from dual_encoder.optim.optimizer import learning_rate, make_optimizer, rate_at
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.runtime.stop_request import StopRequest
+from dual_encoder.state import TrainState
+from dual_encoder.tasks.build import Built
 from dual_encoder.tasks.checks import check_batch, check_crop
-from dual_encoder.tasks.task import Task
 from dual_encoder.training import hooks
 from dual_encoder.training.evaluate import evaluator
 from dual_encoder.training.step import compile_step, init_state
@@ -28,89 +33,152 @@ from dual_encoder.workdir.metrics import MetricWriter
 STOPPED = 75  # exit code after SIGTERM or SIGINT: saved, run the same command again (EX_TEMPFAIL)
 
 
-def fit(config: PretrainConfig | FinetuneConfig, task: Task, records: Records, eval_records: Records, mesh: Mesh,
-        workdir: epath.Path, profile_steps: int = 0) -> None:
-    """Trains to the end of the schedule, from the newest checkpoint of `workdir` if there is one.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that is open in its workdir.
 
-    `profile_steps` steps are traced, from the third one on: the first compiles, the second may still wait for data.
+    Attributes:
+      built: configuration, task and records.
+      mesh: the devices.
+      workdir: its folder.
+      order: which records make up the batch of a step.
+      start, last: the run goes from step `start` to `last`.
+      state: at step `start`.
+      optimizer: of the steps.
+      checkpoints: of the workdir.
+      writer: of the metrics; None on all but the main process.
+      stop: notes a signal that asks the run to end.
+    """
+
+    built: Built
+    mesh: Mesh
+    workdir: epath.Path
+    order: Order
+    start: int
+    last: int
+    state: TrainState
+    optimizer: optax.GradientTransformation
+    checkpoints: Checkpoints
+    writer: MetricWriter | None
+    stop: StopRequest
+
+
+@contextlib.contextmanager
+def open_run(built: Built, mesh: Mesh, workdir: epath.Path) -> Iterator[Run]:
+    """Claims the workdir for this process and restores the newest checkpoint, if there is one.
 
     Raises:
-      UserError: batch, workdir or data do not fit; a loss that is not finite.
-      SystemExit: with code STOPPED after SIGTERM or SIGINT, when the state is saved.
+      UserError: batch, workdir or data do not fit.
     """
-    schedule = config.schedule
+    config, task, records = built.config, built.task, built.records
     check_batch(config, mesh)
     check_crop(config.augment.crop, task, records.info)
     order = records.order(config.seed, config.batch_size)
-    last = schedule.steps or schedule.epochs * order.steps_per_epoch
+    last = config.schedule.steps or config.schedule.epochs * order.steps_per_epoch
     facts = workdir_lib.facts(to_dict(config), records.info, task.sensors)
-    workdir_lib.check(workdir, facts)
-    with contextlib.ExitStack() as run:
+    as_stored_now = functools.partial(upgrade, type(config))
+    workdir_lib.check(workdir, facts, as_stored_now)
+    with contextlib.ExitStack() as stack:
         if mesh_lib.is_main_process():
-            run.enter_context(workdir_lib.claim(workdir))  # while a signal still ends the wait
-        stop = run.enter_context(StopRequest())
+            stack.enter_context(workdir_lib.claim(workdir))  # a signal still ends the wait for another run
+        stop = stack.enter_context(StopRequest())
         optimizer = make_optimizer(config.optimizer, config.batch_size, last, task.frozen)
         state = init_state(task, optimizer, config, mesh)
-        checkpoints = Checkpoints(workdir, schedule.keep, facts)
-        run.callback(checkpoints.close)
+        checkpoints = Checkpoints(workdir, config.schedule.keep, facts, as_stored_now)
+        stack.callback(checkpoints.close)
         restored = checkpoints.restore(state)
         state = state if restored is None else restored
-        start = int(state.step)
-        writer = None
+        start, writer = int(state.step), None
         if mesh_lib.is_main_process():
             parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
             workdir_lib.record_run(workdir, facts, parameters)
             writer = MetricWriter(workdir, start)
-            run.callback(writer.close)
+            stack.callback(writer.close)
             if start < last:
                 writer.write(start, "event", {"event": "started" if start == 0 else "resumed"})
             say(f"{config.task}: {len(records)} records, {order.steps_per_epoch} steps per epoch, "
                 f"{parameters / 1e6:.1f} M parameters, {mesh.size} {mesh.devices.flat[0].platform} device(s), from "
                 f"step {start} to {last}")
+        yield Run(built, mesh, workdir, order, start, last, state, optimizer, checkpoints, writer, stop)
 
-        def name_records(step: int) -> list[str]:
-            return [records.record(number)["id"] for number in order.numbers(step).tolist()]
 
-        log = hooks.TrainLog(writer, start, last, schedule.log_every, config.batch_size, name_records)
-        run.callback(log.close)
-        save = hooks.SaveCheckpoint(checkpoints, writer, schedule.checkpoint_every, last)
-        score = hooks.Evaluate(evaluator(task, eval_records, config.batch_size, mesh), writer, workdir,
-                               schedule.eval_every, last, lambda: write_report(workdir))
-        profile = hooks.Profile(workdir, start + 3, profile_steps, log.settle)
-        run.callback(profile.close)
-        step_fn = compile_step(task, optimizer, config, mesh)
-        stream = batches(records, seed=config.seed, batch_size=config.batch_size,
-                                   rows=mesh_lib.local_rows(config.batch_size), start=start, stop=last,
-                                   threads=config.data.threads, processes=config.data.processes)
-        run.callback(stream.close)
-        bad = 0
-        with mesh_lib.together():  # as the innermost: to close the run would wait for the dead
-            if start and score.due(start) and score.is_missing(start):  # it ended between a checkpoint and its scores
-                score(start, state)
-                log.resume_clock()
-            for step in range(start + 1, last + 1):
-                profile(step)
-                began = time.perf_counter()
-                batch = mesh_lib.to_global(next(stream), mesh, stop.requested)
-                log.waited(time.perf_counter() - began)
-                if writer and len(records.bad) > bad:
-                    bad = len(records.bad)
-                    writer.write(step, "event", {"event": f"{bad} damaged records replaced so far"})
-                state, metrics = step_fn(state, batch)
-                del batch  # its memory may be a reader's, who ends before this frame does
-                log(step, metrics)
-                stopping = log.stop or (stop.requested and mesh_lib.is_alone())
-                if stopping or save.due(step) or score.due(step):
-                    log.settle()
-                if stopping or save.due(step):
-                    save(step, state)
-                if stopping:
-                    say(f"stopped by a signal after step {step}; saved, run the same command to continue")
-                    sys.exit(STOPPED)
-                if score.due(step):
-                    score(step, state)
-                    log.resume_clock()
+def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0,
+        after_evaluation: Callable[[epath.Path], Any] = lambda workdir: None) -> None:
+    """Trains to the end of the schedule, from the newest checkpoint of `workdir` if there is one.
+
+    Args:
+      built: configuration, task and records.
+      mesh: the devices.
+      workdir: folder of the run.
+      profile_steps: number of steps to trace, from the third one on: the first compiles, the second may still wait for
+        data.
+      after_evaluation: called with the workdir on the main process, after each evaluation and at the end.
+
+    Raises:
+      UserError: batch, workdir or data do not fit; a loss that is not finite.
+      SystemExit: with code STOPPED after SIGTERM or SIGINT, when the state is saved.
+    """
+    with open_run(built, mesh, workdir) as run, contextlib.ExitStack() as stack:
+        log = _train_log(run)
+        stack.callback(log.close)
+        schedule = built.config.schedule
+        profile = hooks.Profile(workdir, run.start + 3, profile_steps, log.settle)
+        stack.callback(profile.close)
+        evaluate = evaluator(built.task, built.eval_records, built.config.batch_size, mesh)
+        train(run, log, [
+            profile,
+            hooks.NameDamage(built.records, run.writer),
+            hooks.SaveCheckpoint(run.checkpoints, run.writer, schedule.checkpoint_every, run.last),
+            hooks.Evaluate(evaluate, run.writer, workdir, schedule.eval_every, run.last, log.resume_clock,
+                           lambda: after_evaluation(workdir)),
+        ])
     if mesh_lib.is_main_process():
-        say(f"report: {write_report(workdir)}")
+        after_evaluation(workdir)
 
 
+def train(run: Run, log: hooks.TrainLog, around: Sequence[hooks.Hook]) -> None:
+    """Makes the steps of a run; `around` happens before and after each of them, in that order.
+
+    Raises:
+      UserError: a loss that is not finite, or damaged records.
+      SystemExit: with code STOPPED after SIGTERM or SIGINT, when the hooks have had the last state.
+    """
+    config, records, state = run.built.config, run.built.records, run.state
+    step_fn = compile_step(run.built.task, run.optimizer, config, run.mesh)
+    stream = batches(records, seed=config.seed, batch_size=config.batch_size,
+                     rows=mesh_lib.local_rows(config.batch_size), start=run.start, stop=run.last,
+                     threads=config.data.threads, processes=config.data.processes)
+    # `together` is innermost, so that a lost peer ends this process before anything waits for it.
+    with contextlib.closing(stream), mesh_lib.together():
+        for hook in around:
+            hook.begin(run.start, state)
+        for step in range(run.start + 1, run.last + 1):
+            for hook in around:
+                hook.before(step)
+            began = time.perf_counter()
+            batch = mesh_lib.to_global(next(stream), run.mesh, run.stop.requested)
+            log.waited(time.perf_counter() - began)
+            state, metrics = step_fn(state, batch)
+            del batch  # on a CPU it may share a reader's memory; it is released before the readers are closed
+            log(step, metrics)
+            stopping = log.stop or (run.stop.requested and mesh_lib.is_alone())
+            due = [hook for hook in around if hook.due(step, stopping)]
+            if due or stopping:
+                log.settle()
+            for hook in due:
+                hook.after(step, state)
+            if stopping:
+                say(f"stopped by a signal after step {step}; saved, run the same command to continue")
+                sys.exit(STOPPED)
+
+
+def _train_log(run: Run) -> hooks.TrainLog:
+    """Returns the log of a run, which names records by their ids and adds the learning rate."""
+    config, records = run.built.config, run.built.records
+    rate = learning_rate(config.optimizer, config.batch_size, run.last)
+
+    def name_records(step: int) -> list[str]:
+        return [records.record(number)["id"] for number in run.order.numbers(step).tolist()]
+
+    return hooks.TrainLog(run.writer, run.start, run.last, config.schedule.log_every, config.batch_size, name_records,
+                          lambda step: {"learning_rate": rate_at(rate, step)})

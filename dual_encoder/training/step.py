@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from dual_encoder.config import FinetuneConfig, PretrainConfig
 from dual_encoder.optim.optimizer import update_average
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
-from dual_encoder.tasks.task import Task
+from dual_encoder.tasks.task import Task, TaskConfig
 
 
 def train_step(state: TrainState, batch: Mapping[str, jax.Array], *, task: Task,
@@ -43,7 +42,7 @@ def train_step(state: TrainState, batch: Mapping[str, jax.Array], *, task: Task,
                              "stop": jnp.any(batch["stop"])}
 
 
-def init_state(task: Task, optimizer: optax.GradientTransformation, config: PretrainConfig | FinetuneConfig,
+def init_state(task: Task, optimizer: optax.GradientTransformation, config: TaskConfig,
                mesh: Mesh) -> TrainState:
     """Returns the state at step 0, replicated over the mesh."""
     params, batch_stats = task.init(jax.random.key(config.seed))
@@ -53,12 +52,12 @@ def init_state(task: Task, optimizer: optax.GradientTransformation, config: Pret
     return jax.device_put(state, mesh_lib.replicated(mesh))
 
 
-def bind_step(task: Task, optimizer: optax.GradientTransformation, config: PretrainConfig | FinetuneConfig):
+def bind_step(task: Task, optimizer: optax.GradientTransformation, config: TaskConfig):
     """Returns `train_step` of a run: (state, batch) -> (state, metrics)."""
     return functools.partial(train_step, task=task, optimizer=optimizer, seed=config.seed, ema=config.optimizer.ema)
 
 
-def compile_step(task: Task, optimizer: optax.GradientTransformation, config: PretrainConfig | FinetuneConfig,
+def compile_step(task: Task, optimizer: optax.GradientTransformation, config: TaskConfig,
                  mesh: Mesh):
     """Returns `bind_step` as one program over all devices of the mesh: (state, batch) -> (state, metrics)."""
     replicated = mesh_lib.replicated(mesh)

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -59,11 +59,13 @@ class Checkpoints:
     Args:
       workdir: of the run.
       keep: number of newest checkpoints to keep.
-      facts: of the run, as `workdir.facts` gives them; stored with each checkpoint.
+      facts: of the run, as `folder.facts` gives them; stored with each checkpoint.
+      as_stored_now: as in `folder.check`.
     """
 
-    def __init__(self, workdir: epath.PathLike, keep: int, facts: Mapping[str, Any]):
-        self._workdir, self._facts = epath.Path(workdir), dict(facts)
+    def __init__(self, workdir: epath.PathLike, keep: int, facts: Mapping[str, Any],
+                 as_stored_now: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict):
+        self._workdir, self._facts, self._as_stored_now = epath.Path(workdir), dict(facts), as_stored_now
         self._manager = _manager(self._workdir, keep)
         self._sealer = concurrent.futures.ThreadPoolExecutor(1)
         self._sealing: concurrent.futures.Future | None = None
@@ -152,7 +154,7 @@ class Checkpoints:
 
     def _read(self, step: int, state: TrainState) -> TrainState:
         facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
-        compare(f"checkpoint {step} of '{self._workdir}' is of a run", facts, self._facts)
+        compare(f"checkpoint {step} of '{self._workdir}' is of a run", facts, self._facts, self._as_stored_now)
         seen, ours = (_shapes(tree) for tree in (self._manager.item_metadata(step)["model"], state.model))
         if different := sorted(name for name in seen | ours if seen.get(name) != ours.get(name)):
             name = different[0]

@@ -17,7 +17,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -54,12 +54,14 @@ def facts(config: Mapping[str, Any], info: DatasetInfo, sensors: Mapping[str, Se
             "sensors": {name: spec.to_json() for name, spec in sensors.items()}, "code_version": __version__}
 
 
-def check(workdir: epath.Path, ours: Mapping[str, Any]) -> None:
+def check(workdir: epath.Path, ours: Mapping[str, Any],
+          as_stored_now: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
     """Makes the folder, or checks that an existing one belongs to this run.
 
     Args:
       workdir: of the run.
       ours: `facts` of the run.
+      as_stored_now: the configuration of an earlier version -> the same in keys of this one.
 
     Raises:
       UserError: it holds a run with another configuration or other data.
@@ -72,19 +74,21 @@ def check(workdir: epath.Path, ours: Mapping[str, Any]) -> None:
         seen["config"] = read_json(workdir / "config.json")
     if (workdir / "run.json").exists():
         seen |= read_json(workdir / "run.json")
-    compare(f"--workdir '{workdir}' holds a run", seen, ours)
+    compare(f"--workdir '{workdir}' holds a run", seen, ours, as_stored_now)
 
 
-def compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+def compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any],
+            as_stored_now: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
     """Raises UserError unless what is left of a run is of this one.
 
     Args:
       holder: what holds it, to start the message with.
       seen: `facts` of the run that was found, as far as they are known.
       ours: `facts` of this run.
+      as_stored_now: as in `check`.
     """
     seen = {**ours, **seen}
-    changed = differences(seen["config"], ours["config"])
+    changed = differences(as_stored_now(seen["config"]), ours["config"])
     if changed := {key: values for key, values in changed.items() if key not in _FREE_KEYS}:
         key, (old, new) = next(iter(changed.items()))
         more = f" (and {len(changed) - 1} more keys)" if len(changed) > 1 else ""

@@ -1,0 +1,37 @@
+"""The settings of reading a data set."""
+
+import dataclasses
+from typing import Annotated
+
+from dual_encoder.config import AtLeast, Before, require
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which records are read, and how.
+
+    Attributes:
+      dir: data set folder made by `python -m data_prep build` (it holds manifest.json), local or in a bucket; several
+        folders joined by ',' are mixed.
+      split: split to train on; 'train+validation' joins two.
+      weights: share of each folder of `dir` in the batches, in any unit; () mixes them in proportion to their records.
+      eval_split: split to evaluate on, of all folders that have it.
+      statistics: JSON file of `python -m data_prep stats`; '' takes the statistics of the data set's sensors.
+      threads: reading threads per process; from a bucket, the range requests under way at once.
+      processes: reading processes per host; 0 reads in the training process. Batches pass through /dev/shm.
+      max_bad_records: how many damaged records of a split may be replaced by the next sound one before a process stops;
+        0 stops at the first.
+    """
+
+    dir: str
+    split: str
+    weights: Annotated[tuple[float, ...], Before(())]
+    eval_split: str
+    statistics: str
+    threads: Annotated[int, AtLeast(1)]
+    processes: Annotated[int, AtLeast(0), Before(0)]
+    max_bad_records: Annotated[int, AtLeast(0), Before(0)]
+
+    def check(self, path: str) -> None:
+        """Raises UserError without a folder."""
+        require(self.dir != "", f"{path}.dir", self.dir, "a data set folder made by `python -m data_prep build`")
