@@ -30,12 +30,13 @@ import jax
 import jax.numpy as jnp
 
 from configs import pretrain
-from dual_encoder.config import PretrainConfig, parse
+from dual_encoder.config import parse
 from dual_encoder.data.shapes import shapes
 from dual_encoder.plan.chips import topology
 from dual_encoder.plan.step_program import compile_program
 from dual_encoder.runtime import mesh as mesh_lib
-from dual_encoder.tasks.build import build_task
+from dual_encoder.tasks.build import build_without_weights
+from dual_encoder.tasks.pretrain import PretrainConfig
 from dual_encoder.tasks.task import Task
 
 TOLERANCE = 0.10
@@ -52,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     values = pretrain.get_config("smoke" if options.smoke else "paper")
     values.batch_size, values.data.dir, values.loss.chunk = options.batch, "not read", options.chunk
-    config = parse(values.to_dict())
+    config = parse(PretrainConfig, values.to_dict())
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)
     ratios = [compare(config, name) for name in options.topologies.split(",")]
@@ -64,7 +65,7 @@ def compare(config: PretrainConfig, name: str) -> float:
     devices, chip = topology(name)
     mesh = mesh_lib.make(devices)
     records = shapes(264, ("s1_grd", "s2_l2a"), classes=0)
-    task = build_task(config, records, mesh)
+    task = build_without_weights(config, records, mesh)
     program = compile_program(config, task, records.info, mesh, steps=1000)
     predicted, compiled = collections.Counter(), collections.Counter()
     crossing = [(values, size, one) for one in program.collectives for values, size in one.arrays

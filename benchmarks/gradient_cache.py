@@ -17,11 +17,13 @@ import jax
 
 from benchmarks.train_step import ours
 from configs import pretrain
-from dual_encoder.config import PretrainConfig, TrainConfig, parse
+from dual_encoder.config import parse
 from dual_encoder.data.shapes import shapes
 from dual_encoder.plan.step_program import compile_program
 from dual_encoder.runtime import mesh
-from dual_encoder.tasks.build import build_task
+from dual_encoder.tasks.build import build_without_weights
+from dual_encoder.tasks.micro_batches import TrainConfig
+from dual_encoder.tasks.pretrain import PretrainConfig
 
 SIZE = 64
 
@@ -33,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     values = pretrain.get_config("smoke")
     values.data.dir, values.augment.crop, values.encoder.norm = "not read", SIZE, "group"
-    config = parse(values.to_dict())
+    config = parse(PretrainConfig, values.to_dict())
     print(f"two ResNet-18 of width {config.encoder.width}, {SIZE} px, {jax.devices()[0].device_kind}")
     small, plain, cached = (temporaries(changed(config, batch, part)) for batch, part in (
         (options.micro_batch, 0), (options.batch, 0), (options.batch, options.micro_batch)))
@@ -59,7 +61,7 @@ def changed(config: PretrainConfig, batch: int, micro_batch: int) -> PretrainCon
 
 def temporaries(config: PretrainConfig) -> float:
     devices, records = mesh.make(jax.devices()[:1]), shapes(SIZE, ("s1_grd", "s2_l2a"), classes=0)
-    task = build_task(config, records, devices)
+    task = build_without_weights(config, records, devices)
     return compile_program(config, task, records.info, devices, steps=100).memory.temporaries / 1e6
 
 

@@ -32,14 +32,15 @@ import numpy as np
 
 from benchmarks import apart
 from configs import pretrain
-from dual_encoder.config import PretrainConfig, parse
+from dual_encoder.config import parse
 from dual_encoder.data.shapes import shapes
 from dual_encoder.optim.optimizer import make_optimizer
 from dual_encoder.plan import flops
 from dual_encoder.plan.chips import CHIPS
 from dual_encoder.plan.step_program import batch_shapes
 from dual_encoder.runtime import heap, mesh
-from dual_encoder.tasks.build import build_task
+from dual_encoder.tasks.build import build_without_weights
+from dual_encoder.tasks.pretrain import PretrainConfig
 from dual_encoder.training.step import bind_step, compile_step, init_state
 
 SENSORS = {"s1": "s1_grd", "s2": "s2_l2a"}
@@ -103,13 +104,14 @@ def configure(options: argparse.Namespace) -> PretrainConfig:
     values.batch_size, values.data.dir, values.augment.crop = options.batch, "not read", options.size
     values.encoder.update({"family": options.family, "depth": options.depth, "width": options.width,
                            "image_size": options.size, "dtype": options.dtype})
-    return parse(values.to_dict())
+    return parse(PretrainConfig, values.to_dict())
 
 
 def ours(config: PretrainConfig, size: int, devices: jax.sharding.Mesh) -> tuple[Callable[[], jax.Array], int]:
     """Returns a function that starts a step and returns its loss, and the operations of a step."""
     records = shapes(size, tuple(SENSORS.values()), classes=0)
-    task, optimizer = build_task(config, records, devices), make_optimizer(config.optimizer, config.batch_size, 10**6)
+    task = build_without_weights(config, records, devices)
+    optimizer = make_optimizer(config.optimizer, config.batch_size, 10**6)
     state = init_state(task, optimizer, config, devices)
     rng = np.random.default_rng(0)
     batch = {name: rng.integers(0, 3000, shape.shape).astype(shape.dtype) if name in SENSORS

@@ -2,8 +2,8 @@
 
     python -m benchmarks.trainer [--steps=100] [--milliseconds=200]
 
-Method. The real loop (trainer.fit) runs on a data set of random pairs of 128 px, batch 64, with a stand-in for the
-compiled step that takes exactly --milliseconds by sleeping, as a step on an accelerator leaves the processor alone;
+Method. The real loop (training.loop.fit) runs on a data set of random pairs of 128 px, batch 64. A stand-in for the
+compiled step takes exactly --milliseconds by sleeping, as a step on an accelerator leaves the processor alone;
 the model is tiny. The rows of metrics.jsonl give the time per step (log_every=20, the first row left out); what is more
 than the sleep is the trainer's own. The peer is the bare sleep. Target: <= 2 % of a 200 ms step. A checkpoint's own
 time, in which training waits, is measured apart: the same run with one every 20 steps.
@@ -20,10 +20,11 @@ from etils import epath
 
 from benchmarks import synthetic
 from configs import pretrain
-from dual_encoder.config import PretrainConfig, parse
+from dual_encoder.config import parse
 from dual_encoder.data.records import Records
 from dual_encoder.runtime import mesh
-from dual_encoder.tasks.pretrain import Pretrain
+from dual_encoder.tasks.build import Built
+from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig
 from dual_encoder.training import loop
 from dual_encoder.workdir import metrics
 
@@ -71,14 +72,14 @@ def configure(data: pathlib.Path, steps: int) -> PretrainConfig:
     values.data.dir, values.data.split, values.data.eval_split = str(data), "train", "train"
     values.batch_size, values.encoder.width = 64, 8
     values.schedule.update({"steps": steps, "log_every": EVERY, "checkpoint_every": 0})
-    return parse(values.to_dict())
+    return parse(PretrainConfig, values.to_dict())
 
 
 def seconds_per_step(config: PretrainConfig, workdir: pathlib.Path) -> float:
     records = Records(config.data.dir, "train", ("s1", "s2"))
     devices = mesh.make(jax.devices()[:1])
-    loop.fit(config, Pretrain(config, records.info.sensors, devices), records, records, devices,
-                epath.Path(workdir))
+    task = Pretrain(config, records.info.sensors, devices)
+    loop.fit(Built(config, task, records, records), devices, epath.Path(workdir))
     rows = [row for row in metrics.read(workdir) if row["kind"] == "train"][1:]
     return sum(config.batch_size / row["pairs_per_second"] for row in rows) / len(rows)
 

@@ -1,6 +1,6 @@
 """Segmentation fine-tuning from a pre-training run, or from scratch with --config.init_from=
 
-    python main.py --config=configs/finetune.py:VARIANT --config.init_from=RUN --workdir=DIR [--config.KEY=VALUE ...]
+    python main.py --config=configs/finetune.py[:VARIANT] --config.init_from=RUN --workdir=DIR
 
 Variants, with the run that each fits and the hardware:
 

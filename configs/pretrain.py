@@ -1,6 +1,6 @@
 """Contrastive pre-training of a dual encoder.
 
-    python main.py --config=configs/pretrain.py:VARIANT --workdir=DIR [--config.KEY=VALUE ...]
+    python main.py --config=configs/pretrain.py[:VARIANT] --workdir=DIR
 
 Variants, with the hardware and the time that they are made for:
 

@@ -16,8 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import pretrain
-from dual_encoder import config as config_lib
 from dual_encoder.data.batches import batches
 from dual_encoder.data.records import Records
 from dual_encoder.models.attention import attention
@@ -25,6 +23,7 @@ from dual_encoder.runtime import mesh
 from dual_encoder.tasks.pretrain import Pretrain
 from dual_encoder.training import loop
 from dual_encoder.workdir import checkpoint, metrics
+from tests import runs
 from tests.comparing import relative_error
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -42,13 +41,9 @@ def folder(write_dataset):
 
 
 def configure(folder, encoder, micro_batch=0, **loss):
-    values = pretrain.get_config("smoke")
-    values.data.dir, values.data.split = str(folder), "train"
-    values.encoder.update(encoder)
-    values.loss.update(loss)
-    values.batch_size, values.augment.crop, values.projection = BATCH, SIDE, {"hidden": 16, "dim": 8}
-    values.train.micro_batch = micro_batch
-    return config_lib.parse(values.to_dict())
+    """`runs.configure` of pre-training."""
+    return runs.configure(folder, batch_size=BATCH, augment__crop=SIDE, train__micro_batch=micro_batch, loss=loss,
+                          encoder=encoder)
 
 
 def loss_and_gradients(config, device):

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dual_encoder.augment import augment, record_keys
-from dual_encoder.config import AugmentConfig
+from dual_encoder.augment import AugmentConfig, augment, record_keys
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import sensor
 

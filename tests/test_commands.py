@@ -14,6 +14,7 @@ from configs import pretrain
 from dual_encoder.config import parse
 from dual_encoder.errors import UserError
 from dual_encoder.runtime import compilation_cache
+from dual_encoder.tasks.build import AnyConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = "--config=configs/pretrain.py:smoke"
@@ -71,7 +72,7 @@ def test_a_value_that_cannot_be_right_is_refused(key, value, expected):
     with values.unlocked():
         values.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=re.escape(f"config.{key} is {value!r}; expected {expected}")):
-        parse(values.to_dict())
+        parse(AnyConfig, values.to_dict())
 
 
 def test_help_says_how_to_start():

@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import finetune, pretrain
-from dual_encoder import config as config_lib
+from configs import pretrain
+from dual_encoder.config import parse
 from dual_encoder.data.batches import batches
-from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
-from dual_encoder.models.encoder import make_encoder
+from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.models.pyramid import Pyramid
 from dual_encoder.optim.optimizer import make_optimizer
 from dual_encoder.runtime import mesh
-from dual_encoder.tasks.pretrain import Pretrain
-from dual_encoder.tasks.segment import Finetune
-from dual_encoder.training import loop
+from dual_encoder.tasks.build import AnyConfig
 from dual_encoder.training.step import compile_step, init_state
 from dual_encoder.workdir import checkpoint, metrics
+from tests import runs
+from tests.runs import fit, open_run
 
 SENSORS = ("s1", "s2")
 VIT = {"family": "vit", "depth": 2, "width": 64, "patch": 8, "image_size": 32}
@@ -29,27 +28,8 @@ GROUP = {"norm": "group", "width": 8}
 
 
 def configure(variant, folder, encoder, **changes):
-    values = (finetune if variant == "water_weak" else pretrain).get_config(variant)
-    values.data.dir, values.data.split, values.batch_size = str(folder), "train", 8
-    values.augment.crop = 32
-    values.encoder.update(encoder)
-    values.schedule.update({"steps": 2, "log_every": 1, "checkpoint_every": 0})
-    if variant == "smoke":
-        values.projection = {"hidden": 16, "dim": 8}
-    else:
-        values.decoder_width = 4
-    values.update(changes)
-    return config_lib.parse(values.to_dict())
-
-
-def open_pretraining(config):
-    records = Records(config.data.dir, config.data.split, SENSORS)
-    return Pretrain(config, records.info.sensors), records
-
-
-def open_finetuning(config, pretrained=None):
-    records = Records(config.data.dir, config.data.split, (*config.inputs.split("+"), "label"))
-    return Finetune(config, records.info.sensors, records, pretrained), records
+    """`runs.configure` of a variant with another encoder."""
+    return runs.configure(folder, variant, encoder=encoder, **changes)
 
 
 def shapes(task):
@@ -87,7 +67,7 @@ def labelled(write_dataset):
 @pytest.mark.parametrize("encoder", [VIT, VIT | {"pool": "mean", "positions": "sincos"}, GROUP],
                          ids=["vit_token", "vit_mean_sincos", "groupnorm"])
 def test_one_device_equals_eight_without_batch_statistics(pairs, encoder):
-    task, records = open_pretraining(configure("smoke", pairs, encoder))
+    task, records = open_run(configure("smoke", pairs, encoder))
     one, eight = (gradients(task, records, devices) for devices in (jax.devices()[:1], jax.devices()))
     assert one[1] == eight[1] == {}
     # Float32 sums in another order differ by 1e-6 or so; GroupNorm of few values amplifies that, layer by layer.
@@ -99,7 +79,8 @@ def test_every_key_reaches_the_encoder():
     keys = dict(depth=7, width=192, norm="group", patch=4, image_size=48, pool="mean", positions="sincos", remat=True,
                 dtype="bfloat16")
     for family, unused in (("vit", {"norm"}), ("resnet", {"patch", "image_size", "pool", "positions"})):
-        encoder = make_encoder(config_lib.EncoderConfig(family=family, **keys))
+        keys["depth"] = 18 if family == "resnet" else 7
+        encoder = parse(AnyEncoder, {"family": family, **keys}).make()
         assert type(encoder).__name__.lower() == family
         for key, value in keys.items():
             if key not in unused:
@@ -108,7 +89,7 @@ def test_every_key_reaches_the_encoder():
 
 @pytest.mark.parametrize(("encoder", "stem"), [(VIT, "patch_embed"), ({"width": 8}, "conv1")])
 def test_every_sensor_has_a_stem_for_its_own_bands(pairs, encoder, stem):
-    task, _ = open_pretraining(configure("smoke", pairs, encoder))
+    task, _ = open_run(configure("smoke", pairs, encoder))
     params, _ = shapes(task)
     kernels = [params[f"{name}_encoder"][stem]["kernel"].shape for name in SENSORS]
     assert [shape[2] for shape in kernels] == [2, 12] and kernels[0][3] == kernels[1][3] == task.config.encoder.width
@@ -118,9 +99,8 @@ def test_every_sensor_has_a_stem_for_its_own_bands(pairs, encoder, stem):
 def vit_run(pairs, tmp_path_factory):
     """Two steps of pre-training a ViT: its configuration and the workdir."""
     config = configure("smoke", pairs, VIT)
-    task, records = open_pretraining(config)
     workdir = epath.Path(tmp_path_factory.mktemp("vit") / "run")
-    loop.fit(config, task, records, Records(pairs, "test", SENSORS), mesh.make(), workdir)
+    fit(config, workdir)
     return config, workdir
 
 
@@ -130,8 +110,7 @@ def test_a_run_without_batch_statistics_can_be_resumed_loaded_and_scored(vit_run
     model = checkpoint.load_model(workdir)
     assert model.step == 2 and model.variables["batch_stats"] == {}
     assert model.variables["params"]["s1_encoder"]["pos_embed"].shape == (1, 17, 64)
-    task, records = open_pretraining(config)
-    loop.fit(config, task, records, Records(pairs, "test", SENSORS), mesh.make(), workdir)
+    fit(config, workdir)
     assert "from step 2 to 2" in capsys.readouterr().out
 
 
@@ -139,7 +118,7 @@ def test_a_run_without_batch_statistics_can_be_resumed_loaded_and_scored(vit_run
 def test_fine_tuning_from_a_transformer(vit_run, labelled, inputs, frozen):
     pretrained = checkpoint.load_model(vit_run[1]).variables
     config = configure("water_weak", labelled, VIT, inputs=inputs, frozen=frozen)
-    task, records = open_finetuning(config, pretrained)
+    task, records = open_run(config, pretrained)
     devices = mesh.make(jax.devices()[:1])
     optimizer = make_optimizer(config.optimizer, 8, 10, task.frozen)
     state = init_state(task, optimizer, config, devices)
@@ -168,9 +147,7 @@ def test_fine_tuning_from_a_transformer(vit_run, labelled, inputs, frozen):
 def test_fine_tuning_of_a_transformer_learns_a_label_that_the_radar_shows(labelled, tmp_path):
     config = configure("water_weak", labelled, VIT, class_weights="inverse")
     config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps=60))
-    task, records = open_finetuning(config)
-    loop.fit(config, task, records, Records(labelled, "test", ("s1", "label")), mesh.make(jax.devices()[:1]),
-                epath.Path(tmp_path / "run"))
+    fit(config, tmp_path / "run", jax.devices()[:1])
     final = [row for row in metrics.read(tmp_path / "run") if row["kind"] == "eval"][-1]
     assert final["miou"] > 0.6, "guessing one class gives 0.25"
 
@@ -198,7 +175,7 @@ def test_pyramid_has_every_stride_up_to_the_patch_from_evenly_spaced_blocks(patc
     ({"family": "resnet", "depth": 18, "width": 8}, r"set the keys of config.encoder"),
 ])
 def test_a_checkpoint_of_another_transformer_is_refused(vit_run, labelled, change, message):
-    task, _ = open_finetuning(configure("water_weak", labelled, VIT | change),
+    task, _ = open_run(configure("water_weak", labelled, VIT | change),
                               checkpoint.load_model(vit_run[1]).variables)
     with pytest.raises(UserError, match=message):
         task.init(jax.random.key(0))
@@ -207,8 +184,8 @@ def test_a_checkpoint_of_another_transformer_is_refused(vit_run, labelled, chang
 def test_a_checkpoint_with_another_norm_is_refused(pairs, labelled):
     for theirs, ours, message in ((GROUP, {"width": 8}, r"'bn1/mean' is None in the checkpoint, \(8,\) in the model"),
                                   ({"width": 8}, GROUP, r"'bn1/mean' is \(8,\) in the checkpoint, None in the model")):
-        params, stats = shapes(open_pretraining(configure("smoke", pairs, theirs))[0])
-        task, _ = open_finetuning(configure("water_weak", labelled, ours), {"params": params, "batch_stats": stats})
+        params, stats = shapes(open_run(configure("smoke", pairs, theirs))[0])
+        task, _ = open_run(configure("water_weak", labelled, ours), {"params": params, "batch_stats": stats})
         with pytest.raises(UserError, match=message):
             task.init(jax.random.key(0))
 
@@ -216,7 +193,7 @@ def test_a_checkpoint_with_another_norm_is_refused(pairs, labelled):
 @pytest.mark.parametrize("name", ["lars", "lamb", "adamw", "sgd"])
 def test_decay_and_adaptation_leave_all_but_the_kernels_of_a_transformer_alone(pairs, name):
     config = configure("smoke", pairs, VIT)
-    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes(open_pretraining(config)[0])[0])
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes(open_run(config)[0])[0])
     settings = dataclasses.replace(config.optimizer, name=name, weight_decay=0.1, warmup=0.0, clip_norm=0.0)
     optimizer = make_optimizer(settings, 8, 10)
     updates = jax.jit(lambda p: optimizer.update(jax.tree.map(jnp.zeros_like, p), optimizer.init(p), p)[0])(params)
@@ -232,7 +209,7 @@ def test_decay_and_adaptation_leave_all_but_the_kernels_of_a_transformer_alone(p
 def test_layer_wise_adaptation_leaves_positions_and_class_token_alone(pairs):
     """LARS scales a kernel's gradient by 0.001 |w| / |g|, here 0.001; all else moves by rate x gradient."""
     config = configure("smoke", pairs, VIT)
-    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes(open_pretraining(config)[0])[0])
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes(open_run(config)[0])[0])
     settings = dataclasses.replace(config.optimizer, name="lars", learning_rate=0.5, warmup=0.0, weight_decay=0.0,
                                    clip_norm=0.0)
     optimizer = make_optimizer(settings, 8, 10)
@@ -263,5 +240,5 @@ def test_a_mistake_is_one_line(change, message):
     values["augment"] |= augment
     values["encoder"] |= VIT | change
     with pytest.raises(UserError, match=message) as caught:
-        config_lib.parse(values)
+        parse(AnyConfig, values)
     assert "\n" not in str(caught.value)

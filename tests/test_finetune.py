@@ -4,34 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 
-from configs import finetune
-from dual_encoder import config as config_lib
 from dual_encoder.data.batches import batches
-from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
 from dual_encoder.models.dual_encoder import DualEncoder
 from dual_encoder.optim.optimizer import make_optimizer
 from dual_encoder.runtime import mesh
-from dual_encoder.tasks.segment import Finetune
-from dual_encoder.training import loop
 from dual_encoder.training.step import compile_step, init_state
 from dual_encoder.workdir import metrics
+from tests import runs
+from tests.runs import fit, open_run
 
 
 def configure(folder, **changes):
-    values = finetune.get_config("water_weak")
-    values.data.dir, values.data.split = str(folder), "train"
-    values.encoder.width, values.batch_size, values.augment.crop, values.decoder_width = 8, 8, 32, 4
-    values.schedule.update({"steps": 60, "log_every": 20, "checkpoint_every": 0})
-    values.update(changes)
-    return config_lib.parse(values.to_dict())
-
-
-def open_run(config, pretrained=None):
-    records = Records(config.data.dir, config.data.split, (*config.inputs.split("+"), "label"))
-    return Finetune(config, records.info.sensors, records, pretrained), records
+    """`runs.configure` of segmentation."""
+    return runs.configure(folder, "water_weak", **changes)
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +66,8 @@ def test_frozen_encoders_stay_as_they_are(labelled, pretrained, frozen):
 
 
 def test_training_learns_a_label_that_the_radar_shows(labelled, tmp_path):
-    config = configure(labelled, class_weights="inverse")
-    task, records = open_run(config)
-    loop.fit(config, task, records, Records(labelled, "test", ("s1", "label")), mesh.make(jax.devices()[:1]),
-                epath.Path(tmp_path / "run"))
+    config = configure(labelled, class_weights="inverse", schedule__steps=60, schedule__log_every=20)
+    fit(config, tmp_path / "run", jax.devices()[:1])
     final = [row for row in metrics.read(tmp_path / "run") if row["kind"] == "eval"][-1]
     assert final["miou"] > 0.6, "guessing one class gives 0.25"
     assert final["support/dry"] + final["support/wet"] == 8 * 40 * 40
@@ -106,10 +91,7 @@ def test_ignored_pixels_change_neither_loss_nor_gradient(labelled):
 
 
 def test_a_checkpoint_of_another_encoder_is_refused(labelled, pretrained):
-    config = configure(labelled)
-    values = config_lib.to_dict(config)
-    values["encoder"]["width"] = 16
-    task, _ = open_run(config_lib.parse(values), pretrained)
+    task, _ = open_run(configure(labelled, encoder__width=16), pretrained)
     with pytest.raises(UserError, match=r"'bn1/bias' is \(8,\) in the checkpoint, \(16,\) in the model"):
         task.init(jax.random.key(0))
 

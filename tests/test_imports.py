@@ -22,16 +22,16 @@ ARROWS = {
     "losses": {"config"},
     "optim": {"config"},
     "evaluation": {"errors", "imagery"},
-    "tasks": {"augment", "config", "data", "errors", "evaluation", "imagery", "losses", "models", "runtime"},
     "workdir": {"config", "console", "data", "errors", "imagery", "runtime", "state", "storage"},
+    "tasks": {"augment", "config", "data", "errors", "evaluation", "imagery", "losses", "models", "optim", "runtime",
+              "workdir"},
     "report": {"errors", "imagery", "storage", "workdir"},
-    "training": {"config", "console", "data", "errors", "optim", "report", "runtime", "state", "tasks", "workdir"},
+    "training": {"config", "console", "data", "errors", "optim", "runtime", "state", "tasks", "workdir"},
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
     "weights": {"errors"},
     "export": {"errors", "imagery", "models", "weights", "workdir"},
     "data_prep": {"console", "data", "errors", "imagery", "storage"},
-    "main": {"command_line", "config", "data", "errors", "imagery", "report", "runtime", "state", "tasks", "training",
-             "workdir"},
+    "main": {"command_line", "config", "errors", "report", "runtime", "tasks", "training"},
 }
 
 # Room -> its files from the bottom up: a file may import files of its own room that stand before it.

@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import pretrain
-from dual_encoder import config as config_lib
 from dual_encoder.data.batches import batches
 from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
@@ -15,6 +13,7 @@ from dual_encoder.runtime import mesh
 from dual_encoder.tasks.checks import check_batch
 from dual_encoder.tasks.micro_batches import in_micro_batches
 from dual_encoder.tasks.pretrain import Pretrain
+from tests import runs
 from tests.comparing import relative_error
 
 SENSORS = ("s1", "s2")
@@ -25,14 +24,9 @@ OPTIMISED = {"xla_backend_optimization_level": 3}
 
 
 def configure(folder, micro_batch, inputs="s1+s2", loss=None, **encoder):
-    values = pretrain.get_config("smoke")
-    values.inputs = inputs
-    values.loss.update(loss or {})
-    values.data.dir, values.data.split = str(folder), "train"
-    values.batch_size, values.augment.crop, values.projection = BATCH, 32, {"hidden": 16, "dim": 8}
-    values.encoder.update({"width": 8} | encoder)
-    values.train.micro_batch = micro_batch
-    return config_lib.parse(values.to_dict())
+    """`runs.configure` of pre-training in micro-batches."""
+    return runs.configure(folder, inputs=inputs, batch_size=BATCH, train__micro_batch=micro_batch, loss=loss or {},
+                          encoder=encoder)
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +117,7 @@ def test_rows_keep_their_order_and_each_is_seen_once():
 def test_memory_of_activations_is_that_of_a_micro_batch(folder):
     """The compiler's count of temporaries; the raw batch is an argument and not among them."""
     def temporaries(batch_size, micro_batch):
-        config = configure(folder, 0, norm="group")
-        config = config_lib.parse(config_lib.to_dict(config) | {
-            "batch_size": batch_size, "train": {"micro_batch": micro_batch}})
+        config = runs.configure(folder, batch_size=batch_size, train__micro_batch=micro_batch, encoder__norm="group")
         records = Records(config.data.dir, "train", SENSORS)
         task = Pretrain(config, records.info.sensors)
         variables = jax.eval_shape(task.init, jax.random.key(0))

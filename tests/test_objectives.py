@@ -1,34 +1,30 @@
 """The objectives in the step: chosen by name, one view or two, one sensor or two, dense or in tiles."""
 
+import typing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 
-from configs import finetune, pretrain
-from dual_encoder import config as config_lib
 from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
 from dual_encoder.losses import contrastive, correlation
-from dual_encoder.losses.objective import clamp, objective, scalars, views
+from dual_encoder.losses import objective as losses
+from dual_encoder.losses.choices import AnyObjective
+from dual_encoder.losses.objective import clamp, views
 from dual_encoder.runtime import mesh
 from dual_encoder.tasks.pretrain import Pretrain
-from dual_encoder.tasks.segment import Finetune
-from dual_encoder.training import loop
 from dual_encoder.workdir import checkpoint, metrics
+from tests import runs
+from tests.runs import fit
 
 BATCH, DIM = 16, 8
 
 
 def configure(folder="data/x", inputs="s1+s2", **loss):
-    values = pretrain.get_config("smoke")
-    values.data.dir, values.data.split, values.inputs = str(folder), "train", inputs
-    values.encoder.width, values.batch_size, values.augment.crop = 8, BATCH, 32
-    values.projection = {"hidden": 16, "dim": DIM}
-    values.schedule.update({"steps": 2, "log_every": 1, "checkpoint_every": 0})
-    values.loss.update({"false_negatives": "keep"} | loss)
-    return config_lib.parse(values.to_dict())
+    """`runs.configure` of pre-training with another objective."""
+    return runs.configure(folder, inputs=inputs, batch_size=BATCH, loss={"false_negatives": "keep"} | loss)
 
 
 def embed(sensors=("s1", "s2"), count=2):
@@ -39,7 +35,7 @@ def embed(sensors=("s1", "s2"), count=2):
 
 def compute(config, embeddings, location=None, devices=None):
     location = jnp.arange(BATCH, dtype=jnp.int32) if location is None else location
-    return objective(config.loss, embeddings, scalars(config.loss), location, devices)
+    return losses.compute(config.loss, embeddings, config.loss.scalars(), location, devices)
 
 
 SCALE, BIAS = jnp.float32(1 / 0.07), jnp.float32(-10.0)
@@ -69,7 +65,7 @@ def test_the_objective_that_is_named_is_the_one_used(name):
 
 
 def test_every_objective_of_the_configuration_is_tested_here():
-    assert set(config_lib.LossConfig.__annotations__["name"].__args__) == set(EXPECTED)
+    assert {choice.name for choice in typing.get_args(AnyObjective)} == set(EXPECTED)
 
 
 @pytest.mark.parametrize("name", ["info_nce", "nt_xent", "sigmoid", "barlow", "vicreg"])
@@ -81,6 +77,17 @@ def test_one_sensor_compares_two_views_of_itself(name):
     first, second = embeddings["s2"]
     np.testing.assert_allclose(loss, EXPECTED[name]([first], [second])[0], rtol=1e-6)
     assert not any("s1" in key or "s2" in key for key in measured)
+
+
+def test_three_sensors_are_compared_two_by_two():
+    config = configure()
+    embeddings = embed(("s1", "s2", "dem"), count=1)
+    loss, measured = compute(config, embeddings)
+    pairs = [contrastive.info_nce(embeddings[a][0], embeddings[b][0], SCALE)
+             for a, b in (("s1", "s2"), ("s1", "dem"), ("s2", "dem"))]
+    np.testing.assert_allclose(loss, np.mean([value for value, _ in pairs]), rtol=1e-6)
+    np.testing.assert_allclose(measured["accuracy_dem_to_s2"], pairs[2][1]["accuracy_2_to_1"], rtol=1e-6)
+    assert {"accuracy_s1_to_s2", "accuracy_s2_to_s1", "accuracy_s1_to_dem", "temperature"} <= set(measured)
 
 
 def test_false_negatives_reach_the_objective():
@@ -96,14 +103,14 @@ def test_false_negatives_reach_the_objective():
 
 
 def test_scalars_start_where_the_configuration_says_and_learn_when_it_says():
-    assert scalars(configure(name="barlow").loss) == {}
-    assert set(scalars(configure(name="info_nce").loss)) == {"log_scale"}
+    assert configure(name="barlow").loss.scalars() == {}
+    assert set(configure(name="info_nce").loss.scalars()) == {"log_scale"}
     siglip = configure(name="sigmoid", temperature=0.1, bias=-10.0).loss
-    np.testing.assert_allclose([scalars(siglip)["log_scale"], scalars(siglip)["bias"]], [np.log(10), -10], rtol=1e-6)
+    np.testing.assert_allclose([siglip.scalars()["log_scale"], siglip.scalars()["bias"]], [np.log(10), -10], rtol=1e-6)
     for learnable in (False, True):
         config = configure(name="sigmoid", learnable_temperature=learnable)
-        gradient = jax.grad(lambda p, c=config: objective(c.loss, embed(count=1), p, jnp.arange(BATCH), None)[0])(
-            scalars(config.loss))
+        gradient = jax.grad(lambda p, c=config: losses.compute(c.loss, embed(count=1), p, jnp.arange(BATCH), None)[0])(
+            config.loss.scalars())
         assert bool(gradient["log_scale"] != 0) == learnable and gradient["bias"] != 0
     above = clamp({"log_scale": jnp.float32(5.0), "bias": BIAS, "other": {}})
     np.testing.assert_allclose(jnp.exp(above["log_scale"]), 100.0, rtol=1e-5)
@@ -125,8 +132,6 @@ def test_tiles_without_a_mesh_are_refused():
 
 
 @pytest.mark.parametrize("inputs, loss, message", [
-    ("s1+s2", {"name": "barlow", "false_negatives": "mask"},
-     "config.loss.false_negatives is 'mask'; expected 'keep': 'barlow' has no negatives"),
     ("s1+s2", {"name": "simclr"}, "config.loss.name is 'simclr'; did you mean 'iai_simclr'"),
     ("s1", {"name": "iai_simclr"}, "config.inputs is 's1'; expected 's1\\+s2': 'iai_simclr' compares two sensors"),
     ("s2", {"name": "decur"}, "config.inputs is 's2'; expected 's1\\+s2'"),
@@ -198,19 +203,13 @@ def test_the_second_view_is_another_augmentation_and_only_made_when_it_is_needed
 def test_a_run_with_one_sensor_is_scored_and_hands_its_encoder_on(write_dataset, tmp_path):
     folder = write_dataset(labels=True)
     config = configure(folder, "s2", name="nt_xent")
-    records, eval_records = (Records(folder, split, ("s2",)) for split in ("train", "test"))
-    devices = mesh.make(jax.devices()[:1])
-    task = Pretrain(config, records.info.sensors, devices)
-    loop.fit(config, task, records, eval_records, devices, epath.Path(tmp_path / "run"))
+    fit(config, tmp_path / "run", jax.devices()[:1])
     scores = [row for row in metrics.read(tmp_path / "run") if row["kind"] == "eval"][-1]
     assert scores["s2_to_s2_turned/gallery_size"] == 8
     model = checkpoint.load_model(tmp_path / "run")
     assert set(model.sensors) == {"s2"} and "s1_encoder" not in model.variables["params"]
 
-    values = finetune.get_config("water_weak")
-    values.data.dir, values.inputs, values.encoder = str(folder), "s2", config_lib.to_dict(config)["encoder"]
-    values.init_from = str(tmp_path / "run")
-    labelled = Records(folder, "train", ("s2", "label"))
-    tuned = Finetune(config_lib.parse(values.to_dict()), model.sensors, labelled, model.variables)
+    tuning = runs.configure(folder, "water_weak", inputs="s2", init_from=str(tmp_path / "run"))
+    tuned, _ = runs.open_run(tuning, model.variables, sensors=model.sensors)
     params, _ = tuned.init(jax.random.key(5))
     jax.tree.map(np.testing.assert_array_equal, params["s2_encoder"], model.variables["params"]["s2_encoder"])

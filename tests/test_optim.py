@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dual_encoder.config import OptimizerConfig
-from dual_encoder.optim.optimizer import learning_rate, make_optimizer, update_average
+from dual_encoder.optim.optimizer import OptimizerConfig, learning_rate, make_optimizer, update_average
+from dual_encoder.optim.schedules import Cosine
 
 PARAMS = {"encoder": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "log_scale": jnp.float32(1.0)}
 GRADS = jax.tree.map(lambda p: 0.5 * jnp.ones_like(p), PARAMS)
@@ -14,7 +14,7 @@ GRADS = jax.tree.map(lambda p: 0.5 * jnp.ones_like(p), PARAMS)
 
 def config(name, **values):
     defaults = dict(learning_rate=0.1, scaling="none", warmup=0.0, weight_decay=0.0, momentum=0.9, clip_norm=0.0,
-                    ema=0.0)
+                    ema=0.0, decay=Cosine())
     return OptimizerConfig(name=name, **(defaults | values))
 
 

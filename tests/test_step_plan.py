@@ -34,8 +34,7 @@ from dual_encoder.plan.remedies import find_remedies
 from dual_encoder.plan.search import largest_batch
 from dual_encoder.plan.step_program import Memory, StepProgram
 from dual_encoder.runtime import mesh
-from dual_encoder.tasks.build import build_task, features
-from dual_encoder.training import loop
+from dual_encoder.tasks.build import AnyConfig, build_without_weights
 from dual_encoder.training.step import compile_step, init_state, train_step
 
 # ml_collections 1.1 loads configuration files in a way that importlib will not offer for ever.
@@ -52,7 +51,7 @@ def configure(folder="unread", **changes):
     values.encoder.width, values.batch_size, values.augment.crop = 8, 8, 32
     values.projection = {"hidden": 16, "dim": 8}
     values.update_from_flattened_dict(changes)
-    return parse(values.to_dict())
+    return parse(AnyConfig, values.to_dict())
 
 
 # Collectives
@@ -294,8 +293,8 @@ def resnet18_by_hand(width, size, bands):
 def program(write_dataset):
     """The compiled step of a small configuration on eight devices, and the records that it is for."""
     config = configure(write_dataset())
-    records = Records(config.data.dir, "train", features(config))
-    task = build_task(config, records, mesh.make())
+    records = Records(config.data.dir, "train", config.features)
+    task = build_without_weights(config, records, mesh.make())
     return config, records, task, step_program.compile_program(config, task, records.info, mesh.make(), steps=10)
 
 
@@ -330,7 +329,7 @@ def test_a_program_that_jax_cannot_read_is_one_line(program, monkeypatch):
 
     config, records, task, _ = program
     step = types.SimpleNamespace(compile=lambda options: types.SimpleNamespace(as_text=unreadable))
-    monkeypatch.setattr(loop, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
+    monkeypatch.setattr(step_program, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
     with pytest.raises(UserError, match=r"cannot read the program.*\(INVALID_ARGUMENT: unknown opcode 131\); "):
         step_program.compile_program(config, task, records.info, mesh.make(), steps=10)
 
@@ -369,10 +368,10 @@ def test_finetuning_has_a_plan_without_checkpoint_or_tiles():
     values = finetune.get_config("flood_ombria")
     values.encoder.width, values.batch_size, values.augment.crop, values.decoder_width = 8, 8, 32, 8
     values.init_from, values.class_weights, values.data.dir = "nowhere", "none", "unread"
-    config = parse(values.to_dict())
+    config = parse(AnyConfig, values.to_dict())
     records = shapes(40, ("s1_grd", "s2_l2a"), classes=3)
     devices = mesh.make(jax.devices()[:2])
-    task = build_task(config, records, devices)
+    task = build_without_weights(config, records, devices)
     planned = step_program.compile_program(config, task, records.info, devices, steps=1)
     assert planned.flops > 0 and planned.memory.temporaries > 0
     assert {one.group for one in planned.collectives} == {2}
@@ -551,7 +550,7 @@ def test_a_compiler_that_fails_is_one_line(program, monkeypatch):
 
     config, records, task, _ = program
     step = types.SimpleNamespace(compile=fails)
-    monkeypatch.setattr(loop, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
+    monkeypatch.setattr(step_program, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
     with pytest.raises(UserError, match="the compiler fails at a global batch of .*: INTERNAL: no such instruction; "):
         step_program.compile_program(config, task, records.info, mesh.make(), steps=10)
 
@@ -587,7 +586,7 @@ def test_tiles_are_not_advised_where_the_objective_has_no_matrix_of_similarities
         values = pretrain.get_config("smoke")
         values.data.dir = "not read"
         values.loss.update(loss)
-        return find_remedies(parse(values.to_dict()), 8, 16, 8)
+        return find_remedies(parse(AnyConfig, values.to_dict()), 8, 16, 8)
 
     assert any("loss.chunk" in one for one in advice(name="nt_xent"))
     assert not any("loss.chunk" in one for one in advice(name="vicreg", false_negatives="keep"))
@@ -600,7 +599,7 @@ def test_advice_to_split_the_batch_says_what_becomes_of_batch_norm(micro_batch, 
     values = pretrain.get_config("smoke")
     values.data.dir, values.batch_size, values.train.micro_batch = "not read", 128, micro_batch
     values.encoder.update(encoder)
-    advice = find_remedies(parse(values.to_dict()), 0, 128, 8)
+    advice = find_remedies(parse(AnyConfig, values.to_dict()), 0, 128, 8)
     [split] = [one for one in advice if "train.micro_batch" in one]
     assert ("BatchNorm's statistics over that part only" in split) == told
     assert split.startswith("a smaller ") == (split == advice[0]) == bool(micro_batch)

@@ -14,8 +14,7 @@ import optax
 import pytest
 from etils import epath
 
-from configs import pretrain
-from dual_encoder import config as config_lib
+from dual_encoder.config import to_dict
 from dual_encoder.data.batches import batches
 from dual_encoder.data.records import BatchReader, Records
 from dual_encoder.errors import UserError
@@ -28,34 +27,15 @@ from dual_encoder.training.evaluate import evaluator
 from dual_encoder.training.step import compile_step, init_state
 from dual_encoder.workdir import checkpoint, metrics
 from dual_encoder.workdir import folder as workdir_lib
+from tests import runs
+from tests.runs import fit, open_run
 
 SENSORS = ("s1", "s2")
 
 
 def configure(folder, **changes):
-    values = pretrain.get_config("smoke")
-    values.data.dir, values.data.split = str(folder), "train"
-    values.encoder.width, values.batch_size, values.augment.crop = 8, 8, 32
-    values.projection = {"hidden": 16, "dim": 8}
-    values.schedule.update({"steps": 6, "log_every": 1, "checkpoint_every": 2})
-    for path, value in changes.items():
-        group = values
-        *groups, key = path.split("__")
-        for name in groups:
-            group = group[name]
-        group[key] = value
-    return config_lib.parse(values.to_dict())
-
-
-def open_run(config):
-    records = Records(config.data.dir, config.data.split, SENSORS, max_bad_records=config.data.max_bad_records)
-    return Pretrain(config, records.info.sensors), records
-
-
-def fit(config, workdir, devices=None):
-    task, records = open_run(config)
-    eval_records = Records(config.data.dir, config.data.eval_split, SENSORS)
-    loop.fit(config, task, records, eval_records, mesh.make(devices), epath.Path(workdir))
+    """`runs.configure` of six steps of pre-training, with a checkpoint every second one."""
+    return runs.configure(folder, **{"schedule__steps": 6, "schedule__checkpoint_every": 2} | changes)
 
 
 def final_arrays(workdir):
@@ -289,7 +269,7 @@ def test_a_workdir_of_another_run_is_refused(finished, write_dataset):
         fit(configure(other), whole)
     assert sorted(str(p) for p in whole.rglob("*")) == before
     info = Records(config.data.dir, "train", SENSORS).info
-    facts = workdir_lib.facts(config_lib.to_dict(config), info, info.sensors)
+    facts = workdir_lib.facts(to_dict(config), info, info.sensors)
     statistics = {name: spec | {"std": [1.0] * len(spec["bands"])} for name, spec in facts["sensors"].items()}
     with pytest.raises(UserError, match=r"sensor fact s1.std=.* this run has \[1.0, 1.0\]"):
         workdir_lib.check(epath.Path(whole), facts | {"sensors": statistics})

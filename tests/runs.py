@@ -1,0 +1,56 @@
+"""Small runs for tests: a configuration, its task and records, and training."""
+
+import jax
+from etils import epath
+
+from configs import finetune, pretrain
+from dual_encoder.config import parse
+from dual_encoder.data.records import Records
+from dual_encoder.runtime import mesh
+from dual_encoder.tasks.build import AnyConfig, Built, make_task
+from dual_encoder.training.loop import fit as train
+
+
+def configure(folder, variant="smoke", **changes):
+    """The configuration of a small variant, made smaller still.
+
+    folder: the data set; its split 'train' is trained on.
+    variant: 'smoke' (pre-training) or 'water_weak' (segmentation).
+    changes: keys, with '__' for '.': loss__name="barlow"; a dict replaces some keys of a group.
+    """
+    values = (finetune if variant == "water_weak" else pretrain).get_config(variant)
+    values.data.dir, values.data.split = str(folder), "train"
+    values.encoder.width, values.batch_size, values.augment.crop = 8, 8, 32
+    values.schedule.update({"steps": 2, "log_every": 1, "checkpoint_every": 0})
+    if variant == "smoke":
+        values.projection.update({"hidden": 16, "dim": 8})
+    else:
+        values.decoder_width = 4
+    for path, value in changes.items():
+        *groups, key = path.split("__")
+        group = values
+        for name in groups:
+            group = group[name]
+        group.update({key: value})
+    return parse(AnyConfig, values.to_dict())
+
+
+def open_run(config, pretrained=None, devices=None, sensors=None):
+    """(task, records) of a configuration, with the data set's own statistics."""
+    records = Records(config.data.dir, config.data.split, config.features,
+                      max_bad_records=config.data.max_bad_records)
+    return make_task(config, sensors or records.info.sensors, records, devices, pretrained), records
+
+
+def fit(config, workdir, devices=None, pretrained=None):
+    """Trains to the end; `devices`: all when None."""
+    devices = mesh.make(devices)
+    task, records = open_run(config, pretrained, devices)
+    eval_records = Records(config.data.dir, config.data.eval_split, config.features)
+    train(Built(config, task, records, eval_records), devices, epath.Path(workdir))
+    return task
+
+
+def one_device():
+    """A mesh of one device."""
+    return mesh.make(jax.devices()[:1])
