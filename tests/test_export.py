@@ -108,7 +108,7 @@ def test_foreign_weights_are_refused_with_the_keys_that_differ():
 
 def test_folder_holds_the_weights_the_description_and_the_card(tmp_path):
     model = checkpoint(ResNet(18))
-    paths = export(model, "s2", tmp_path / "a" / "s2")
+    paths = export(model, "s2", tmp_path / "a" / "s2").paths
     assert sorted(paths) == sorted((tmp_path / "a" / "s2").iterdir())
     expected = to_timm(own(model, "s2"))
     state = load_file(paths[0])
@@ -155,7 +155,7 @@ def test_description_and_card_name_what_timm_must_be_told(tmp_path, model, archi
 def test_radar_card_says_decibel_and_crop_is_the_image_size(tmp_path):
     model = checkpoint(ResNet(18, 4))
     model.config["augment"]["crop"], model.config["task"] = 96, "finetune"
-    card = export(model, "s1", tmp_path)[2].read_text()
+    card = export(model, "s1", tmp_path).paths[2].read_text()
     for fact in ("VV, VH", "100 * dB", "log10", "never 0 dB", "-32768", "96 x 96 px", "fine-tuning"):
         assert fact in card, fact
     assert json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]["mean"] == [-12.548, -20.192]
@@ -344,7 +344,7 @@ def test_sincos_positions_are_those_of_timm(timm):
     TINY_VIT.clone(pool="mean", patch=16), ViT(12, 192, 16, 64)])
 def test_the_snippet_of_the_card_runs_and_gives_our_pooled_features(timm, tmp_path, network):
     model = checkpoint(network)
-    card = export(model, "s1", tmp_path)[2].read_text()
+    card = export(model, "s1", tmp_path).paths[2].read_text()
     snippet = re.search("```python\n(.*?)```", card, re.DOTALL)[1].replace('folder = "."', f'folder = "{tmp_path}"')
     import torch
 

@@ -28,8 +28,8 @@ ARROWS = {
     "report": {"errors", "imagery", "storage", "workdir"},
     "training": {"config", "console", "data", "errors", "optim", "runtime", "state", "tasks", "workdir"},
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
-    "weights": {"errors"},
-    "export": {"errors", "imagery", "models", "weights", "workdir"},
+    "weights": {"errors", "models"},
+    "export": {"errors", "imagery", "weights", "workdir"},
     "data_prep": {"console", "data", "errors", "imagery", "storage"},
     "main": {"command_line", "config", "errors", "report", "runtime", "tasks", "training"},
 }
@@ -51,7 +51,7 @@ FILES = {
     "training": "step evaluate hooks loop",
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",
-    "export": "card_code card timm __main__",
+    "export": "folder card_code card timm __main__",
 }
 
 

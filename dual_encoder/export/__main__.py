@@ -1,13 +1,17 @@
-"""Writes one encoder of a run as a timm folder.
+"""Writes one encoder of a run in a format that other tools load.
 
     python -m dual_encoder.export --workdir=runs/pretrain --sensor=s2 --out=exported/s2
+
+A new format is a file of its own with a function like `timm.export`, and a line in `FORMATS`.
 """
 
 import argparse
 
 from dual_encoder.errors import exit_on_user_error
-from dual_encoder.export.timm import export
+from dual_encoder.export import timm
 from dual_encoder.workdir.checkpoint import load_model
+
+FORMATS = {"timm": timm.export}
 
 
 def main() -> None:
@@ -16,18 +20,17 @@ def main() -> None:
     parser.add_argument("--workdir", required=True, help="folder of the training run")
     parser.add_argument("--sensor", required=True, help="which encoder: s1 or s2")
     parser.add_argument("--out", required=True, help="folder to write; an earlier export in it is replaced")
+    parser.add_argument("--format", choices=sorted(FORMATS), default="timm", help="default: %(default)s")
     parser.add_argument("--step", type=int, help="checkpoint to take; the newest by default")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags = parser.parse_args()
 
     def run() -> None:
-        model = load_model(flags.workdir, flags.step)
-        for path in export(model, flags.sensor, flags.out):
+        exported = FORMATS[flags.format](load_model(flags.workdir, flags.step), flags.sensor, flags.out)
+        for path in exported.paths:
             print(path)
-        encoder = model.variables["params"][f"{flags.sensor}_encoder"]
-        if "conv1" in encoder and (width := encoder["conv1"]["kernel"].shape[-1]) != 64:
-            print(f"note: the stem is {width} channels wide; timm's local-dir loader only takes 64. The card shows how "
-                  "to load it")
+        if exported.note:
+            print(f"note: {exported.note}")
 
     exit_on_user_error(run, flags.debug)
 

@@ -3,19 +3,20 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dual_encoder.export.card_code import how_to_load
 from dual_encoder.imagery.sensors import SensorSpec
 
 if TYPE_CHECKING:
     from dual_encoder.workdir.checkpoint import LoadedModel
 
-def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any]) -> str:
+def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any], library: str, loading: str) -> str:
     """Returns the card of one encoder as Markdown.
 
     Args:
       model: the checkpoint that the encoder comes from.
       sensor: its feature name, 's1' or 's2'.
-      description: what `timm_folder.describe` returned.
+      description: what `timm.describe` returned.
+      library: name of the library that loads the export.
+      loading: Markdown that shows how to load it.
     """
     spec = model.sensors[sensor]
     bands = description["model_args"]["in_chans"]
@@ -24,7 +25,7 @@ def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any]) -> 
     purpose = {"pretrain": "by contrastive pre-training on co-located image pairs",
                "finetune": "by fine-tuning for segmentation"}[model.config["task"]]
     return f"""---
-library_name: timm
+library_name: {library}
 tags: [remote-sensing, sentinel, contrastive, {spec.modality}]
 ---
 # {description["architecture"]} encoder of {spec.name}
@@ -58,7 +59,7 @@ Statistics: {spec.provenance}.
 
 ## Loading
 
-{how_to_load(description, spec)}
+{loading}
 
 **Trap:** timm accepts any other `in_chans` for these weights without an error and re-mixes the first convolution. The
 numbers that come out mean nothing. Give all {bands} bands, in the order above.

@@ -13,7 +13,7 @@ def how_to_load(description: Mapping[str, Any], spec: SensorSpec) -> str:
     """Returns Markdown: code that loads the folder and feeds one image.
 
     Args:
-      description: what `timm_folder.describe` returned.
+      description: what `timm.describe` returned.
       spec: the sensor.
     """
     bands = description["model_args"]["in_chans"]

@@ -11,6 +11,7 @@
 The keys of the ResNets are also torchvision's.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from dual_encoder.errors import UserError
+from dual_encoder.models.vit import HEAD
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _MODULES = ((r"^(layer\d|blocks)_(\d+)", r"\1.\2"), (r"downsample_conv$", "downsample.0"),
@@ -68,6 +70,49 @@ def from_timm(state: Mapping[str, np.ndarray], template: Mapping[str, Any]) -> d
         value = np.asarray(state[_key(path)], np.float32)
         tree[path[-1]] = value.transpose(_from_axes(value.ndim)) if path[-1] == "kernel" else value
     return variables
+
+
+def describe_network(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns what timm calls a network, told from its weights.
+
+    Args:
+      weights: as `to_timm` returns them.
+
+    Returns:
+      'architecture' (timm's name), 'num_features', 'first_conv', 'classifier', and 'model_args': what differs from
+      that architecture.
+    """
+    return _vit(weights) if "patch_embed.proj.weight" in weights else _resnet(weights)
+
+
+def _resnet(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    width = len(weights["conv1.weight"])
+    third = sum(key.startswith("layer3.") and key.endswith(".conv1.weight") for key in weights)  # blocks of layer 3
+    bottleneck = "layer1.0.conv3.weight" in weights
+    depth = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101}[bottleneck, third]
+    arguments = {} if width == 64 else {"channels": [width * 2**layer for layer in range(4)]}
+    if "bn1.running_mean" not in weights:
+        arguments["norm_layer"] = "groupnorm"
+    return {"architecture": f"resnet{depth}", "num_features": len(weights["layer4.0.downsample.1.weight"]),
+            "first_conv": "conv1", "classifier": "fc", "model_args": arguments}
+
+
+def _vit(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The nearest of timm's names, and as arguments what differs from it; timm builds any size from them."""
+    width, _, patch, _ = weights["patch_embed.proj.weight"].shape
+    depth = sum(key.endswith(".norm1.weight") for key in weights)
+    token = "cls_token" in weights
+    side = math.isqrt(weights["pos_embed"].shape[1] - token)
+    size = {(12, 192): "tiny", (12, 384): "small", (12, 768): "base", (24, 1024): "large"}.get((depth, width))
+    arguments: dict[str, Any] = {"img_size": side * patch, "dynamic_img_size": True, "dynamic_img_pad": True}
+    if patch != 16:
+        arguments["patch_size"] = patch
+    if size is None:
+        arguments |= {"embed_dim": width, "depth": depth, "num_heads": width // HEAD}
+    if not token:
+        arguments |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
+    return {"architecture": f"vit_{size or 'base'}_patch16_224", "num_features": width,
+            "first_conv": "patch_embed.proj", "classifier": "head", "model_args": arguments}
 
 
 def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
