@@ -24,7 +24,7 @@ from dual_encoder.data.manifest import load_sensors
 from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.imagery.sensors import SensorSpec
-from dual_encoder.report.__main__ import write_report
+from dual_encoder.report.page import write_report
 from dual_encoder.runtime import compilation_cache, heap, mesh
 from dual_encoder.state import TrainState
 from dual_encoder.tasks.pretrain import Pretrain
@@ -102,15 +102,15 @@ def _evaluate(config: EvaluateConfig) -> None:
     state = jax.device_put(TrainState(step=model.step, params=model.variables["params"],
                                       batch_stats=model.variables["batch_stats"], opt_state=(), average={}),
                            mesh.replicated(devices))
-    scores, pictures = evaluator(task, records, config.batch_size, devices)(state)
+    evaluation = evaluator(task, records, config.batch_size, devices)(state)
     if mesh.is_main_process():
         if workdir != epath.Path(config.init_from):
             facts = workdir_lib.facts(to_dict(config), records.info, task.sensors)
             workdir_lib.check(workdir, facts)
             workdir_lib.record_run(workdir, facts, sum(leaf.size for leaf in jax.tree.leaves(state.params)))
-        save_evaluation(workdir, model.step, scores, pictures)
+        save_evaluation(workdir, model.step, evaluation)
         print(f"checkpoint {model.step}, data set '{records.info.config}', split '{split}', one record per place")
-        print(summary(scores))
+        print(summary(evaluation.scores()))
         print(f"report: {write_report(workdir)}")
 
 

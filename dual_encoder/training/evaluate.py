@@ -1,7 +1,6 @@
 """Evaluation of a task over a whole split."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -9,6 +8,7 @@ from jax.sharding import Mesh
 
 from dual_encoder.data.batches import in_order
 from dual_encoder.data.records import Records
+from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
 from dual_encoder.tasks.task import Task
@@ -17,8 +17,8 @@ _EVAL_BATCH = 64  # images per forward pass of an evaluation, at most; it change
 
 
 def evaluator(task: Task, records: Records, batch_size: int, mesh: Mesh
-              ) -> Callable[[TrainState], tuple[dict[str, Any], dict[str, Any]]]:
-    """Returns state -> (scores, pictures): `task.predict` over the split, compiled once, then `task.evaluate`."""
+              ) -> Callable[[TrainState], Evaluation]:
+    """Returns state -> evaluation: `task.predict` over the split, compiled once, then `task.evaluate`."""
     predict = jax.jit(task.predict, out_shardings=mesh_lib.replicated(mesh))
     batch_size = -(-min(batch_size, _EVAL_BATCH) // mesh.size) * mesh.size
     rows = mesh_lib.local_rows(batch_size)

@@ -11,10 +11,11 @@ from etils import epath
 
 from dual_encoder.console import progress_bar, say
 from dual_encoder.errors import UserError
+from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
 from dual_encoder.workdir.checkpoint import Checkpoints
-from dual_encoder.workdir.metrics import MetricWriter, flatten
+from dual_encoder.workdir.metrics import MetricWriter, numbers
 from dual_encoder.workdir.scores import save_evaluation, summary
 
 
@@ -172,13 +173,13 @@ class Evaluate:
     """Scores the evaluation split every `every` steps and at the end.
 
     Args:
-      evaluate: state -> (scores, pictures), as train_state.Task.evaluate returns them.
+      evaluate: state -> what `Task.evaluate` returns.
       writer: None on all but the main process.
       workdir: scores and pictures go to its folder evaluation/.
       report: called after each evaluation.
     """
 
-    def __init__(self, evaluate: Callable[[TrainState], tuple[dict, dict]], writer: MetricWriter | None,
+    def __init__(self, evaluate: Callable[[TrainState], Evaluation], writer: MetricWriter | None,
                  workdir: epath.Path, every: int, last: int, report: Callable[[], Any]):
         self._evaluate, self._writer, self._workdir = evaluate, writer, workdir
         self._every, self._last, self._report = every, last, report
@@ -195,11 +196,11 @@ class Evaluate:
 
     def __call__(self, step: int, state: TrainState) -> None:
         """Evaluates on all processes; the main one writes."""
-        scores, pictures = self._evaluate(state)
+        evaluation = self._evaluate(state)
         if mesh_lib.is_main_process():
-            save_evaluation(self._workdir, step, scores, pictures)  # before the row that says so
-            self._writer.write(step, "eval", flatten(scores))
-            say(f"evaluation at step {step}\n{summary(scores)}")
+            save_evaluation(self._workdir, step, evaluation)  # before the row that says so
+            self._writer.write(step, "eval", numbers(evaluation.scores()))
+            say(f"evaluation at step {step}\n{summary(evaluation.scores())}")
             self._report()
 
 

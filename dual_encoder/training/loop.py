@@ -13,7 +13,7 @@ from dual_encoder.console import say
 from dual_encoder.data.batches import batches
 from dual_encoder.data.records import Records
 from dual_encoder.optim.optimizer import make_optimizer
-from dual_encoder.report.__main__ import write_report
+from dual_encoder.report.page import write_report
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.runtime.stop_request import StopRequest
 from dual_encoder.tasks.checks import check_batch, check_crop
