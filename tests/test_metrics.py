@@ -59,7 +59,7 @@ def test_damaged_lines_cost_no_other_row(tmp_path):
 def test_nested_scores_are_named_by_their_path():
     scores = {"a": {"b": {"c": 1}, "d": None}, "e": "text", "f": [1], "g": {}, "h": True}
     assert metrics.flatten(scores) == {"a/b/c": 1, "a/d": None, "e": "text", "f": [1], "h": True}
-    assert metrics.flatten({"a": {"b/c": 1}}, ".", "config.") == {"config.a.b/c": 1}
+    assert metrics.flatten({"a": {"b/c": {"d": 1}}}, ".", "config.") == {"config.a.b/c.d": 1}
     assert metrics.numbers(scores) == {"a/b/c": 1.0, "h": 1.0}
     assert all(type(number) is float for number in metrics.numbers(scores).values())
 

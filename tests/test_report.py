@@ -125,6 +125,7 @@ def test_a_new_evaluation_needs_no_change_of_the_report(tmp_path):
                  "Some neighbours", "Left: the query.", "Checkpoint of step 30. One record per place"):
         assert fact in page.text, fact
     assert "Other results" not in page.text
+    assert page.attributes.count(("class", "quiet")) == 2  # chance, and the most frequent class
     svg = {image["alt"]: base64.b64decode(image["src"].partition(",")[2]).decode() for image in page.images
            if "svg" in image["src"]}
     assert set(svg) == {"loss", "records per second", "recall@1", "accuracy", "mean error", "elsewhere", "s2 to s1"}

@@ -148,13 +148,19 @@ def test_chance_is_what_random_embeddings_score():
 
 def test_evaluation_takes_the_first_record_of_each_place():
     query, gallery = noisy_pairs(6, noise=0)
-    gallery[3:] = -gallery[3:]  # wrong, but later records of places that were seen
+    first = [0, 2, 3]
+    gallery[[1, 4, 5]] *= -1  # wrong, but later records of places that were seen
+    drawn = set()
+
+    def record(row):
+        drawn.add(row)
+        return {"s1": np.full((8, 8, 2), 100 * row, np.int16), "s2": np.full((8, 8, 12), row, np.uint16)}
+
     split = EmbeddedSplit(
         vectors={"s1": query, "s2": gallery}, sensors={"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]},
-        features={"s1": "s1", "s2": "s2"}, places=np.array([4, 7, 9, 4, 7, 9], np.int32),
-        record=lambda row: {"s1": np.full((8, 8, 2), 100 * row, np.int16), "s2": np.full((8, 8, 12), row, np.uint16)})
+        features={"s1": "s1", "s2": "s2"}, places=np.array([4, 4, 7, 9, 7, 9], np.int32), record=record)
     evaluation = evaluate_retrieval(split)
     assert evaluation.scores()["s1_to_s2"]["recall@1"] == 1 and evaluation.scores()["s2_to_s1"]["gallery_size"] == 3
     assert set(evaluation.images) == {picture.name for picture in evaluation.tables[0].pictures}
+    assert evaluation.images["retrieval_s1_to_s2"].height == 3 * (112 + 4) + 4 and drawn == set(first)
     assert split.image("s1", 3)[0, 0, 0] == 300
-    assert evaluation.images["retrieval_s1_to_s2"].height == 3 * (112 + 4) + 4
