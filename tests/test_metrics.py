@@ -65,7 +65,7 @@ def test_nested_scores_are_named_by_their_path():
 
 
 def test_a_full_disk_is_an_error_and_no_endless_wait(tmp_path):
-    """The limit of a file's size stands in for the disk; the thread of another writer died of it, and nobody knew."""
+    """A limit of the file size stands in for the disk. A writer with its own thread would hang, without a message."""
     writer = metrics.MetricWriter(tmp_path, 0)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))

@@ -1,4 +1,4 @@
-"""Who may write to a workdir: one run at a time, and never a dead one."""
+"""One run at a time writes to a workdir; a killed run does not block the next one. Times have a zone."""
 
 import datetime
 import errno

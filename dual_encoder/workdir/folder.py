@@ -114,7 +114,7 @@ def claim(workdir: epath.Path, patience: float = _LEASE) -> Iterator[None]:
     Raises:
       UserError: another run still uses the folder after `patience` seconds.
     """
-    path, end, told = workdir / "lock", time.monotonic() + patience, False
+    path, end, reported = workdir / "lock", time.monotonic() + patience, False
     with open(path, "a+") as file:
         while not lock.take(file):
             file.seek(0)
@@ -122,9 +122,9 @@ def claim(workdir: epath.Path, patience: float = _LEASE) -> Iterator[None]:
             if time.monotonic() >= end:
                 raise UserError(f"--workdir '{workdir}' is in use by {holder}; end that run, or use another workdir "
                                 f"(if its machine is gone for good, delete '{path}')")
-            if not told:
+            if not reported:
                 say(f"--workdir '{workdir}' is in use by {holder}: waiting up to {patience:.0f} s for it to end")
-                told = True
+                reported = True
             time.sleep(0.2)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}, since {_now()}\n")
