@@ -6,11 +6,13 @@ alone, so a new evaluation changes neither of them.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from PIL import Image
 
+T = TypeVar("T", bound=Hashable)
 Value = float | int | None  # None: could not be computed
 Scores = dict[str, "Value | Scores"]  # nested dictionaries of numbers
 Unit = Literal["share", "percent", "rank", "count", "number"]
@@ -141,8 +143,7 @@ class Table:
                                  f"{len(self.columns)}, one per column")
         for headline in self.headlines:
             self.value(headline.row, headline.column)
-        paths = [cell.path for cell in self.cells()]
-        if twice := [path for path in paths if paths.count(path) > 1]:
+        if twice := _repeated(cell.path for cell in self.cells()):
             raise ValueError(f"table '{self.name}': two cells have the keys {'/'.join(twice[0])!r} in the scores; give "
                              "each row and each column its own name, and use ROW and COLUMN in `keys`")
 
@@ -238,7 +239,11 @@ def join(evaluations: Iterable[Evaluation]) -> Evaluation:
                         {name: image for part in parts for name, image in part.images.items()})
     for kind, given in (("tables", [table.name for table in joined.tables]),
                         ("pictures", [name for part in parts for name in part.images])):
-        if twice := [name for name in given if given.count(name) > 1]:
+        if twice := _repeated(given):
             raise ValueError(f"two {kind} have the name '{twice[0]}'; rename one of them")
     scores(joined.tables)
     return joined
+
+
+def _repeated(values: Iterable[T]) -> list[T]:
+    return [value for value, count in Counter(values).items() if count > 1]

@@ -44,4 +44,3 @@ class Task(Protocol):
         Raises:
           UserError: outputs that cannot be scored, as embeddings that are not finite.
         """
-        ...
