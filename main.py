@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from dual_encoder.command_line import parse_flags, reject_unused
 from dual_encoder.config import parse
 from dual_encoder.errors import UserError, exit_on_user_error
-from dual_encoder.report.__main__ import write_report
+from dual_encoder.report.page import write_report
 from dual_encoder.runtime import compilation_cache, heap, mesh
 from dual_encoder.tasks.build import AnyConfig, EvaluateConfig, build
 from dual_encoder.training.evaluate import evaluate

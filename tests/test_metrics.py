@@ -56,8 +56,16 @@ def test_damaged_lines_cost_no_other_row(tmp_path):
     assert metrics.rows_and_damage(path)[1] == [], "cut off by a crash"
 
 
+def test_nested_scores_are_named_by_their_path():
+    scores = {"a": {"b": {"c": 1}, "d": None}, "e": "text", "f": [1], "g": {}, "h": True}
+    assert metrics.flatten(scores) == {"a/b/c": 1, "a/d": None, "e": "text", "f": [1], "h": True}
+    assert metrics.flatten({"a": {"b/c": {"d": 1}}}, ".", "config.") == {"config.a.b/c.d": 1}
+    assert metrics.numbers(scores) == {"a/b/c": 1.0, "h": 1.0}
+    assert all(type(number) is float for number in metrics.numbers(scores).values())
+
+
 def test_a_full_disk_is_an_error_and_no_endless_wait(tmp_path):
-    """The limit of a file's size stands in for the disk; the thread of another writer died of it, and nobody knew."""
+    """A limit of the file size stands in for the disk. A writer with its own thread would hang, without a message."""
     writer = metrics.MetricWriter(tmp_path, 0)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))

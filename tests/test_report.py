@@ -11,15 +11,20 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from dual_encoder.errors import UserError
+from dual_encoder.evaluation.retrieval import retrieval_table
+from dual_encoder.evaluation.table import Column, Evaluation, Headline, Picture, Row, Table
 from dual_encoder.imagery.sensors import SENSORS
-from dual_encoder.report.__main__ import write_report
 from dual_encoder.report.curves import plot, thin
+from dual_encoder.report.page import write_report
+from dual_encoder.workdir.scores import save_evaluation
 
 SCORES = {"recall@1": 0.4, "recall@5": 0.75, "recall@10": None, "median_rank": 2.0, "mean_reciprocal_rank": 0.55,
           "gallery_size": 8}
+ROW = ["0.400", "0.750", "–", "2", "0.550", "8"]  # SCORES, as the page shows them
 
 
 class Page(html.parser.HTMLParser):
@@ -54,7 +59,7 @@ class Page(html.parser.HTMLParser):
 
 
 def make_run(folder, **run):
-    """A small pre-training run: 30 rows, resumed at step 20, one evaluation."""
+    """A small pre-training run, as it was written before tables.json: 30 rows, resumed at step 20, one evaluation."""
     (folder / "evaluation").mkdir()
     (folder / "config.json").write_text(json.dumps({"task": "pretrain", "data": {"dir": "a/b", "threads": 3}}))
     (folder / "run.json").write_text(json.dumps({
@@ -69,8 +74,30 @@ def make_run(folder, **run):
     rows += [{"step": t, "kind": "eval", "s1_to_s2/recall@1": 0.4, "s2_to_s1/recall@1": 0.3} for t in (15, 30)]
     rows += [{"step": 30, "kind": "eval", "only/once": 1.0}]  # no curve
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "evaluation" / "scores.json").write_text(json.dumps({"step": 30, "s1_to_s2": SCORES}))
+    (folder / "evaluation" / "scores.json").write_text(json.dumps(
+        {"step": 30, "s1_to_s2": SCORES, "s2_to_s1": SCORES | {"recall@1": 0.3}}))
     return folder
+
+
+KNN = Table(
+    name="knn", title="Nearest neighbours", row_title="sensor",
+    columns=(Column("top1", "accuracy", "share", "higher"), Column("error", "mean error", "number", "lower"),
+             Column("neighbours", "neighbours", "count"), Column("part", "part", "percent", in_scores=False)),
+    rows=(Row("s1", "S1", (0.5, 12.34567, 1200, 0.25)), Row("s2", "S2", (0.75, None, 1200, 0.125))),
+    references=(Row("most_frequent", "most frequent class", (0.1, None, None, None)),),
+    headlines=(Headline("s2", "top1", "accuracy of S2's neighbours"),), note="Classes of the nearest neighbours.",
+    pictures=(Picture("knn_examples", "Some neighbours", "Left: the query."),))
+
+
+def add_knn(folder):
+    """Saves an evaluation that the report has never heard of, with two 'eval' rows."""
+    picture = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
+    evaluation = Evaluation((retrieval_table({"s1_to_s2": SCORES}), KNN), {"knn_examples": picture})
+    save_evaluation(epath.Path(folder), 30, evaluation)
+    with open(folder / "metrics.jsonl", "a") as file:
+        for step in (20, 30):
+            file.write(json.dumps({"step": step, "kind": "eval", "knn/s1/top1": 0.5, "knn/s2/top1": 0.6, "knn/s1/error":
+                                   3.0, "knn/s1/neighbours": 1200, "elsewhere/a": 1, "elsewhere/b": 2}) + "\n")
 
 
 def read(path):
@@ -84,12 +111,86 @@ def test_page_shows_the_run(tmp_path):
                  "CC-BY-4.0", "train 1,234", "dB (sigma0, GRD)", "120 x 120 px", "-1,254.8"):
         assert fact in page.text, fact
     assert ["data.threads", "3"] in page.rows and ["data.dir", '"a/b"'] in page.rows and ["jax", "0.10.2"] in page.rows
-    assert {image["alt"] for image in page.images} == {"loss", "pairs_per_second", "recall@1"}
+    assert {image["alt"] for image in page.images} == {"loss", "records per second", "recall@1"}
+
+
+def test_a_new_evaluation_needs_no_change_of_the_report(tmp_path):
+    add_knn(make_run(tmp_path))
+    page = read(write_report(tmp_path))
+    assert ["sensor", "accuracy ↑", "mean error ↓", "neighbours", "part"] in page.rows
+    assert ["S1", "0.500", "12.35", "1,200", "25.0%"] in page.rows
+    assert ["S2", "0.750", "–", "1,200", "12.5%"] in page.rows
+    assert ["most frequent class", "0.100", "–", "–", "–"] in page.rows and ["S1 → S2", *ROW] in page.rows
+    for fact in ("0.750 accuracy of S2's neighbours", "Nearest neighbours", "Classes of the nearest neighbours.",
+                 "Some neighbours", "Left: the query.", "Checkpoint of step 30. One record per place"):
+        assert fact in page.text, fact
+    assert "Other results" not in page.text
+    assert page.attributes.count(("class", "quiet")) == 2  # chance, and the most frequent class
+    svg = {image["alt"]: base64.b64decode(image["src"].partition(",")[2]).decode() for image in page.images
+           if "svg" in image["src"]}
+    assert set(svg) == {"loss", "records per second", "recall@1", "accuracy", "mean error", "elsewhere", "s2 to s1"}
+    assert ">S1<" in svg["accuracy"] and ">S2<" in svg["accuracy"] and ">a<" in svg["elsewhere"]
+
+
+def test_panels_of_two_tables_are_told_apart(tmp_path):
+    row = Row("s1", "S1", (0.5,))
+    tables = [Table(name, name.upper(), "", (Column("top1", "accuracy", "share", "higher"),), (row,))
+              for name in ("knn", "probe")]
+    save_evaluation(epath.Path(tmp_path), 2, Evaluation(tuple(tables)))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(
+        {"step": step, "kind": "eval", "knn/s1/top1": 0.5, "probe/s1/top1": 0.6}) + "\n" for step in (1, 2)))
+    assert {image["alt"] for image in read(write_report(tmp_path)).images} == {"KNN: accuracy", "PROBE: accuracy"}
+
+
+def test_old_scores_show_the_same_rows_as_tables(tmp_path):
+    make_run(tmp_path)
+    old = [row for row in read(write_report(tmp_path)).rows if row and row[0] in ("S1 → S2", "S2 → S1", "by chance")]
+    scores = {"s1_to_s2": SCORES, "s2_to_s1": SCORES | {"recall@1": 0.3}}
+    save_evaluation(epath.Path(tmp_path), 30, Evaluation((retrieval_table(scores),)))
+    assert json.loads((tmp_path / "evaluation" / "scores.json").read_text()) == {"step": 30, **scores}
+    rows = read(write_report(tmp_path)).rows
+    assert len(old) == 3 and all(row in rows for row in old)
+
+
+@pytest.mark.parametrize("damage", ["{", '{"step": 30}', '{"step": 30, "tables": [{"name": "x"}]}', "[1]",
+                                    '{"step": 30, "tables": 7}'])
+def test_damaged_tables_are_named_and_replaced_by_the_scores(tmp_path, damage):
+    make_run(tmp_path)
+    (tmp_path / "evaluation" / "tables.json").write_text(damage)
+    page = read(write_report(tmp_path))
+    assert ["S1 → S2", *ROW] in page.rows
+    assert ("tables.json could not be read" in page.text) == (damage != "[1]")  # no step: another evaluation's
+
+
+def test_tables_of_another_step_than_the_scores_are_not_shown(tmp_path):
+    add_knn(make_run(tmp_path))
+    (tmp_path / "evaluation" / "scores.json").write_text(json.dumps({"step": 60, "s1_to_s2": SCORES}))
+    page = read(write_report(tmp_path))
+    assert "Checkpoint of step 60" in page.text and "Nearest neighbours" not in page.text
+    assert ["S1 → S2", *ROW] in page.rows
+
+
+def test_the_learning_rate_follows_the_loss(tmp_path):
+    make_run(tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        for step in (31, 32):
+            file.write(json.dumps({"step": step, "kind": "train", "a": 1.0, "loss": 1.0, "learning_rate": 1e-4}) + "\n")
+    assert [image["alt"] for image in read(write_report(tmp_path)).images][:4] == [
+        "loss", "learning rate", "records per second", "a"]
+
+
+@pytest.mark.parametrize(("started", "shown"), [("2026-11-23T10:00:00+02:00", "started 2026-11-23 10:00:00 UTC+02:00"),
+                                                ("2026-11-23T10:00:00+00:00", "started 2026-11-23 10:00:00 UTC"),
+                                                ("2026-11-23T10:00:00", "started 2026-11-23 10:00:00"),
+                                                ("yesterday", "started yesterday")])
+def test_start_shows_its_time_zone_if_it_has_one(tmp_path, started, shown):
+    text = read(write_report(make_run(tmp_path, started=started))).text
+    assert re.search(re.escape(shown) + r"(, resumed| *\n)", text), text[:200]
 
 
 def test_retrieval_stands_beside_its_gallery_size_and_chance(tmp_path):
     page = read(write_report(make_run(tmp_path)))
-    assert ["S1 → S2", "0.400", "0.750", "–", "2", "0.550", "8"] in page.rows
+    assert ["S1 → S2", *ROW] in page.rows
     assert ["by chance", "0.125", "0.625", "–", "4.5", "0.340", "8"] in page.rows  # 1/8, 5/8, (8+1)/2, H(8)/8
 
 
@@ -98,16 +199,25 @@ def test_segmentation_table_and_pictures_with_captions(tmp_path):
     (tmp_path / "evaluation" / "scores.json").write_text(json.dumps({
         "step": 5, "miou": 0.625, "accuracy": 0.9, "iou": {"dry": 0.75, "wet": 0.5, "ice": None},
         "f1": {"dry": 0.8, "wet": 0.6, "ice": None}, "support": {"dry": 3000, "wet": 1000, "ice": 0}}))
-    for name in ("segmentation_panels", "retrieval_s2_to_s1", "map"):
+    for name in ("segmentation_panels", "map"):
         Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "evaluation" / f"{name}.png")
     (tmp_path / "evaluation" / "map.txt").write_text("Places <b>of</b> the pairs")
     page = read(write_report(tmp_path))
     assert ["dry", "0.750", "0.800", "3,000", "75.0%"] in page.rows and ["ice", "–", "–", "0", "0.0%"] in page.rows
-    for fact in ("0.625", "mean IoU of 3 classes", "S2 → S1", "Green frame: the right answer", "input, label",
-                 "Places <b>of</b> the pairs", "Checkpoint of step 5"):
+    assert ["whole split", "0.625", "0.900"] in page.rows
+    for fact in ("0.625 mean IoU of 3 classes", "input, label", "Places <b>of</b> the pairs", "Checkpoint of step 5",
+                 "Other results map"):
         assert fact in page.text, fact
-    assert sum(image["src"].startswith("data:image/png;base64,") for image in page.images) == 3
+    assert sum(image["src"].startswith("data:image/png;base64,") for image in page.images) == 2
     assert ("style", "background: rgb(33, 102, 200)") in page.attributes  # water's colour in label pictures
+
+
+def test_old_retrieval_pictures_have_their_captions(tmp_path):
+    make_run(tmp_path)
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "evaluation" / "retrieval_s1_to_s2.png")
+    text = read(write_report(tmp_path)).text
+    assert "S1 → S2 Each row: the query" in text and "Green frame: the right answer" in text
+    assert "Other results" not in text
 
 
 def test_page_is_static_and_text_cannot_break_out(tmp_path):
@@ -117,6 +227,7 @@ def test_page_is_static_and_text_cannot_break_out(tmp_path):
         file.write(json.dumps({"step": 31, "kind": "train", evil: 1.0, "$x_$": 2.0}) + "\n")
     (tmp_path / "evaluation" / "more.json").write_text(json.dumps({evil: {evil: 1}}))
     page = read(write_report(tmp_path))
+    assert [f"more: {evil}/{evil}", "1"] in page.rows
     assert not {"script", "iframe", "link", "object", "a"} & set(page.tags) and evil in page.text
     sources = [value for name, value in page.attributes if name in ("src", "href")]
     assert sources and all(source.startswith("data:image/") for source in sources)
@@ -163,7 +274,7 @@ def test_report_replaces_the_old_one_and_is_the_same_for_the_same_files(tmp_path
 
 
 def test_curves_hold_the_values_as_points_and_marks():
-    svg = ElementTree.fromstring(plot("iou", {"land": ([0, 50, 100], [1.0, 3.0, 2.0]), "w$": ([0, 100], [1.0, 1.0])},
+    svg = ElementTree.fromstring(plot("IoU", {"land": ([0, 50, 100], [1.0, 3.0, 2.0]), "w$": ([0, 100], [1.0, 1.0])},
                                       [37]).decode())
     text = " ".join("".join(node.itertext()) for node in svg.iter("{http://www.w3.org/2000/svg}text"))
     assert "IoU" in text and "land" in text and "w$" in text and "step" in text

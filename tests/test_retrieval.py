@@ -5,7 +5,16 @@ import pytest
 
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation import retrieval
-from dual_encoder.evaluation.retrieval import one_per_location, retrieval_gallery, retrieval_scores, top_matches
+from dual_encoder.evaluation.embedded import EmbeddedSplit
+from dual_encoder.evaluation.retrieval import (
+    evaluate_retrieval,
+    one_per_location,
+    retrieval_gallery,
+    retrieval_scores,
+    retrieval_table,
+    top_matches,
+)
+from dual_encoder.evaluation.table import scores as scores_of
 from dual_encoder.imagery.sensors import SENSORS
 
 
@@ -116,3 +125,42 @@ def test_gallery_frames_the_query_and_the_right_answer(real_data):
     corner = [[tuple(picture[4 + row * tile, 4 + column * tile].tolist()) for column in range(6)] for row in range(2)]
     assert corner[0][1] == (20, 170, 60) and {corner[0][0], corner[1][0]} == {(70, 70, 70)}
     assert (20, 170, 60) not in corner[0][2:] + corner[1]
+
+
+def test_the_table_holds_the_scores_and_what_chance_gives():
+    query, gallery = noisy_pairs(12, noise=4)
+    scores = {"s1_to_s2": retrieval_scores(query, gallery), "s2_to_s1": retrieval_scores(gallery, query)}
+    table = retrieval_table(scores)
+    assert scores_of([table]) == scores and [*scores_of([table])["s1_to_s2"]] == [*scores["s1_to_s2"]]
+    assert [row.title for row in table.rows] == ["S1 → S2", "S2 → S1"]
+    assert [line.title for line in table.headlines] == [f"recall@1 {row.title}, gallery of 12" for row in table.rows]
+    chance, = table.references  # one, as the galleries have one size
+    assert chance.values == pytest.approx((1 / 12, 5 / 12, 10 / 12, 6.5, sum(1 / r for r in range(1, 13)) / 12, 12))
+
+
+def test_chance_is_what_random_embeddings_score():
+    rng = np.random.default_rng(1)
+    trials = [retrieval_scores(*rng.standard_normal((2, 20, 8)).astype(np.float32)) for _ in range(400)]
+    chance = retrieval_table({"a_to_b": trials[0]}).references[0].values
+    for column, expected in zip(trials[0], chance, strict=True):
+        assert np.mean([trial[column] for trial in trials]) == pytest.approx(expected, rel=0.1), column
+
+
+def test_evaluation_takes_the_first_record_of_each_place():
+    query, gallery = noisy_pairs(6, noise=0)
+    first = [0, 2, 3]
+    gallery[[1, 4, 5]] *= -1  # wrong, but later records of places that were seen
+    drawn = set()
+
+    def record(row):
+        drawn.add(row)
+        return {"s1": np.full((8, 8, 2), 100 * row, np.int16), "s2": np.full((8, 8, 12), row, np.uint16)}
+
+    split = EmbeddedSplit(
+        vectors={"s1": query, "s2": gallery}, sensors={"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]},
+        features={"s1": "s1", "s2": "s2"}, places=np.array([4, 4, 7, 9, 7, 9], np.int32), record=record)
+    evaluation = evaluate_retrieval(split)
+    assert evaluation.scores()["s1_to_s2"]["recall@1"] == 1 and evaluation.scores()["s2_to_s1"]["gallery_size"] == 3
+    assert set(evaluation.images) == {picture.name for picture in evaluation.tables[0].pictures}
+    assert evaluation.images["retrieval_s1_to_s2"].height == 3 * (112 + 4) + 4 and drawn == set(first)
+    assert split.image("s1", 3)[0, 0, 0] == 300

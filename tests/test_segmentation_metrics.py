@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from dual_encoder.errors import UserError
-from dual_encoder.evaluation.segmentation import confusion_matrix, segmentation_panels, segmentation_scores
+from dual_encoder.evaluation.segmentation import (
+    confusion_matrix,
+    evaluate_segmentation,
+    segmentation_panels,
+    segmentation_scores,
+    segmentation_tables,
+)
+from dual_encoder.evaluation.table import scores as scores_of
 from dual_encoder.imagery.sensors import SENSORS
 
 
@@ -103,3 +110,23 @@ def test_panels_show_input_label_and_prediction():
     assert picture[10, step + 10].tolist() == [255, 255, 255]  # ignored
     assert picture[step - 10, step + 10].tolist() == [196, 178, 142]  # class 0
     assert picture[10, 2 * step + 10].tolist() == [33, 102, 200]  # class 1
+
+
+def test_the_tables_hold_the_scores():
+    names = ("land", "water", "snow")
+    scores = segmentation_scores(np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]]), names)
+    tables = segmentation_tables(scores)
+    assert scores_of(tables) == scores and [*scores_of(tables)] == [*scores]
+    assert tables[1].rows[1].values == (0.5, 6 / 9, 4, 4 / 12) and tables[1].rows[2].values == (None, None, 0, 0)
+    assert tables[0].headlines[0].title == "mean IoU of 3 classes" and tables[1].class_colours
+    nothing = segmentation_scores(np.zeros((3, 3), int), names)
+    assert scores_of(segmentation_tables(nothing)) == nothing
+
+
+def test_evaluation_is_the_tables_and_their_picture():
+    label = np.zeros((16, 16), np.uint8)
+    image = np.zeros((16, 16, 3), np.uint8)
+    evaluation = evaluate_segmentation(np.array([[6, 2], [1, 3]]), ("land", "water"), [image], [label], [label],
+                                       SENSORS["ombria_s2"])
+    assert evaluation.scores()["support"] == {"land": 8, "water": 4}
+    assert [*evaluation.images] == [evaluation.tables[1].pictures[0].name]

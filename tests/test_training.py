@@ -501,6 +501,6 @@ def test_averaged_weights_are_kept_saved_resumed_and_used(write_dataset, tmp_pat
     evaluate = evaluator(task, Records(config.data.dir, "test", SENSORS), 8, mesh.make(jax.devices()[:1]))
     optimizer = make_optimizer(config.optimizer, 8, 6)
     state = init_state(task, optimizer, config, mesh.make(jax.devices()[:1])).replace(average=averaged)
-    scores = evaluate(state)[0]
+    scores = evaluate(state).scores()
     written = json.loads((tmp_path / "whole" / "evaluation" / "scores.json").read_text())
     assert scores["s1_to_s2"] == written["s1_to_s2"]

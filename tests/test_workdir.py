@@ -1,7 +1,9 @@
-"""Who may write to a workdir: one run at a time, and never a dead one."""
+"""One run at a time writes to a workdir; a killed run does not block the next one. Times have a zone."""
 
+import datetime
 import errno
 import fcntl
+import json
 import os
 import re
 import subprocess
@@ -67,3 +69,22 @@ def test_a_file_system_without_locks_stops_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", flock)
     with workdir.claim(epath.Path(tmp_path), patience=0), workdir.claim(epath.Path(tmp_path), patience=0):
         pass
+
+
+def test_times_say_their_zone(tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "UTC-05:30")  # POSIX: east of Greenwich is negative
+    time.tzset()
+    try:
+        facts = {"config": {"task": "pretrain"}, "sensors": {}, "dataset": {}}
+        workdir.record_run(epath.Path(tmp_path), facts, 3)
+        with workdir.claim(epath.Path(tmp_path)):
+            since = (tmp_path / "lock").read_text().split("since ")[1].strip()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    started = json.loads((tmp_path / "run.json").read_text())["started"]
+    for text in (started, since):
+        assert text.endswith("+05:30")
+        assert abs((datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(text)).total_seconds()) < 60
+    workdir.record_run(epath.Path(tmp_path), facts, 3)
+    assert json.loads((tmp_path / "run.json").read_text())["started"] == started, "of the first start"

@@ -1,26 +1,96 @@
-"""Cross-modal retrieval of pairs: how well an embedding of one sensor finds its partner among those of the other.
+"""Cross-modal retrieval: how well the embedding of one sensor finds its partner among those of the other.
 
-Every query has exactly one right answer, so the figures are recall@k and ranks; none means anything without the size of
-the gallery beside it.
+Every query has exactly one right answer, so the figures are recall@k and ranks. They mean nothing without the size of
+the gallery beside them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
 from dual_encoder.errors import UserError
+from dual_encoder.evaluation.embedded import EmbeddedSplit
+from dual_encoder.evaluation.table import COLUMN, ROW, Column, Evaluation, Headline, Picture, Row, Table, Value
 from dual_encoder.imagery.pictures import grid, image_to_rgb
 from dual_encoder.imagery.sensors import SensorSpec
 
 _RECALL_AT = (1, 5, 10)
-_TIE = 1e-6  # resolution of a float32 cosine: closer ones are equal, whatever the order of the sums was
-_CHUNK_VALUES = 1 << 24  # similarities held at a time: 64 MiB
+_TIE = 1e-6  # resolution of a float32 cosine: closer values are equal, whatever the order of the sums was
+_CHUNK_VALUES = 1 << 24  # similarities in memory at a time: 64 MiB
 _TILE = 112  # pixels of a picture in the gallery
 _QUERY_FRAME, _RIGHT_FRAME = (70, 70, 70), (20, 170, 60)
+_GALLERY_ROWS, _GALLERY_MATCHES = 8, 5
+
+_COLUMNS = (*(Column(f"recall@{k}", f"recall@{k}", "share", "higher") for k in _RECALL_AT),
+            Column("median_rank", "median rank", "rank", "lower"),
+            Column("mean_reciprocal_rank", "mean reciprocal rank", "share", "higher"),
+            Column("gallery_size", "gallery size", "count"))
+_CAPTION = ("Each row: the query (grey frame), then the most similar images, best first: of the other sensor, or, if "
+            "there is one encoder, of its own, turned upside down. Green frame: the right answer. Radar: VV, VH, VV−VH "
+            "as red, green, blue (one band: grey); magenta: no data.")
 
 
-def retrieval_scores(query: np.ndarray, gallery: np.ndarray) -> dict[str, float | int | None]:
+def evaluate_retrieval(split: EmbeddedSplit) -> Evaluation:
+    """Retrieves the partner of each place's first record by cosine similarity, in both directions.
+
+    Args:
+      split: with two views of each record, which are each other's partners.
+
+    Returns:
+      One table with a row per direction, and a gallery of examples per direction.
+
+    Raises:
+      UserError: as `retrieval_scores`.
+    """
+    kept = one_per_location(split.places)
+    vectors = {view: rows[kept] for view, rows in split.vectors.items()}
+    first, second = vectors
+    scores, images = {}, {}
+    for query, gallery in ((first, second), (second, first)):
+        direction = f"{query}_to_{gallery}"
+        scores[direction] = retrieval_scores(vectors[query], vectors[gallery])
+        shown = np.linspace(0, len(kept) - 1, min(_GALLERY_ROWS, len(kept))).astype(int)
+        matches = top_matches(vectors[query][shown], vectors[gallery], _GALLERY_MATCHES)
+        images[f"retrieval_{direction}"] = retrieval_gallery(
+            [split.image(query, int(kept[i])) for i in shown], split.sensors[query],
+            [[split.image(gallery, int(kept[j])) for j in row] for row in matches], split.sensors[gallery],
+            [[int(j) == int(i) for j in row] for i, row in zip(shown, matches, strict=True)])
+    return Evaluation((retrieval_table(scores),), images)
+
+
+def retrieval_table(scores: Mapping[str, Mapping[str, Value]]) -> Table:
+    """Returns the scores as a table, with the figures of random embeddings as rows to compare with.
+
+    Args:
+      scores: direction, as 's1_to_s2', -> what `retrieval_scores` returns. A figure that is absent becomes None.
+    """
+    rows = tuple(Row(direction, _arrow(direction), tuple(figures.get(column.name) for column in _COLUMNS))
+                 for direction, figures in scores.items())
+    sizes = dict.fromkeys(figures["gallery_size"] for figures in scores.values())
+    return Table(
+        name="retrieval", title="Retrieval", row_title="direction", columns=_COLUMNS, rows=rows, keys=(ROW, COLUMN),
+        references=tuple(_by_chance(size) for size in sizes if isinstance(size, int) and size > 0),
+        headlines=tuple(Headline(row.name, "recall@1", f"recall@1 {row.title}, gallery of "
+                                 f"{scores[row.name]['gallery_size']:,}") for row in rows),
+        note="One record per place; each query has one right answer in the gallery. Figures of galleries of different "
+             "size cannot be compared.",
+        pictures=tuple(Picture(f"retrieval_{row.name}", row.title, _CAPTION) for row in rows))
+
+
+def _by_chance(size: int) -> Row:
+    """Returns the expected figures if the gallery is in random order: the rank is uniform on 1 to `size`."""
+    recall = (k / size if k <= size else None for k in _RECALL_AT)
+    return Row(f"chance_{size}", "by chance",
+               (*recall, (size + 1) / 2, sum(1 / rank for rank in range(1, size + 1)) / size, size))
+
+
+def _arrow(direction: str) -> str:
+    """Returns 's1_to_s2' as 'S1 → S2'."""
+    return direction.replace("_to_", " → ").upper()
+
+
+def retrieval_scores(query: np.ndarray, gallery: np.ndarray) -> dict[str, Value]:
     """Scores the search of each query's partner by cosine similarity.
 
     The rank of a partner is 1 + the number of other gallery rows at least as similar: ties count against us, so that
@@ -31,7 +101,7 @@ def retrieval_scores(query: np.ndarray, gallery: np.ndarray) -> dict[str, float 
       gallery: [n, dim] float; row i is the partner of query row i.
 
     Returns:
-      'recall@1', 'recall@5', 'recall@10' in [0, 1], None where the gallery is smaller than k; 'median_rank' (1 is
+      'recall@1', 'recall@5', 'recall@10' in [0, 1], None if the gallery is smaller than k; 'median_rank' (1 is
       best); 'mean_reciprocal_rank' in (0, 1]; 'gallery_size'.
 
     Raises:
@@ -44,7 +114,7 @@ def retrieval_scores(query: np.ndarray, gallery: np.ndarray) -> dict[str, float 
     for start, similarity in _similarities(query, gallery):
         rows = np.arange(len(similarity))
         partner = similarity[rows, start + rows]
-        ranks.append((similarity >= partner[:, None] - _TIE).sum(axis=1))  # the partner itself is the 1
+        ranks.append((similarity >= partner[:, None] - _TIE).sum(axis=1))  # includes the partner itself
     rank = np.concatenate(ranks)
     return {
         **{f"recall@{k}": float(np.mean(rank <= k)) if k <= len(gallery) else None for k in _RECALL_AT},
@@ -60,7 +130,7 @@ def top_matches(query: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
     Args:
       query: [n, dim] float.
       gallery: [m, dim] float.
-      k: how many; all when the gallery is smaller.
+      k: number of matches; all rows if the gallery is smaller.
 
     Returns:
       row numbers, int64 [n, min(k, m)].
@@ -73,9 +143,12 @@ def top_matches(query: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
 
 
 def one_per_location(locations: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Returns the number of the first record of each place, int64, ascending.
+    """Returns the row of the first record of each place, int64 [places], ascending.
 
-    Several dates of one place are right answers for each other; with one record per place there is one right answer.
+    Several dates of one place are right answers for each other. With one record per place there is one right answer.
+
+    Args:
+      locations: [n], equal for records of one place.
     """
     return np.sort(np.unique(np.asarray(locations), return_index=True)[1])
 

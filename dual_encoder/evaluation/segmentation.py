@@ -1,35 +1,47 @@
 """Segmentation scores from one confusion matrix over a whole split.
 
-IoU averaged over batches, as some published code does, is another number: a batch without a class distorts it. Sum the
-matrices, then score once.
+The mean of the IoU of batches, which some published code reports, is another number: a batch without a class distorts
+it. So add up the matrices first, then score once.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 from PIL import Image
 
 from dual_encoder.errors import UserError
+from dual_encoder.evaluation.table import COLUMN, ROW, Column, Evaluation, Headline, Picture, Row, Table, Value
 from dual_encoder.imagery.pictures import grid, image_to_rgb, label_to_rgb
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec
 
 _TILE = 192  # pixels of a panel
+_CAPTION = "Each row: input, label (white: ignored), prediction."
+
+
+class SegmentationScores(TypedDict):
+    """What `segmentation_scores` returns: figures of the split, and per class name."""
+
+    miou: float | None
+    accuracy: float | None
+    iou: dict[str, float | None]
+    f1: dict[str, float | None]
+    support: dict[str, int]
 
 
 def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
     """Counts pixels by label (rows) and prediction (columns).
 
     Args:
-      label: class indices, integers of any shape; pixels of value 255 are left out.
+      label: class indices, integers of any shape; pixels of value 255 are not counted.
       prediction: class indices, the same shape.
       classes: number of classes C.
 
     Returns:
-      int64 [C, C]; matrices of parts of a split add up to that of the split.
+      int64 [C, C]. The matrices of the parts of a split add up to the matrix of the split.
 
     Raises:
-      UserError: other shapes, or a value that is no class.
+      UserError: the shapes differ, or a value is not a class.
     """
     if label.shape != prediction.shape:
         raise UserError(f"label has shape {list(label.shape)}, prediction {list(prediction.shape)}; give one "
@@ -44,8 +56,24 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int) ->
     return np.bincount(classes * label + prediction, minlength=classes * classes).reshape(classes, classes)
 
 
-def segmentation_scores(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-    """Scores one confusion matrix; intersection over union (Jaccard), F1 (Dice), accuracy.
+def evaluate_segmentation(matrix: np.ndarray, class_names: Sequence[str], images: Sequence[np.ndarray],
+                          labels: Sequence[np.ndarray], predictions: Sequence[np.ndarray], spec: SensorSpec
+                          ) -> Evaluation:
+    """Scores the confusion matrix of a split, and draws examples.
+
+    Args:
+      matrix, class_names: as for `segmentation_scores`.
+      images, labels, predictions, spec: as for `segmentation_panels`.
+
+    Returns:
+      A table of the whole split, a table of its classes, and a picture.
+    """
+    return Evaluation(segmentation_tables(segmentation_scores(matrix, class_names)),
+                      {"segmentation_panels": segmentation_panels(images, labels, predictions, spec)})
+
+
+def segmentation_scores(matrix: np.ndarray, class_names: Sequence[str]) -> SegmentationScores:
+    """Scores one confusion matrix: intersection over union (Jaccard), F1 (Dice), accuracy.
 
     Args:
       matrix: int [C, C], rows = label, columns = prediction.
@@ -54,7 +82,7 @@ def segmentation_scores(matrix: np.ndarray, class_names: Sequence[str]) -> dict[
     Returns:
       'miou': mean IoU of the classes that occur in labels or predictions; 'accuracy': share of right pixels;
       'iou' and 'f1': class name -> [0, 1], None for a class that occurs in neither; 'support': class name -> labelled
-      pixels. 'miou' and 'accuracy' are None when there is no pixel at all.
+      pixels. 'miou' and 'accuracy' are None if there is no pixel at all.
     """
     assert matrix.shape == (len(class_names),) * 2, f"{matrix.shape} matrix, {len(class_names)} class names"
     right, labelled, predicted = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
@@ -71,6 +99,30 @@ def segmentation_scores(matrix: np.ndarray, class_names: Sequence[str]) -> dict[
     }
 
 
+def segmentation_tables(scores: SegmentationScores) -> tuple[Table, Table]:
+    """Returns the scores as two tables of one section: of the whole split, and of each class.
+
+    Args:
+      scores: as `segmentation_scores` returns them. A figure of a class that is absent becomes None.
+    """
+    support = scores["support"]
+    pixels = sum(support.values()) or 1
+    whole = Table(
+        name="segmentation", title="Segmentation", row_title="", keys=(COLUMN,),
+        columns=(Column("miou", "mean IoU", "share", "higher"), Column("accuracy", "accuracy", "share", "higher")),
+        rows=(Row("split", "whole split", (scores.get("miou"), scores.get("accuracy"))),),
+        headlines=(Headline("split", "miou", f"mean IoU of {len(support)} classes"),))
+    classes = Table(
+        name="segmentation_classes", title="Segmentation", row_title="class", keys=(COLUMN, ROW),
+        columns=(Column("iou", "IoU", "share", "higher"), Column("f1", "F1", "share", "higher"),
+                 Column("support", "labelled pixels", "count"), Column("share", "share", "percent", in_scores=False)),
+        rows=tuple(Row(name, name, (_figure(scores, "iou", name), _figure(scores, "f1", name), count, count / pixels))
+                   for name, count in support.items()),
+        note="From one confusion matrix over the whole split; a dash: the class does not occur.", class_colours=True,
+        pictures=(Picture("segmentation_panels", "Examples", _CAPTION),))
+    return whole, classes
+
+
 def segmentation_panels(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], predictions: Sequence[np.ndarray],
                         spec: SensorSpec) -> Image.Image:
     """Draws rows of input, label (ignored pixels white) and prediction.
@@ -81,6 +133,10 @@ def segmentation_panels(images: Sequence[np.ndarray], labels: Sequence[np.ndarra
     """
     return grid([[image_to_rgb(image, spec), label_to_rgb(label), label_to_rgb(prediction)]
                  for image, label, prediction in zip(images, labels, predictions, strict=True)], _TILE)
+
+
+def _figure(scores: SegmentationScores, kind: Literal["iou", "f1"], name: str) -> Value:
+    return scores.get(kind, {}).get(name)
 
 
 def _share(part: int, whole: int) -> float | None:

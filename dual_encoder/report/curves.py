@@ -1,4 +1,4 @@
-"""Metric curves as SVG, for pages that hold their pictures inside."""
+"""Curves of metrics as SVG pictures."""
 
 import io
 import math
@@ -8,38 +8,36 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-Series = tuple[Sequence[int], Sequence[float]]  # steps and values
+Series = tuple[Sequence[float], Sequence[float]]  # steps and values
 
-_POINTS = 500  # of a curve; longer ones are shown as means over blocks of rows
+_POINTS = 500  # of a curve, at most
 _COLOURS = ("#1f5fa8", "#d1622b", "#2f8f5b", "#8a4fa3", "#b8962e", "#5b6770", "#c23b5a", "#2a9d9d")
-_TITLES = {"miou": "mean IoU", "iou": "IoU", "f1": "F1", "grad_norm": "gradient norm",
-           "pairs_per_second": "records per second", "data_wait": "share of time waiting for data"}
-_STYLE = {"svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif", "axes.edgecolor": "#b4bec8"}
 
 
 def plot(title: str, lines: Mapping[str, Series], marks: Sequence[int]) -> bytes:
-    """Draws one panel; equal input gives equal bytes.
+    """Draws one panel. Equal input gives equal bytes.
 
     Args:
-      title: the metric.
-      lines: label -> steps and values; a gap where a value is not finite. One line alone has no legend.
-      marks: steps at which the run was resumed and the like.
+      title: of the panel.
+      lines: label -> steps and values. A value that is not finite leaves a gap. A single line has no legend.
+      marks: steps of events, as of a resumed run; each is a dotted line.
 
     Returns:
       an SVG document.
     """
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9,
+                                "font.family": "sans-serif", "axes.edgecolor": "#b4bec8"}):
         figure = Figure(figsize=(4.4, 2.5), layout="constrained")
         axes = figure.add_subplot()
-        for number, (label, (steps, values)) in enumerate(lines.items()):
-            steps, values = thin(steps, values)
+        for number, (label, series) in enumerate(lines.items()):
+            steps, values = thin(*series)
             axes.plot(steps, values, color=_COLOURS[number % len(_COLOURS)], linewidth=1.4, label=_plain(label),
                       marker="o" if len(steps) <= 30 else None, markersize=3)
         for step in marks:
             axes.axvline(step, color="#b9541b", linestyle=":", linewidth=1)
         if len(lines) > 1:
             axes.legend(frameon=False, fontsize=8, ncols=2 if len(lines) > 4 else 1)
-        axes.set_title(_plain(_TITLES.get(title, title.replace("_", " "))), fontsize=10, loc="left", color="#1d2733")
+        axes.set_title(_plain(title), fontsize=10, loc="left", color="#1d2733")
         axes.set_xlabel("step", color="#5c6b7a")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(color="#edf0f3")
@@ -49,12 +47,12 @@ def plot(title: str, lines: Mapping[str, Series], marks: Sequence[int]) -> bytes
     return buffer.getvalue()
 
 
-def thin(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Returns the series as means over equal blocks of rows, at most _POINTS of them; a short one as it is."""
+def thin(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Returns a series with at most 500 points: means over equal blocks of rows. A shorter series is unchanged."""
     size = math.ceil(len(steps) / _POINTS)
     blocks = [slice(start, start + size) for start in range(0, len(steps), size)]
     return [sum(steps[b]) / len(steps[b]) for b in blocks], [sum(values[b]) / len(values[b]) for b in blocks]
 
 
 def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # matplotlib would read formulas
+    return text.replace("$", r"\$")  # matplotlib reads $...$ as a formula

@@ -4,7 +4,7 @@ With one sensor, two augmentations of an image are (SimCLR, Chen et al. 2020).
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
@@ -15,7 +15,9 @@ from jax.sharding import Mesh
 from dual_encoder.augment import augment, record_keys
 from dual_encoder.config import Before, require
 from dual_encoder.data.records import Records
-from dual_encoder.evaluation.retrieval import one_per_location, retrieval_gallery, retrieval_scores, top_matches
+from dual_encoder.evaluation.embedded import EmbeddedSplit
+from dual_encoder.evaluation.retrieval import evaluate_retrieval
+from dual_encoder.evaluation.table import Evaluation, join
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.losses.choices import AnyObjective
@@ -24,7 +26,9 @@ from dual_encoder.models.dual_encoder import DualEncoder, ProjectionConfig
 from dual_encoder.tasks.micro_batches import TrainConfig, in_micro_batches
 from dual_encoder.tasks.task import TaskConfig
 
-_GALLERY_ROWS = 8
+# The evaluations of a pre-trained model, in the order of the report. To add one, write a file in evaluation/ and name
+# its function here.
+EVALUATIONS: tuple[Callable[[EmbeddedSplit], Evaluation], ...] = (evaluate_retrieval,)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,28 +136,15 @@ class Pretrain:
             embeddings |= {f"{name}_turned": z for name, z in turned.items()}
         return embeddings | {"location": batch["location"]}
 
-    def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records
-                 ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Retrieval of partners among distinct places, both directions; see train_state.Task.
-
-        The partner is the image of the other sensor; with one sensor, the same image turned upside down.
-        """
+    def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
+        """Runs EVALUATIONS on the embeddings of a split; see `Task.evaluate`."""
         rows = [output | {"number": numbers} for numbers, output in outputs]
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        places = one_per_location(columns["location"])
-        numbers = columns["number"][places]
-        sides = self.features if len(self.features) == 2 else (*self.features, f"{self.features[0]}_turned")
-        sensor = dict(zip(sides, self.features * 2, strict=False))
-        vectors = {name: columns[name][places] for name in sides}
-        scores, pictures = {}, {}
-        for query, gallery in (sides, sides[::-1]):
-            direction = f"{query}_to_{gallery}"
-            scores[direction] = retrieval_scores(vectors[query], vectors[gallery])
-            shown = np.linspace(0, len(numbers) - 1, min(_GALLERY_ROWS, len(numbers))).astype(int)
-            matches = top_matches(vectors[query][shown], vectors[gallery], 5)
-            pictures[f"retrieval_{direction}"] = retrieval_gallery(
-                [records.record(int(numbers[i]))[sensor[query]] for i in shown], self.sensors[sensor[query]],
-                [[records.record(int(numbers[j]))[sensor[gallery]] for j in row] for row in matches],
-                self.sensors[sensor[gallery]],
-                [[int(j) == int(i) for j in row] for i, row in zip(shown, matches, strict=True)])
-        return scores, pictures
+        # The partner of an image is the image of the other sensor; with one sensor, the same image turned upside down.
+        views = self.features if len(self.features) == 2 else (*self.features, f"{self.features[0]}_turned")
+        features = dict(zip(views, self.features * 2, strict=False))
+        split = EmbeddedSplit(
+            vectors={view: columns[view] for view in views}, features=features,
+            sensors={view: self.sensors[feature] for view, feature in features.items()}, places=columns["location"],
+            record=lambda row: records.record(int(columns["number"][row])))
+        return join(evaluation(split) for evaluation in EVALUATIONS)

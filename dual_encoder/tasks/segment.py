@@ -13,7 +13,8 @@ from dual_encoder.config import AtLeast, require
 from dual_encoder.data.order import permutation
 from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
-from dual_encoder.evaluation.segmentation import confusion_matrix, segmentation_panels, segmentation_scores
+from dual_encoder.evaluation.segmentation import confusion_matrix, evaluate_segmentation
+from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec
 from dual_encoder.losses.segmentation import cross_entropy
@@ -113,9 +114,8 @@ class Segment:
         logits = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
         return {"prediction": jnp.argmax(logits, axis=-1).astype(jnp.uint8), "label": batch["label"]}
 
-    def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records
-                 ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Scores of one confusion matrix over the split; see train_state.Task."""
+    def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
+        """Scores one confusion matrix over the split; see `Task.evaluate`."""
         matrix = np.zeros((len(self.classes), len(self.classes)), np.int64)
         shown = set(np.linspace(0, len(records) - 1, min(_PANEL_ROWS, len(records))).astype(int).tolist())
         images, labels, predictions = [], [], []
@@ -126,8 +126,7 @@ class Segment:
                     images.append(records[number][self.inputs[0]])
                     labels.append(output["label"][row])
                     predictions.append(output["prediction"][row])
-        picture = segmentation_panels(images, labels, predictions, self.sensors[self.inputs[0]])
-        return segmentation_scores(matrix, self.classes), {"segmentation_panels": picture}
+        return evaluate_segmentation(matrix, self.classes, images, labels, predictions, self.sensors[self.inputs[0]])
 
 
 def _take(pretrained: Mapping[str, Any], name: str, fresh: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dual_encoder.augment import AugmentConfig
 from dual_encoder.config import AtLeast, AtMost, require
 from dual_encoder.data.config import DataConfig
 from dual_encoder.data.records import Records
+from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.optim.optimizer import OptimizerConfig
@@ -110,10 +111,16 @@ class Task(Protocol):
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns outputs per row, in evaluation mode; pure."""
 
-    def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records
-                 ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Turns (record numbers [rows], outputs per row) of a whole split into scores and pictures.
+    def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
+        """Scores the outputs of a whole split.
+
+        Args:
+          outputs: yields (record numbers int32 [rows], outputs per row, as `predict` returns them), in order.
+          records: the split.
 
         Returns:
-          scores: nested dictionaries of numbers; pictures: file stem -> PIL image.
+          The scores as tables, and pictures.
+
+        Raises:
+          UserError: outputs that cannot be scored, as embeddings that are not finite.
         """

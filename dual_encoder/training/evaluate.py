@@ -1,7 +1,6 @@
 """Evaluation of a state, and of a finished run, over a whole split."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from dual_encoder.console import say
 from dual_encoder.data.batches import in_order
 from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
+from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
 from dual_encoder.tasks.build import EvaluateConfig, build_evaluation
@@ -24,8 +24,8 @@ _EVAL_BATCH = 64  # images per forward pass of an evaluation, at most; it change
 
 
 def evaluator(task: Task, records: Records, batch_size: int, mesh: Mesh
-              ) -> Callable[[TrainState], tuple[dict[str, Any], dict[str, Any]]]:
-    """Returns state -> (scores, pictures): `task.predict` over the split, compiled once, then `task.evaluate`."""
+              ) -> Callable[[TrainState], Evaluation]:
+    """Returns state -> evaluation: `task.predict` over the split, compiled once, then `task.evaluate`."""
     predict = jax.jit(task.predict, out_shardings=mesh_lib.replicated(mesh))
     batch_size = -(-min(batch_size, _EVAL_BATCH) // mesh.size) * mesh.size
     rows = mesh_lib.local_rows(batch_size)
@@ -59,13 +59,13 @@ def evaluate(config: EvaluateConfig, mesh: Mesh, workdir: epath.Path) -> None:
     state = jax.device_put(TrainState(step=model.step, params=model.variables["params"],
                                       batch_stats=model.variables["batch_stats"], opt_state=(), average={}),
                            mesh_lib.replicated(mesh))
-    scores, pictures = evaluator(built.task, records, config.batch_size, mesh)(state)
+    evaluation = evaluator(built.task, records, config.batch_size, mesh)(state)
     if not mesh_lib.is_main_process():
         return
     if workdir != run:
         facts = workdir_lib.facts(to_dict(config), records.info, built.task.sensors)
         workdir_lib.check(workdir, facts)
         workdir_lib.record_run(workdir, facts, sum(leaf.size for leaf in jax.tree.leaves(state.params)))
-    save_evaluation(workdir, model.step, scores, pictures)
+    save_evaluation(workdir, model.step, evaluation)
     say(f"checkpoint {model.step}, data set '{records.info.config}', split '{built.split}', one record per place")
-    say(summary(scores))
+    say(summary(evaluation.scores()))

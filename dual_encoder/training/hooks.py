@@ -12,10 +12,11 @@ from etils import epath
 from dual_encoder.console import clock, progress_bar, say
 from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
+from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
 from dual_encoder.workdir.checkpoint import Checkpoints
-from dual_encoder.workdir.metrics import MetricWriter, flatten
+from dual_encoder.workdir.metrics import MetricWriter, numbers
 from dual_encoder.workdir.scores import save_evaluation, summary
 
 
@@ -212,7 +213,7 @@ class Evaluate(Hook):
     """Scores the evaluation split every `every` steps and at the end.
 
     Args:
-      evaluate: state -> (scores, pictures), as train_state.Task.evaluate returns them.
+      evaluate: state -> what `Task.evaluate` returns.
       writer: None on all but the main process.
       workdir: scores and pictures go to its folder evaluation/.
       every, last: the evaluated steps are those of `is_due`.
@@ -220,7 +221,7 @@ class Evaluate(Hook):
       done: called after each evaluation, on the main process.
     """
 
-    def __init__(self, evaluate: Callable[[TrainState], tuple[dict, dict]], writer: MetricWriter | None,
+    def __init__(self, evaluate: Callable[[TrainState], Evaluation], writer: MetricWriter | None,
                  workdir: epath.Path, every: int, last: int, resume_clock: Callable[[], None],
                  done: Callable[[], Any]):
         self._evaluate, self._writer, self._workdir = evaluate, writer, workdir
@@ -243,11 +244,11 @@ class Evaluate(Hook):
 
     def after(self, step: int, state: TrainState) -> None:
         """Evaluates on all processes; the main one writes."""
-        scores, pictures = self._evaluate(state)
+        evaluation = self._evaluate(state)
         if self._writer:
-            save_evaluation(self._workdir, step, scores, pictures)  # before the row that says so
-            self._writer.write(step, "eval", flatten(scores))
-            say(f"evaluation at step {step}\n{summary(scores)}")
+            save_evaluation(self._workdir, step, evaluation)  # before the row that says so
+            self._writer.write(step, "eval", numbers(evaluation.scores()))
+            say(f"evaluation at step {step}\n{summary(evaluation.scores())}")
             self._done()
         self._resume_clock()
 

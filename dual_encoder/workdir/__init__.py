@@ -1,0 +1,1 @@
+"""The folder of one run: its facts, metrics, checkpoints and scores."""

@@ -1,8 +1,8 @@
-"""Checkpoints: the only module that imports Orbax.
+"""Checkpoints. No other module imports Orbax.
 
-    WORKDIR/checkpoints/<step>/{model,optimizer,facts}    Orbax, written beside its place and renamed when complete
-    WORKDIR/digests/<step>.json                           crc32 of each of its files: Orbax does not notice bit rot
-    WORKDIR/damaged/<step>                                checkpoints that did not match their digests, moved aside
+    WORKDIR/checkpoints/<step>/{model,optimizer,facts}    written by Orbax in a temporary folder, renamed when complete
+    WORKDIR/digests/<step>.json                           crc32 of each of its files: Orbax does not detect bit rot
+    WORKDIR/damaged/<step>                                checkpoints that did not match their digests
 """
 
 import concurrent.futures
@@ -34,11 +34,11 @@ _CHUNK = 1 << 24
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A checkpoint for use outside training.
+    """The model of a checkpoint, for use outside training.
 
     Attributes:
       step: of the checkpoint.
-      variables: {'params', 'batch_stats'}, nested dictionaries of numpy arrays; averaged ones where the run kept them.
+      variables: {'params', 'batch_stats'}, nested dictionaries of numpy arrays; averaged values if the run kept them.
       config: of the run, nested dictionaries.
       sensors: feature name -> spec with the statistics that images were normalised with.
       dataset: name, config, version, source and fingerprint of the training data.
@@ -54,12 +54,12 @@ class LoadedModel:
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """Saves and restores the checkpoints of one run.
 
     Args:
       workdir: of the run.
       keep: number of newest checkpoints to keep.
-      facts: of the run, as `folder.facts` gives them; stored with each checkpoint.
+      facts: of the run, as `folder.facts` returns them; stored with each checkpoint.
       as_stored_now: as in `folder.check`.
     """
 
@@ -71,7 +71,14 @@ class Checkpoints:
         self._sealing: concurrent.futures.Future | None = None
 
     def save(self, step: int, state: TrainState) -> None:
-        """Saves in the background; the digests follow once the files are complete. A failure shows at the next call.
+        """Saves in the background. The digests follow when the files are complete.
+
+        An error of this save is raised by the next call of `save`, `wait` or `close`. A step that is there already is
+        not saved again.
+
+        Args:
+          step: number of updates so far.
+          state: of that step.
 
         Raises:
           UserError: too little space, or the save before this one failed.
@@ -85,7 +92,7 @@ class Checkpoints:
             raise UserError(f"the disk of '{self._workdir}' has {free / 1e6:.0f} MB free, checkpoint {step} needs "
                             f"{needed / 1e6:.0f} MB; older checkpoints are untouched: make room and run the same "
                             "command again")
-        if mesh_lib.is_main_process():  # digests of an earlier checkpoint of this step would condemn the new one
+        if mesh_lib.is_main_process():  # old digests of the same step would make the new checkpoint look damaged
             (self._workdir / "digests" / f"{step}.json").unlink(missing_ok=True)
         self._manager.save(step, args=ocp.args.Composite(
             model=ocp.args.StandardSave(state.model), optimizer=ocp.args.StandardSave(_rest(state)),
@@ -93,7 +100,7 @@ class Checkpoints:
         self._sealing = self._sealer.submit(self._seal, step)
 
     def wait(self) -> None:
-        """Returns when the last save is complete; UserError when it failed, for example on a full disk."""
+        """Returns when the last save is complete; UserError if it failed, for example on a full disk."""
         sealing, self._sealing = self._sealing, None
         if sealing is None:
             return
@@ -113,15 +120,15 @@ class Checkpoints:
                 self._manager.close()
 
     def restore(self, state: TrainState) -> TrainState | None:
-        """Returns the newest checkpoint that matches its digests, or None when there is no checkpoint.
+        """Returns the newest checkpoint that matches its digests, or None if there is no checkpoint.
 
-        Damaged ones are moved aside and named.
+        Moves damaged checkpoints to WORKDIR/damaged and prints a line for each.
 
         Args:
-          state: the freshly initialised state: structure, shapes and the shardings to restore to.
+          state: a new state with the structure, shapes and shardings to restore to.
 
         Raises:
-          UserError: checkpoints exist and none of them is sound, or they are of another run.
+          UserError: checkpoints exist and none of them is sound, or they belong to another run.
         """
         step = mesh_lib.agree(self._newest_sound() if mesh_lib.is_main_process() else 0)
         self._manager.reload()
@@ -129,12 +136,12 @@ class Checkpoints:
             return self._read(step, state) if step >= 0 else None
         except (UserError, jax.errors.JaxRuntimeError):
             raise
-        except Exception as error:  # Orbax's, of many kinds; digests would have told
+        except Exception as error:  # Orbax raises many types; the digests exclude bit rot
             raise UserError(f"checkpoint {step} of '{self._workdir}' cannot be read ({one_line(error)}); move "
                             f"'checkpoints/{step}' away, and the same command goes on from an older one") from error
 
     def _newest_sound(self) -> int:
-        """Returns the newest sound step, or -1 when there is no checkpoint; moves damaged ones aside."""
+        """Returns the newest sound step, or -1 if there is no checkpoint; moves damaged checkpoints aside."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             fault = _fault(self._workdir, step)
@@ -188,7 +195,7 @@ def _shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _rest(state: TrainState) -> dict[str, Any]:
-    """Returns what a checkpoint holds beside `state.model`."""
+    """Returns the part of the state that a checkpoint holds in addition to `state.model`."""
     rest = {"step": state.step, "opt_state": state.opt_state}
     if state.average:
         rest["trained"] = {"params": state.params, "batch_stats": state.batch_stats}
@@ -200,7 +207,7 @@ def load_model(workdir: epath.PathLike, step: int | None = None) -> LoadedModel:
 
     Args:
       workdir: of a run.
-      step: which checkpoint; None takes the newest that matches its digests.
+      step: of the checkpoint; None takes the newest that matches its digests.
 
     Raises:
       UserError: no such workdir or step, or a damaged checkpoint.
@@ -244,7 +251,7 @@ def _manager(workdir: epath.Path, keep: int | None) -> ocp.CheckpointManager:
                        "facts": ocp.JsonCheckpointHandler()},
         options=ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=keep is not None,
-            cleanup_tmp_directories=keep is not None))  # what a kill left of a save may be as large as a checkpoint
+            cleanup_tmp_directories=keep is not None))  # a killed save may leave as much as a checkpoint
 
 
 def _digests(folder: epath.Path) -> dict[str, int]:
@@ -268,7 +275,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def _fault(workdir: epath.Path, step: int) -> str | None:
-    """Returns what is wrong with a checkpoint, or None. One killed before its digests were written counts as sound."""
+    """Returns the fault of a checkpoint as text, or None. A checkpoint without digests (killed before) is sound."""
     file = workdir / "digests" / f"{step}.json"
     if not file.exists():
         return None

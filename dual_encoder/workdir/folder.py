@@ -4,9 +4,9 @@
     run.json          task, command, versions, devices, data set, sensors, number of parameters
     metrics.jsonl     and tensorboard/: see metrics.py
     checkpoints/      and digests/: see checkpoint.py
-    evaluation/       scores (JSON) and pictures (PNG) of the last evaluation
+    evaluation/       scores, tables (JSON) and pictures (PNG) of the last evaluation: see scores.py
     report.html       all of it on one page
-    lock              names the process that trains; held as long as it lives
+    lock              names the process that trains, which holds it until it ends
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.storage import atomic, lock
 
-# Keys that change how a run is carried out or watched, not what it computes.
+# Keys that change how a run is executed or logged, but not its result.
 _FREE_KEYS = ("data.dir", "data.threads", "data.processes", "data.max_bad_records", "schedule.log_every",
               "schedule.eval_every", "schedule.checkpoint_every", "schedule.keep")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
@@ -40,7 +40,7 @@ _LEASE = 120  # seconds: NFS gives up the locks of a dead machine after 90
 
 
 def facts(config: Mapping[str, Any], info: DatasetInfo, sensors: Mapping[str, SensorSpec]) -> dict[str, Any]:
-    """Returns what makes a run the one that it is, as its folder and its checkpoints keep it.
+    """Returns the facts that identify a run; its folder and its checkpoints keep them.
 
     Args:
       config: of the run.
@@ -56,7 +56,7 @@ def facts(config: Mapping[str, Any], info: DatasetInfo, sensors: Mapping[str, Se
 
 def check(workdir: epath.Path, ours: Mapping[str, Any],
           as_stored_now: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
-    """Makes the folder, or checks that an existing one belongs to this run.
+    """Creates the folder, or checks that an existing folder belongs to this run.
 
     Args:
       workdir: of the run.
@@ -64,7 +64,7 @@ def check(workdir: epath.Path, ours: Mapping[str, Any],
       as_stored_now: the configuration of an earlier version -> the same in keys of this one.
 
     Raises:
-      UserError: it holds a run with another configuration or other data.
+      UserError: it is a file, or holds a run with another configuration or other data.
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir '{workdir}' is a file; give a folder")
@@ -79,13 +79,16 @@ def check(workdir: epath.Path, ours: Mapping[str, Any],
 
 def compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any],
             as_stored_now: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
-    """Raises UserError unless what is left of a run is of this one.
+    """Compares the facts of a run that was found with those of this run.
 
     Args:
-      holder: what holds it, to start the message with.
-      seen: `facts` of the run that was found, as far as they are known.
+      holder: the folder or checkpoint that was found; the message starts with it.
+      seen: `facts` of the run that was found. Facts that are absent count as equal.
       ours: `facts` of this run.
       as_stored_now: as in `check`.
+
+    Raises:
+      UserError: the facts differ.
     """
     seen = {**ours, **seen}
     changed = differences(as_stored_now(seen["config"]), ours["config"])
@@ -106,16 +109,16 @@ def compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any],
 
 @contextlib.contextmanager
 def claim(workdir: epath.Path, patience: float = _LEASE) -> Iterator[None]:
-    """Holds the folder for this process, the one that writes; a run that is just ending is waited for.
+    """Locks the folder for this process, which writes to it. Waits for another run to end.
 
     Args:
-      workdir: exists.
+      workdir: an existing folder.
       patience: seconds to wait for another run.
 
     Raises:
-      UserError: another run is at work in it.
+      UserError: another run still uses the folder after `patience` seconds.
     """
-    path, end, told = workdir / "lock", time.monotonic() + patience, False
+    path, end, reported = workdir / "lock", time.monotonic() + patience, False
     with open(path, "a+") as file:
         while not lock.take(file):
             file.seek(0)
@@ -123,39 +126,42 @@ def claim(workdir: epath.Path, patience: float = _LEASE) -> Iterator[None]:
             if time.monotonic() >= end:
                 raise UserError(f"--workdir '{workdir}' is in use by {holder}; end that run, or use another workdir "
                                 f"(if its machine is gone for good, delete '{path}')")
-            if not told:
+            if not reported:
                 say(f"--workdir '{workdir}' is in use by {holder}: waiting up to {patience:.0f} s for it to end")
-                told = True
+                reported = True
             time.sleep(0.2)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}, since "
-                   f"{datetime.datetime.now().isoformat(timespec='seconds')}\n")
+        file.write(f"process {os.getpid()} on {platform.node()}, since {_now()}\n")
         file.flush()
-        os.fsync(file.fileno())  # for other machines to read, and nothing is left to fail at the end
+        os.fsync(file.fileno())  # so that other machines can read it, and closing the file cannot fail
         yield
 
 
 def record_run(workdir: epath.Path, ours: Mapping[str, Any], parameters: int) -> None:
-    """Writes config.json and run.json; to be called by one process.
+    """Writes config.json and run.json. Only the main process calls this. The first start keeps its time.
 
     Args:
-      workdir: checked before.
+      workdir: of the run, after `check`.
       ours: `facts` of the run.
       parameters: number of parameters.
     """
     devices = jax.devices()
     earlier = read_json(workdir / "run.json") if (workdir / "run.json").exists() else {}
-    now = datetime.datetime.now().isoformat(timespec="seconds")
     write_json(workdir / "config.json", ours["config"])
     write_json(workdir / "run.json", {
         "task": ours["config"]["task"], "command": " ".join(sys.argv), "versions": versions(),
-        "started": earlier.get("started", now), "parameters": parameters,
+        "started": earlier.get("started", _now()), "parameters": parameters,
         "sensors": ours["sensors"], "dataset": ours["dataset"],
         "devices": {"platform": devices[0].platform, "count": len(devices), "kind": devices[0].device_kind}})
 
 
+def _now() -> str:
+    """Returns the local time with its offset from UTC, ISO 8601: the machines of a run may be in several zones."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
 def _data_facts(info: DatasetInfo) -> dict[str, Any]:
-    """Returns what a run keeps of its data set: all of the manifest, with record counts instead of shard lists."""
+    """Returns the facts of a data set that a run keeps: the manifest, with record counts instead of shard lists."""
     manifest = info.to_json()
     shards = manifest.pop("shards")
     return manifest | {"records": {split: sum(s["records"] for s in entries) for split, entries in shards.items()}}
@@ -168,7 +174,7 @@ def versions() -> dict[str, str]:
 
 
 def read_json(path: epath.Path) -> Any:
-    """Reads a JSON file of the workdir; UserError when it is damaged."""
+    """Reads a JSON file of the workdir; UserError if it is damaged."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -176,5 +182,5 @@ def read_json(path: epath.Path) -> Any:
 
 
 def write_json(path: epath.Path, values: Any) -> None:
-    """Writes a JSON file that is either complete or not there."""
+    """Writes a JSON file; after a crash it is complete or absent."""
     atomic.write(path, (json.dumps(values, indent=2) + "\n").encode())

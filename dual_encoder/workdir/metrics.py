@@ -1,4 +1,4 @@
-"""Metrics of a run: rows in metrics.jsonl and, where the main process writes, TensorBoard events."""
+"""Metrics of a run: rows in metrics.jsonl, and TensorBoard events. Only the main process writes them."""
 
 import json
 import os
@@ -17,11 +17,11 @@ from dual_encoder.storage import atomic
 class MetricWriter:
     """Appends to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.
 
-    TensorBoard's events are written here and now: a writer with a thread would never return on a full disk.
+    `write` writes TensorBoard's events at once: a writer with its own thread never returns if the disk is full.
 
     Args:
       workdir: of the run.
-      resume_step: step that the run continues from; later rows (of work that was lost) are removed.
+      resume_step: step that the run continues from. Later rows belong to lost work and are removed.
     """
 
     def __init__(self, workdir: epath.PathLike, resume_step: int):
@@ -33,16 +33,16 @@ class MetricWriter:
         folder = os.path.join(os.fspath(workdir), "tensorboard")
         os.makedirs(folder, exist_ok=True)
         self._board = EventsWriter(os.path.join(folder, "events"))
-        if resume_step:  # TensorBoard then forgets what an earlier process wrote from that step on
+        if resume_step:  # makes TensorBoard drop the events of an earlier process from that step on
             start = SessionLog(status=SessionLog.START)
             self._board.write_event(Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
 
     def holds(self, step: int, kind: str) -> bool:
-        """True when a row of an earlier process is there."""
+        """Returns True if an earlier process wrote a row of this step and kind."""
         return (step, kind) in self._kept
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Adds one row: 'train' and 'eval' rows hold numbers, 'event' rows text."""
+        """Adds one row. Rows of kind 'train' and 'eval' hold numbers, rows of kind 'event' hold text."""
         self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         self._file.flush()
         if kind != "event":
@@ -50,7 +50,7 @@ class MetricWriter:
             self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
 
     def sync(self) -> None:
-        """Makes all rows safe on the disk."""
+        """Returns when all rows are on the disk."""
         os.fsync(self._file.fileno())
         self._board.flush()
 
@@ -62,12 +62,15 @@ class MetricWriter:
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """Returns the rows of metrics.jsonl without damaged lines: a crash may have cut off the last one."""
+    """Returns the rows of metrics.jsonl without damaged lines: a crash may cut off the last line."""
     return rows_and_damage(os.path.join(os.fspath(workdir), "metrics.jsonl"))[0]
 
 
 def rows_and_damage(path: epath.PathLike) -> tuple[list[dict[str, Any]], list[int]]:
-    """Returns the rows of a metrics.jsonl, and the numbers of its damaged lines but for a last one that was cut off."""
+    """Returns the rows of a metrics.jsonl, and the numbers of its damaged lines.
+
+    A damaged last line alone is not counted: a crash cut it off.
+    """
     with open(path, encoding="utf-8", errors="replace") as file:
         lines = file.read().splitlines()
     rows, damaged = [], []
@@ -80,12 +83,23 @@ def rows_and_damage(path: epath.PathLike) -> tuple[list[dict[str, Any]], list[in
     return rows, [] if damaged == [len(lines)] else damaged
 
 
-def flatten(scores: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Returns 'a/b' -> number of the numbers in nested dictionaries."""
-    flat = {}
-    for name, value in scores.items():
+def flatten(values: Mapping[str, Any], separator: str = "/", prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested dictionaries, named by their path: 'a/b' -> leaf.
+
+    Args:
+      values: nested dictionaries; all else is a leaf.
+      separator: between the keys of a path.
+      prefix: goes before every name.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}/")
-        elif isinstance(value, (int, float)):
-            flat[f"{prefix}{name}"] = float(value)
+            flat |= flatten(value, separator, f"{prefix}{name}{separator}")
+        else:
+            flat[f"{prefix}{name}"] = value
     return flat
+
+
+def numbers(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Returns 'a/b' -> number of the numbers in nested dictionaries; other leaves are left out."""
+    return {name: float(value) for name, value in flatten(scores).items() if isinstance(value, int | float)}

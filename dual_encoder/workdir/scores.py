@@ -1,4 +1,4 @@
-"""The scores and pictures of an evaluation: written to the workdir, and as text."""
+"""The results of the last evaluation: written to the workdir, and as text."""
 
 import io
 from collections.abc import Mapping
@@ -6,24 +6,36 @@ from typing import Any
 
 from etils import epath
 
+from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.storage import atomic
 from dual_encoder.workdir.folder import write_json
-from dual_encoder.workdir.metrics import flatten
+from dual_encoder.workdir.metrics import numbers
 
 
-def save_evaluation(workdir: epath.Path, step: int, scores: Mapping[str, Any], pictures: Mapping[str, Any]) -> None:
-    """Writes scores (JSON) and pictures (PNG) to WORKDIR/evaluation, in place of older ones."""
+def save_evaluation(workdir: epath.Path, step: int, evaluation: Evaluation) -> None:
+    """Writes an evaluation to WORKDIR/evaluation, in place of the one before.
+
+        <name>.png     each picture
+        tables.json    {"step", "tables"}: the tables, for the report
+        scores.json    {"step", ...}: the numbers of the tables as nested dictionaries, for other programs
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint.
+      evaluation: what `Task.evaluate` returned.
+    """
     folder = workdir / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
+    for name, picture in evaluation.images.items():
         png = io.BytesIO()
         picture.save(png, "PNG")
         atomic.write(folder / f"{name}.png", png.getvalue())
-    write_json(folder / "scores.json", {"step": step, **scores})  # last: where they stand, the evaluation is complete
+    write_json(folder / "tables.json", {"step": step, "tables": [table.to_json() for table in evaluation.tables]})
+    write_json(folder / "scores.json", {"step": step, **evaluation.scores()})  # last: the evaluation is then complete
 
 
 def summary(scores: Mapping[str, Any]) -> str:
-    """Returns the scores as text: single numbers on the first line, then a line per group."""
+    """Returns nested scores as text: single numbers on the first line, then a line per group."""
     single = {name: value for name, value in scores.items() if not isinstance(value, Mapping)}
     groups = {name: value for name, value in scores.items() if isinstance(value, Mapping)}
     lines = [f"  {_numbers(single)}"] if single else []
@@ -32,4 +44,4 @@ def summary(scores: Mapping[str, Any]) -> str:
 
 def _numbers(values: Mapping[str, Any]) -> str:
     return "  ".join(f"{name} {value:.3f}" if value != int(value) else f"{name} {int(value)}"
-                     for name, value in flatten(values).items())
+                     for name, value in numbers(values).items())

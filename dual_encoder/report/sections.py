@@ -1,0 +1,194 @@
+"""The sections of the page about a run, each from what the workdir holds; a section without content is left out."""
+
+import datetime
+import json
+import pathlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dual_encoder.evaluation.table import Cell, Table
+from dual_encoder.report import html
+from dual_encoder.report.curves import Series
+from dual_encoder.workdir.metrics import flatten
+
+# The metrics of training in the order of the page, with their titles; others follow by name.
+_FIRST = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm", "temperature": "temperature",
+          "pairs_per_second": "records per second", "data_wait": "share of time waiting for data"}
+
+
+def title(folder: pathlib.Path, run: Mapping[str, Any]) -> str:
+    """Returns task and data set, or the folder's name if they are unknown; plain text."""
+    return " · ".join(str(part) for part in (run.get("task"), run.get("dataset", {}).get("config")) if part) or (
+        folder.resolve().name)
+
+
+def head(folder: pathlib.Path, run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the title, the start of the run and its command."""
+    parts = [f"workdir {folder.resolve().name}"]
+    if "started" in run:
+        parts.append(f"started {_time_text(run['started'])}")
+    resumed = sum(row.get("event") == "resumed" for row in rows)
+    if resumed:
+        parts.append("resumed once" if resumed == 1 else f"resumed {resumed} times")
+    command = f'<div class="sub"><code>{html.text(run["command"])}</code></div>' if "command" in run else ""
+    return f'<h1>{html.text(title(folder, run))}</h1><div class="sub">{html.text(", ".join(parts))}</div>{command}'
+
+
+def problems(found: Sequence[str]) -> str:
+    """Returns a warning with a line per problem (plain text)."""
+    items = "".join(f"<div>{html.text(problem)}</div>" for problem in found)
+    return f'<section class="warning">{items}</section>' if items else ""
+
+
+def facts(run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], tables: Sequence[Table]) -> str:
+    """Returns the numbers that a reader looks for first: headlines of the tables, loss, rate, size, devices."""
+    shown: list[tuple[str, str]] = []
+    for table in tables:
+        units = {column.name: column.unit for column in table.columns}
+        shown += [(html.value_text(table.value(line.row, line.column), units[line.column]), line.title)
+                  for line in table.headlines]
+    train = _series(rows, "train")
+    if "loss" in train:
+        steps, values = train["loss"]
+        shown.append((html.number_text(values[-1]), f"loss at step {steps[-1]:,}"))
+    if "pairs_per_second" in train:
+        rates = sorted(train["pairs_per_second"][1])
+        shown.append((html.number_text(rates[len(rates) // 2]), "records per second, median"))
+    if "parameters" in run:
+        shown.append((f"{run['parameters'] / 1e6:.1f} M", "parameters"))
+    if "devices" in run:
+        devices = run["devices"]
+        shown.append((f"{devices.get('count', '?')} × {devices.get('platform', '?').upper()}",
+                      str(devices.get("kind", ""))))
+    tiles = "".join(f"<div><b>{html.text(value)}</b><span>{html.text(name)}</span></div>" for value, name in shown)
+    return f'<div class="facts">{tiles}</div>' if tiles else ""
+
+
+def curves(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table]) -> str:
+    """Returns the curves of training, and those of the evaluations during training.
+
+    Args:
+      rows: of metrics.jsonl.
+      tables: of the last evaluation; they say how the metrics of 'eval' rows are grouped.
+    """
+    events = [(row["step"], str(row.get("event", ""))) for row in rows if row["kind"] == "event" and row["step"] > 0]
+    train = _series(rows, "train")
+    names = [name for name in _FIRST if name in train] + sorted(set(train) - set(_FIRST))
+    panels = {_FIRST.get(name, name.replace("_", " ")): {"": train[name]} for name in names}
+    return (html.section("Training", html.plots(panels, events))
+            + html.section("Evaluation during training", html.plots(_evaluation_panels(rows, tables), events)))
+
+
+def _evaluation_panels(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table]) -> dict[str, dict[str, Series]]:
+    """Returns title -> label -> steps and values: a panel per column of a table that has a better direction, with a
+    line per row. Metrics that are in no table are grouped by the first part of their name."""
+    cells: dict[str, tuple[Table, Cell]] = {"/".join(cell.path): (table, cell)
+                                            for table in tables for cell in table.cells()}
+    titles = Counter(column.title for table in tables for column in table.columns if column.better)
+    panels: dict[str, dict[str, Series]] = {}
+    for name, series in _series(rows, "eval").items():
+        if len(series[0]) == 1:
+            continue  # a table says more than a curve of one point
+        if name in cells:
+            table, cell = cells[name]
+            if not cell.column.better:
+                continue
+            panel = cell.column.title if titles[cell.column.title] == 1 else f"{table.title}: {cell.column.title}"
+            panels.setdefault(panel, {})[cell.row.title] = series
+        else:
+            first, _, rest = name.partition("/")
+            panels.setdefault(first.replace("_", " "), {})[rest] = series
+    return panels
+
+
+def results(tables: Sequence[Table], step: int | None, pictures: Mapping[str, pathlib.Path]) -> str:
+    """Returns a section per title of the tables, with their notes and pictures.
+
+    Args:
+      tables: of the last evaluation.
+      step: of the checkpoint, if it is known.
+      pictures: file stem -> PNG file. A text file beside it replaces the caption.
+    """
+    sections: dict[str, list[Table]] = {}
+    for table in tables:
+        sections.setdefault(table.title, []).append(table)
+    page = ""
+    for name, group in sections.items():
+        notes = [f"Checkpoint of step {html.number_text(step)}."] if step is not None else []
+        notes += [table.note for table in group if table.note]
+        if any(column.better for table in group for column in table.columns):
+            notes.append("↑: higher is better; ↓: lower is better.")
+        figures = [html.figure(picture.title, pictures[picture.name].read_bytes(), picture.name,
+                               _caption(pictures[picture.name]) or picture.caption)
+                   for table in group for picture in table.pictures if picture.name in pictures]
+        page += html.section(name, "".join(map(html.results_table, group)) + html.note(" ".join(notes))
+                             + "".join(figures))
+    return page
+
+
+def other_results(values: Mapping[str, Any], pictures: Sequence[pathlib.Path]) -> str:
+    """Returns the numbers (name -> value) and pictures that belong to no table."""
+    figures = [html.figure(path.stem.replace("_", " "), path.read_bytes(), path.stem, _caption(path))
+               for path in pictures]
+    rows = [[name, html.number_text(value)] for name, value in values.items()]
+    return html.section("Other results", html.table(["evaluation", "value"], rows) + "".join(figures))
+
+
+def data(run: Mapping[str, Any]) -> str:
+    """Returns the data set and the sensors of a run."""
+    dataset = run.get("dataset", {})
+    records = dataset.get("records", {})
+    rows = [["data set", " ".join(str(dataset[key]) for key in ("name", "config", "version") if key in dataset)],
+            ["records", ", ".join(f"{split} {html.number_text(count)}" for split, count in records.items())],
+            ["fingerprint", dataset.get("fingerprint", "")], ["classes", ", ".join(dataset.get("classes", ()))],
+            *([key, value] for key, value in sorted(dataset.get("source", {}).items()))]
+    content = html.table([], [row for row in rows if row[1]])
+    for feature, spec in (run.get("sensors") or dataset.get("sensors", {})).items():
+        shape = dataset.get("tensors", {}).get(feature, {}).get("shape")
+        size = f", {' x '.join(str(n) for n in shape[:2])} px" if shape else ""
+        content += f"<h3>{html.text(feature)}: {html.text(spec['name'])}{size}</h3>"
+        content += html.note(f"Stored as {spec['dtype']}, no data = {spec['no_data']}; stored x {spec['scale']:g} = "
+                             f"{spec['unit']}. Statistics in stored integers: {spec['provenance']}.")
+        content += html.table(["band", *spec["bands"]], [["mean", *map(html.number_text, spec["mean"])],
+                                                         ["std", *map(html.number_text, spec["std"])]])
+    return html.section("Data", content)
+
+
+def config(values: Mapping[str, Any]) -> str:
+    """Returns the configuration, a row per key."""
+    return html.section("Configuration",
+                        html.table([], [[key, json.dumps(value)] for key, value in flatten(values, ".").items()]))
+
+
+def versions(run: Mapping[str, Any]) -> str:
+    """Returns the versions of the packages."""
+    return html.section("Versions", html.table([], [[key, value] for key, value in run.get("versions", {}).items()]))
+
+
+def _series(rows: Iterable[Mapping[str, Any]], kind: str) -> Mapping[str, Series]:
+    """Returns metric -> (steps, values) of the rows of one kind; numbers only."""
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for row in rows:
+        if row["kind"] != kind:
+            continue
+        for name, value in row.items():
+            if name not in ("step", "kind") and isinstance(value, int | float):
+                steps, values = series.setdefault(name, ([], []))
+                steps.append(row["step"])
+                values.append(float(value))
+    return series
+
+
+def _caption(path: pathlib.Path) -> str:
+    """Returns the text of the file beside a picture, or nothing."""
+    beside = path.with_suffix(".txt")
+    return beside.read_text(encoding="utf-8", errors="replace") if beside.exists() else ""
+
+
+def _time_text(value: Any) -> str:
+    """Returns '2026-11-23T10:00:00+01:00' as '2026-11-23 10:00:00 UTC+01:00'. Old runs have no offset."""
+    try:
+        return datetime.datetime.fromisoformat(str(value)).strftime("%Y-%m-%d %H:%M:%S %Z").strip()
+    except ValueError:
+        return str(value)
