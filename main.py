@@ -39,7 +39,7 @@ def main() -> None:
         print(__doc__)
         return
     overridden = parse_flags(sys.argv, flags.FLAGS)
-    config = parse(AnyConfig, _CONFIG.value.to_dict())
+    config: AnyConfig = parse(AnyConfig, _CONFIG.value.to_dict())
     reject_unused(overridden, config)
     if not _WORKDIR.value and not isinstance(config, EvaluateConfig):
         raise UserError("--workdir is missing; give a folder for checkpoints, metrics and the report")

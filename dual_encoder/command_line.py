@@ -46,7 +46,7 @@ def _declared_keys(file: str) -> list[str]:
     """Returns the key paths of a configuration file. (ml_collections reports a wrong override as a traceback.)"""
     path, _, variant = file.partition(":")
     spec = importlib.util.spec_from_file_location("config_file", path)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise UserError(f"--config={file} is not a Python file; give FILE.py or FILE.py:VARIANT, as in configs/")
     try:
         module = importlib.util.module_from_spec(spec)

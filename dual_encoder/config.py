@@ -19,7 +19,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 from dual_encoder.errors import UserError, nearest
 
@@ -47,7 +47,15 @@ class Before:
     value: Any
 
 
-def parse(hint: type[T], values: Mapping[str, Any], *, stored: bool = False) -> T:
+@overload
+def parse(hint: type[T], values: Mapping[str, Any], *, stored: bool = False) -> T: ...
+
+
+@overload
+def parse(hint: types.UnionType, values: Mapping[str, Any], *, stored: bool = False) -> Any: ...
+
+
+def parse(hint: Any, values: Mapping[str, Any], *, stored: bool = False) -> Any:
     """Turns the nested mapping of a config file into a dataclass.
 
     A dataclass with a method `check(path)` checks itself: it raises UserError when the values do not fit together.
@@ -119,7 +127,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns 'a.b' -> value of the leaves of a nested mapping."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
@@ -141,9 +149,7 @@ class _Reader:
         """Returns the dataclass of a group of keys."""
         if not isinstance(values, Mapping):
             raise UserError(f"{path} is {values!r}; expected a group of keys")
-        cls, known = hint, _hints(hint) if dataclasses.is_dataclass(hint) else {}
-        if not known:
-            cls, known = self._alternative(hint, values, path)
+        cls, known = (hint, _hints(hint)) if isinstance(hint, type) else self._alternative(hint, values, path)
         for key in values:
             if key not in known:
                 raise UserError(f"unknown config key '{path}.{key}'; {nearest(key, known)}")
@@ -167,9 +173,10 @@ class _Reader:
         return choices[name], known
 
     def _field(self, cls: type, key: str, values: Mapping[str, Any], path: str) -> Any:
-        hint, marks = _hints(cls)[key], ()
+        hint = _hints(cls)[key]
+        marks: tuple[Any, ...] = ()
         if typing.get_origin(hint) is Annotated:
-            hint, *marks = typing.get_args(hint)
+            hint, marks = typing.get_args(hint)[0], typing.get_args(hint)[1:]
         default = {field.name: field.default for field in dataclasses.fields(cls)}[key]
         before = next((mark.value for mark in marks if isinstance(mark, Before)), default)
         value = values.get(key, before if self._stored else default)
@@ -204,7 +211,7 @@ class _Reader:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 

@@ -299,7 +299,7 @@ def program(write_dataset):
 
 
 def test_the_plan_is_of_the_step_that_training_runs(program):
-    """Same memory as trainer.compile_step on a real state and a real batch, placed as the trainer places them."""
+    """Same memory as training.step.compile_step on a real state and a real batch, placed as the trainer places them."""
     config, records, task, planned = program
     devices = mesh.make()
     optimizer = make_optimizer(config.optimizer, config.batch_size, 10, task.frozen)

@@ -7,13 +7,12 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from configs import pretrain as pretrain_config
-from dual_encoder.config import parse
 from dual_encoder.evaluation.table import COLUMN, ROW, Column, Evaluation, Headline, Picture, Row, Table, join, scores
 from dual_encoder.imagery.sensors import SENSORS
 from dual_encoder.report.page import write_report
 from dual_encoder.tasks import pretrain
 from dual_encoder.workdir.scores import save_evaluation
+from tests import runs
 
 COLUMNS = (Column("top1", "accuracy", "share", "higher"), Column("size", "records", "count"),
            Column("part", "part", "percent", in_scores=False))
@@ -81,7 +80,7 @@ def test_another_evaluation_of_pre_training_is_one_function_in_the_list(tmp_path
         return Evaluation((Table("spread", "Spread", "sensor", columns, rows),), {"spread": PICTURE})
 
     monkeypatch.setattr(pretrain, "EVALUATIONS", (*pretrain.EVALUATIONS, evaluate_spread))
-    config = parse(pretrain_config.get_config("smoke").to_dict() | {"inputs": "s1+s2"})
+    config = runs.configure("unread")
     task = pretrain.Pretrain(config, {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]})
     evaluation = task.evaluate(*outputs_and_records(("s1", "s2")))
     save_evaluation(epath.Path(tmp_path), 7, evaluation)
@@ -93,7 +92,7 @@ def test_another_evaluation_of_pre_training_is_one_function_in_the_list(tmp_path
 
 
 def test_with_one_sensor_the_partner_is_the_turned_image():
-    config = parse(pretrain_config.get_config("smoke").to_dict() | {"inputs": "s1"})
+    config = runs.configure("unread", inputs="s1")
     task = pretrain.Pretrain(config, {"s1": SENSORS["s1_grd"]})
     evaluation = task.evaluate(*outputs_and_records(("s1", "s1_turned")))
     assert list(evaluation.scores()) == ["s1_to_s1_turned", "s1_turned_to_s1"]

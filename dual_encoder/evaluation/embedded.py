@@ -14,7 +14,7 @@ class EmbeddedSplit:
     """The embeddings of the n records of a split.
 
     Attributes:
-      vectors: view -> float32 [n, dim]. A view is a sensor, or one sensor turned upside down. The two views of a record
+      vectors: view -> float32 [n, dim]. A view is a sensor, or one sensor turned upside down. The views of a record
         are each other's partners.
       sensors: view -> spec of its images.
       features: view -> name of its images in a record.

@@ -4,6 +4,7 @@ Every query has exactly one right answer, so the figures are recall@k and ranks.
 the gallery beside them.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -32,10 +33,10 @@ _CAPTION = ("Each row: the query (grey frame), then the most similar images, bes
 
 
 def evaluate_retrieval(split: EmbeddedSplit) -> Evaluation:
-    """Retrieves the partner of each place's first record by cosine similarity, in both directions.
+    """Retrieves the partner of each place's first record by cosine similarity, in both directions of any two views.
 
     Args:
-      split: with two views of each record, which are each other's partners.
+      split: with two or more views of each record, which are each other's partners.
 
     Returns:
       One table with a row per direction, and a gallery of examples per direction.
@@ -45,9 +46,9 @@ def evaluate_retrieval(split: EmbeddedSplit) -> Evaluation:
     """
     kept = one_per_location(split.places)
     vectors = {view: rows[kept] for view, rows in split.vectors.items()}
-    first, second = vectors
     scores, images = {}, {}
-    for query, gallery in ((first, second), (second, first)):
+    directions = (pair[::turn] for pair in itertools.combinations(vectors, 2) for turn in (1, -1))
+    for query, gallery in directions:
         direction = f"{query}_to_{gallery}"
         scores[direction] = retrieval_scores(vectors[query], vectors[gallery])
         shown = np.linspace(0, len(kept) - 1, min(_GALLERY_ROWS, len(kept))).astype(int)

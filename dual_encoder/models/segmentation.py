@@ -67,7 +67,7 @@ class SegmentationModel(nn.Module):
         skips = [jnp.concatenate(maps, axis=-1) for maps in zip(*levels, strict=True)]
         x = skips.pop()
         for number, skip in reversed(list(enumerate(skips, start=1))):
-            x = jnp.concatenate([_upsample_to(x, skip.shape[1:3]), skip], axis=-1)
+            x = jnp.concatenate([_upsample_to(x, (skip.shape[1], skip.shape[2])), skip], axis=-1)
             x = _Block(self.decoder_width * 2**number, dtype, name=f"decoder{number}")(x, train)
         height, width = next(iter(images.values())).shape[1:3]
         x = _Block(self.decoder_width, dtype, name="decoder0")(_upsample_to(x, (height, width)), train)

@@ -112,7 +112,7 @@ def _run(arguments: list[str]) -> None:
     if not fitting:
         reason = answers[config.batch_size]
         reason = reason if isinstance(reason, str) else f"{reason.memory.total / GIB:.2f} of {limit / GIB:.2f} GiB"
-        remedies = find_remedies(config, low, high, len(devices))
+        remedies = find_remedies(config, low, high or config.batch_size, len(devices))
         print(f"does not fit: {reason}\nchange one of: {'; '.join(remedies)}", flush=True)
         sys.exit(1)
 

@@ -19,7 +19,7 @@ def outcome(config: AnyTask, low: int, high: int | None, devices: int, failure: 
     end = f"; the search ended early: {failure}" if failure else ""
     if low:
         return f"largest global batch that fits: {low:,}" + (f" ({high:,} does not)" if high else "") + end
-    if high > least:
+    if high is not None and high > least:
         return f"largest global batch that fits: less than {high:,}, not searched further" + end
     if config.micro_batch_rows():
         return f"no global batch in micro-batches of {config.micro_batch_rows():,} rows fits"

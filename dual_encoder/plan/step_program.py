@@ -1,6 +1,6 @@
 """The training step of a configuration as a compiled program, without data and without running anything.
 
-It is `trainer.compile_step` of the configured task, for the devices of any topology, with arguments that have shapes
+It is `training.step.compile_step` of the configured task, for the devices of any topology, with arguments that have shapes
 only.
 """
 

@@ -1,1 +1,1 @@
-"""Tasks: what the trainer runs. Each supplies the functions of train_state.Task."""
+"""The tasks that the trainer runs; each supplies the functions of `task.Task`."""

@@ -61,7 +61,7 @@ def make_task(config: AnyTask, sensors: Mapping[str, SensorSpec], records: Recor
     Args:
       config: its dataclass.
       sensors: specs of the inputs, with the statistics to normalise with.
-      records: of the training split, or what they look like.
+      records: of the training split, or their shapes, if no value is read.
       mesh: that batches are sharded over; None where nothing is trained.
       pretrained: variables of a checkpoint to start from.
 
@@ -114,9 +114,7 @@ def build_without_weights(config: AnyTask, records: Records | Shapes, mesh: Mesh
     if missing:
         raise UserError(f"the task needs '{missing[0]}', the records have {sorted(records.info.tensors)}; give another "
                         "data set, or --sensors=s1_grd,s2_l2a, and --classes=N for segmentation")
-    if isinstance(config, SegmentConfig):
-        config = dataclasses.replace(config, class_weights="none", init_from="")
-    task = make_task(config, records.info.sensors, records, mesh)
+    task = make_task(config, records.info.sensors, Shapes(records.info), mesh)
     check_batch(config, mesh)
     check_crop(config.augment.crop, task, records.info)
     return task
@@ -148,7 +146,7 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
       UserError: the checkpoint is not of a pre-training run, or does not fit the data.
     """
     model = load_step(config.init_from, config.init_step)
-    trained = parse(AnyConfig, model.config, stored=True)
+    trained: AnyConfig = parse(AnyConfig, model.config, stored=True)
     if not isinstance(trained, PretrainConfig):
         raise UserError(f"config.init_from '{config.init_from}' is a {trained.task} run; give a pre-training run")
     split = config.split or trained.data.eval_split

@@ -76,14 +76,14 @@ class Pretrain:
         self.model = DualEncoder(self.features, config.encoder, config.projection.hidden, config.projection.dim)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
-        """Returns (params, batch_stats); see train_state.Task."""
+        """Returns (params, batch_stats); see `Task`."""
         images = {name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()}
         variables = jax.jit(lambda k: self.model.init(k, images, train=True))(key)
         return variables["params"] | self.config.loss.scalars(), variables.get("batch_stats", {})
 
     def loss(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
              ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-        """Returns (loss, (batch_stats, metrics)) of raw images [batch, height, width, bands]; see train_state.Task."""
+        """Returns (loss, (batch_stats, metrics)) of raw images [batch, height, width, bands]; see `Task`."""
         embeddings, batch_stats = self.embed(params, batch_stats, batch, key)
         loss, metrics = compute(self.config.loss, embeddings, params, batch["location"], self.mesh)
         return loss, (batch_stats, metrics)
@@ -141,8 +141,8 @@ class Pretrain:
         rows = [output | {"number": numbers} for numbers, output in outputs]
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         # The partner of an image is the image of the other sensor; with one sensor, the same image turned upside down.
-        views = self.features if len(self.features) == 2 else (*self.features, f"{self.features[0]}_turned")
-        features = dict(zip(views, self.features * 2, strict=False))
+        views = self.features if len(self.features) > 1 else (*self.features, f"{self.features[0]}_turned")
+        features = {view: view.removesuffix("_turned") for view in views}
         split = EmbeddedSplit(
             vectors={view: columns[view] for view in views}, features=features,
             sensors={view: self.sensors[feature] for view, feature in features.items()}, places=columns["location"],

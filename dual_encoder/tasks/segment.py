@@ -12,6 +12,7 @@ from dual_encoder.augment import augment, record_keys
 from dual_encoder.config import AtLeast, require
 from dual_encoder.data.order import permutation
 from dual_encoder.data.records import Records
+from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.segmentation import confusion_matrix, evaluate_segmentation
 from dual_encoder.evaluation.table import Evaluation
@@ -69,7 +70,7 @@ class Segment:
       UserError: the data set has no labels, or the checkpoint holds another encoder.
     """
 
-    def __init__(self, config: SegmentConfig, sensors: Mapping[str, SensorSpec], records: Records,
+    def __init__(self, config: SegmentConfig, sensors: Mapping[str, SensorSpec], records: Records | Shapes,
                  pretrained: Mapping[str, Any] | None):
         self.config, self.pretrained = config, pretrained
         self.inputs, self.features = config.sensors, config.features
@@ -81,7 +82,7 @@ class Segment:
                                        config.frozen)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
-        """Returns (params, batch_stats); see train_state.Task."""
+        """Returns (params, batch_stats); see `Task`."""
         images = {name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()}
         variables = jax.jit(lambda k: self.model.init(k, images, train=True))(key)
         if self.pretrained is not None:
@@ -92,10 +93,11 @@ class Segment:
 
     def loss(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
              ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-        """Returns (loss, (batch_stats, metrics)) of raw tiles; see train_state.Task."""
+        """Returns (loss, (batch_stats, metrics)) of raw tiles; see `Task`."""
         images = augment({name: batch[name] for name in self.features}, self.sensors, self.config.augment,
                          record_keys(key, len(batch["label"])))
         label = images.pop("label")
+        logits: jax.Array
         logits, updated = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=True,
                                            mutable=["batch_stats"])
         loss = cross_entropy(logits, label, jnp.asarray(self.class_weights), IGNORED)
@@ -111,7 +113,7 @@ class Segment:
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns `prediction`, class index per pixel, uint8 [batch, height, width], and `label` as in the batch."""
         images = {name: normalise(batch[name], self.sensors[name]) for name in self.inputs}
-        logits = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+        logits: Any = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
         return {"prediction": jnp.argmax(logits, axis=-1).astype(jnp.uint8), "label": batch["label"]}
 
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
@@ -153,13 +155,13 @@ def _take(pretrained: Mapping[str, Any], name: str, fresh: Mapping[str, Any]) ->
 
 def _shapes(tree: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        _, _, *names = path  # collection and encoder; the leaves of params and batch_stats differ in name
+        names = path[2:]  # after collection and encoder; the leaves of params and batch_stats differ in name
         yield jax.tree_util.keystr(names, simple=True, separator="/"), tuple(leaf.shape)
 
 
-def _class_weights(config: SegmentConfig, records: Records, classes: int) -> np.ndarray:
+def _class_weights(config: SegmentConfig, records: Records | Shapes, classes: int) -> np.ndarray:
     """Returns the loss weight per class, float32 [classes]."""
-    if config.class_weights == "none":
+    if config.class_weights == "none" or isinstance(records, Shapes):
         return np.ones(classes, np.float32)
     counts = np.zeros(classes, np.int64)
     for seen, number in enumerate(permutation(config.seed, 0, len(records))):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -56,7 +57,7 @@ def evaluate(config: EvaluateConfig, mesh: Mesh, workdir: epath.Path) -> None:
         raise UserError(f"split '{built.split}' of '{records.parts[0].folder}' is not what the run evaluates itself on "
                         f"(split '{model.config['data']['eval_split']}' of its own data); give another --workdir for "
                         "these scores")
-    state = jax.device_put(TrainState(step=model.step, params=model.variables["params"],
+    state = jax.device_put(TrainState(step=jnp.int32(model.step), params=model.variables["params"],
                                       batch_stats=model.variables["batch_stats"], opt_state=(), average={}),
                            mesh_lib.replicated(mesh))
     evaluation = evaluator(built.task, records, config.batch_size, mesh)(state)

@@ -90,7 +90,7 @@ def _resnet(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     third = sum(key.startswith("layer3.") and key.endswith(".conv1.weight") for key in weights)  # blocks of layer 3
     bottleneck = "layer1.0.conv3.weight" in weights
     depth = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101}[bottleneck, third]
-    arguments = {} if width == 64 else {"channels": [width * 2**layer for layer in range(4)]}
+    arguments: dict[str, Any] = {} if width == 64 else {"channels": [width * 2**layer for layer in range(4)]}
     if "bn1.running_mean" not in weights:
         arguments["norm_layer"] = "groupnorm"
     return {"architecture": f"resnet{depth}", "num_features": len(weights["layer4.0.downsample.1.weight"]),
