@@ -4,11 +4,21 @@
     python main.py --config=configs/finetune.py:water_weak --config.init_from=runs/smoke --workdir=runs/water
     python main.py --config=configs/evaluate.py --config.init_from=runs/smoke
 
-Each file in configs/ names its variants and keys; any key is overridden as --config.batch_size=64. --debug shows the
-traceback of an error; --profile=N writes a trace of N steps to WORKDIR/profile; --peer_timeout=S is how long processes
-of one run wait for a silent one. The only file with flags. Exit codes: 0 done, 2 a mistake that one line on stderr
-explains, 75 stopped by a signal and saved (run the same command again), 76 another process of the run is dead, 130
-interrupted before it could save, 134 ended by JAX as another process is silent, 1 anything else, with a traceback.
+Each file in configs/ names its variants and keys. Any key can be overridden, as in --config.batch_size=64.
+
+    --debug            show the traceback of an error
+    --profile=N        write a trace of N steps to WORKDIR/profile
+    --peer_timeout=S   the processes of a run wait S seconds for a silent one
+
+Exit codes:
+
+    0    done
+    1    an unexpected error, with a traceback
+    2    a mistake of the user, which one line on stderr explains
+    75   stopped by a signal and saved: run the same command again
+    76   another process of the run is dead
+    130  interrupted before the run could save
+    134  ended by JAX because another process is silent
 """
 
 import sys

@@ -4,7 +4,7 @@
     python -m benchmarks.train_step --depth=50 --width=64 --size=224 --batch=256 --dtype=bfloat16         on a GPU
     python -m benchmarks.train_step --family=vit --depth=12 --width=768 --size=224 --batch=256 --dtype=bfloat16
 
-Method. Ours is the whole step of the trainer (training.step.compile_step): raw integers in, normalised, cropped, flipped,
+Method. Ours is the whole step of the trainer (training.step.compile_step): raw integers in, normalised, cropped,
 turned, two encoders and heads, InfoNCE, gradients, AdamW, checks for NaN. The peer (benchmarks/torch_models.py) gets
 float images that are normalised already, no augmentation and no checks: what remains is the same arithmetic, the same
 loss, AdamW. On a CPU the peer runs channels_last on as many threads as there are cores; on a GPU with autocast to

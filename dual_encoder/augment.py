@@ -1,7 +1,7 @@
 """Stored integers -> normalised, augmented images, on the device inside the step.
 
-Random numbers depend on the key of the record alone: devices, hosts and micro-batches change nothing. Geometry is one
-draw per record, applied to every image and label of it; so co-registered pixels stay co-registered.
+Random numbers depend on the key of the record alone: devices, hosts and micro-batches change nothing. The geometry is
+drawn once per record and applied to all its images and labels, so co-registered pixels stay co-registered.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def augment(images: Mapping[str, jax.Array], sensors: Mapping[str, SensorSpec], 
     Args:
       images: name -> [batch, height, width, bands] stored integers, or labels [batch, height, width] uint8.
       sensors: spec of each sensor image; other names are labels, which only move.
-      config: what to do.
+      config: the options.
       keys: one per record, [batch], as of `record_keys`.
 
     Returns:

@@ -14,7 +14,7 @@ def parse_flags(arguments: Sequence[str], flag_values: flags.FlagValues) -> list
     """Parses a command line into `flag_values`, which has a config-file flag 'config'.
 
     Args:
-      arguments: the name of the program, then what the user gave.
+      arguments: the name of the program, then the arguments of the user.
       flag_values: the declared flags.
 
     Returns:

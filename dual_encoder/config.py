@@ -1,7 +1,7 @@
 """Turns the nested mapping of a config file into frozen dataclasses, and compares such mappings.
 
-The dataclasses stand beside what they configure: DataConfig in data/, an objective in losses/, a task in tasks/. This
-module reads their type hints:
+Each dataclass is defined in the room that it configures: DataConfig in data/, an objective in losses/, a task in
+tasks/. This module reads their type hints:
 
     Annotated[int, AtLeast(1)]      a bound of the value; AtMost likewise
     Literal["none", "inverse"]      one of several words
@@ -217,7 +217,7 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 
 def _tag(hint: Any) -> str:
-    """Returns the field that tells the alternatives of a union apart: a Literal of one word in each of them."""
+    """Returns the field that names the alternative of a union: in each of them it is a Literal of one word."""
     tags = [key for key, of in _hints(typing.get_args(hint)[0]).items()
             if typing.get_origin(of) is Literal and len(typing.get_args(of)) == 1]
     assert len(tags) == 1, f"{hint}: {tags}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: one line with what was seen, what was expected and what to do next."""
+    """A mistake that the user can mend. The message is one line: what was seen, what was expected and what to do."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -23,7 +23,7 @@ def one_line(error: BaseException, limit: int | None = 300) -> str:
 
 
 def exit_on_user_error(main: Callable[[], None], debug: bool, leave: Callable[[int], None] = sys.exit) -> None:
-    """Runs `main`; a UserError, or what the operating system refuses, ends the process with code 2 and one line.
+    """Runs `main`. A UserError or an OSError ends the process with code 2 and one line.
 
     Args:
       main: the command, without arguments.
@@ -37,7 +37,7 @@ def exit_on_user_error(main: Callable[[], None], debug: bool, leave: Callable[[i
 
 
 def _explain(error: BaseException, debug: bool) -> int:
-    """Prints what went wrong; returns the exit code."""
+    """Prints the error; returns the exit code."""
     if debug or not isinstance(error, UserError | OSError | KeyboardInterrupt):
         traceback.print_exception(error)
         return 1

@@ -1,4 +1,4 @@
-"""What a step carries on, and what a task is."""
+"""The state of a training run."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class TrainState:
       params: parameters, float32.
       batch_stats: running mean and variance of the BatchNorms, float32.
       opt_state: optimizer state.
-      average: {'params', 'batch_stats'}, moving averages of these two; {} where none are kept.
+      average: {'params', 'batch_stats'}, moving averages of these two; {} if the run keeps none.
     """
 
     step: jax.Array
@@ -27,7 +27,7 @@ class TrainState:
 
     @property
     def model(self) -> dict[str, Any]:
-        """Returns {'params', 'batch_stats'} for use outside training: the averages where they are kept."""
+        """Returns {'params', 'batch_stats'} for use outside training: the averages if the run keeps them."""
         return self.average or {"params": self.params, "batch_stats": self.batch_stats}
 
 

@@ -14,7 +14,7 @@ def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any], lib
     Args:
       model: the checkpoint that the encoder comes from.
       sensor: its feature name, 's1' or 's2'.
-      description: what `timm.describe` returned.
+      description: as `timm.describe` returns it.
       library: name of the library that loads the export.
       loading: Markdown that shows how to load it.
     """

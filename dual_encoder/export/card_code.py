@@ -13,7 +13,7 @@ def how_to_load(description: Mapping[str, Any], spec: SensorSpec) -> str:
     """Returns Markdown: code that loads the folder and feeds one image.
 
     Args:
-      description: what `timm.describe` returned.
+      description: as `timm.describe` returns it.
       spec: the sensor.
     """
     bands = description["model_args"]["in_chans"]
@@ -37,7 +37,7 @@ with torch.no_grad():
 
 
 def _narrow_resnet(description: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Returns a note, imports and code that builds a ResNet whose width timm does not know."""
+    """Returns a note, imports and code that builds a ResNet of a width that timm does not offer."""
     bands, channels = description["model_args"]["in_chans"], description["model_args"]["channels"]
     block, blocks = _BLOCKS[description["architecture"]]
     note = (f"This encoder is {channels[0]} channels wide at the stem. timm's ResNets are always 64 wide there, so "

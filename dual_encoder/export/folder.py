@@ -36,7 +36,7 @@ def write_folder(out: pathlib.Path, files: Mapping[str, bytes]) -> list[pathlib.
       UserError: `out` holds something else, or the disk refuses.
     """
     try:
-        # Hidden files may stay: a version control folder, or what a killed export left.
+        # Hidden files may stay: a version control folder, or the leftovers of a killed export.
         if out.is_dir() and not _is_export(out) and any(not path.name.startswith(".") for path in out.iterdir()):
             raise UserError(f"'{out}' holds files of something else; give an empty or new folder as --out")
         out.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ def describe(weights: Mapping[str, np.ndarray], spec: SensorSpec, image_size: in
     is not 64; timm builds a stem of 64 channels all the same and refuses such weights (the card says how to load them).
 
     Args:
-      weights: what `to_timm` returned.
+      weights: as `to_timm` returns them.
       spec: the sensor; stored integers x `spec.scale` = physical unit.
       image_size: pixels of a training image's side.
     """
@@ -86,7 +86,7 @@ def describe(weights: Mapping[str, np.ndarray], spec: SensorSpec, image_size: in
 
 
 def _image_size(model: "LoadedModel", sensor: str) -> int:
-    """The side of the random crop, or of the stored image where nothing is cropped."""
+    """Returns the side of the random crop in pixels, or of the stored image if nothing is cropped."""
     return model.config["augment"]["crop"] or model.dataset["tensors"][sensor]["shape"][0]
 
 

@@ -44,7 +44,7 @@ class Objective:
           first, second: views of the one and of the other side, [batch, dim] float32 each; one view, or two.
           params: holds `scalars`.
           location: [batch] int32, the place of each row.
-          mesh: the batch is sharded over it; None where the caller has none.
+          mesh: the batch is sharded over it; None if the caller has none.
         """
         raise NotImplementedError
 

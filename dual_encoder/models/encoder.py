@@ -92,7 +92,7 @@ class ViTConfig(_Common):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels per row of each feature map, from shallow to deep: those of a patch in all of them."""
+        """Pixels per row of each feature map, from shallow to deep: the side of a patch for all of them."""
         return (self.patch,) * self.depth
 
     @property

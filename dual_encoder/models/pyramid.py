@@ -12,7 +12,7 @@ class Pyramid(nn.Module):
 
     Attributes:
       patch: of the transformer, a power of two; the maps have strides 2, 4, ..., patch.
-      width: channels at stride 1; twice as many per level below. The deepest map keeps those of the tokens.
+      width: channels at stride 1; twice as many per level below. The deepest map keeps the channels of the tokens.
       dtype: of the products; norms compute in float32.
     """
 

@@ -30,8 +30,8 @@ class _Block(nn.Module):
 class SegmentationModel(nn.Module):
     """Encoders `<sensor>_encoder`, their features concatenated per level, and one decoder.
 
-    If all maps of an encoder have one stride, as those of a transformer, a `<sensor>_pyramid` makes several strides of
-    them; it is a part of the decoder.
+    The maps of a transformer all have one stride. A `<sensor>_pyramid`, which is a part of the decoder, then makes maps
+    of several strides.
 
     Attributes:
       sensors: names of the images used, e.g. ('s1',) or ('s1', 's2').

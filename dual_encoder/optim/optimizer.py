@@ -10,7 +10,7 @@ import optax
 from dual_encoder.config import AtLeast, Before, require
 from dual_encoder.optim.schedules import AnyDecay, Cosine, warmup_and_decay
 
-_SCALAR_PEAK = 1e-3  # rate at which the scalars of a loss are trained beside LARS and SGD
+_SCALAR_PEAK = 1e-3  # rate at which the scalars of a loss are trained under LARS and SGD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +76,8 @@ def make_optimizer(config: OptimizerConfig, batch_size: int, steps: int, frozen:
           ) -> optax.GradientTransformation:
     """Returns the optimizer named in the config.
 
-    Beside LARS and SGD, Adam trains the scalars (log_scale and bias of the loss): at a rate scaled for kernels, such as
-    4.8 for LARS at a batch of 4096, and with momentum they run away within some steps.
+    With LARS and SGD, Adam trains the scalars (log_scale and bias of the loss): at a rate scaled for kernels, such as
+    4.8 for LARS at a batch of 4096, and with momentum, they diverge within some steps.
 
     Args:
       config: the choice.
@@ -115,7 +115,7 @@ def update_average(old: Any, new: Any, decay: float, step: jax.Array) -> Any:
     The smaller decay of the first steps forgets the random weights (as tf.train.ExponentialMovingAverage does).
 
     Args:
-      old: trees of float32, or {} where no average is kept.
+      old: trees of float32, or {} if the run keeps no average.
       new: trees of the same structure.
       decay: in [0, 1).
       step: [] int32, updates before this one.

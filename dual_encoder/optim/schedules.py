@@ -70,7 +70,7 @@ def warmup_and_decay(peak: float, warmup: float, steps: int, decay: AnyDecay) ->
       peak: largest rate.
       warmup: share of the steps for the line, in [0, 1).
       steps: length of the run.
-      decay: what follows.
+      decay: the shape of the rate after the warm-up.
     """
     rising = min(round(warmup * steps), steps - 1)
     if rising == 0:

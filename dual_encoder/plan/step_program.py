@@ -1,7 +1,7 @@
 """The training step of a configuration as a compiled program, without data and without running anything.
 
-It is `training.step.compile_step` of the configured task, for the devices of any topology, with arguments that have shapes
-only.
+It is `training.step.compile_step` of the configured task, for the devices of any topology, with arguments that have
+shapes only.
 """
 
 import dataclasses

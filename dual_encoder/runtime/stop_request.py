@@ -5,7 +5,13 @@ from typing import Any
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGINT instead of dying of them; a second SIGINT interrupts at once."""
+    """Notes SIGTERM and SIGINT, which would end the process; a second SIGINT interrupts at once.
+
+    Use it as a context manager.
+
+    Attributes:
+      requested: True after a signal.
+    """
 
     def __init__(self):
         self.requested = False

@@ -62,7 +62,7 @@ def make_task(config: AnyTask, sensors: Mapping[str, SensorSpec], records: Recor
       config: its dataclass.
       sensors: specs of the inputs, with the statistics to normalise with.
       records: of the training split, or their shapes, if no value is read.
-      mesh: that batches are sharded over; None where nothing is trained.
+      mesh: batches are sharded over it; None if nothing is trained.
       pretrained: variables of a checkpoint to start from.
 
     Raises:
@@ -75,11 +75,11 @@ def make_task(config: AnyTask, sensors: Mapping[str, SensorSpec], records: Recor
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """A configuration, and what was made of it.
+    """A configuration with the task and the records that were made from it.
 
     Attributes:
       config: the configuration.
-      task: what the trainer runs.
+      task: the trainer runs it.
       records, eval_records: to train on and to evaluate on.
     """
 
@@ -122,7 +122,7 @@ def build_without_weights(config: AnyTask, records: Records | Shapes, mesh: Mesh
 
 @dataclasses.dataclass(frozen=True)
 class BuiltEvaluation:
-    """A finished run, and what its evaluation reads.
+    """A finished run and the records of its evaluation.
 
     Attributes:
       model: the checkpoint.
@@ -163,7 +163,7 @@ def load_step(workdir: str, step: int) -> LoadedModel:
 
 
 def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records]:
-    """Returns the records to train on and those to evaluate on."""
+    """Returns the records for training and the records for evaluation."""
     records = Records(data.dir, data.split, features, weights=data.weights, max_bad_records=data.max_bad_records)
     eval_records = Records(data.dir, data.eval_split, features, max_bad_records=data.max_bad_records, partial=True)
     if not len(eval_records):
@@ -173,7 +173,7 @@ def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records
 
 
 def _checked(model: LoadedModel, name: str, records: Records) -> SensorSpec:
-    """Returns the checkpoint's spec of a sensor, once the data set is known to store the same bands and unit."""
+    """Returns the checkpoint's spec of a sensor; UserError unless the data set stores the same bands and unit."""
     if name not in model.sensors:
         raise UserError(f"the checkpoint has no sensor '{name}', it has {sorted(model.sensors)}; choose other inputs")
     model.sensors[name].check_matches(records.info.sensors[name], f"data set '{records.parts[0].folder}'",

@@ -1,10 +1,10 @@
 """The gradient of a loss over the whole batch, with the activations of a micro-batch at a time (GradCache).
 
 Gao et al. 2021, arXiv 2101.06983: embed all rows without keeping activations, take the gradient of the loss with
-respect to the embeddings, then run each micro-batch again and hand that gradient on. A loop whose body is
-rematerialised is exactly that, so nothing but the embedding differs from the plain step, and the gradient is that of
-the whole batch. It costs one more forward pass. Over many TPU chips the gradients of all micro-batches are summed once
-per step; XLA's CPU compiler sums each micro-batch's over its simulated devices.
+respect to the embeddings, then run each micro-batch again to carry that gradient to the parameters. A loop whose body
+is rematerialised does exactly this. So only the embedding differs from the plain step, and the gradient is that of the
+whole batch. It costs one more forward pass. Over many TPU chips the gradients of all micro-batches are summed once per
+step; XLA's CPU compiler sums the gradient of each micro-batch over its simulated devices.
 """
 
 import dataclasses

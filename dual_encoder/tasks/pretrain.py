@@ -1,6 +1,6 @@
 """Self-supervised pre-training: a radar and an optical image of one place and nearby time are the positive pair.
 
-With one sensor, two augmentations of an image are (SimCLR, Chen et al. 2020).
+With one sensor, two augmentations of an image are the positive pair (SimCLR, Chen et al. 2020).
 """
 
 import dataclasses
@@ -63,8 +63,8 @@ class Pretrain:
 
     Args:
       config: of the run.
-      sensors: spec of each of config.inputs, with the statistics to normalise with.
-      mesh: that the batch is sharded over; only needed for config.loss.chunk.
+      sensors: spec of each of config.inputs, with the statistics for normalising.
+      mesh: the batch is sharded over it; only config.loss.chunk needs it.
     """
 
     frozen: tuple[str, ...] = ()
@@ -124,7 +124,7 @@ class Pretrain:
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns name -> projections [batch, dim] float32 of the whole images, and `location` as in the batch.
 
-        The names are those of the sensors; a single one has the image turned upside down beside it, as `<name>_turned`.
+        The names are those of the sensors. With one sensor there is also `<name>_turned`: the image turned upside down.
         """
         def apply(images):
             return self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)

@@ -1,4 +1,4 @@
-"""What a task is, and what the configurations of all tasks have in common."""
+"""The functions of a task, and the configuration that all tasks share."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -44,7 +44,7 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """What the configuration of every trained task holds.
+    """The configuration that all trained tasks share.
 
     Attributes:
       seed: of the weights, the order of the records and the augmentations.

@@ -1,4 +1,4 @@
-"""What happens around the steps: progress and metrics, checkpoints, evaluation."""
+"""The actions around the steps: progress and metrics, checkpoints, evaluation."""
 
 import os
 import sys
@@ -92,7 +92,7 @@ class TrainLog:
             self._read_oldest()
 
     def resume_clock(self) -> None:
-        """Leaves the time since the last row out of the rates (an evaluation ran in between)."""
+        """Leaves the time since the last row out of the rates, because an evaluation ran in between."""
         self._timed, self._waited, self._since = 0, 0.0, time.perf_counter()
 
     def close(self) -> None:
@@ -213,7 +213,7 @@ class Evaluate(Hook):
     """Scores the evaluation split every `every` steps and at the end.
 
     Args:
-      evaluate: state -> what `Task.evaluate` returns.
+      evaluate: state -> the result of `Task.evaluate`.
       writer: None on all but the main process.
       workdir: scores and pictures go to its folder evaluation/.
       every, last: the evaluated steps are those of `is_due`.

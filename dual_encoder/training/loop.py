@@ -47,7 +47,7 @@ class Run:
       optimizer: of the steps.
       checkpoints: of the workdir.
       writer: of the metrics; None on all but the main process.
-      stop: notes a signal that asks the run to end.
+      stop: notes the signals that request the end of the run.
     """
 
     built: Built
@@ -112,7 +112,7 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
       workdir: folder of the run.
       profile_steps: number of steps to trace, from the third one on: the first compiles, the second may still wait for
         data.
-      after_evaluation: called with the workdir on the main process, after each evaluation and at the end.
+      after_evaluation: called with the workdir on the main process, after each evaluation.
 
     Raises:
       UserError: batch, workdir or data do not fit; a loss that is not finite.
@@ -132,8 +132,6 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
             hooks.Evaluate(evaluate, run.writer, workdir, schedule.eval_every, run.last, log.resume_clock,
                            lambda: after_evaluation(workdir)),
         ])
-    if mesh_lib.is_main_process():
-        after_evaluation(workdir)
 
 
 def train(run: Run, log: hooks.TrainLog, around: Sequence[hooks.Hook]) -> None:

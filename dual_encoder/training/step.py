@@ -17,7 +17,7 @@ from dual_encoder.tasks.task import Task, TaskConfig
 def train_step(state: TrainState, batch: Mapping[str, jax.Array], *, task: Task,
                optimizer: optax.GradientTransformation, seed: int, ema: float
                ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update; a pure function of (state, batch). A non-finite update is not applied.
+    """Makes one update; a pure function of (state, batch). A non-finite update is not applied.
 
     Args:
       state: donated by `compile_step`.
@@ -25,7 +25,7 @@ def train_step(state: TrainState, batch: Mapping[str, jax.Array], *, task: Task,
       task, optimizer, seed, ema: bound at compile time.
 
     Returns:
-      The next state and metrics, [] float32 each; [] bool are `finite` and `stop`: any process is asked to stop.
+      The next state and metrics, [] float32 each; [] bool are `finite` and `stop`: a process got the signal to stop.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     (loss, (batch_stats, metrics)), grads = jax.value_and_grad(task.loss, has_aux=True)(

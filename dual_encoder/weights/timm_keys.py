@@ -73,14 +73,14 @@ def from_timm(state: Mapping[str, np.ndarray], template: Mapping[str, Any]) -> d
 
 
 def describe_network(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns what timm calls a network, told from its weights.
+    """Returns timm's name and arguments of a network, derived from its weights.
 
     Args:
       weights: as `to_timm` returns them.
 
     Returns:
-      'architecture' (timm's name), 'num_features', 'first_conv', 'classifier', and 'model_args': what differs from
-      that architecture.
+      'architecture' (timm's name), 'num_features', 'first_conv', 'classifier', and 'model_args': the
+      arguments that differ from that architecture.
     """
     return _vit(weights) if "patch_embed.proj.weight" in weights else _resnet(weights)
 
@@ -98,7 +98,7 @@ def _resnet(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _vit(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The nearest of timm's names, and as arguments what differs from it; timm builds any size from them."""
+    """Returns the nearest of timm's names, and the arguments that differ from it; timm builds any size from them."""
     width, _, patch, _ = weights["patch_embed.proj.weight"].shape
     depth = sum(key.endswith(".norm1.weight") for key in weights)
     token = "cls_token" in weights
