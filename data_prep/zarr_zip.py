@@ -104,7 +104,7 @@ class ZarrZip:
         if key not in self._names:
             fill = 0 if meta["fill_value"] is None else meta["fill_value"]
             return np.full(meta["chunks"], float(fill) if np.dtype(meta["dtype"]).kind == "f" else fill, meta["dtype"])
-        data = self._zip.read(key)
+        data: Any = self._zip.read(key)
         for config in [meta["compressor"], *reversed(meta["filters"] or [])]:
             if config is not None:
                 data = _codec(config, self).decode(data)

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from data_prep.importers import Entry, Layout, Reject
 from data_prep.importers import _sen12ms_patches as patches
 from data_prep.record import Pair, Tile
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 
 CLASSES = ("forest", "shrubland", "grassland", "wetland", "cropland", "urban", "barren", "water")
@@ -36,7 +37,7 @@ class Importer:
     def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
         return Layout(
             sensors=patches.SENSORS_OF, default=("s1", "s2"), size=patches.SIZE,
-            classes=CLASSES if kind == "tiles" else (),
+            label=LabelSpec("pixel_classes", CLASSES) if kind == "tiles" else None,
             source={"licence": "CC-BY-4.0 as Copernicus-Bench states; the contest's own files: terms of IEEE DataPort",
                     "attribution": "Yokoya et al. 2020, 2020 IEEE GRSS Data Fusion Contest, IEEE GRSM 8(1), doi "
                                    "10.1109/MGRS.2020.2970124; contains modified Copernicus Sentinel data; repackaged "
@@ -71,7 +72,7 @@ class Importer:
 
 def _splits(folder: pathlib.Path) -> dict[str, str]:
     """Reads patch id -> split from the lists of Copernicus-Bench."""
-    ids = {}
+    ids: dict[str, str] = {}
     for name, split in _LISTS.items():
         path = folder / f"dfc-{name}-new.csv"
         if not path.is_file():

@@ -57,6 +57,7 @@ from data_prep.importers import _geotiff_json as geotiff_json
 from data_prep.importers import _geotiff_rows as geotiff_rows
 from data_prep.importers._geotiff_json import COLUMN, NAME
 from data_prep.record import Pair, Tile
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
 from dual_encoder.imagery.radiometry import db_to_int16, linear_to_db, remove_s2_offset, upsample_native
@@ -75,11 +76,15 @@ class Importer:
         if kind == "pairs" and len(said.images) < 2:
             raise no_such_kind("geotiff", "pairs", f"'{raw / NAME}' describes {' '.join(said.images)} only; add the "
                                "other sensor or build --kind=tiles")
-        if kind == "tiles" and said.labels is None:
-            raise no_such_kind("geotiff", "tiles", f"'{raw / NAME}' has no 'label'; add it or give --labels=water_weak")
+        label = None
+        if kind == "tiles":
+            if said.labels is None:
+                raise no_such_kind("geotiff", "tiles", f"'{raw / NAME}' has no 'label'; add it or give "
+                                   "--labels=water_weak")
+            label = LabelSpec("pixel_classes", tuple(said.labels.classes))
         return Layout(
             sensors={feature: (images.spec.name,) for feature, images in said.images.items()},
-            default=tuple(said.images), size=said.size, classes=tuple(said.labels.classes) if kind == "tiles" else (),
+            default=tuple(said.images), size=said.size, label=label,
             source={**said.source, "description": geotiff_json.digest(raw, geotiff_rows.TABLES),
                     "notes": "own GeoTIFFs; what was not on the grid of S2 was brought there, radar "
                              "bilinear in linear power, classes by the nearest pixel"})
@@ -103,15 +108,14 @@ class Importer:
             images["s2"], grid = self._s2(entry)
         if "s1" in self._images:
             images["s1"], grid = self._s1(entry, grid)
-        common = dict(id=entry.id, s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id,
-                      lat=entry.lat, lon=entry.lon, source="own GeoTIFFs", s2_offset_removed=entry.where["s2_offset"],
-                      split=entry.split, cloud=entry.cloud)
+        source, offset = "own GeoTIFFs", entry.where["s2_offset"]
         if self._kind == "pairs":
-            return Pair(s1=images["s1"], s2=images["s2"], **common)
+            return Pair.of(entry, images=images, source=source, s2_offset_removed=offset)
+        assert grid is not None  # there is at least one image
         label = self._label(entry, grid)
         for feature, image in images.items():
             label[~self._images[feature].spec.holds_data(image)] = IGNORED
-        return Tile(images=images, label=label, **common)
+        return Tile.of(entry, images=images, label=label, source=source, s2_offset_removed=offset)
 
     def _offset_in_table(self) -> bool:
         return "s2" in self._images and self._images["s2"].convention == COLUMN
@@ -121,7 +125,7 @@ class Importer:
         name = _text(row, "id") or re.sub(r"[/_]*\{band\}|\.\w+$", "", main)
         where: dict[str, Any] = {feature: _text(row, feature) for feature in self._needed}
         for feature, path in where.items():
-            paths = [path] if feature == "label" else self._images[feature].paths(path).values()
+            paths = [path] if feature == "label" else [*self._images[feature].paths(path).values()]
             gone = [path for path in paths if not (self._raw / path).is_file()]
             if gone:
                 return Reject(name, f"'{gone[0]}' is missing" if path else f"no {feature} in row {number}")
@@ -134,17 +138,18 @@ class Importer:
             for key, limit in (("lat", 90), ("lon", 180)):
                 if abs(facts.get(key, 0)) > limit:
                     raise ValueError(f"{key} is {facts[key]}, expected degrees")
-            times = {f"{feature}_time": geotiff_rows.parse_time(row.get(f"{feature}_time")) for feature in self._images}
+            times = {feature: geotiff_rows.parse_time(row.get(f"{feature}_time")) for feature in self._images}
         except UserError:  # of all rows
             raise
         except (ValueError, TypeError) as error:
             return Reject(name, f"row {number}: {error}")
         if math.isnan(facts.get("lat", math.nan) + facts.get("lon", math.nan)):
             feature = "s2" if "s2" in self._images else "s1"
-            paths = self._images[feature].paths(where[feature])
-            path = paths.get("B02") or next(iter(paths.values()))
+            files = self._images[feature].paths(where[feature])
+            path = files.get("B02") or next(iter(files.values()))
             facts["lat"], facts["lon"] = raster.listed_centre(self._raw / path)
-        return Entry(name, _text(row, "location_id") or name, _text(row, "split"), where, **facts, **times)
+        return Entry(name, _text(row, "location_id") or name, _text(row, "split"), where, times=times,
+                     lat=facts["lat"], lon=facts["lon"], cloud=facts.get("cloud", math.nan))
 
     def _load(self, entry: Entry, feature: str, around: raster.Grid | None) -> dict[str, raster.Raster]:
         """Reads an image, or the part around a grid: band -> Raster of that band, in the sensor's order."""
@@ -209,6 +214,7 @@ class Importer:
 
     def _label(self, entry: Entry, grid: raster.Grid) -> np.ndarray:
         """uint8 [height, width] on `grid`, class indices, 255 = ignored."""
+        assert self._said.labels is not None  # `layout` refuses tiles without
         path = self._raw / entry.where["label"]
         loaded = raster.load(path, around=_placed(grid))
         label = self._said.labels.indices(loaded, path)

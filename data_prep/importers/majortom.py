@@ -54,7 +54,7 @@ class Importer:
         if kind != "pairs":
             raise no_such_kind("majortom", kind, "build --kind=pairs, or give --labels=water_weak")
         return Layout(
-            sensors={"s1": ("s1_rtc",), "s2": ("s2_l2a", "s2_l1c")}, default=("s1", "s2"), size=SIZE, classes=(),
+            sensors={"s1": ("s1_rtc",), "s2": ("s2_l2a", "s2_l1c")}, default=("s1", "s2"), size=SIZE, label=None,
             source={"licence": "CC-BY-SA-4.0",
                     "attribution": "Francis and Czerkawski 2024, Major TOM, IGARSS, arXiv 2402.12095; contains "
                                    "modified Copernicus Sentinel data",
@@ -94,18 +94,18 @@ class Importer:
         for row_1, row_2, time_1, time_2 in sorted(pairs, key=lambda pair: s2.place(pair[1])):
             cell = s2.cell(row_2)
             yield Entry(f"{cell}_{time.strftime('%Y%m%dT%H%M%S', time.gmtime(time_2))}", cell, "",
-                        {"s1": s1.where(row_1), "s2": s2.where(row_2)}, s1_time=time_1, s2_time=time_2,
-                        **s2.facts(row_2))
+                        {"s1": s1.where(row_1), "s2": s2.where(row_2)}, times={"s1": time_1, "s2": time_2},
+                        lat=s2.fact("centre_lat", row_2), lon=s2.fact("centre_lon", row_2),
+                        cloud=s2.fact("cloud_cover", row_2))
 
     def read(self, entry: Entry) -> Pair:
         dn, offset, grid = self._s2(entry)
         latitude, longitude = grid.centre() if math.isnan(entry.lat) else (entry.lat, entry.lon)
         power, warped = self._s1(entry, grid)
         names = " and ".join(folder.name for folder in self._folders.values())
-        return Pair(
-            id=entry.id, s1=db_to_int16(np.moveaxis(linear_to_db(power), 0, -1)), s2=remove_s2_offset(dn, offset),
-            s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id, lat=latitude, lon=longitude,
-            source=f"Major-TOM {names}{warped}", s2_offset_removed=offset, split=entry.split, cloud=entry.cloud)
+        images = {"s1": db_to_int16(np.moveaxis(linear_to_db(power), 0, -1)), "s2": remove_s2_offset(dn, offset)}
+        return Pair.of(entry, images=images, source=f"Major-TOM {names}{warped}", s2_offset_removed=offset,
+                       lat=latitude, lon=longitude)
 
     def _s2(self, entry: Entry) -> tuple[np.ndarray, int, raster.Grid]:
         """DN [SIZE, SIZE, bands], 0 in all bands = no data; the offset in them; the grid of the 10 m bands."""
@@ -185,11 +185,10 @@ class _Images:
         return {"file": self._table["file"][number].as_py(), "row": self._table["parquet_row"][number].as_py(),
                 "product": self.product(number)}
 
-    def facts(self, number: int) -> dict[str, float]:
-        names = {"centre_lat": "lat", "centre_lon": "lon", "cloud_cover": "cloud"}
-        found = {ours: self._table[name][number].as_py() for name, ours in names.items()
-                 if name in self._table.column_names}
-        return {name: value for name, value in found.items() if value is not None}
+    def fact(self, column: str, number: int) -> float:
+        """Returns a number of the table, NaN if it has none."""
+        value = self._table[column][number].as_py() if column in self._table.column_names else None
+        return math.nan if value is None else value
 
 
 def _metadata(folder: pathlib.Path) -> Any:

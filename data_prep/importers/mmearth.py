@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
-from data_prep.record import UNKNOWN_TIME, Pair
+from data_prep.record import Pair
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
 from dual_encoder.imagery.sensors import SENSORS
@@ -51,7 +51,7 @@ class Importer:
             with _open(_find(raw)) as file:
                 size = file["sentinel2"].shape[-1]
         return Layout(
-            sensors={"s1": ("s1_grd",), "s2": ("s2_l2a", "s2_l1c")}, default=("s1", "s2"), size=size, classes=(),
+            sensors={"s1": ("s1_grd",), "s2": ("s2_l2a", "s2_l1c")}, default=("s1", "s2"), size=size, label=None,
             source={"licence": "CC-BY-4.0",
                     "attribution": "Nedungadi et al. 2024, MMEarth, ECCV, arXiv 2405.02771; contains modified "
                                    "Copernicus Sentinel data 2017-2020",
@@ -74,14 +74,14 @@ class Importer:
                 yield Reject(name, f"row {row} of '{self._path.name}' is not in '{self._beside('tile_info').name}'")
                 continue
             date, level, latitude, longitude, has_radar = tiles[name]
-            if "S2_type" in metadata.dtype.names and (stored := tile["S2_type"].decode()) != level:
+            if "S2_type" in (metadata.dtype.names or ()) and (stored := tile["S2_type"].decode()) != level:
                 yield Reject(name, f"S2_type is {stored} in the HDF5 file and {level} in its tile_info")
             elif level != self._level:
                 other_level += 1
             elif not has_radar:
                 other_radar += 1
             else:
-                yield Entry(name, name, splits[row], {"row": row}, lat=latitude, lon=longitude, s2_time=date)
+                yield Entry(name, name, splits[row], {"row": row}, lat=latitude, lon=longitude, times={"s2": date})
         if other_level:
             print(f"left out {other_level} of {len(metadata)} tiles: their Sentinel-2 image is not "
                   f"{self._level.upper()} (the other sensor of s2 takes them)", flush=True)
@@ -91,10 +91,8 @@ class Importer:
     def read(self, entry: Entry) -> Pair:
         s2 = self._array("sentinel2", entry.where["row"])
         orbit, db = _radar(self._array("sentinel1", entry.where["row"]), entry.id)
-        return Pair(
-            id=entry.id, s1=db_to_int16(db), s2=remove_s2_offset(np.moveaxis(s2[self._bands], 0, -1), 0),
-            s1_time=UNKNOWN_TIME, s2_time=entry.s2_time, location_id=entry.location_id, lat=entry.lat, lon=entry.lon,
-            source=f"{self._path.stem}, S1 {orbit}", s2_offset_removed=0, split=entry.split)
+        images = {"s1": db_to_int16(db), "s2": remove_s2_offset(np.moveaxis(s2[self._bands], 0, -1), 0)}
+        return Pair.of(entry, images=images, source=f"{self._path.stem}, S1 {orbit}")
 
     @functools.cached_property
     def _file(self) -> Any:
@@ -190,5 +188,5 @@ def _radar(s1: np.ndarray, name: str) -> tuple[str, np.ndarray]:
     images = {orbit: np.where(np.isfinite(s1[bands]) & (s1[bands] != 0), s1[bands], np.nan)
               for orbit, bands in _ORBITS.items()}
     valid = {orbit: int(np.isfinite(image).all(axis=0).sum()) for orbit, image in images.items()}
-    orbit = max(valid, key=valid.get)  # the first one when they are equal
+    orbit = max(valid, key=lambda name: valid[name])  # the first one when they are equal
     return orbit, np.moveaxis(images[orbit], 0, -1)

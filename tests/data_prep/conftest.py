@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 import safetensors.numpy
 
-from data_prep.build import manifest
+from data_prep.build import finish
 from dual_encoder.data.tfrecord import masked_crc32c
 from dual_encoder.imagery.sensors import SENSORS
 
@@ -148,11 +148,11 @@ def tiny(tmp_path):
     sensors = {"s1": "s1_grd", "s2": "s2_l2a"}
     tensors = {name: {"dtype": array.dtype.name, "shape": list(array.shape[1:])}
                for name, array in (images | {"label": label}).items()}
-    (folder / "metadata.json").write_text(json.dumps({manifest.FACTS: {
+    (folder / "metadata.json").write_text(json.dumps({finish.FACTS: {
         "name": "tiny", "config": "random", "version": "1.0.0", "tensors": tensors, "classes": ["a", "b", "c"],
         "sensors": {feature: SENSORS[name].to_json() for feature, name in sensors.items()},
         "source": {"importer": "none"}}}))
     (folder / "dataset_info.json").write_text(json.dumps({"splits": [
         {"name": split, "shardLengths": [str(count) for count in counts]} for split, counts in lengths.items()]}))
-    manifest.write(folder)
+    finish.write(folder)
     return folder, images | {"label": label}

@@ -55,12 +55,12 @@ def test_mini_sets_of_both_forms_merge_by_patch(mini_sets, real_pairs):
         pair = importer.read(entry)
         record.check(pair, SPECS, 120)
         s1, s2 = in_file_order(real_pairs, ids.index(entry.id))
-        np.testing.assert_array_equal(pair.s1, s1)
-        np.testing.assert_array_equal(pair.s2, s2)
+        np.testing.assert_array_equal(pair.images["s1"], s1)
+        np.testing.assert_array_equal(pair.images["s2"], s2)
         # VV over land is brighter than VH: swapped bands cannot pass.
-        assert pair.s1[..., 0].mean() > pair.s1[..., 1].mean() + 300
-        assert (pair.s1_time, pair.s2_time) == (1497286243, 1497348631)  # 2017-06-12 16:50:43, 2017-06-13 10:10:31
-        assert (entry.s1_time, entry.s2_time) == (pair.s1_time, pair.s2_time) and math.isnan(pair.lat)
+        assert pair.images["s1"][..., 0].mean() > pair.images["s1"][..., 1].mean() + 300
+        assert pair.times == {"s1": 1497286243, "s2": 1497348631}  # 2017-06-12 16:50:43, 2017-06-13 10:10:31
+        assert entry.times == {"s1": pair.times["s1"], "s2": pair.times["s2"]} and math.isnan(pair.lat)
 
 
 def test_mini_sets_have_no_reference_maps(mini_sets):
@@ -109,12 +109,14 @@ def test_wheels_give_the_pairs_that_are_in_pairs_npz(real_data, real_pairs, tmp_
     for entry in entries:
         pair, other = importer.read(entry), independent.read(others[entry.id])
         # pairs.npz was rounded in float32, where a value can fall on the other side of a half.
-        assert np.abs(pair.s1.astype(int) - other.s1).max() <= 1 and (pair.s1 != other.s1).mean() < 1e-3
-        np.testing.assert_array_equal(pair.s2, other.s2)
+        ours, theirs = pair.images["s1"], other.images["s1"]
+        assert np.abs(ours.astype(int) - theirs).max() <= 1 and (ours != theirs).mean() < 1e-3
+        np.testing.assert_array_equal(pair.images["s2"], other.images["s2"])
         bands = radar[entry.where["s1_name"]]
         for y, x in ((0, 0), (119, 3), (60, 60)):
-            assert pair.s1[y, x].tolist() == [round(float(bands[name][y, x]) * 100) for name in ("VV", "VH")]
-        assert 0 < abs(pair.s1_time - pair.s2_time) < 2 * 86400 and entry.split in ("train", "validation", "test")
+            assert pair.images["s1"][y, x].tolist() == [round(float(bands[name][y, x]) * 100) for name in ("VV", "VH")]
+        assert 0 < abs(pair.times["s1"] - pair.times["s2"]) < 2 * 86400
+        assert entry.split in ("train", "validation", "test")
     assert {entry.split for entry in entries} == {"train", "validation", "test"}
 
 
@@ -166,10 +168,10 @@ def test_archive_pairs_by_table(archive, real_pairs, capsys):
     for entry in entries:
         pair = importer.read(entry)
         s1, s2 = in_file_order(real_pairs, ids.index(entry.id))
-        np.testing.assert_array_equal(pair.s1, s1)
-        np.testing.assert_array_equal(pair.s2, s2)
+        np.testing.assert_array_equal(pair.images["s1"], s1)
+        np.testing.assert_array_equal(pair.images["s2"], s2)
         assert 47 < pair.lat < 49 and 12 < pair.lon < 15  # Austria
-        assert pair.s1_time == entry.s1_time == 1497286689 and pair.source == "BigEarthNet v2"
+        assert pair.times["s1"] == entry.times["s1"] == 1497286689 and pair.source == "BigEarthNet v2"
         centre = raster.centre(archive / entry.where["s2"] / f"{entry.id}_B02.tif")
         assert (entry.lat, entry.lon) == (pair.lat, pair.lon) == pytest.approx(centre, abs=1e-7)
 
@@ -193,7 +195,7 @@ def test_archive_tiles_of_one_sensor_need_the_other_neither(archive):
     entries = list(importer.entries())
     tile = importer.read(next(entry for entry in entries if entry.id.endswith("_26_57")))
     record.check(tile, {"s2": SPECS["s2"]}, 120, classes=5)
-    assert len(entries) == 3 and tile.s1_time == -1 and tile.s2_time == 1497348631 and tile.lat > 47
+    assert len(entries) == 3 and tile.times["s1"] == -1 and tile.times["s2"] == 1497348631 and tile.lat > 47
 
 
 def test_pixels_without_an_image_are_ignored(archive):
@@ -248,13 +250,13 @@ def test_real_folders_are_read_as_they_are(real_data, archive, real_pairs):
     record.check(pair, SPECS, 120)
     for band, name in enumerate(("VV", "VH")):
         with rasterio.open(next(archive.rglob(f"{s1_name}_{name}.tif"))) as file:
-            np.testing.assert_allclose(pair.s1[..., band], file.read(1) * 100, atol=0.51)
+            np.testing.assert_allclose(pair.images["s1"][..., band], file.read(1) * 100, atol=0.51)
     for band, name in enumerate(SPECS["s2"].bands):
         with rasterio.open(next(archive.rglob(f"{s2_name}_{name}.tif"))) as file:
             whole = file.read(1, out_shape=(120, 120), resampling=rasterio.enums.Resampling.nearest)
-        np.testing.assert_array_equal(pair.s2[..., band], whole)
+        np.testing.assert_array_equal(pair.images["s2"][..., band], whole)
     assert pair.location_id == "T33UUP_75_43" and pair.split == "test"
-    assert (pair.s1 % 100 != 0).mean() > 0.95  # whole dB would be a truncation
+    assert (pair.images["s1"] % 100 != 0).mean() > 0.95  # whole dB would be a truncation
     lost = next(archive.rglob("*_75_43_B03.tif"))
     whole = lost.read_bytes()
     lost.chmod(0o644)
@@ -361,12 +363,12 @@ def test_v1_pairs_by_list(v1):
         pair = importer.read(entry)
         record.check(pair, SPECS, 120)
         s1, s2 = in_file_order(arrays, row)
-        np.testing.assert_array_equal(pair.s1, s1)
-        np.testing.assert_array_equal(pair.s2, s2)
-        assert pair.source == "BigEarthNet v1" and pair.s1_time == 1527176416  # 2018-05-24 15:40:16
+        np.testing.assert_array_equal(pair.images["s1"], s1)
+        np.testing.assert_array_equal(pair.images["s2"], s2)
+        assert pair.source == "BigEarthNet v1" and pair.times["s1"] == 1527176416  # 2018-05-24 15:40:16
         centre = raster.centre(raw / entry.where["s1"] / f"{entry.where['s1_name']}_VV.tif")
         assert (pair.lat, pair.lon) == pytest.approx(centre, abs=1e-7)
-    assert entries[1].s2_time == 1527241230 and entries[3].s2_time == 1527241231  # 2018-05-25 09:40:30
+    assert entries[1].times["s2"] == 1527241230 and entries[3].times["s2"] == 1527241231  # 2018-05-25 09:40:30
 
 
 def test_v1_names_what_is_missing(v1, capsys):

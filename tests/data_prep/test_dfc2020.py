@@ -139,7 +139,7 @@ def test_pairs_do_without_labels(official):
     assert len(entries) == 4
     pair = importer.read(entries[1])
     record.check(pair, SPECS, 256)
-    assert (pair.s1 == -725).all() and (pair.s2 == 8).all()
+    assert (pair.images["s1"] == -725).all() and (pair.images["s2"] == 8).all()
     assert all(isinstance(item, Reject) for item in make(official).entries())  # tiles without labels
     with pytest.raises(UserError, match="holds no folder such as ROIs1158_spring/s1_1"):
         next(make(official / "ROIs0000_test").entries())
