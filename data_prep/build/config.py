@@ -31,8 +31,8 @@ class Config(tfds.core.BuilderConfig):
       sensors: feature name -> sensor name of the images to store.
       size: height and width of a record in pixels.
       raw_size: height and width of a raw image; one larger than `size` is cut into whole patches. 0 = `size`.
-      classes: class names of tiles with a class for each pixel; () for pairs and other labels.
-      label: spec of the label of tiles, or its JSON; None = a class for each pixel, out of `classes`.
+      classes: class names of tiles, () for pairs and for labels that are numbers.
+      label: spec of the label of tiles, or its JSON {'kind', 'unit'}; None = a class for each pixel.
       labels: 'water_weak' makes tiles of pairs by S2 indices; a name out of the importer's `Layout.other_labels`; '' =
         its usual labels.
       split_by: 'source', the authors' splits (by area if they gave none), or 'area', by hash of the block 80/10/10.
@@ -46,7 +46,7 @@ class Config(tfds.core.BuilderConfig):
     size: int = 0
     raw_size: int = 0
     classes: tuple[str, ...] = ()
-    label: LabelSpec | Mapping[str, Any] | None = None
+    label: LabelSpec | Mapping[str, str] | None = None
     labels: str = ""
     split_by: str = "source"
     block_degrees: float = 1.0
@@ -74,7 +74,7 @@ class Config(tfds.core.BuilderConfig):
         if self.labels == WATER_WEAK and not self.classes:
             self.label = _WATER_LABEL
         if isinstance(self.label, Mapping):
-            self.label = LabelSpec.from_json(self.label)
+            self.label = LabelSpec.from_json(self.label, self.classes)
         self.label_spec = self.label or LabelSpec("pixel_classes", tuple(self.classes))
         self.classes = self.label_spec.classes
         if self.raw_size != self.size and not self.label_spec.per_pixel:

@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -81,11 +80,11 @@ class LabelSpec:
             return "label value", int(wrong), f"0..{last}" + f" or {IGNORED} (ignored)" * self.per_pixel
         return None
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain lists and strings."""
-        return {"kind": self.kind, "classes": list(self.classes), "unit": self.unit}
+    def to_json(self) -> dict[str, str]:
+        """Returns kind and unit; the classes are stored on their own, as they were before labels had a spec."""
+        return {"kind": self.kind, "unit": self.unit}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "LabelSpec":
-        """Reads what `to_json` returned."""
-        return cls(values["kind"], tuple(values.get("classes", ())), values.get("unit", ""))
+    def from_json(cls, values: Mapping[str, str], classes: Iterable[str]) -> "LabelSpec":
+        """Returns the spec of `classes` and of the values that `to_json` returned."""
+        return cls(values["kind"], tuple(classes), values.get("unit", ""))

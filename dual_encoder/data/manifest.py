@@ -78,14 +78,12 @@ class DatasetInfo:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "DatasetInfo":
         """Reads what `to_json` returned, now or before labels had a spec."""
-        label = values.get("label")
-        if label is None and "label" in values["tensors"]:
-            label = {"kind": "pixel_classes", "classes": values["classes"]}
+        label = values.get("label", {"kind": "pixel_classes"}) if "label" in values["tensors"] else None
         return cls(
             name=values["name"], config=values["config"], version=values["version"],
             sensors={k: SensorSpec.from_json(v) for k, v in values["sensors"].items()},
             tensors={k: TensorInfo(v["dtype"], tuple(v["shape"])) for k, v in values["tensors"].items()},
-            label=LabelSpec.from_json(label) if label else None, source=dict(values["source"]),
+            label=LabelSpec.from_json(label, values["classes"]) if label else None, source=dict(values["source"]),
             shards={k: tuple(v) for k, v in values["shards"].items()}, fingerprint=values["fingerprint"])
 
 

@@ -16,6 +16,7 @@ import safetensors.numpy
 from data_prep import record, sample
 from data_prep.importers import Entry, Reject, bigearthnet, npz
 from data_prep.importers import _bigearthnet_tables as tables
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
 from dual_encoder.imagery.sensors import SENSORS
@@ -180,7 +181,7 @@ def test_archive_tiles_take_the_reference_map(archive, real_data):
     importer = open_(archive, "tiles")
     entry = next(entry for entry in importer.entries() if entry.id.endswith("_26_57"))
     tile = importer.read(entry)
-    record.check(tile, SPECS, 120, classes=5)
+    record.check(tile, SPECS, 120, LabelSpec("pixel_classes", bigearthnet.CORINE_LEVEL_1))
     path = next((real_data / "bigearthnet" / "Reference_Maps").rglob("*.tif"))
     with rasterio.open(path) as file:
         codes = file.read(1)
@@ -194,8 +195,8 @@ def test_archive_tiles_of_one_sensor_need_the_other_neither(archive):
     importer = open_(archive, "tiles", ("s2",))
     entries = list(importer.entries())
     tile = importer.read(next(entry for entry in entries if entry.id.endswith("_26_57")))
-    record.check(tile, {"s2": SPECS["s2"]}, 120, classes=5)
-    assert len(entries) == 3 and tile.times["s1"] == -1 and tile.times["s2"] == 1497348631 and tile.lat > 47
+    record.check(tile, {"s2": SPECS["s2"]}, 120, LabelSpec("pixel_classes", bigearthnet.CORINE_LEVEL_1))
+    assert len(entries) == 3 and tile.times == {"s2": 1497348631} and tile.lat > 47
 
 
 def test_pixels_without_an_image_are_ignored(archive):
@@ -292,7 +293,7 @@ def test_archive_names_what_is_missing(archive):
     with pytest.raises(UserError, match="metadata.parquet' is no table with patch_id"):
         next(open_(archive).entries())
     (archive / "metadata.parquet").unlink()
-    with pytest.raises(UserError, match="metadata.parquet' is missing; the table says which"):
+    with pytest.raises(UserError, match="metadata.parquet' is missing; the table names the S1 patch"):
         next(open_(archive).entries())
     shutil.rmtree(archive / "BigEarthNet-S1")
     with pytest.raises(UserError, match="BigEarthNet-S1' is missing; --raw must name"):

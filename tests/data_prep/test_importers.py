@@ -187,8 +187,7 @@ def test_sen1floods11_nan_in_one_band_is_no_data_and_ignored(floods, tmp_path):
     expected[5:9, 7] = 255
     np.testing.assert_array_equal(tile.label, expected)
     assert (tile.images["s1"][5:9, 7] == -32768).all() and (tile.images["s1"] == -32768).sum() == 8
-    assert tile.times["s1"] == 1533427200  # the event is Cambodia, 2018-08-05
-    assert tile.times["s2"] == -1  # no S2 image stored
+    assert tile.times == {"s1": 1533427200}  # the event is Cambodia, 2018-08-05; no S2 image stored
 
 
 def test_sen1floods11_takes_the_official_splits(floods, tmp_path):
@@ -264,7 +263,7 @@ def test_sen1floods11_optical_tiles_do_without_radar(floods, tmp_path):
         file.write(optical)
     importer = make("sen1floods11", tmp_path, "tiles", ("s2",))
     tile = check(importer, next(importer.entries()), "sen1floods11", "tiles", ("s2",))
-    assert tile.times == {"s1": -1, "s2": 1568764800} and tile.lat == pytest.approx(38, abs=2)
+    assert tile.times == {"s2": 1568764800} and tile.lat == pytest.approx(38, abs=2)
     assert (tile.label[7, :30] == 255).all() and not (tile.label[6, :30] == 255).all()
 
 
@@ -282,7 +281,7 @@ def test_npz_reads_the_real_pairs(real_data):
         pair = check(importer, entries[row], "npz", "pairs")
         np.testing.assert_array_equal(pair.images["s1"][..., 0], s1[row, vv])
         np.testing.assert_array_equal(pair.images["s2"][..., SENSORS["s2_l2a"].bands.index("B8A")], s2[row, b8a])
-        assert pair.times["s1"] == -1 and np.isnan(pair.lat)
+        assert pair.times == {} and np.isnan(pair.lat)
 
 
 @pytest.fixture
@@ -312,7 +311,7 @@ def test_npz_picks_bands_by_name_and_rounds_decibels(own):
     np.testing.assert_allclose(pair.images["s1"][..., 0], arrays["s1"][1, 1] * 100, atol=0.51)
     for band, name in enumerate(SENSORS["s2_l1c"].bands):
         np.testing.assert_array_equal(pair.images["s2"][..., band], arrays["s2"][1, 12 - band], err_msg=name)
-    assert (pair.times["s1"], pair.times["s2"], pair.lat) == (2, -1, 2.5)
+    assert (pair.times, pair.lat) == ({"s1": 2}, 2.5)
     assert (importer.read(entries[0]).images["s1"][0, 0] == -32768).all()
 
 

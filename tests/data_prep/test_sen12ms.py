@@ -11,6 +11,7 @@ import rasterio
 from data_prep import record
 from data_prep.importers import Entry, Reject, sen12ms
 from data_prep.importers import _sen12ms_patches as patches
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS
 
@@ -79,7 +80,7 @@ def test_pairs_are_the_files_pixels(real):
         np.testing.assert_array_equal(pair.images["s2"], np.moveaxis(optical, 0, -1))
         assert (pair.images["s1"] % 100 != 0).mean() > 0.95  # whole dB would be a truncation
         assert pair.images["s1"][..., 0].mean() > pair.images["s1"][..., 1].mean() + 300  # VV first
-        assert (pair.times["s1"], pair.times["s2"], pair.split, pair.s2_offset_removed) == (-1, -1, "", 0)
+        assert (pair.times, pair.split, pair.s2_offset_removed) == ({}, "", 0)
         x, y = rasterio.warp.transform("EPSG:4326", crs, [pair.lon], [pair.lat])
         assert x[0] == pytest.approx((bounds.left + bounds.right) / 2, abs=1)
         assert y[0] == pytest.approx((bounds.top + bounds.bottom) / 2, abs=1)
@@ -177,7 +178,7 @@ def test_tiles_have_igbp_classes(real):
     write(cover_path, cover.astype(np.uint16))  # the other lc stays 8 bits wide
     importer = make(real, "tiles")
     tile = importer.read(next(importer.entries()))
-    record.check(tile, SPECS, 256, classes=17)
+    record.check(tile, SPECS, 256, LabelSpec("pixel_classes", sen12ms.IGBP))
     expected = np.where((cover[0] == 0) | (cover[0] == 255), 255, cover[0].astype(int) - 1)
     assert set(np.unique(expected)) == {*range(17), 255}
     expected[100:110, 3] = 255  # no radar
