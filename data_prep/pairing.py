@@ -70,8 +70,9 @@ class GapHistogram:
 
     def lines(self, features: Sequence[str] = PAIR) -> Iterator[str]:
         """Yields the histogram as text, empty bins left out; `features` names the images."""
-        names = [f"{low}-{high} days" for low, high in zip(_EDGES, _EDGES[1:], strict=False)]
-        yield f"time between {' and '.join(feature.upper() for feature in features)}"
-        for name, count in zip([*names, f">= {_EDGES[-1]} days", "unknown"], self.counts, strict=True):
+        bins = [f"{low}-{high} days" for low, high in zip(_EDGES, _EDGES[1:], strict=False)]
+        names = [feature.upper() for feature in features]
+        yield f"time between {' and '.join(names)}" if len(names) == 2 else f"longest time between {', '.join(names)}"
+        for name, count in zip([*bins, f">= {_EDGES[-1]} days", "unknown"], self.counts, strict=True):
             if count:
                 yield f"  {name:12s} {count:8d} {'#' * round(40 * count / sum(self.counts))}"

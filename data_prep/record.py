@@ -133,13 +133,17 @@ def time_of(times: Mapping[str, int], feature: str) -> int:
 
 
 def unknown_times(times: Mapping[str, int]) -> list[str]:
-    """Returns the features of the pair, and the further ones in `times`, that have no known time."""
-    return [feature for feature in timed(times) if time_of(times, feature) == UNKNOWN_TIME]
+    """Returns the features of a pair that have no known time."""
+    return [feature for feature in PAIR if time_of(times, feature) == UNKNOWN_TIME]
 
 
 def gap(times: Mapping[str, int]) -> int | None:
-    """Returns the seconds between the first and the last image of a record; None if a time is unknown."""
-    return None if unknown_times(times) else max(times.values()) - min(times.values())
+    """Returns the seconds between the first and the last image of a record; None if a time of its pair is unknown.
+
+    A further image without a known time, such as a height model, does not count.
+    """
+    known = [time for time in times.values() if time != UNKNOWN_TIME]
+    return None if unknown_times(times) else max(known) - min(known)
 
 
 def timed(features: Collection[str]) -> list[str]:

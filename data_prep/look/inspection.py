@@ -145,10 +145,11 @@ class _LabelSummary:
             total = self._records
             several = "any number of" if self._spec.kind == "image_classes" else "one of"
             yield f"label: {several} {len(self._spec.classes)} classes for each of {total} records"
+        width = max(30, *map(len, self._spec.classes), 0)
         for value, name in enumerate(self._spec.classes):
             share = self._counts[value] / max(total, 1)
             count = "" if self._spec.per_pixel else f"{self._counts[value]:8d} "
-            yield f"  {value} {name:30s} {count}{share:7.2%} {'#' * round(40 * share)}"
+            yield f"  {value} {name:{width}s} {count}{share:7.2%} {'#' * round(40 * share)}"
 
 
 def _nth(splits: list[ShardedRecords], number: int) -> dict[str, Any]:

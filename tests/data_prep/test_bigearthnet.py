@@ -17,6 +17,7 @@ from data_prep import record, sample
 from data_prep.importers import Entry, Reject, bigearthnet, npz
 from data_prep.importers import _bigearthnet_tables as tables
 from dual_encoder.data.labels import LabelSpec
+from dual_encoder.data.manifest import load_info
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
 from dual_encoder.imagery.sensors import SENSORS
@@ -26,8 +27,8 @@ SPECS = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]}
 COARSE = {"B01": 6, "B09": 6} | dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 2)
 
 
-def open_(raw, kind="pairs", features=BOTH):
-    return bigearthnet.Importer(pathlib.Path(raw), kind, {feature: SPECS[feature].name for feature in features})
+def open_(raw, kind="pairs", features=BOTH, labels=""):
+    return bigearthnet.Importer(pathlib.Path(raw), kind, {feature: SPECS[feature].name for feature in features}, labels)
 
 
 def over_json(entry):
@@ -67,6 +68,50 @@ def test_mini_sets_of_both_forms_merge_by_patch(mini_sets, real_pairs):
 def test_mini_sets_have_no_reference_maps(mini_sets):
     with pytest.raises(UserError, match="no tiles; .* give --labels=water_weak"):
         open_(mini_sets, "tiles")
+
+
+def test_land_cover_of_both_forms_is_that_of_the_tables(mini_sets, real_pairs):
+    importer = open_(mini_sets, "tiles", ("s2",), "land_cover")
+    spec = importer.layout("tiles").other_labels["land_cover"]
+    assert spec == LabelSpec("image_classes", tuple(map(str, real_pairs["classes"]))) and len(spec.classes) == 19
+    rows = {str(patch_id): row for row, patch_id in enumerate(real_pairs["id"])}
+    entries = list(map(over_json, importer.entries()))
+    assert len(entries) == 10
+    for entry in entries:
+        tile = importer.read(entry)
+        record.check(tile, {"s2": SPECS["s2"]}, 120, spec)
+        np.testing.assert_array_equal(tile.label, real_pairs["labels"][rows[entry.id]])
+        assert list(tile.images) == ["s2"] and tile.label.any()
+
+
+def test_land_cover_needs_labels_that_are_known(mini_sets, tmp_path):
+    shutil.copytree(mini_sets / "configilm-0.6.3", tmp_path / "old")
+    names = tmp_path / "old/BENv2/patch_id_label_mapping.csv"
+    table = (tmp_path / "old/BENv2/patch_id_s1_mapping.csv").read_text()
+    ids = sorted(line.split(",")[0] for line in table.split()[1:])
+    names.write_text(f'patch_id,label\n{ids[0]},Marine waters\n{ids[1]},Water courses\n')
+    items = {item.id: item for item in open_(tmp_path, "tiles", BOTH, "land_cover").entries()}
+    assert items[ids[0]].where["land_cover"] == [18]
+    assert "label 'Water courses', which is none of the 19 classes" in items[ids[1]].reason
+    assert "gives it no labels" in items[ids[2]].reason
+    names.unlink()
+    with pytest.raises(UserError, match="patch_id_label_mapping.csv' is missing; it names the land cover"):
+        list(open_(tmp_path, "tiles", BOTH, "land_cover").entries())
+    assert len(list(open_(tmp_path).entries())) == 6  # pairs need no labels
+
+
+def test_land_cover_is_built_by_its_name(mini_sets, cli, tmp_path):
+    command = "build", "--importer=bigearthnet", f"--raw={mini_sets}", f"--data_dir={tmp_path}"
+    process = cli(*command, "--kind=tiles", "--labels=land_cover", "--workers=2")
+    assert process.returncode == 0, process.stderr
+    info = load_info(tmp_path / "s1s2_tiles/bigearthnet_land_cover/1.0.0")
+    assert info.label.kind == "image_classes" and info.label.classes == tables.LAND_COVER
+    assert info.source["labels"] == "land_cover" and info.tensors["label"].shape == (19,)
+    assert "already built: 10" in cli(*command, "--labels=land_cover").stdout
+    for option, message in (("--labels=land_cove", "no labels 'land_cove'; did you mean 'land_cover'?"),
+                            ("--size=60", "whose label is that of the whole image; leave --size out")):
+        process = cli(*command, "--labels=land_cover", option)
+        assert process.returncode == 2 and process.stderr.count("\n") == 1 and message in process.stderr
 
 
 def test_names_tell_the_place():
@@ -396,6 +441,8 @@ def test_v1_names_what_is_missing(v1, capsys):
         next(open_(raw).entries())
     with pytest.raises(UserError, match="no tiles; .* is not the archive of v2"):
         open_(raw, "tiles")
+    with pytest.raises(UserError, match="no labels 'land_cover' of v1; its lists name no classes"):
+        open_(raw, "tiles", BOTH, "land_cover")
 
 
 # The mini sets

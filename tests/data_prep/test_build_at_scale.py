@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from data_prep.record import Pair, cut
 from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
 from dual_encoder.data.manifest import load_info
 from dual_encoder.data.tfrecord import ShardedRecords
+from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -95,6 +97,26 @@ def test_beam_gives_the_same_bytes(reference, cli, tmp_path):
     process = cli(*build(raw, tmp_path, "--beam=runner=DirectRunner", "--num-shards=8"))
     assert process.returncode == 0, process.stderr
     assert files_of(data_folder(tmp_path)) == files
+
+
+def test_beam_workers_without_the_folder_are_one_line(tmp_path, monkeypatch):
+    """A stand-in for Beam whose workers write on a disk of their own: here, nothing at all."""
+    class Pipeline:
+        def __init__(self, options):
+            pass
+
+        __enter__ = __or__ = lambda self, *_: self
+        __exit__ = lambda self, *_: None  # noqa: E731
+
+    beam = types.SimpleNamespace(Pipeline=Pipeline, Create=tuple, Reshuffle=tuple, Map=lambda *_: None)
+    options = types.SimpleNamespace(PipelineOptions=lambda *_, **__: None)
+    for name, module in {"": beam, ".options": beam, ".options.pipeline_options": options}.items():
+        monkeypatch.setitem(sys.modules, f"apache_beam{name}", module)
+    raw = write_raw(tmp_path / "raw")
+    with pytest.raises(UserError, match="the workers ended, but 3 of 3 shards are not in '.*/data'; give a --data_dir "
+                                        "that all workers") as error:
+        Builder(data_dir=tmp_path, config=_config(raw)).build(raw, builder.How(beam=["--runner=Elsewhere"]))
+    assert "\n" not in str(error.value)
 
 
 def test_beam_without_beam_is_one_line(reference, cli, tmp_path):

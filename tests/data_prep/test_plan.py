@@ -87,6 +87,19 @@ def test_a_filtered_entry_does_not_take_the_id(tmp_path):
     assert [item.location_id for item in made.read(made.tasks()[0])] == ["good"] and made.faults == 0
 
 
+def test_a_plan_of_an_older_version_is_refused(tmp_path):
+    folder = tmp_path / "incomplete.1.0.0" / "plan"
+    folder.mkdir(parents=True)
+    make(folder, [entry("a", times={"s1": 5})])
+    values = json.loads((folder / "plan.json").read_text())
+    values.pop("format")
+    (folder / "plan.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="incomplete.1.0.0' is a build that an older version began .*; delete"):
+        plan.load(folder)
+    (folder / "plan.json").unlink()
+    assert plan.load(folder) is None
+
+
 def test_the_rule_that_was_used_is_told(tmp_path):
     here = {"lat": 1.0, "lon": 2.0}
     assert make(tmp_path, [entry("a", split="train")]).split_by == "source"
