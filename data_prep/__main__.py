@@ -94,7 +94,7 @@ def _sample(options: argparse.Namespace) -> None:
 
 def _build(options: argparse.Namespace) -> None:
     if str(options.raw).startswith(("gs:/", "s3:/", "az:/")):
-        raise UserError(f"--raw={options.raw} is a bucket; mount it (gcsfuse, s3fs) or copy what you need to a folder")
+        raise UserError(f"--raw={options.raw} is a bucket; mount it (gcsfuse, s3fs) or copy the data to a folder")
     if not options.raw.is_dir():
         importers.load(options.importer)
         what = f"a file; name its folder '{options.raw.parent}'" if options.raw.is_file() else "missing"

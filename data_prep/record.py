@@ -108,7 +108,7 @@ class Tile(_Record):
     """One or more images with a label.
 
     Attributes:
-      label: as the data set's `LabelSpec` says: uint8 [height, width] for classes of pixels.
+      label: of the dtype and shape of the data set's `LabelSpec`: uint8 [height, width] for classes of pixels.
     """
 
     label: np.ndarray

@@ -88,7 +88,7 @@ def _download(version: str, folder: pathlib.Path) -> pathlib.Path:
     result = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(folder.glob(f"configilm-{version}-*.whl"))
     if result.returncode or not wheels:
-        lines = result.stderr.strip().splitlines() or ["pip said nothing"]
+        lines = result.stderr.strip().splitlines() or ["pip gave no reason"]
         raise UserError(f"pip could not download configilm=={version} ({lines[-1][:150]}); without a network, get the "
                         "wheel elsewhere and give its file with --wheel=FILE")
     if _version(wheels[0]) != version:

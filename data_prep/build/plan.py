@@ -94,7 +94,7 @@ def load(folder: pathlib.Path) -> Plan | None:
 
 def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping[str, Any], *, split_by: str,
          block_degrees: float, filters: Filters, count_shards: Callable[[int], int]) -> Plan:
-    """Lists everything, filters it by what is known without pixels, splits it, and writes the plan.
+    """Lists the entries, filters them without reading pixels, splits them, and writes the plan.
 
     Args:
       folder: written to; must exist.

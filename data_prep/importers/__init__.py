@@ -73,7 +73,7 @@ class Importer(Protocol):
         Args:
           raw: the raw folder.
           kind: 'pairs' or 'tiles'.
-          sensors: the images wanted, feature -> sensor name out of `Layout.sensors`.
+          sensors: the images to read, feature -> sensor name out of `Layout.sensors`.
         """
 
     def entries(self) -> Iterator[Entry | Reject]:

@@ -20,7 +20,7 @@ class Lmdbs:
     version = 2
 
     def __init__(self, raw: pathlib.Path, classes: bool = False):
-        """Prepares to read the LMDBs under `raw`; `classes`: the land cover of the tables is wanted."""
+        """Prepares to read the LMDBs under `raw`; `classes`: the land cover of the tables is read, too."""
         self._raw, self._classes = raw, classes
 
     def entries(self) -> Iterator[Entry | Reject]:

@@ -69,8 +69,8 @@ def read_v1(folder: pathlib.Path) -> Iterator[Row]:
     lists = [(path, split) for split in ("train", "val", "test")
              for path in (folder / f"bigearthnet-{split}.csv", folder / f"{split}.csv") if path.is_file()]
     if not lists:
-        raise UserError(f"'{folder / 'bigearthnet-train.csv'}' is missing, and val and test beside it; the lists say "
-                        "which S1 patch belongs to which S2 patch, fetch them with the images")
+        raise UserError(f"'{folder / 'bigearthnet-train.csv'}' is missing, and val and test with it; the lists name "
+                        "the S1 patch of each S2 patch, fetch them with the images")
     yield from _sorted(_list(path, split) for path, split in lists)
 
 
@@ -81,7 +81,7 @@ def entry(row: Row, where: Mapping[str, str], features: Collection[str] = ("s1",
     Args:
       row: of a table.
       where: as in `Entry`.
-      features: the images wanted; the times of others stay unknown.
+      features: the images to read; the times of others stay unknown.
       labels: `where` also gets 'land_cover', the numbers of the row's labels in `LAND_COVER`; a Reject if it has none
         or another one.
     """

@@ -29,10 +29,10 @@ def by_name(raw: pathlib.Path, said: Description, features: Sequence[str]) -> It
     Args:
       raw: the raw folder.
       said: its description, with patterns.
-      features: the images wanted, 's1' and/or 's2'.
+      features: the images to read, 's1' and/or 's2'.
 
     Yields:
-      By place: a row as of a table, with id, location_id, paths ({band} left standing) and times; or a Reject for an
+      By place: a row as of a table, with id, location_id, paths (with {band} in them) and times; or a Reject for an
       image without partner.
 
     Raises:
@@ -47,7 +47,7 @@ def by_name(raw: pathlib.Path, said: Description, features: Sequence[str]) -> It
         if len(features) == 1:
             chosen = [{features[0]: i} for i in range(len(images[features[0]]))]
         elif UNKNOWN_TIME in (*times["s1"], *times["s2"]) and max(map(len, images.values())) > 1:
-            yield Reject(place, "several images and no {date} in 'files' to tell which belong together")
+            yield Reject(place, "several images and no {date} in 'files' to pair them by")
             continue
         else:
             chosen = [{"s1": i, "s2": j} for i, j in nearest_in_time(times["s1"], times["s2"])]
@@ -66,11 +66,11 @@ def by_name(raw: pathlib.Path, said: Description, features: Sequence[str]) -> It
 
 
 def by_table(raw: pathlib.Path, needed: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Reads the rows of pairs.csv or pairs.parquet: column -> text, or value where the file has types.
+    """Reads the rows of pairs.csv or pairs.parquet: column -> text, or value if the file has types.
 
     Args:
       raw: the raw folder.
-      needed: columns that must be there.
+      needed: columns that must exist.
 
     Raises:
       UserError: no table, an unreadable one, a missing column.
@@ -88,7 +88,7 @@ def parse_time(value: Any) -> int:
     """Returns Unix seconds of ISO 8601 text (UTC if it names no zone), a date or Unix seconds; -1 of nothing.
 
     Raises:
-      ValueError: it is none of these.
+      ValueError: any other text.
       UserError: a number so large that it counts milliseconds or less; then those of all rows do.
     """
     text = "" if value is None else str(value).strip()
@@ -109,7 +109,7 @@ def _by_place(raw: pathlib.Path, said: Description, features: Sequence[str]
               ) -> Iterator[tuple[str, dict[str, list[tuple[str, str]]]]]:
     """Yields (place, feature -> its images by date as of `_find`), by place.
 
-    The names wait in a database on disk: memory must not grow with their number.
+    A database on disk holds the names: memory must not grow with their number.
     """
     with contextlib.closing(sqlite3.connect("")) as found:
         found.execute("CREATE TABLE image (place, feature, date, path, UNIQUE (place, feature, date, path))")
@@ -138,8 +138,8 @@ def _find(raw: pathlib.Path, feature: str, said: Description) -> Iterator[tuple[
         raise UserError(f"'{raw / NAME}': {feature}.files has '{{{strange[0]}}}'; it may hold {{place}}, {{date}}, "
                         "{band} and *")
     if "place" not in names:
-        raise UserError(f"'{raw / NAME}': {feature}.files is '{images.files}'; it must hold {{place}}, which says "
-                        "which images belong together")
+        raise UserError(f"'{raw / NAME}': {feature}.files is '{images.files}'; it must hold {{place}}, by which "
+                        "images are paired")
     # The second {place} must be the text of the first one; each * is a text of its own.
     pattern = "".join(
         re.escape(part) if not name else f"(?P={name})" if name in names[:i] and name != "star"

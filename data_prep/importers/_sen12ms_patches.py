@@ -1,4 +1,4 @@
-"""What SEN12MS, SEN12MS-CR and DFC2020 have in common: the names of their patches, their folders and their pixels.
+"""The common form of SEN12MS, SEN12MS-CR and DFC2020: names of patches, folders and pixels.
 
 Nested:  <raw>/ROIs1158_spring/s1_1/ROIs1158_spring_s1_1_p30.tif    season, layer, scene, number of the patch;
                                                                     the top folder may end in the layer too (.._s1)
@@ -67,7 +67,7 @@ class Classes:
 
 
 def patch_id(name: str) -> str:
-    """Returns the `Patch.id` of a file name as in the lists of splits, of any layer; '' when it is none."""
+    """Returns the `Patch.id` of a file name as in the lists of splits, of any layer; '' for other names."""
     match = _NAME.fullmatch(pathlib.PurePosixPath(name.strip()).name)
     return Patch(match[1], match[3], int(match[4]), {}).id if match else ""
 
@@ -134,7 +134,7 @@ def entry(patch: Patch | Reject, layers: Collection[str], *, split: str = "", sc
 
 def read(raw: pathlib.Path, item: Entry, features: Iterable[str], source: str, *, classes: Classes | None = None,
          georeferenced: bool = True) -> Pair | Tile:
-    """Reads an entry made by `entry`: a Pair, or with `classes` a Tile whose label is ignored where an image is empty.
+    """Reads an entry made by `entry`: a Pair, or with `classes` a Tile; pixels without data are ignored in its label.
 
     Args:
       raw: the raw folder.
@@ -142,7 +142,7 @@ def read(raw: pathlib.Path, item: Entry, features: Iterable[str], source: str, *
       features: the images wanted, out of 's1', 's2'.
       source: as in `Pair`.
       classes: the layer of labels.
-      georeferenced: whether the files know where they are.
+      georeferenced: True if the files have a georeference.
 
     Raises:
       UserError: damaged file, wrong number of bands, a label value that is no class, no label at all.
@@ -177,5 +177,5 @@ def _label(path: pathlib.Path, classes: Classes) -> np.ndarray:
         raise UserError(f"'{path}' holds values {np.setdiff1d(values, known)[:6].tolist()} that are no class; is it a "
                         f"file of layer '{classes.layer}'?")
     if (label == IGNORED).all():
-        raise UserError(f"'{path}' has no class in any pixel; there is nothing to learn from")
+        raise UserError(f"'{path}' has no class in any pixel; it cannot be a label")
     return label

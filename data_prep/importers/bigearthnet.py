@@ -119,7 +119,7 @@ class _Archive:
     """The folders of an archive."""
 
     def __init__(self, raw: pathlib.Path, version: int, features: tuple[str, ...], *, maps: bool, classes: bool):
-        """Prepares to read an archive; `maps`, `classes`: the reference maps, the classes of the tables are wanted."""
+        """Prepares to read an archive; `maps`: its reference maps are read, too, `classes`: those of its tables."""
         self._raw, self.version, self._features, self._classes = raw, version, features, classes
         needed = [_ROOTS[version][feature] for feature in features] + ([_MAPS] if maps else [])
         for name in needed:

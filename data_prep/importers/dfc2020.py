@@ -11,8 +11,8 @@ Repackaged by Copernicus-Bench (the test patches alone, with splits of its own t
 
 s1 is float dB, s2 13 bands L1C, dfc one band of classes 1..10. Eight of them are in use; 0 background, 3 savanna and
 8 snow and ice are ignored. Traps: the georeference is void (a CRS in degrees on pixel numbers); the values of dfc are
-not those of SEN12MS's lc, which lies beside them. Test and validation patches do not say which scene they are of:
-there the area is the patch.
+not those of SEN12MS's lc in the same folders. Test and validation patches do not name their scene: there the area is
+the patch.
 """
 
 import pathlib
@@ -76,7 +76,7 @@ def _splits(folder: pathlib.Path) -> dict[str, str]:
     for name, split in _LISTS.items():
         path = folder / f"dfc-{name}-new.csv"
         if not path.is_file():
-            raise UserError(f"'{path}' is missing; it is in the archive beside the folders s1, s2 and dfc")
+            raise UserError(f"'{path}' is missing; it is in the archive with the folders s1, s2 and dfc")
         with open(path) as lines:
             ids |= {patches.patch_id(line): split for line in lines}
     return ids

@@ -12,20 +12,20 @@ A complete example: images of 256 x 256 pixels, radar and optical in two folders
  "s2": {"files": "s2/{place}_{date}.tif", "level": "l2a", "offset": 1000,
         "bands": ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]},
  "label": {"files": "label/{place}.tif", "classes": {"land": 0, "water": 1}, "ignore": [255]},
- "licence": "CC-BY-4.0", "attribution": "who made it"}
+ "licence": "CC-BY-4.0", "attribution": "name of the authors"}
 
     size         height and width of the S2 images (of the S1 images, for tiles without S2)
     files        {place}: the same text in both folders; images of one place are paired, the nearest in time first, each
                  at most once. {date}: 20200607T180100, 20200607 or 2020-06-07, UTC. {band}: one file for each band.
                  *: any other text
-    bands        in the order of the file; not needed where the file describes its bands. With {band}: the text that
-                 stands there, such as {"B02": "B02_10m", ...}; not needed where it is B01 ... B12, VV, VH
+    bands        in the order of the file; not needed if the file describes its bands. With {band}: the text in its
+                 place, such as {"B02": "B02_10m", ...}; not needed if that is B01 ... B12, VV, VH
     unit         "dB" or "linear" (power, not amplitude)
     product      "grd" (sigma0, not terrain-flattened) or "rtc" (gamma0, terrain-flattened)
     level        "l2a" (12 bands) or "l1c" (13 bands)
-    offset       the DN that processing baseline 04.00 (2022) and later add to S2: 1000 where they are still in your
-                 files, 0 where not, "column" where the column s2_offset of the table says it
-    no_data      of s1 and s2, a number; left out = as each file says, else NaN in S1 and 0 in all bands in S2
+    offset       the DN that processing baseline 04.00 (2022) and later add to S2: 1000 if they are still in your files,
+                 0 if not, "column" if the column s2_offset of the table has it
+    no_data      of s1 and s2, a number; left out = that of each file, else NaN in S1 and 0 in all bands in S2
     label        optional, for --kind=tiles; one of s1 and s2 is enough then. classes: name -> value in the file
 
 Without "files", pairs.csv (or pairs.parquet) names the files, relative to <raw>:
@@ -36,12 +36,12 @@ s1/a.tif,s2/a.tif,2020-06-07T18:01:00Z,2020-06-04T10:10:31Z,label/a.tif,a,lagos,
 Needed are the columns of the images that are built; all others may be left out: s1_time, s2_time (ISO 8601, UTC, or
 Unix seconds), label, id, location_id, split, lat, lon (degrees), cloud (percent), s2_offset.
 
-Where the table has no lat and lon, they are the centre of the image, which the header of its file tells.
+If the table has no lat and lon, they are the centre of the image, from the header of its file.
 
-Radar and label may lie on any grid: what is not on the grid of S2 is brought there by its georeference, radar bilinear
-in linear power (not in decibels, and no-data pixels give no share), classes by the nearest pixel; a scene is read where
-it is needed only. S2 stays as it is; bands of 20 m and 60 m in files of their own are repeated to 10 m. Images without
-georeference must have one size.
+Radar and label may lie on any grid. If it is not that of S2, they are resampled by their georeference: radar bilinear
+in linear power (not in decibels, and no-data pixels have no weight), classes by the nearest pixel. Only the necessary
+part of a scene is read. S2 stays as it is; bands of 20 m and 60 m in files of their own are repeated to 10 m. Images
+without georeference must have one size.
 """
 
 import math
@@ -65,7 +65,7 @@ from dual_encoder.imagery.sensors import IGNORED
 
 
 class Importer:
-    """Reads one's own GeoTIFFs. See `importers.Importer`."""
+    """Reads own GeoTIFFs. See `importers.Importer`."""
 
     @staticmethod
     def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
@@ -86,7 +86,7 @@ class Importer:
             sensors={feature: (images.spec.name,) for feature, images in said.images.items()},
             default=tuple(said.images), size=said.size, label=label,
             source={**said.source, "description": geotiff_json.digest(raw, geotiff_rows.TABLES),
-                    "notes": "own GeoTIFFs; what was not on the grid of S2 was brought there, radar "
+                    "notes": "own GeoTIFFs; other grids than that of S2 were resampled to it, radar "
                              "bilinear in linear power, classes by the nearest pixel"})
 
     def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str]):
@@ -139,7 +139,7 @@ class Importer:
                 if abs(facts.get(key, 0)) > limit:
                     raise ValueError(f"{key} is {facts[key]}, expected degrees")
             times = {feature: geotiff_rows.parse_time(row.get(f"{feature}_time")) for feature in self._images}
-        except UserError:  # of all rows
+        except UserError:  # it concerns all rows
             raise
         except (ValueError, TypeError) as error:
             return Reject(name, f"row {number}: {error}")
@@ -165,7 +165,7 @@ class Importer:
         return bands
 
     def _s2(self, entry: Entry) -> tuple[np.ndarray, raster.Grid]:
-        """The stored image and its grid."""
+        """Returns the stored image and its grid."""
         bands, name = self._load(entry, "s2", None), entry.where["s2"]
         finest = max(bands, key=lambda band: bands[band].grid.shape)
         grid = bands[finest].grid
@@ -188,7 +188,7 @@ class Importer:
         return remove_s2_offset(dn, entry.where["s2_offset"]), grid
 
     def _s1(self, entry: Entry, grid: raster.Grid | None) -> tuple[np.ndarray, raster.Grid]:
-        """The stored image on `grid`, or on its own where that is None, and its grid."""
+        """Returns the stored image on `grid`, or on its own if that is None, and its grid."""
         bands, name = self._load(entry, "s1", _placed(grid)), entry.where["s1"]
         own, linear = next(iter(bands.values())).grid, self._images["s1"].convention == "linear"
         if not all(own.matches(image.grid) for image in bands.values()):
@@ -213,7 +213,7 @@ class Importer:
         return db_to_int16(np.moveaxis(linear_to_db(values) if linear else values, 0, -1)), own
 
     def _label(self, entry: Entry, grid: raster.Grid) -> np.ndarray:
-        """uint8 [height, width] on `grid`, class indices, 255 = ignored."""
+        """Returns uint8 [height, width] on `grid`, class indices, 255 = ignored."""
         assert self._said.labels is not None  # `layout` refuses tiles without
         path = self._raw / entry.where["label"]
         loaded = raster.load(path, around=_placed(grid))
@@ -232,7 +232,7 @@ class Importer:
 
 
 def _placed(grid: raster.Grid | None) -> raster.Grid | None:
-    """A grid that can say which part of another image it needs, else None."""
+    """Returns the grid if it has a georeference, which gives its part of another image; else None."""
     return None if grid is None or grid.crs is None else grid
 
 

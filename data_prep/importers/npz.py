@@ -77,8 +77,8 @@ class Importer:
         for path in _files(self._raw):
             small = _read(path, large=False)
             if (seen := {feature: (name,) for feature, name in _sensors(small).items()}) != expected:
-                raise UserError(f"'{path}' holds {seen}, '{first}' beside it holds {expected}; keep files of different "
-                                "sensors in different folders")
+                raise UserError(f"'{path}' holds {seen}, '{first}' in the same folder holds {expected}; keep files of "
+                                "different sensors in different folders")
             ids = _need(small, "id", path).astype(str)
             lengths = {name: shape[0] for name, shape in small["shapes"].items()}
             for name, length in (lengths | {name: small[name].size for name in _FACTS if name in small}).items():
@@ -112,7 +112,7 @@ def _files(raw: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _sensors(small: dict) -> dict[str, str]:
-    """Feature -> sensor name of what a file holds."""
+    """Returns feature -> sensor name of the images in a file."""
     usual = {"s1": "s1_grd", "s2": "s2_l1c" if "B10" in small.get("s2_bands", ()) else "s2_l2a"}
     return {feature: str(small.get(f"{feature}_sensor", usual[feature]))
             for feature in usual if f"{feature}_bands" in small}
@@ -138,7 +138,7 @@ def _read(path: pathlib.Path, large: bool) -> dict:
 
 
 def _fact(values: np.ndarray, name: str, path: pathlib.Path) -> np.ndarray:
-    """Returns [images] of one of _FACTS; UserError for what is no such fact."""
+    """Returns [images] of one of _FACTS; UserError for values of another kind."""
     kinds, expected = _FACTS[name]
     if values.dtype.kind not in kinds:
         raise UserError(f"'{path}': {name} is {values.dtype}, expected {expected}; convert it")

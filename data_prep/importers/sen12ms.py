@@ -25,7 +25,7 @@ IGBP = ("evergreen needleleaf forest", "evergreen broadleaf forest", "deciduous 
         "grassland", "permanent wetland", "cropland", "urban and built-up", "cropland and natural vegetation mosaic",
         "permanent snow and ice", "barren", "water")
 _LAND_COVER = patches.Classes("lc", 4, {value: value - 1 for value in range(1, 18)}, (0, 255))
-_DAMAGED_S1 = ("ROIs1868_summer_146_p202",)  # named by the authors beside their lists
+_DAMAGED_S1 = ("ROIs1868_summer_146_p202",)  # named by the authors next to their lists
 
 
 class Importer:

@@ -7,8 +7,8 @@
 
 All of it may lie in <raw>/v1.1, or HandLabeled or its layers in <raw> itself.
 
-Chips that lack a wanted layer, with radar that is all NaN or with a label that is all -1 become rejects. Bolivia is a
-region of its own and becomes the split 'bolivia' beside train, validation and test, as in the paper.
+Chips without one of the layers, with radar that is all NaN or with a label that is all -1 become rejects. Bolivia is a
+region of its own and becomes the split 'bolivia' in addition to train, validation and test, as in the paper.
 """
 
 import calendar
@@ -97,7 +97,7 @@ class Importer:
         label = self._file(entry.id, "LabelHand")
         raw_label = raster.read(label, 1)[0]
         if (raw_label == -1).all():
-            raise UserError(f"'{label}' is -1 (no data) everywhere; there is nothing to learn from")
+            raise UserError(f"'{label}' is -1 (no data) everywhere; it cannot be a label")
         if not np.isin(raw_label, (-1, 0, 1)).all():
             raise UserError(f"'{label}' holds values {np.unique(raw_label)[:6].tolist()}, expected -1, "
                             "0 and 1; is it a LabelHand file of v1.1?")
@@ -109,7 +109,7 @@ class Importer:
 
 
 def _read_splits(roots: Sequence[pathlib.Path]) -> dict[str, str]:
-    """Chip -> split, of the first of `roots` that has the tables."""
+    """Returns chip -> split, of the first of `roots` that has the tables."""
     folders = [root / "splits" / "flood_handlabeled" for root in roots]
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     chips: dict[str, str] = {}

@@ -116,7 +116,7 @@ def pair_dates(place: str, s1: Sequence[tuple[str, Any]], s2: Sequence[tuple[str
 
     Yields:
       ((S1 time, its anything), (S2 time, its anything)) by time of S2; then a Reject for each name without a time and
-      for each image that finds no partner: a place has as many dates of the one as of the other.
+      for each image without a partner: a place has equally many dates of both sensors.
     """
     rejects: list[Reject] = []
     dated: list[list[tuple[int, Any, str]]] = []
@@ -143,13 +143,13 @@ def _subfolders(folder: pathlib.Path) -> list[str]:
 
 
 def _void(raw: pathlib.Path) -> set[int]:
-    """Numbers of the gaps, where the list of them is at hand."""
+    """Returns the numbers of the gaps; none without their list."""
     paths = [path for path in (raw / "void_ids.csv", raw / "data" / "void_ids.csv") if path.is_file()]
     return {int(number) for path in paths for number in re.findall(r"^\s*(\d+)", path.read_text(), re.MULTILINE)}
 
 
 def _cloud(path: pathlib.Path) -> float:
-    """Percentage of cloud in the whole scene, NaN where it is not told."""
+    """Returns the percentage of cloud in the whole scene, NaN if it is not stated."""
     if not path.is_file():
         return math.nan
     try:

@@ -10,8 +10,8 @@ It was published twice, and both forms are read:
 The dates of a place make pairs, nearest times first; a record is a Sentinel-2 image with its radar image.
 
 Traps. (1) time_ of S1GRD was sorted while its pixels and file_id were not: times come from file_id alone. (2) S2 values
-carry the +1000 offset in the Zarr form; the authors took it out of the tar form. The dimension 'sample' tells the form.
-(3) S1 is float16 dB, and 0 or NaN where it has no data. (4) The products need not list their places in one order.
+carry the +1000 offset in the Zarr form; the authors took it out of the tar form. Only the Zarr form has the dimension
+'sample'. (3) S1 is float16 dB; 0 or NaN is no data. (4) The products need not list their places in one order.
 """
 
 import functools
@@ -53,7 +53,7 @@ class Importer:
         self._sensors = {feature: sensor(sensors[feature]) for feature in ("s1", "s2")}
         self._products = [PRODUCTS[spec.name] for spec in self._sensors.values()]
         self._folders = zarr_samples.split_folders(raw, self._products)
-        # The dates of a place follow one another.
+        # The dates of a place come one after another.
         self._open = functools.lru_cache(maxsize=2)(lambda file, *span: ZarrZip(raw / file, *span))
 
     def entries(self) -> Iterator[Entry | Reject]:

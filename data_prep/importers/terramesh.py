@@ -5,14 +5,14 @@
 <raw>/{S1RTC,S2L2A,LULC}/<tile>.tif    the example tiles of TerraMind, 224 pixels; bands have no names and stand in
       the order VV VH and B01 ... B08 B8A B09 B11 B12; S1RTC and LULC have a time, that of LULC is that of S2
 
-A sample that lies in every product asked for is a record: those of Major TOM have S1RTC, those of SSL4EO-S12 S1GRD.
-Samples that lack a product are counted in a line; an example tile that lacks one is rejected. Those of SSL4EO-S12 are
-one date each, four to a place that `sample` names. Tiles take the land cover of LULC: that of ESRI,
-with cloud and snow of the S2 image's date drawn in.
+A sample that lies in every product of the chosen sensors is a record: those of Major TOM have S1RTC, those of
+SSL4EO-S12 S1GRD. Samples that lack a product are counted in a line; an example tile that lacks one is rejected. Samples
+of SSL4EO-S12 are one date each, four to a place; `sample` names the place. Tiles take the land cover of LULC: that of
+ESRI, with cloud and snow of the S2 image's date drawn in.
 
 Traps. (1) Whether S2 values carry the +1000 offset differs from image to image: see
-dual_encoder/imagery/s2_offset.py. (2) Until March 2026 S1GRD stood beside S2 of other seasons; times come from file_id
-where there is one, so that a limit on the time between the images (--max-gap-days) finds such pairs in old copies.
+dual_encoder/imagery/s2_offset.py. (2) Until March 2026 S1GRD was published with S2 of other seasons; times come from
+file_id if there is one, so that a limit on the time between the images (--max-gap-days) finds such pairs in old copies.
 (3) Land cover 0 is no data.
 """
 
@@ -58,7 +58,7 @@ class Importer:
                     "attribution": "Blumenstiel et al. 2025, TerraMesh, arXiv 2504.11172, from Major TOM Core and "
                                    "SSL4EO-S12 v1.1; contains modified Copernicus Sentinel data",
                     "notes": "S1 in dB, rounded to float16, gaps filled by their neighbours; bands of 20 m and 60 m "
-                             "repeated to 10 m; the S2 offset is told from the pixels of each image "
+                             "repeated to 10 m; the S2 offset is detected from the pixels of each image "
                              "(dual_encoder/imagery/s2_offset.py); cloud is the thin and thick cloud of the patch's "
                              "own mask (SEnSeI v2); land cover is that of ESRI, not checked by people"})
 
@@ -177,14 +177,14 @@ def _is_tiles(raw: pathlib.Path) -> bool:
 
 
 def _place(name: str, store: ZarrZip) -> str:
-    """The sample's own name, or for the dates of SSL4EO-S12 that of the place, '0194630' of '0194630_1'."""
+    """Returns the sample's own name, or for the dates of SSL4EO-S12 that of the place, '0194630' of '0194630_1'."""
     if not name.startswith("ssl4eos12"):
         return name
     return str(store.read("sample").reshape(-1)[0]).rsplit("_", 1)[0]
 
 
 def _time(store: ZarrZip) -> int:
-    """Time of a sample's source product, by its name or else by `time`; -1 where neither tells."""
+    """Returns the time of a sample's source product, by its name or else by `time`; -1 if neither has one."""
     if "file_id" in store:
         with contextlib.suppress(UserError):
             return acquisition_time(str(store.read("file_id").reshape(-1)[0]))
@@ -202,7 +202,7 @@ def _time(store: ZarrZip) -> int:
 
 
 def _tag_time(path: pathlib.Path) -> int:
-    """Time in the tag of an example tile, '2021-07-21T08:40:10.000000000'; -1 where there is none."""
+    """Returns the time in the tag of an example tile, '2021-07-21T08:40:10.000000000'; -1 if there is none."""
     import rasterio
 
     if not path.is_file():

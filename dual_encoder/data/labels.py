@@ -1,4 +1,4 @@
-"""What the label of a record is: a class for each pixel, or classes or a number for the whole image."""
+"""The label of a record: a class for each pixel, or classes or a number for the whole image."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ _PER_PIXEL = ("pixel_classes", "change")
 
 @dataclasses.dataclass(frozen=True)
 class LabelSpec:
-    """The label of a data set: what a record says about its images, and how it is stored.
+    """The kind, the classes and the stored form of a data set's labels.
 
     Kinds, with dtype and shape of the stored label:
       'pixel_classes': the class of each pixel, uint8 [height, width]; 255 is ignored.
@@ -63,7 +63,7 @@ class LabelSpec:
         return (len(self.classes),) if self.kind == "image_classes" else ()
 
     def fault(self, label: np.ndarray, size: int) -> tuple[str, object, object] | None:
-        """Returns (part, what it is, what was expected) of a label that does not fit this spec; None if it fits.
+        """Returns (part, seen, expected) for a label that does not fit this spec; None if it fits.
 
         Args:
           label: of one record.

@@ -33,7 +33,7 @@ class Records:
       splits: 'train', or several joined by '+': 'train+validation'.
       features: the tensors to read, e.g. ('s1', 's2').
       weights: share of each folder in the batches; () = in proportion to the records.
-      max_bad_records: how many damaged records may be replaced by the next sound one of their data set.
+      max_bad_records: most damaged records that may be replaced, each by the next sound one of its data set.
       partial: leave out folders that do not have the splits, as long as one has them (for evaluation).
 
     Attributes:
@@ -64,7 +64,7 @@ class Records:
         self._starts = [0, *self._ends]
         self._set_ends = list(itertools.accumulate(sum(map(len, parts)) for parts in sets))
         self._weights = weights
-        # Two importers may give one name to two places; in a mixture they stay apart.
+        # Two importers may use one name for two places; a mixture keeps them apart.
         self._namespaces = [f"{part.info.source.get('importer', '')}/".encode() if len(folders) > 1 else b""
                             for part in self.parts]
 
@@ -101,7 +101,7 @@ class Records:
         return self._first_sound(number, lambda part, within: self.parts[part].read_into(within, rows))
 
     def location(self, number: int, location_id: bytes) -> int:
-        """Returns the place of a record as an int32: a hash, of the importer as well where data sets are mixed."""
+        """Returns the place of a record as an int32: a hash, which includes the importer if data sets are mixed."""
         part, _ = self._find(number)
         digest = hashlib.blake2b(self._namespaces[part] + location_id, digest_size=4).digest()
         return int.from_bytes(digest, "little", signed=True)

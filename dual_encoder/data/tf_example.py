@@ -79,12 +79,12 @@ def find(data: bytes, end: int, names: Container[bytes]) -> dict[bytes, tuple[in
             found[name] = (at, stop)
             at = stop
         return found
-    except IndexError:  # lengths that lead out of the data
+    except IndexError:  # lengths beyond the end of the data
         return None
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
-    """Reads the varint at `at`; returns where the bytes that it measures start and stop."""
+    """Reads the length at `at`, a varint; returns the start and the stop of the bytes of that length."""
     byte = data[at]
     at += 1
     length, shift = byte & 0x7F, 7

@@ -34,7 +34,7 @@ HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
 _LOCATION = b"location_id"
 _OPEN_SHARDS = 64  # per split; a data set of a million pairs has more shards than a process may have open files
-_LAYOUTS = 64  # per split; more than a data set of one kind of record has
+_LAYOUTS = 64  # per split; more than a data set of one kind of record needs
 _SCANNERS = 16  # threads that read headers; each waits for its disk or bucket most of the time
 
 
@@ -74,7 +74,7 @@ def scan(path: epath.PathLike) -> Iterator[tuple[int, int]]:
 
 
 def read_payload(descriptor: int, offset: int, length: int) -> bytes | None:
-    """Returns the payload at `offset` of an open shard; None when it is cut off or does not match its checksum."""
+    """Returns the payload at `offset` of an open shard; None if it is cut off or does not match its checksum."""
     data = os.pread(descriptor, length + FOOTER.size, offset)
     return data[:length] if _is_sound(data, length) else None
 
@@ -102,7 +102,7 @@ def parse(payload: bytes, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
       tensors: features to decode as arrays; their bytes are little-endian, C order, as TFDS's BYTES encoding writes.
 
     Returns:
-      tensors as read-only arrays; other features as `tf_example.decode` says.
+      tensors as read-only arrays; other features as of `tf_example.decode`.
 
     Raises:
       UserError: not an Example; a tensor is missing or has another number of bytes.
@@ -165,16 +165,16 @@ class ShardedRecords:
         self._open = functools.lru_cache(_OPEN_SHARDS)(files.open_ranges)
 
     def payload(self, record: int) -> bytes:
-        """Returns the bytes of record `record`; DamagedRecord when their checksum is wrong."""
+        """Returns the bytes of record `record`; DamagedRecord if their checksum is wrong."""
         data, length = self._read(record)
         return data[:length]
 
     def __getitem__(self, record: int) -> dict[str, Any]:
-        """Returns record `record`, decoded as `parse` says; DamagedRecord when its checksum is wrong."""
+        """Returns record `record`, decoded by `parse`; DamagedRecord if its checksum is wrong."""
         return self._parse(self.payload(record), record)
 
     def read_into(self, record: int, rows: Mapping[bytes, np.ndarray]) -> bytes:
-        """Copies tensors of a record to their places in a batch, and learns its layout for `prepare`.
+        """Copies tensors of a record to their places in a batch, and keeps its layout for `prepare`.
 
         For records that `prepare` and `Reading.run`, many times as fast as `self[record]`, cannot read.
 
@@ -196,11 +196,11 @@ class ShardedRecords:
             return self._parse_into(data[:length], record, rows)
         for name, row in rows.items():
             row[:] = np.frombuffer(data, np.uint8, row.size, values[name][0])
-        self._learn((length, *rows), Layout(data, values, tuple(rows)))
+        self._keep((length, *rows), Layout(data, values, tuple(rows)))
         start, stop = values[_LOCATION]
         return data[start:stop]
 
-    def _learn(self, key: tuple, layout: Layout) -> None:
+    def _keep(self, key: tuple, layout: Layout) -> None:
         """Keeps the layout of the records of one length; None if they have several: to try one means to read twice."""
         known = self._layouts.get(key)
         if known is not None and not known.equals(layout):

@@ -15,7 +15,7 @@ def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any]) -> 
     Args:
       model: the checkpoint that the encoder comes from.
       sensor: its feature name, 's1' or 's2'.
-      description: what `timm_folder.describe` returned.
+      description: the result of `timm.describe`.
     """
     spec = model.sensors[sensor]
     bands = description["model_args"]["in_chans"]
@@ -97,7 +97,7 @@ def _other_units(spec: SensorSpec) -> str:
 
 
 def _network(description: Mapping[str, Any]) -> str:
-    """What the name of the architecture does not say."""
+    """Returns facts that the name of the architecture does not contain."""
     arguments = description["model_args"]
     if "img_size" in arguments:
         vector = "its class token" if arguments.get("class_token", True) else "the mean of its tokens"

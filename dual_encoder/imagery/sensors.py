@@ -30,8 +30,8 @@ class SensorSpec:
       provenance: origin of mean and std.
       rgb: bands that a picture shows as red, green and blue. () = the usual ones: VV, VH and their difference for radar
         of two bands or more; else the first three bands, or the first one as grey.
-      notes: what the card of an exported encoder says about other units and traps of the product; '' = a sentence made
-        from `unit` and `scale`.
+      notes: sentences for the card of an exported encoder about other units and traps of the product; '' = a sentence
+        made from `unit` and `scale`.
       tags: words under which model hubs file an encoder of this sensor.
       feature: name of the images in a record; '' = 's1' for radar, 's2' for other modalities. A sensor that stands next
         to these two needs a name of its own, such as 's3'.

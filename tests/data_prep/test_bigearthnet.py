@@ -437,7 +437,7 @@ def test_v1_names_what_is_missing(v1, capsys):
         next(open_(raw).entries())
     for split in ("train", "val", "test"):
         (raw / f"{split}.csv").unlink()
-    with pytest.raises(UserError, match="bigearthnet-train.csv' is missing, and val and test beside it"):
+    with pytest.raises(UserError, match="bigearthnet-train.csv' is missing, and val and test with it"):
         next(open_(raw).entries())
     with pytest.raises(UserError, match="no tiles; .* is not the archive of v2"):
         open_(raw, "tiles")

@@ -199,7 +199,7 @@ def test_without_dates_a_place_has_one_image_of_each_sensor(tmp_path):
     raw = describe(tmp_path, s1=S1 | {"files": "s1/{place}.tif"}, s2=S2 | {"files": "s2/{place}_*.tif"})
     rows = names(raw, ["s1/a.tif", "s1/b.tif", "s2/a_x.tif", "s2/b_x.tif", "s2/b_y.tif"])
     assert rows[0].id == "a" and rows[0].times["s2"] == -1
-    assert rows[1:] == [Reject("b", "several images and no {date} in 'files' to tell which belong together")]
+    assert rows[1:] == [Reject("b", "several images and no {date} in 'files' to pair them by")]
 
 
 def test_bands_in_files_of_their_own_by_names_of_ones_own(tmp_path):
@@ -323,7 +323,7 @@ def test_bands_are_picked_by_name_from_the_file_or_the_description(tmp_path):
 def test_bands_that_contradict_or_lack_are_told(tmp_path):
     s1, s2 = one(tmp_path)
     write(tmp_path / "s1.tif", s1, names=("VH", "VV"))  # GEO-Bench's trap
-    with pytest.raises(UserError, match="s1.tif' calls a band VH where geotiff.json says VV; list the bands of s1_grd"):
+    with pytest.raises(UserError, match="s1.tif' calls a band VH, geotiff.json calls it VV; list the bands of s1_grd"):
         read(tmp_path)
     write(tmp_path / "s1.tif", s1[:1])
     with pytest.raises(UserError, match="s1.tif' has 1 bands, geotiff.json lists 2"):
@@ -611,7 +611,7 @@ def test_mistakes_in_the_patterns_are_told(tmp_path, files, message):
 
 def test_missing_and_damaged_files_are_told(tmp_path):
     importer = importers.load("geotiff")
-    with pytest.raises(UserError, match="geotiff.json' is missing; it says what your GeoTIFFs hold"):
+    with pytest.raises(UserError, match="geotiff.json' is missing; it describes your GeoTIFFs"):
         importer.layout("pairs", tmp_path)
     with pytest.raises(UserError, match="importer 'geotiff' has no fixed sensors and size"):
         importer.layout("pairs")

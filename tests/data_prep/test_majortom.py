@@ -315,7 +315,7 @@ def test_other_part_files_than_the_table_means_are_rejected(tmp_path):
     row = pyarrow.parquet.read_table(part).to_pylist()[0]
     other = row | {"grid_cell": "1U_1R"}
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([other]), part)
-    with pytest.raises(UserError, match="row 0 is S2B_.* of 1U_1R, metadata.parquet says S2B_.* of 110D_457L"):
+    with pytest.raises(UserError, match="row 0 is S2B_.* of 1U_1R, metadata.parquet has S2B_.* of 110D_457L"):
         read(tmp_path)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row, other]), part)
     with pytest.raises(UserError, match="has 2 rows in 1 row groups, expected each row in its own"):
