@@ -104,12 +104,12 @@ class ZarrZip:
         if key not in self._names:
             fill = 0 if meta["fill_value"] is None else meta["fill_value"]
             return np.full(meta["chunks"], float(fill) if np.dtype(meta["dtype"]).kind == "f" else fill, meta["dtype"])
-        data: Any = self._zip.read(key)
+        data: bytes | np.ndarray = self._zip.read(key)
         for config in [meta["compressor"], *reversed(meta["filters"] or [])]:
             if config is not None:
                 data = _codec(config, self).decode(data)
-        texts = isinstance(data, np.ndarray) and data.dtype == object  # of vlen-utf8; all others are bytes
-        flat = data if texts else np.frombuffer(data, meta["dtype"])
+        # Objects are the texts of vlen-utf8; all other codecs give bytes.
+        flat = (data if isinstance(data, np.ndarray) and data.dtype == object else np.frombuffer(data, meta["dtype"]))
         return flat.reshape(meta["chunks"], order=meta["order"])
 
     def _json(self, key: str) -> dict[str, Any]:

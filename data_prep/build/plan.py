@@ -100,7 +100,7 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
       folder: written to; must exist.
       entries: of the importer.
       facts: see `Plan`.
-      split_by: 'area': by hash of the spatial block of `block_degrees`, 80/10/10; 'source': the authors' splits where
+      split_by: 'area': by hash of the spatial block of `block_degrees`, 80/10/10; 'source': the authors' splits if
         any entry has one, by area otherwise. Entries without a split of the authors are then left out.
       filters: entries that they refuse are left out.
       count_shards: number of entries of a split -> number of shards.

@@ -65,7 +65,7 @@ def read(folder: pathlib.Path, labels: bool = False) -> Iterator[Row]:
 
 
 def read_v1(folder: pathlib.Path) -> Iterator[Row]:
-    """Yields the rows of the v1 lists in `folder` by patch id; UserError when there is none or one is damaged."""
+    """Yields the rows of the v1 lists in `folder` by patch id; UserError if there is none or one is damaged."""
     lists = [(path, split) for split in ("train", "val", "test")
              for path in (folder / f"bigearthnet-{split}.csv", folder / f"{split}.csv") if path.is_file()]
     if not lists:
@@ -116,7 +116,7 @@ def place(patch_id: str, s1_name: str = "") -> str:
 
 
 def optical_time(patch_id: str) -> int:
-    """Returns the acquisition time of an S2 patch, Unix seconds; UserError when its name has none.
+    """Returns the acquisition time of an S2 patch, Unix seconds; UserError if its name has none.
 
     v1 made names distinct by adding 1, 2, ... to the clock as to a plain number: scene 094131 is called 94132 there,
     and 94161 comes from 094159 or 094160. Such times are a few seconds late; seconds beyond 59 count as 59.

@@ -44,7 +44,7 @@ def inspect(folder: str | os.PathLike, split: str, limit: int, out: pathlib.Path
         yield (f"split {name:11s} {sum(e['records'] for e in entries):8d} records  {len(entries):4d} shards  "
                f"{sum(e['bytes'] for e in entries) / 1e6:10.1f} MB")
     if (rejected := epath.Path(folder) / "rejected.jsonl").exists():
-        yield f"{len(rejected.read_text().splitlines())} rejected when it was built, see {rejected}"
+        yield f"{len(rejected.read_text().splitlines())} rejected by the build, see {rejected}"
     records = [ShardedRecords(folder, name) for name in ([split] if split else info.shards)]
     total = sum(map(len, records))
     chosen = np.unique(np.linspace(0, total - 1, min(limit, total)).astype(int))

@@ -88,7 +88,7 @@ class DatasetInfo:
 
 
 def load_info(path: epath.PathLike) -> DatasetInfo:
-    """Reads the manifest of the data set folder `path`, local or in a bucket; UserError when there is none."""
+    """Reads the manifest of the data set folder `path`, local or in a bucket; UserError if there is none."""
     folder = epath.Path(path)
     manifest = folder / MANIFEST
     try:
