@@ -65,6 +65,6 @@ def write_manifest(folder: pathlib.Path, entries: list[dict], index: np.ndarray,
     """Writes manifest.json and the index of split 'train' beside its shards."""
     np.save(folder / "train.index.npy", index)
     fingerprint = hashlib.sha256(json.dumps(entries).encode()).hexdigest()
-    info = DatasetInfo("s1s2_pairs", "synthetic", "1.0.0", SENSORS, tensors(size), (), {"importer": "synthetic"},
+    info = DatasetInfo("s1s2_pairs", "synthetic", "1.0.0", SENSORS, tensors(size), None, {"importer": "synthetic"},
                        {"train": tuple(entries)}, fingerprint)
     (folder / MANIFEST).write_text(json.dumps(info.to_json()))

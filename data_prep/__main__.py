@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--raw", type=pathlib.Path, required=True, help="folder of the raw data")
     sub.add_argument("--data_dir", required=True, help="folder of all built data sets")
     sub.add_argument("--kind", choices=("pairs", "tiles"), help="default: pairs, or tiles with --labels")
-    sub.add_argument("--labels", choices=("water_weak",), default="", help="label pairs by S2 indices: makes tiles")
+    sub.add_argument("--labels", default="", metavar="NAME",
+                     help="makes tiles; water_weak: label pairs by S2 indices; others are labels of the importer, such "
+                          "as land_cover of bigearthnet")
     sub.add_argument("--split-by", choices=("source", "area"), default="source",
                      help="source: the authors' splits; area: by hash of blocks of --block-degrees, 80/10/10")
     sub.add_argument("--block-degrees", type=float, default=1.0, metavar="D", help="side of such a block (default 1)")
@@ -61,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
                      help="write with an Apache Beam pipeline; its options joined by ',', e.g. runner=DirectRunner")
     sub.add_argument("--name", default="", help="name of the config (default: made of the options)")
 
-    sub = command("inspect", _inspect, "print what is in a data set and draw a contact sheet")
+    sub = command("inspect", _inspect, "print the content of a data set and draw a contact sheet")
     sub.add_argument("folder", type=epath.Path)
     sub.add_argument("--split", default="", help="one split (default: all)")
     sub.add_argument("--records", type=int, default=512, help="read at most so many records")
@@ -72,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", default="train")
     sub.add_argument("--out", type=pathlib.Path, required=True, help="the JSON file")
 
-    sub = command("verify", _verify, "check every record and shard; exit code 1 when something is damaged")
+    sub = command("verify", _verify, "check every record and shard; exit code 1 if something is damaged")
     sub.add_argument("folder", type=epath.Path)
     sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
                      help="processes (default: all cores)")
@@ -92,13 +94,13 @@ def _sample(options: argparse.Namespace) -> None:
 
 def _build(options: argparse.Namespace) -> None:
     if str(options.raw).startswith(("gs:/", "s3:/", "az:/")):
-        raise UserError(f"--raw={options.raw} is a bucket; mount it (gcsfuse, s3fs) or copy what you need to a folder")
+        raise UserError(f"--raw={options.raw} is a bucket; mount it (gcsfuse, s3fs) or copy the data to a folder")
     if not options.raw.is_dir():
         importers.load(options.importer)
         what = f"a file; name its folder '{options.raw.parent}'" if options.raw.is_file() else "missing"
         raise UserError(f"raw folder '{options.raw}' is {what}; --raw must name the folder of the raw data")
     if options.labels and options.kind == "pairs":
-        raise UserError("--labels=water_weak with --kind=pairs: labels make tiles; drop one of the two")
+        raise UserError(f"--labels={options.labels} with --kind=pairs: labels make tiles; drop one of the two")
     if "://" in options.data_dir:
         raise UserError(f"--data_dir={options.data_dir} is a bucket; build in a folder, then copy the finished one to "
                         "the bucket, where training can read it")
@@ -136,8 +138,9 @@ def _build(options: argparse.Namespace) -> None:
         print(f"built {summary} in {time.monotonic() - start:.1f} s")
     print(f"data: {builder.data_path}")
     print(f"check it: python -m data_prep inspect {builder.data_path}")
-    print(f"next: python main.py --config=configs/{'pretrain' if kind == 'pairs' else 'finetune'}.py "
-          f"--config.data.dir={builder.data_path} --workdir=WORKDIR")
+    if info.label is None or info.label.per_pixel:
+        print(f"next: python main.py --config=configs/{'finetune' if info.label else 'pretrain'}.py "
+              f"--config.data.dir={builder.data_path} --workdir=WORKDIR")
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -169,14 +172,14 @@ def _stats(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from data_prep.build import manifest
+    from data_prep.build import finish, verify
     from dual_encoder.data.manifest import load_info
 
     if options.rewrite:
-        manifest.write(options.folder)
+        finish.write(options.folder)
         print(f"rewrote manifest and index of {options.folder}")
     damages = 0
-    for damage in manifest.verify(options.folder, options.workers):
+    for damage in verify.verify(options.folder, options.workers):
         damages += 1
         print(f"damaged: {damage}")
     if damages:

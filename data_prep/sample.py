@@ -1,6 +1,5 @@
-"""A real sample that anyone can get: the BigEarthNet v2 mini sets inside two configilm wheels, 32 pairs in all."""
+"""A real sample for everyone: the BigEarthNet v2 mini sets inside two configilm wheels, 32 pairs in all."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -11,6 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 
+from data_prep.file_digest import sha256
 from dual_encoder.errors import UserError
 from dual_encoder.storage import atomic
 
@@ -33,11 +33,11 @@ def fetch(out: pathlib.Path, wheels: Sequence[pathlib.Path] = ()) -> bool:
     """Puts the sample under `out`, one folder per wheel, each complete or absent.
 
     Args:
-      out: the folder, made when missing.
+      out: the folder, made if it is missing.
       wheels: wheel files at hand; () downloads both with pip.
 
     Returns:
-      False when everything was there already.
+      False if everything was there already.
 
     Raises:
       UserError: no network, a file that is not one of the two wheels, a wheel without the sample.
@@ -59,20 +59,20 @@ def fetch(out: pathlib.Path, wheels: Sequence[pathlib.Path] = ()) -> bool:
 
 
 def _complete(out: pathlib.Path) -> dict[str, dict[str, str]]:
-    """Version -> {file: sha256} of the versions that the marker lists and that are whole on disk."""
+    """Returns version -> {file: sha256} of the versions that the marker lists and that are whole on disk."""
     try:
         marker = json.loads((out / _MARKER).read_text())
     except (OSError, json.JSONDecodeError):
         return {}
     return {version: files for version, files in marker.items()
-            if all((out / name).is_file() and _sha256(out / name) == digest for name, digest in files.items())}
+            if all((out / name).is_file() and sha256(out / name) == digest for name, digest in files.items())}
 
 
 def _version(wheel: pathlib.Path) -> str:
-    """Tells by its digest which wheel a file is."""
+    """Returns the version of a wheel, by its digest."""
     if not wheel.is_file():
         raise UserError(f"wheel '{wheel}' does not exist; give --wheel the path of a configilm wheel")
-    digest = _sha256(wheel)
+    digest = sha256(wheel)
     for version, expected in WHEELS.items():
         if digest == expected:
             return version
@@ -88,7 +88,7 @@ def _download(version: str, folder: pathlib.Path) -> pathlib.Path:
     result = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(folder.glob(f"configilm-{version}-*.whl"))
     if result.returncode or not wheels:
-        lines = result.stderr.strip().splitlines() or ["pip said nothing"]
+        lines = result.stderr.strip().splitlines() or ["pip gave no reason"]
         raise UserError(f"pip could not download configilm=={version} ({lines[-1][:150]}); without a network, get the "
                         "wheel elsewhere and give its file with --wheel=FILE")
     if _version(wheels[0]) != version:
@@ -115,9 +115,4 @@ def _extract(wheel: pathlib.Path, version: str, out: pathlib.Path) -> dict[str, 
         os.rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return {str(file.relative_to(out)): _sha256(file) for file in sorted(target.rglob("*")) if file.is_file()}
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {str(file.relative_to(out)): sha256(file) for file in sorted(target.rglob("*")) if file.is_file()}

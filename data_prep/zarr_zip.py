@@ -16,9 +16,9 @@ import numpy as np
 from dual_encoder.errors import UserError
 
 SUFFIX = ".zarr.zip"
-# Never get_codec of any name: numcodecs also knows 'pickle', which runs what the file says.
+# Never get_codec of any name: numcodecs also has 'pickle', which runs code from the file.
 _CODECS = ("blosc", "bz2", "gzip", "lz4", "shuffle", "vlen-utf8", "zlib", "zstd")
-# What damaged bytes make zipfile, json, numcodecs and numpy raise.
+# The errors that damaged bytes cause in zipfile, json, numcodecs and numpy.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError,
            NotImplementedError, OverflowError, MemoryError)
 
@@ -48,12 +48,12 @@ class ZarrZip:
         return f"{array}/.zarray" in self._names
 
     def attributes(self, array: str) -> dict[str, Any]:
-        """Returns the attributes of an array, {} where it has none."""
+        """Returns the attributes of an array, {} if it has none."""
         key = f"{array}/.zattrs"
         return self._json(key) if key in self._names else {}
 
     def dims(self, array: str) -> tuple[str, ...]:
-        """Returns the names of an array's dimensions, as xarray writes them; UserError where it has no names."""
+        """Returns the names of an array's dimensions, as xarray writes them; UserError if it has no names."""
         dims = self.attributes(array).get("_ARRAY_DIMENSIONS")
         if dims is None:
             raise UserError(f"{self}: array '{array}' names no dimensions (_ARRAY_DIMENSIONS); expected a zarr v2 file "
@@ -104,12 +104,12 @@ class ZarrZip:
         if key not in self._names:
             fill = 0 if meta["fill_value"] is None else meta["fill_value"]
             return np.full(meta["chunks"], float(fill) if np.dtype(meta["dtype"]).kind == "f" else fill, meta["dtype"])
-        data = self._zip.read(key)
+        data: bytes | np.ndarray = self._zip.read(key)
         for config in [meta["compressor"], *reversed(meta["filters"] or [])]:
             if config is not None:
                 data = _codec(config, self).decode(data)
-        texts = isinstance(data, np.ndarray) and data.dtype == object  # of vlen-utf8; all others are bytes
-        flat = data if texts else np.frombuffer(data, meta["dtype"])
+        # Objects are the texts of vlen-utf8; all other codecs give bytes.
+        flat = (data if isinstance(data, np.ndarray) and data.dtype == object else np.frombuffer(data, meta["dtype"]))
         return flat.reshape(meta["chunks"], order=meta["order"])
 
     def _json(self, key: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from absl import flags
 from tensorflow_datasets.proto import tf_example_pb2
 
 from dual_encoder.data import tfrecord
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.data.manifest import MANIFEST, DatasetInfo, TensorInfo
 from dual_encoder.imagery.sensors import sensor
 
@@ -75,8 +76,9 @@ def _write_dataset(folder: pathlib.Path, *, train: int = 16, test: int = 8, size
     if labels:
         tensors["label"] = TensorInfo("uint8", (size, size))
     fingerprint = hashlib.sha256("".join(e["sha256"] for es in entries.values() for e in es).encode()).hexdigest()
-    info = DatasetInfo("s1s2_pairs", "synthetic", "1.0.0", specs, tensors, ("dry", "wet") if labels else (),
-                                {"importer": "synthetic", "licence": "none"}, entries, fingerprint)
+    label = LabelSpec("pixel_classes", ("dry", "wet")) if labels else None
+    info = DatasetInfo("s1s2_pairs", "synthetic", "1.0.0", specs, tensors, label,
+                       {"importer": "synthetic", "licence": "none"}, entries, fingerprint)
     (folder / MANIFEST).write_text(json.dumps(info.to_json()))
     return folder
 

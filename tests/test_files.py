@@ -97,7 +97,9 @@ def test_records_of_a_bucket_are_those_of_the_folder(twins):
     for _ in range(2):  # by the index, and by the layout that the first reading taught
         for number in range(13):
             rows = {name.encode(): np.zeros(np.prod(i.shape) * 2, np.uint8) for name, i in info.items()}
-            assert remote.read_into(number, rows) == local[number]["location_id"]
+            reading = remote.prepare(number, rows)
+            location = reading.location if reading and reading.run() else remote.read_into(number, rows)
+            assert location == local[number]["location_id"]
             assert rows[b"s2"].tobytes() == local[number]["s2"].tobytes()
 
 

@@ -1,4 +1,4 @@
-"""What both TFDS builders share: the way from a raw folder to a finished data set."""
+"""The shared part of both TFDS builders: the way from a raw folder to a finished data set."""
 
 import contextlib
 import dataclasses
@@ -6,33 +6,34 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from data_prep import importers
-from data_prep.build import manifest, plan, shards, workers
+from data_prep.build import finish, plan, shards, workers
 from data_prep.build.config import Config
 from data_prep.pairing import GapHistogram
-from dual_encoder.storage import atomic, lock
+from data_prep.record import timed
 from dual_encoder.errors import UserError
+from dual_encoder.storage import atomic, lock
 
 REJECTED = "rejected.jsonl"
-ASKED = "build.json"  # what decided the bytes
+ASKED = "build.json"  # the options that decided the bytes
 _TEXTS = ("licence", "attribution", "notes")  # of a data set; a later version may word them in another way
-_OVERHEAD = 512  # bytes of a record beside its tensors, more or less
+_OVERHEAD = 512  # bytes of a record in addition to its tensors, more or less
 
 
 @dataclasses.dataclass(frozen=True)
 class How:
-    """How a build is done; it changes no byte of the result except through `shards`.
+    """Options of a build that change no byte of the result, except through `shards`.
 
     Attributes:
       workers: processes of this machine.
       shards: number of shards of each split; 0 = as TFDS chooses (64 MiB to 1 GiB each).
-      max_rejected: more unusable records stop the build; -1 = 10, or 1 % of the entries where that is more.
+      max_rejected: more unusable records stop the build; -1 = 10, or 1 % of the entries if that is more.
       beam: options of a Beam pipeline to use instead of workers; None = no Beam.
     """
 
@@ -42,11 +43,12 @@ class How:
     beam: Sequence[str] | None = None
 
 
-class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):
+class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
+    # TFDS has no stubs here, so mypy does not find the `__init_subclass__` with `skip_registration`.
     """A TFDS builder that writes with our own workers. Subclasses set KIND, VERSION and configs.
 
     A build lives in <config folder>/incomplete.<version>/ until it is finished: data/ (shards), notes/ (on finished
-    shards), plan/. The same command goes on where a killed one stopped.
+    shards), plan/. After a killed build, the same command continues it.
     """
 
     KIND = ""  # 'pairs' or 'tiles'
@@ -56,7 +58,7 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
 
     @classmethod
     def of(cls, config: Config, data_dir: str) -> "ShardBuilder":
-        """Returns a builder of any config, also of one that bears the name of another in BUILDER_CONFIGS."""
+        """Returns a builder of any config, also of one with the name of another in BUILDER_CONFIGS."""
         only = type(cls.__name__, (cls,), {"name": cls.name, "BUILDER_CONFIGS": [config], "__module__": cls.__module__},
                     skip_registration=True)
         return only(data_dir=data_dir, config=config.name)
@@ -66,24 +68,26 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         features: dict[str, Any] = {
             name: _tensor((config.size, config.size, len(spec.bands)), spec.dtype)
             for name, spec in config.specs.items()}
+        facts = config.facts()
         if self.KIND == "tiles":
-            features["label"] = _tensor((config.size, config.size), "uint8")
+            label = config.label_spec
+            features["label"] = _tensor(label.shape(config.size), label.dtype)
+            facts["label"] = label.to_json()
         tensors = {name: {"dtype": np.dtype(feature.np_dtype).name, "shape": list(feature.shape)}
                    for name, feature in features.items()}
         features |= {name: tfds.features.Text() for name in shards.TEXTS}
-        features |= {name: tfds.features.Scalar(np.int64) for name in shards.INTEGERS}
+        features |= {name: tfds.features.Scalar(np.int64) for name in shards.integers(config.sensors)}
         features |= {name: tfds.features.Scalar(np.float32) for name in shards.FLOATS}
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict({manifest.FACTS: {
-                "name": self.name, "config": config.name, "version": str(self.version), "tensors": tensors,
-                **config.facts()}}))
+            metadata=tfds.core.MetadataDict({finish.FACTS: {
+                "name": self.name, "config": config.name, "version": str(self.version), "tensors": tensors, **facts}}))
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
         raise NotImplementedError("download_and_prepare is overridden as a whole")
 
     def download_and_prepare(self, *, download_dir=None, download_config=None, file_format=None, **_: Any) -> None:
-        """What `tfds build` calls: builds from download_config.manual_dir, by Beam where its options are given."""
+        """Builds from download_config.manual_dir, by Beam if its options are given; `tfds build` calls this."""
         if str(file_format or "tfrecord").split(".")[-1].lower() != "tfrecord":
             raise UserError(f"--file_format={file_format}: these builders write tfrecord only; leave the option out")
         options = download_config or tfds.download.DownloadConfig()
@@ -94,10 +98,10 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             beam=None if beam is None else [f"--{name}={value}" for name, value in beam.items()]))
 
     def build(self, raw: pathlib.Path, how: How) -> None:
-        """Builds the data set from the raw folder, or goes on with a build that was stopped.
+        """Builds the data set from the raw folder, or continues a build that was stopped.
 
         Raises:
-          UserError: raw data that gives nothing, too many unusable records, a full disk, another build at work.
+          UserError: raw data without a record, too many unusable records, a full disk, another build at work.
         """
         facts = self._facts(raw, how)
         final = pathlib.Path(self.data_path)
@@ -128,9 +132,9 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         (work / "data").rename(final)
 
     def _facts(self, raw: pathlib.Path, how: How) -> dict[str, Any]:
-        """Returns what decides the bytes: a build that was stopped or finished is only gone on with when they agree."""
+        """Returns the options that decide the bytes: only a build with equal ones is continued or taken as finished."""
         config: Config = self.builder_config
-        return {"raw": str(raw.resolve()), "kind": "pairs" if config.labels else self.KIND, "shards": how.shards,
+        return {"raw": str(raw.resolve()), "kind": "pairs" if config.labels == shards.WATER_WEAK else self.KIND, "shards": how.shards,
                 "sensors": dict(config.sensors), "size": config.size, "block_degrees": config.block_degrees,
                 **config.facts()["source"]}
 
@@ -151,7 +155,8 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
                 entries * patches * self._record_bytes(), entries)
             return min(count, entries)
 
-        importer = importers.load(config.importer)(raw, facts["kind"], config.sensors)
+        labels = "" if config.labels == shards.WATER_WEAK else config.labels
+        importer = importers.open_raw(config.importer, raw, facts["kind"], config.sensors, labels)
         return plan.make(work / "plan", importer.entries(), facts, split_by=config.split_by, filters=config.filters,
                          block_degrees=config.block_degrees, count_shards=count_shards)
 
@@ -162,16 +167,16 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             raise UserError(f"{made.faults} unusable entries while listing, more than {bound}; see "
                             f"{made.folder / REJECTED}, mend the raw data or raise --max-rejected")
         return shards.Job(importer=config.importer, raw=str(raw), kind=kind, sensors=dict(config.sensors),
-                          size=config.size, raw_size=config.raw_size, classes=config.classes,
+                          size=config.size, raw_size=config.raw_size, label=config.label_spec,
                           labels=config.labels, filters=config.filters, name=self.name, folder=os.fspath(folder),
                           max_rejected=bound)
 
     def _record_bytes(self) -> int:
-        facts = self.info.metadata[manifest.FACTS]["tensors"].values()
+        facts = self.info.metadata[finish.FACTS]["tensors"].values()
         return _OVERHEAD + sum(int(np.prod(f["shape"])) * np.dtype(f["dtype"]).itemsize for f in facts)
 
     def _finish(self, job: shards.Job, made: plan.Plan, notes: list[shards.Note]) -> None:
-        """Writes everything but the shards: index, rejected.jsonl, TFDS's files, the manifest; prints the summary."""
+        """Writes all files but the shards: index, rejected.jsonl, TFDS's files, the manifest; prints the summary."""
         folder, tasks = pathlib.Path(job.folder), made.tasks()
         rejected = (made.folder / REJECTED).read_text().splitlines()
         rejected += [json.dumps(row) for note in notes for row in note.rejected]
@@ -179,7 +184,7 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         if rejected:
             atomic.write(folder / REJECTED, ("\n".join(rejected) + "\n").encode())
         if not sum(note.records for note in notes):
-            shutil.rmtree(folder.parent / "notes")  # the next run begins anew
+            shutil.rmtree(folder.parent / "notes")  # the next run starts from the beginning
             raise UserError(f"no record is left of {sum(made.entries.values())} entries, see {folder / REJECTED}, the "
                             f"first one because: {json.loads(rejected[0])['reason']}; check --raw and the filters")
         splits = {split: [(task, note) for task, note in zip(tasks, notes, strict=True) if task.split == split]
@@ -194,25 +199,27 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
                                 num_bytes=sum(note.bytes for _, note in parts),
                                 filename_template=template.replace(split=split))
             for split, parts in splits.items()]))
-        facts = self.info.metadata[manifest.FACTS]
+        facts = self.info.metadata[finish.FACTS]
         facts["source"]["split_by"] = made.split_by
         self.info.write_to_directory(folder)
         atomic.write(folder / ASKED, (json.dumps(made.facts, indent=1) + "\n").encode())
-        manifest.save(folder, dict(facts), {
+        finish.save(folder, dict(facts), {
             split: [{"file": job.shard(task).name, "bytes": note.bytes, "records": note.records,
                      "sha256": note.sha256} for task, note in parts] for split, parts in splits.items()},
             {split: np.concatenate([note.index for _, note in parts]) for split, parts in splits.items()})
-        for line in _summary(notes, rejected, folder.parent.parent / folder.parent.name.removeprefix("incomplete.")):
+        final = folder.parent.parent / folder.parent.name.removeprefix("incomplete.")
+        for line in _summary(notes, rejected, final, timed(job.sensors)):
             print(line, flush=True)
 
 
-def _differences(built: dict[str, Any], asked: dict[str, Any]) -> str:
-    """Returns 'raw /a, not /b; size 120, not 60'; '' when nothing differs. Texts for people do not count."""
+def _differences(built: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Returns 'raw /a, not /b; size 120, not 60'; '' if nothing differs. Texts for people do not count."""
     return "; ".join(f"{name} {built.get(name)}, not {asked.get(name)}" for name in {**built, **asked}
                      if name not in _TEXTS and built.get(name) != asked.get(name))
 
 
-def _summary(notes: list[shards.Note], rejected: list[str], folder: pathlib.Path) -> Iterator[str]:
+def _summary(notes: list[shards.Note], rejected: list[str], folder: pathlib.Path, features: Sequence[str]
+             ) -> Iterator[str]:
     if rejected:
         rows = [json.loads(row) for row in rejected]
         faults = sum(row["kind"] == "fault" for row in rows)
@@ -225,7 +232,7 @@ def _summary(notes: list[shards.Note], rejected: list[str], folder: pathlib.Path
         gaps.merge(note.gaps)
         for name, value in note.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + value
-    yield from gaps.lines()
+    yield from gaps.lines(features)
     total = max(sum(seconds.values()), 1e-9)
     yield "time of the workers: " + ", ".join(f"{name} {value / total:.0%}" for name, value in seconds.items())
 

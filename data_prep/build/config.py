@@ -1,4 +1,4 @@
-"""What decides the records of a data set, as a TFDS configuration."""
+"""The TFDS configuration of a data set: all settings that decide its records."""
 
 import dataclasses
 import pathlib
@@ -9,13 +9,15 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from data_prep import importers
-from dual_encoder.imagery import radiometry
 from data_prep.build.selection import Filters
-from dual_encoder.errors import UserError
+from data_prep.build.shards import WATER_WEAK
+from dual_encoder.data.labels import LabelSpec
+from dual_encoder.errors import UserError, nearest
+from dual_encoder.imagery import radiometry
 from dual_encoder.imagery.sensors import sensor
 
 SPLIT_BY = ("source", "area")
-LABELS = ("", "water_weak")
+_WATER_LABEL = LabelSpec("pixel_classes", radiometry.WATER_WEAK_CLASSES)
 _WEAK_NOTE = ("weak labels from S2 indices (NDWI, MNDWI, NDVI) of the paired image, not checked by people; see "
               "dual_encoder/imagery/radiometry.py")
 
@@ -28,13 +30,15 @@ class Config(tfds.core.BuilderConfig):
       importer: module name in data_prep.importers.
       sensors: feature name -> sensor name of the images to store.
       size: height and width of a record in pixels.
-      raw_size: height and width of a raw image; when it is more than `size`, it is cut into whole patches. 0 = `size`.
-      classes: class names of tiles, () for pairs.
-      labels: 'water_weak' makes tiles of pairs by S2 indices; '' takes the raw data's own labels.
-      split_by: 'source', the authors' splits (by area where they gave none), or 'area', by hash of the block 80/10/10.
+      raw_size: height and width of a raw image; one larger than `size` is cut into whole patches. 0 = `size`.
+      classes: class names of tiles, () for pairs and for labels that are numbers.
+      label: spec of the label of tiles, or its JSON {'kind', 'unit'}; None = a class for each pixel.
+      labels: 'water_weak' makes tiles of pairs by S2 indices; a name out of the importer's `Layout.other_labels`; '' =
+        its usual labels.
+      split_by: 'source', the authors' splits (by area if they gave none), or 'area', by hash of the block 80/10/10.
       block_degrees: side of such a block.
-      filters: which records are wanted.
-      source: what the manifest says about the origin.
+      filters: limits that records must keep.
+      source: facts of the origin, for the manifest.
     """
 
     importer: str = ""
@@ -42,6 +46,7 @@ class Config(tfds.core.BuilderConfig):
     size: int = 0
     raw_size: int = 0
     classes: tuple[str, ...] = ()
+    label: LabelSpec | Mapping[str, str] | None = None
     labels: str = ""
     split_by: str = "source"
     block_degrees: float = 1.0
@@ -55,24 +60,32 @@ class Config(tfds.core.BuilderConfig):
             raise UserError(f"config '{self.name}' has importer='{self.importer}' sensors={dict(self.sensors)} "
                             f"size={self.size}; give an importer, sensors and a size")
         importers.load(self.importer)
-        if self.split_by not in SPLIT_BY or self.labels not in LABELS:
-            raise UserError(f"config '{self.name}' has split_by='{self.split_by}' labels='{self.labels}'; valid are "
-                            f"{SPLIT_BY} and {LABELS}")
+        if self.split_by not in SPLIT_BY:
+            raise UserError(f"config '{self.name}' has split_by='{self.split_by}'; valid are {SPLIT_BY}")
         if not 0 < self.block_degrees <= 180:
             raise UserError(f"--block-degrees={self.block_degrees} must be more than 0 and at most 180")
         self.raw_size = self.raw_size or self.size
         if self.raw_size < self.size:
             raise UserError(f"--size={self.size} is more than the {self.raw_size} pixels of the raw images; choose at "
                             "most that")
-        if self.labels and not self.classes:
-            self.classes = radiometry.WATER_WEAK_CLASSES
-        self.classes = tuple(self.classes)
+        if self.labels not in ("", WATER_WEAK) and self.label is None:
+            raise UserError(f"config '{self.name}' has labels='{self.labels}' without a label; give '{WATER_WEAK}', or "
+                            "the kind and the classes of the label")
+        if self.labels == WATER_WEAK and not self.classes:
+            self.label = _WATER_LABEL
+        if isinstance(self.label, Mapping):
+            self.label = LabelSpec.from_json(self.label, self.classes)
+        self.label_spec = self.label or LabelSpec("pixel_classes", tuple(self.classes))
+        self.classes = self.label_spec.classes
+        if self.raw_size != self.size and not self.label_spec.per_pixel:
+            raise UserError(f"--size={self.size} cuts images of {self.raw_size} pixels, whose label is that of the "
+                            "whole image; leave --size out")
         self.specs = {feature: sensor(name) for feature, name in self.sensors.items()}
-        if self.labels:
+        if self.labels == WATER_WEAK:
             radiometry.water_bands(self.specs["s2"])
 
     def facts(self) -> dict[str, Any]:
-        """Returns what the manifest and metadata.json say of the config."""
+        """Returns the part of the config that goes into the manifest and metadata.json."""
         origin = {"importer": self.importer, "split_by": self.split_by}
         if self.raw_size != self.size:
             origin["patches"] = f"{self.size} px, cut from {self.raw_size} px"
@@ -87,7 +100,7 @@ class Config(tfds.core.BuilderConfig):
 def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, sensors: Sequence[str] = (),
                 labels: str = "", split_by: str = "source", block_degrees: float = 1.0, size: int = 0,
                 filters: Filters | None = None, name: str = "") -> Config:
-    """Fills a Config from what the importer says about itself.
+    """Makes a Config of the importer's layout and the options of a build.
 
     Args:
       importer: module name in data_prep.importers.
@@ -101,9 +114,13 @@ def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, se
     Raises:
       UserError: unknown importer, kind, sensor, label or split rule.
     """
-    layout = importers.load(importer).layout("pairs" if labels else kind, raw)
+    weak = labels == WATER_WEAK
+    layout = importers.load(importer).layout("pairs" if weak else kind, raw)
+    if labels and not weak and labels not in layout.other_labels:
+        valid = [WATER_WEAK, *layout.other_labels]
+        raise UserError(f"importer '{importer}' has no labels '{labels}'; {nearest(labels, valid)}")
     chosen = _choose(layout, sensors, importer) if sensors else {f: layout.sensors[f][0] for f in layout.default}
-    if (kind == "pairs" or labels) and len(chosen) < 2:
+    if (kind == "pairs" or weak) and len(chosen) < 2:
         raise UserError(f"--sensors={','.join(sensors)} leaves one image, pairs and weak labels need s1,s2; build "
                         "labelled --kind=tiles for a single sensor")
     usual = {feature: layout.sensors[feature][0] for feature in layout.default}
@@ -111,12 +128,13 @@ def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, se
                                         for feature, name in chosen.items()) if chosen != usual else "",
              f"{size}px" if size not in (0, layout.size) else "", "by_area" if split_by == "area" else ""]
     source = dict(layout.source)
-    if labels:
+    if weak:
         source["notes"] = f"{_WEAK_NOTE}; {source['notes']}"
+    label = _WATER_LABEL if weak else layout.other_labels[labels] if labels else layout.label
     return Config(name=name or "_".join(filter(None, parts)), importer=importer, sensors=chosen,
                   size=size or layout.size, raw_size=layout.size,
-                  classes=radiometry.WATER_WEAK_CLASSES if labels else layout.classes, labels=labels,
-                  split_by=split_by, block_degrees=block_degrees, filters=filters or Filters(), source=source)
+                  label=label, labels=labels, split_by=split_by, block_degrees=block_degrees,
+                  filters=filters or Filters(), source=source)
 
 
 def _choose(layout: importers.Layout, wanted: Sequence[str], importer: str) -> dict[str, str]:

@@ -1,12 +1,13 @@
-"""The plan of a build: which entry goes into which shard, settled before the first pixel is read and kept on disk.
+"""The plan of a build: the shard of each entry, decided before the first pixel is read and kept on disk.
 
 <folder>/entries.jsonl      one JSON line per entry, in the importer's order (neighbours in the raw files together)
-<folder>/<split>.npy        int64, where in entries.jsonl the split's entries begin
-<folder>/rejected.jsonl     what was turned away while listing
+<folder>/<split>.npy        int64, the places in entries.jsonl where the split's entries begin
+<folder>/rejected.jsonl     the entries that were turned away while listing
 <folder>/plan.json          facts of the build, number of shards; written last
 
 Shards are contiguous parts of a split in that order, so that raw files are read in sequence, every container once per
-split. The training order is a permutation of all records (dual_encoder.input): the order on disk does not matter to it.
+split. The training order is a permutation of all records (dual_encoder/data/order.py): it does not depend on the order
+on disk.
 """
 
 import array
@@ -23,12 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.importers import Entry, Reject
 from data_prep.build.selection import Filters, area, hashed_split
-from dual_encoder.storage import atomic
+from data_prep.importers import Entry, Reject
+from dual_encoder.data.manifest import splits_in_order
 from dual_encoder.errors import UserError
+from dual_encoder.storage import atomic
 
-_ORDER = ("train", "validation", "test")
+_FORMAT = 2  # of entries.jsonl; 1 had s1_time and s2_time in place of times
 _EVERY = 10.0  # seconds between lines of progress
 
 
@@ -45,13 +47,15 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Attributes:
-      folder: where it lies.
-      facts: what was asked for; another build may go on only when it asks for the same.
+    """The plan of a build.
+
+    Attributes:
+      folder: of its files.
+      facts: the options of the build; only a build with the same ones may go on.
       entries: split -> number of entries.
       shards: split -> number of shards.
       faults: number of entries that were turned away as unusable while listing.
-      split_by: the rule that was really used, for the manifest.
+      split_by: the rule that was used in the end, for the manifest.
     """
 
     folder: pathlib.Path
@@ -77,34 +81,38 @@ class Plan:
 
 
 def load(folder: pathlib.Path) -> Plan | None:
-    """Returns the plan in `folder`, None when there is no complete one."""
+    """Returns the plan in `folder`, None if there is no complete one; UserError if an older version made it."""
     try:
-        return Plan(folder=folder, **json.loads((folder / "plan.json").read_text()))
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        values = json.loads((folder / "plan.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
         return None
+    if values.pop("format", 1) != _FORMAT:
+        raise UserError(f"'{folder.parent}' is a build that an older version began and that cannot go on; delete that "
+                        "folder and run the same command again")
+    return Plan(folder=folder, **values)
 
 
 def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping[str, Any], *, split_by: str,
          block_degrees: float, filters: Filters, count_shards: Callable[[int], int]) -> Plan:
-    """Lists everything, filters it by what is known without pixels, splits it, and writes the plan.
+    """Lists the entries, filters them without reading pixels, splits them, and writes the plan.
 
     Args:
       folder: written to; must exist.
       entries: of the importer.
       facts: see `Plan`.
-      split_by: 'area': by hash of the spatial block of `block_degrees`, 80/10/10; 'source': the authors' splits where
-        any entry has one, by area otherwise. Entries that the authors put in no split are then left out.
+      split_by: 'area': by hash of the spatial block of `block_degrees`, 80/10/10; 'source': the authors' splits if
+        any entry has one, by area otherwise. Entries without a split of the authors are then left out.
       filters: entries that they refuse are left out.
       count_shards: number of entries of a split -> number of shards.
 
     Raises:
-      UserError: nothing is left; the raw folder cannot be read.
+      UserError: no entry is left; the raw folder cannot be read.
     """
-    starts = array.array("q")  # where the line of each entry begins
+    begins = array.array("q")  # of the line of each entry
     own_splits, area_splits = array.array("B"), array.array("B")  # numbers of the splits of each entry
     names: dict[str, int] = {}
     seen: set[int] = set()
-    turned_away = collections.Counter()
+    turned_away: collections.Counter[str] = collections.Counter()
     without_place = 0
     with atomic.create(folder / "entries.jsonl") as lines, atomic.create(folder / "rejected.jsonl") as rejects:
         def reject(name: str, kind: str, reason: str) -> None:
@@ -122,20 +130,20 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
                 reject(item.id, "filter", reason)
             else:
                 seen.add(digest)
-                starts.append(lines.size)
+                begins.append(lines.size)
                 lines.write(json.dumps(dataclasses.asdict(item)).encode() + b"\n")
                 own_splits.append(names.setdefault(item.split, len(names)))
                 area_splits.append(names.setdefault(hashed_split(area(item, block_degrees)), len(names)))
                 without_place += math.isnan(item.lat) or math.isnan(item.lon)
     own = split_by == "source" and any(number != names.get("") for number in set(own_splits))
-    if split_by == "source" and starts and not own:
+    if split_by == "source" and begins and not own:
         print("the raw data has no splits: split by area instead", flush=True)
-    starts, chosen = np.array(starts, np.int64), np.array(own_splits if own else area_splits, np.int64)
+    starts, chosen = np.array(begins, np.int64), np.array(own_splits if own else area_splits, np.int64)
     if own and "" in names and (without := int((chosen == names[""]).sum())):
         print(f"left out {without} of {len(starts)} entries that are in no split of the raw data (take them with "
               "--split-by=area)", flush=True)
     offsets = {name: starts[chosen == number] for name, number in names.items() if name}
-    counts = {name: len(offsets[name]) for name in sorted(offsets, key=_rank) if len(offsets[name])}
+    counts = {name: len(offsets[name]) for name in splits_in_order(offsets) if len(offsets[name])}
     if not counts:
         raise UserError(f"the raw folder gives no record: {_why(folder, turned_away)}; check --raw and the filters")
     for name in counts:
@@ -145,7 +153,7 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
     plan = Plan(folder, facts, counts, {name: count_shards(count) for name, count in counts.items()},
                 turned_away["fault"], _rule(own, block_degrees, without_place, len(starts)))
     values = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "folder"}
-    atomic.write(folder / "plan.json", json.dumps(values).encode())
+    atomic.write(folder / "plan.json", json.dumps(values | {"format": _FORMAT}).encode())
     summary = ", ".join(f"{split} {count}" for split, count in counts.items())
     print(f"listed {sum(counts.values())} entries ({summary})"
           + "".join(f", {count} turned away by {kind}" for kind, count in sorted(turned_away.items())), flush=True)
@@ -155,7 +163,7 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
 
 
 def _with_progress(entries: Iterable[Entry | Reject]) -> Iterator[Entry | Reject]:
-    """Yields the entries with a line every few seconds; what cannot be read becomes a UserError."""
+    """Yields the entries, with a line of progress every few seconds; an OSError becomes a UserError."""
     start = shown = time.monotonic()
     try:
         for count, item in enumerate(entries):
@@ -175,10 +183,6 @@ def _rule(own: bool, block_degrees: float, without_place: int, count: int) -> st
         return "area: the place or scene of each entry (coordinates are not known while listing)"
     rule = f"area: blocks of {block_degrees:g} degrees"
     return rule + (f"; {without_place} of {count} entries, without coordinates, by place" if without_place else "")
-
-
-def _rank(split: str) -> tuple[int, str]:
-    return (_ORDER.index(split) if split in _ORDER else len(_ORDER), split)
 
 
 def _why(folder: pathlib.Path, turned_away: Mapping[str, int]) -> str:

@@ -1,22 +1,22 @@
-"""Which records are taken, and into which split they go."""
+"""The choice of records, and of the split of each."""
 
 import dataclasses
 import hashlib
 import math
+from collections.abc import Mapping
 
-from data_prep.importers import Entry
 from data_prep.pairing import DAY
-from data_prep.record import UNKNOWN_TIME, Pair, Tile
+from data_prep.record import Entry, Pair, Tile, gap, timed, unknown_times
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SensorSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """What a record must keep to; each is off at its default.
+    """The limits that a record must keep; each is off at its default.
 
     Attributes:
-      max_gap_days: most days between the two images; a record whose times are unknown is unusable.
+      max_gap_days: most days between the images; a record whose times are unknown is unusable.
       min_valid: least share of pixels with data, in every image, 0..1.
       max_cloud: most cloud in percent, as the data set states it; a record without the figure is unusable.
     """
@@ -31,35 +31,34 @@ class Filters:
                 raise UserError(f"--{name.replace('_', '-')}={getattr(self, name)} must be between {low} and {high}")
 
     def to_text(self) -> str:
-        """Returns the filters that are on, 'max_gap_days=3 min_valid=0.9'; '' when none is."""
+        """Returns the filters that are on, 'max_gap_days=3 min_valid=0.9'; '' if none is."""
         return " ".join(f"{field.name}={getattr(self, field.name):g}" for field in dataclasses.fields(self)
                         if getattr(self, field.name) != field.default)
 
     def refuse(self, item: Entry | Pair | Tile) -> str:
-        """Returns why an entry or a record is not wanted by its time gap or its cloud; '' when it is, or unknown."""
-        if UNKNOWN_TIME not in (item.s1_time, item.s2_time):
-            days = abs(item.s1_time - item.s2_time) / DAY
-            if days > self.max_gap_days:
-                return f"{days:.2f} days between S1 and S2, --max-gap-days={self.max_gap_days:g}"
+        """Returns why the time gap or the cloud rules out an entry or a record; '' if neither does, or is unknown."""
+        seconds = gap(item.times)
+        if seconds is not None and seconds / DAY > self.max_gap_days:
+            images = " and ".join(feature.upper() for feature in timed(item.times))
+            return f"{seconds / DAY:.2f} days between {images}, --max-gap-days={self.max_gap_days:g}"
         if item.cloud > self.max_cloud:
             return f"{item.cloud:.1f} % cloud, --max-cloud={self.max_cloud:g}"
         return ""
 
     def require_known(self, item: Pair | Tile) -> None:
-        """Raises UserError when a filter that is on asks for something that the record does not know."""
-        if self.max_gap_days < math.inf and UNKNOWN_TIME in (item.s1_time, item.s2_time):
-            gone = "S1" if item.s1_time == UNKNOWN_TIME else "S2"
-            raise UserError(f"record '{item.id}': acquisition time of {gone} is unknown, --max-gap-days cannot be "
-                            "checked; drop the filter or add the time")
+        """Raises UserError if a filter that is on needs a fact that the record lacks."""
+        if self.max_gap_days < math.inf and (gone := unknown_times(item.times)):
+            raise UserError(f"record '{item.id}': acquisition time of {gone[0].upper()} is unknown, --max-gap-days "
+                            "cannot be checked; drop the filter or add the time")
         if self.max_cloud < 100 and math.isnan(item.cloud):
             raise UserError(f"record '{item.id}': cloud is unknown, --max-cloud cannot be checked; drop the filter or "
                             "add the figure")
 
-    def refuse_pixels(self, item: Pair | Tile, sensors: dict[str, SensorSpec]) -> str:
-        """Returns why a record is not wanted by its pixels without data; '' when it is."""
+    def refuse_pixels(self, item: Pair | Tile, sensors: Mapping[str, SensorSpec]) -> str:
+        """Returns why the pixels without data rule out a record; '' if they do not."""
         for feature, spec in sensors.items():
             image = item.images[feature]
-            whole = spec.no_data is None or bool((image[..., 0] != spec.no_data).all())  # as most are; a quick look
+            whole = spec.no_data is None or bool((image[..., 0] != spec.no_data).all())  # true of most; fast
             valid = 1.0 if whole else float(spec.holds_data(image).mean())
             if valid == 0:
                 return f"no pixel of {feature} holds data"
@@ -69,7 +68,7 @@ class Filters:
 
 
 def area(item: Entry, degrees: float) -> str:
-    """Returns the spatial block of an entry: its cell of `degrees` x `degrees`; its own block where that is unknown."""
+    """Returns the spatial block of an entry: its cell of `degrees` x `degrees`; its own block if that is unknown."""
     if math.isnan(item.lat) or math.isnan(item.lon):
         return item.block or item.location_id
     return f"{math.floor(item.lat / degrees)}_{math.floor(item.lon / degrees)}_{degrees:g}"

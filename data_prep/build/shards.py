@@ -1,7 +1,7 @@
 """Writing the shards of a plan: one at a time, whole or not at all, by any number of processes or a Beam pipeline.
 
-A shard is finished when there is a note on it: the note holds count, digest, index, rejects and times. Whoever writes a
-shard, and however often, its bytes are the same.
+A shard is finished if there is a note on it: the note holds count, digest, index, rejects and times. The bytes of a
+shard do not depend on the process that writes it, nor on how often it is written.
 """
 
 import base64
@@ -10,41 +10,47 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep import importers
-from dual_encoder.imagery import radiometry
-from data_prep.pairing import GapHistogram
 from data_prep.build.plan import Plan, Task
-from data_prep.record import Pair, Tile, check, cut
 from data_prep.build.selection import Filters
-from dual_encoder.storage import atomic
-from dual_encoder.errors import UserError
-from dual_encoder.imagery.sensors import IGNORED, SensorSpec, sensor
+from data_prep.pairing import GapHistogram
+from data_prep.record import Pair, Tile, check, cut, time_of, timed
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.data.tfrecord import FOOTER, HEADER, INDEX_DTYPE, masked_crc32c
+from dual_encoder.errors import UserError
+from dual_encoder.imagery import radiometry
+from dual_encoder.imagery.sensors import IGNORED, SensorSpec, sensor
+from dual_encoder.storage import atomic
 
 TEXTS = ("id", "location_id", "source")
-INTEGERS = ("s1_time", "s2_time", "s2_offset_removed")
 FLOATS = ("lat", "lon", "cloud")
+WATER_WEAK = "water_weak"  # labels that a build makes of pairs itself
+
+
+def integers(features: Collection[str]) -> list[str]:
+    """Returns the stored features that are integers: times, and the S2 offset; `features` are the stored images."""
+    return [*(f"{feature}_time" for feature in timed(features)), "s2_offset_removed"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What it takes to turn entries into records; goes to every worker.
+    """Settings of a build, sent to every worker.
 
     Attributes:
-      importer, raw, kind: which raw data; `kind` is what the importer gives, 'pairs' or 'tiles'.
+      importer, raw, kind: the raw data; `kind` is that of the importer's records, 'pairs' or 'tiles'.
       sensors: feature name -> sensor name.
       size, raw_size: pixels of a record and of a raw image; a larger raw image is cut.
-      classes: class names of tiles.
-      labels: 'water_weak' makes tiles of pairs.
-      filters: which records are wanted.
+      label: spec of the label of tiles; None for pairs.
+      labels: 'water_weak' makes tiles of pairs; another name is one of the importer's labels; '' = its usual one.
+      filters: limits that records must keep.
       name: name of the data set, the first part of a shard's name.
-      folder: where the shards go; notes go to its sibling 'notes'.
+      folder: of the shards; notes go to its sibling 'notes'.
       max_rejected: more unusable records are too many.
     """
 
@@ -54,7 +60,7 @@ class Job:
     sensors: Mapping[str, str]
     size: int
     raw_size: int
-    classes: tuple[str, ...]
+    label: LabelSpec | None
     labels: str
     filters: Filters
     name: str
@@ -68,7 +74,8 @@ class Job:
 
     def open(self) -> importers.Importer:
         """Returns the importer, ready to read."""
-        return importers.load(self.importer)(pathlib.Path(self.raw), self.kind, self.sensors)
+        labels = "" if self.labels == WATER_WEAK else self.labels
+        return importers.open_raw(self.importer, pathlib.Path(self.raw), self.kind, self.sensors, labels)
 
     def shard(self, task: Task) -> pathlib.Path:
         """Returns the path of a shard."""
@@ -76,7 +83,7 @@ class Job:
 
     @property
     def log(self) -> pathlib.Path:
-        """Returns the file that tells faults while the build runs."""
+        """Returns the file that lists faults while the build runs."""
         return pathlib.Path(self.folder).parent / "faults.jsonl"
 
     def note(self, task: Task) -> pathlib.Path:
@@ -85,7 +92,7 @@ class Job:
 
 
 class Meter(Protocol):
-    """Counts what is done, over all workers."""
+    """Counts finished work, over all workers."""
 
     def add(self, entries: int, size: int, faults: int) -> None:
         """Adds entries done, bytes written and unusable records found."""
@@ -96,7 +103,7 @@ class Meter(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """What is known of a finished shard.
+    """The facts of a finished shard.
 
     Attributes:
       bytes, records, sha256: of the file.
@@ -133,7 +140,7 @@ class Note:
 
 
 def finished(job: Job, task: Task) -> Note | None:
-    """Returns the note on a shard that is whole, None for one that has to be written."""
+    """Returns the note on a shard that is whole, None for a shard that must still be written."""
     try:
         note = Note.from_json(job.note(task).read_text())
         return note if job.shard(task).stat().st_size == note.bytes else None
@@ -147,7 +154,8 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
     Raises:
       UserError: too many unusable records, or the disk is full.
     """
-    digest, rows, gaps, rejected = hashlib.sha256(), [], GapHistogram(), []
+    digest, rows, gaps = hashlib.sha256(), [], GapHistogram()
+    rejected: list[dict[str, str]] = []
     seconds = dict.fromkeys(("read", "check", "write"), 0.0)
     clock = _Clock(seconds)
     with atomic.create(job.shard(task)) as file:
@@ -162,11 +170,11 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
                 for part in _frame(outcome.payload):
                     file.write(part)
                     digest.update(part)
-                gaps.add(outcome.s1_time, outcome.s2_time)
+                gaps.add(outcome.times)
                 clock.lap("write")
             meter.add(1, file.size - size_before, faults)
             if faults:
-                _tell(job, rejected[-1])
+                _log(job, rejected[-1])
                 if meter.faults() > job.max_rejected:
                     raise UserError(f"more than {job.max_rejected} unusable records, see {job.log}, the last is "
                                     f"'{rejected[-1]['id']}': {rejected[-1]['reason']}; mend the raw data or raise "
@@ -188,8 +196,9 @@ def serialize(job: Job, record: Pair | Tile) -> bytes:
         feature[name].bytes_list.value.append(array.tobytes())
     for name in TEXTS:
         feature[name].bytes_list.value.append(getattr(record, name).encode())
-    for name in INTEGERS:
-        feature[name].int64_list.value.append(getattr(record, name))
+    for name in timed(job.sensors):
+        feature[f"{name}_time"].int64_list.value.append(time_of(record.times, name))
+    feature["s2_offset_removed"].int64_list.value.append(record.s2_offset_removed)
     for name in FLOATS:
         feature[name].float_list.value.append(getattr(record, name))
     return example.SerializeToString(deterministic=True)
@@ -202,17 +211,16 @@ def _frame(payload: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def label_by_indices(pair: Pair, sensors: Mapping[str, SensorSpec]) -> Tile:
-    """Makes a Tile of a Pair with `radiometry.weak_water_labels`; ignored where either image has no data."""
-    label = radiometry.weak_water_labels(pair.s2, sensors["s2"])
-    label[~sensors["s1"].holds_data(pair.s1)] = IGNORED
-    common = {field.name: getattr(pair, field.name) for field in dataclasses.fields(pair)
-              if field.name not in ("s1", "s2", "source")}
-    return Tile(images=dict(pair.images), label=label, source=f"{pair.source}; weak labels from S2 indices", **common)
+    """Makes a Tile of a Pair with `radiometry.weak_water_labels`; pixels without data in any image are ignored."""
+    label = radiometry.weak_water_labels(pair.images["s2"], sensors["s2"])
+    for feature, image in pair.images.items():
+        label[~sensors[feature].holds_data(image)] = IGNORED
+    return Tile(label=label, **vars(pair) | {"source": f"{pair.source}; weak labels from S2 indices"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-    """What became of a record that is not stored: `kind` is 'fault' (unusable) or 'filter' (not wanted)."""
+    """A record that is not stored: `kind` is 'fault' (unusable) or 'filter' (not wanted)."""
 
     id: str
     kind: str
@@ -222,19 +230,18 @@ class Rejected:
 @dataclasses.dataclass(frozen=True)
 class _Stored:
     payload: bytes
-    s1_time: int
-    s2_time: int
+    times: Mapping[str, int]
 
 
 def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, clock: "_Clock"
               ) -> Iterator[Rejected | _Stored]:
-    """Yields what becomes of an entry: one outcome, or one for each patch that is cut from it."""
+    """Yields the outcome of an entry, or one for each patch that is cut from it."""
     clock.lap("write")
     name = entry.id
     try:
         item = importer.read(entry)
         clock.lap("read")
-        check(item, job.specs, job.raw_size, len(job.classes))
+        check(item, job.specs, job.raw_size, job.label)
         job.filters.require_known(item)
         if reason := job.filters.refuse(item):
             yield Rejected(name, "filter", reason)
@@ -243,16 +250,17 @@ def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, cl
             name = patch.id
             reason = job.filters.refuse_pixels(patch, job.specs)
             if not reason:
-                patch = label_by_indices(patch, job.specs) if job.labels else patch
-                stored = _Stored(serialize(job, patch), patch.s1_time, patch.s2_time)
+                if job.labels == WATER_WEAK and isinstance(patch, Pair):
+                    patch = label_by_indices(patch, job.specs)
+                stored = _Stored(serialize(job, patch), patch.times)
             clock.lap("check")
             yield Rejected(name, "filter", reason) if reason else stored
-    except Exception as error:  # whatever is wrong with one of a million entries, the others are wanted
+    except Exception as error:  # a fault of any kind in one of a million entries must not lose the others
         yield Rejected(name, "fault", _reason(error))
 
 
-def _tell(job: Job, row: Mapping[str, str]) -> None:
-    """Appends a fault to the log at once: it is there when the build is stopped before the shard has its note."""
+def _log(job: Job, row: Mapping[str, str]) -> None:
+    """Appends a fault to the log at once, so that it is kept if the build stops before the shard has its note."""
     with open(job.log, "a") as log:
         log.write(json.dumps(row) + "\n")
 

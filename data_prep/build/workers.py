@@ -1,27 +1,28 @@
-"""Who writes the shards of a plan: some processes of this machine, or a Beam pipeline. The bytes are the same."""
+"""Writes the shards of a plan by some processes of this machine, or by a Beam pipeline. The bytes are the same."""
 
 import concurrent.futures
 import multiprocessing
 import os
 import threading
 from collections.abc import Sequence
+from multiprocessing.context import SpawnContext
 
 from data_prep.build import shards
 from data_prep.build.plan import Plan, Task
 from dual_encoder.console import Progress
 from dual_encoder.errors import UserError
 
-_worker: dict = {}  # of a worker process: its importer and meter, made once
+_worker: dict = {}  # of a worker process: job, plan, meter and importer, made once
 
 
 def run(job: shards.Job, plan: Plan, workers: int) -> list[shards.Note]:
     """Writes all shards that are not finished, shows progress, and returns the notes of all in the plan's order.
 
     Raises:
-      UserError: what `shards.write` raises; a worker that died.
+      UserError: as `shards.write`; a worker that died.
     """
     tasks = plan.tasks()
-    # What was unusable may have been mended since: a shard with faults is written again.
+    # Unusable records may have been mended since: a shard with faults is written again.
     notes = [note if note and not note.faults else None for note in (shards.finished(job, task) for task in tasks)]
     todo = [task for task, note in zip(tasks, notes, strict=True) if note is None]
     if len(todo) < len(tasks):
@@ -40,14 +41,17 @@ def run(job: shards.Job, plan: Plan, workers: int) -> list[shards.Note]:
                     shards.write(job, importer, plan, task, meter)
             else:
                 _run_processes(job, plan, todo, min(workers, len(todo)), context, meter)
-    return [note or shards.finished(job, task) for task, note in zip(tasks, notes, strict=True)]
+    return _notes(job, tasks)
 
 
 def run_beam(job: shards.Job, plan: Plan, options: Sequence[str]) -> list[shards.Note]:
-    """Does what `run` does as a Beam pipeline with pipeline options such as ['--runner=DirectRunner'].
+    """Does the work of `run` as a Beam pipeline with pipeline options such as ['--runner=DirectRunner'].
 
     Raw folder and output must be reachable under the same paths from all of Beam's workers. The bound on unusable
     records is kept within each shard, and over all of them at the end.
+
+    Raises:
+      UserError: Beam is not installed, the pipeline stopped, its workers wrote elsewhere, or too many unusable records.
     """
     try:
         import apache_beam as beam
@@ -69,15 +73,25 @@ def run_beam(job: shards.Job, plan: Plan, options: Sequence[str]) -> list[shards
         with (Progress("shards", len(tasks), count),
               beam.Pipeline(options=PipelineOptions(list(options), save_main_session=False)) as pipeline):
             _ = pipeline | beam.Create(todo) | beam.Reshuffle() | beam.Map(_write_in_beam, job, plan)
-    except Exception as error:  # Beam wraps what its workers raise
+    except Exception as error:  # Beam wraps the errors of its workers
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise UserError(f"the Beam pipeline stopped: {lines[0][:400]}; run the same command again: finished shards are "
                         "kept") from error
-    notes = [shards.finished(job, task) for task in tasks]
+    notes = _notes(job, tasks)
     faults = plan.faults + sum(note.faults for note in notes)
     if faults > job.max_rejected:
         raise UserError(f"{faults} unusable records, more than {job.max_rejected}, see {job.log}; mend the raw data or "
                         "raise --max-rejected, then run the same command again: finished shards are kept")
+    return notes
+
+
+def _notes(job: shards.Job, tasks: Sequence[Task]) -> list[shards.Note]:
+    """Returns the notes on all shards; UserError if one is not there."""
+    notes = [note for note in (shards.finished(job, task) for task in tasks) if note is not None]
+    if len(notes) < len(tasks):
+        raise UserError(f"the workers ended, but {len(tasks) - len(notes)} of {len(tasks)} shards are not in "
+                        f"'{job.folder}'; give a --data_dir that all workers reach under this path, then run the same "
+                        "command again")
     return notes
 
 
@@ -86,7 +100,8 @@ def _write_in_beam(task: Task, job: shards.Job, plan: Plan) -> None:
         shards.write(job, job.open(), plan, task, _LocalMeter())
 
 
-def _run_processes(job: shards.Job, plan: Plan, todo: list[Task], workers: int, context, meter: "_Meter") -> None:
+def _run_processes(job: shards.Job, plan: Plan, todo: list[Task], workers: int, context: SpawnContext,
+                   meter: "_Meter") -> None:
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (job, plan, meter))
     try:
         for done in concurrent.futures.as_completed([pool.submit(_write, task) for task in todo]):
@@ -100,8 +115,11 @@ def _run_processes(job: shards.Job, plan: Plan, todo: list[Task], workers: int, 
 
 def end_with_parent() -> None:
     """Ends this worker process when the one that started it is gone: kill -9 leaves no orphans."""
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    def watch() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _start(job: shards.Job, plan: Plan, meter: "_Meter") -> None:
@@ -116,7 +134,7 @@ def _write(task: Task) -> None:
 class _Meter:
     """A shards.Meter over processes."""
 
-    def __init__(self, context):
+    def __init__(self, context: SpawnContext):
         self._values = context.Array("q", 3)
 
     def add(self, entries: int, size: int, faults: int) -> None:

@@ -15,16 +15,17 @@ _NAME = "BigEarthNet-V2-LMDB"
 
 
 class Lmdbs:
-    """All LMDBs under a folder, with their tables beside them. They have no georeference."""
+    """All LMDBs under a folder, each with its tables in the same folder. They have no georeference."""
 
     version = 2
 
-    def __init__(self, raw: pathlib.Path):
-        self._raw = raw
+    def __init__(self, raw: pathlib.Path, classes: bool = False):
+        """Prepares to read the LMDBs under `raw`; `classes`: the land cover of the tables is read, too."""
+        self._raw, self._classes = raw, classes
 
     def entries(self) -> Iterator[Entry | Reject]:
         """Lists the patches of the tables; those of a later LMDB that an earlier one has are left out."""
-        # Bounded depth: a folder of half a million patches must not be walked to learn that it is no LMDB.
+        # Bounded depth: a folder of half a million patches must not be walked to find no LMDB.
         paths = sorted(path for depth in range(6) for path in self._raw.glob("*/" * depth + _NAME))
         if not paths:
             raise UserError(f"'{self._raw}' holds neither BigEarthNet-S1 and BigEarthNet-S2 nor a {_NAME}; fetch a "
@@ -34,7 +35,7 @@ class Lmdbs:
             name = path.relative_to(self._raw).as_posix()
             with self._transaction(name) as transaction:
                 stored = {bytes(key).decode() for key in transaction.cursor().iternext(values=False)}
-            for row in tables.read(path.parent):
+            for row in tables.read(path.parent, self._classes):
                 if row.patch_id in seen:
                     continue
                 seen.add(row.patch_id)
@@ -43,7 +44,7 @@ class Lmdbs:
                     yield Reject(row.patch_id, f"'{path}' lacks '{missing[0]}', which its table pairs with "
                                                f"'{row.s1_name if missing[0] == row.patch_id else row.patch_id}'")
                 else:
-                    yield tables.entry(row, {"s1_name": row.s1_name, "lmdb": name})
+                    yield tables.entry(row, {"s1_name": row.s1_name, "lmdb": name}, labels=self._classes)
 
     def bands(self, entry: Entry, feature: str, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Returns band -> [height, width] at native resolution."""
@@ -65,7 +66,7 @@ class Lmdbs:
     def _transaction(self, name: str) -> Iterator[Any]:
         import lmdb  # here, because the archives do not need it
 
-        # Opened anew each time (less than 0.1 ms): LMDB forbids the same one twice in a process, whoever has it open.
+        # Opened anew each time (less than 0.1 ms): LMDB forbids to open the same one twice in a process.
         try:
             with lmdb.open(str(self._raw / name), readonly=True, lock=False) as environment:
                 with environment.begin() as transaction:

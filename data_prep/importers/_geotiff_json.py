@@ -1,4 +1,4 @@
-"""What geotiff.json says about a folder of one's own GeoTIFFs; an example is in data_prep/importers/geotiff.py."""
+"""Reads geotiff.json, the description of a folder of own GeoTIFFs; geotiff.py has an example."""
 
 import dataclasses
 import hashlib
@@ -31,9 +31,9 @@ class Images:
     Attributes:
       spec: the sensor.
       names: bands in the order of a file that holds them all; () = by the file's own descriptions.
-      tokens: band -> what stands for {band} in the path of a file that holds one.
+      tokens: band -> text in place of {band} in the path of a file of one band.
       files: pattern of the paths, '' = they are in a table.
-      no_data: the value of a band that has no data, None = what the file says.
+      no_data: the value of a band without data, None = that of the file.
       convention: 'dB' or 'linear' of S1; 0, 1000 or 'column', the DN offset of S2.
     """
 
@@ -45,7 +45,7 @@ class Images:
     convention: str | int
 
     def paths(self, path: str) -> dict[str, str]:
-        """Returns band -> path where `path` holds {band}, {'': path} otherwise."""
+        """Returns band -> path if `path` holds {band}, {'': path} otherwise."""
         if "{band}" not in path:
             return {"": path}
         return {band: path.replace("{band}", self.tokens[band]) for band in self.spec.bands}
@@ -63,7 +63,7 @@ class Images:
         wrong = [(seen, said) for seen, said in zip(described, names, strict=True)
                  if seen in self.spec.bands and seen != said]
         if wrong:
-            raise UserError(f"'{path}' calls a band {wrong[0][0]} where {NAME} says {wrong[0][1]}; list the bands of "
+            raise UserError(f"'{path}' calls a band {wrong[0][0]}, {NAME} calls it {wrong[0][1]}; list the bands of "
                             f"{self.spec.name} in the order of the file, {' '.join(described)}")
         missing = [band for band in self.spec.bands if band not in names]
         if missing:
@@ -110,7 +110,7 @@ class Description:
     Attributes:
       size: height and width of the images.
       images: 's1' and/or 's2' -> the images.
-      labels: None when there are none.
+      labels: None if there are none.
       source: licence and attribution.
     """
 
@@ -139,8 +139,8 @@ def read(raw: pathlib.Path) -> Description:
     """
     path = raw / NAME
     if not path.is_file():
-        raise UserError(f"'{path}' is missing; it says what your GeoTIFFs hold, see data_prep/importers/geotiff.py for "
-                        "an example")
+        raise UserError(f"'{path}' is missing; it describes your GeoTIFFs, see data_prep/importers/geotiff.py for an "
+                        "example")
     try:
         said = json.loads(path.read_bytes())
     except ValueError as error:
@@ -164,7 +164,7 @@ def read(raw: pathlib.Path) -> Description:
 
 
 def digest(raw: pathlib.Path, tables: Sequence[str]) -> str:
-    """Returns 12 hex digits that tell this description, with the first of `tables` there is, from another one."""
+    """Returns 12 hex digits of a digest over this description and the first of `tables` that exists."""
     sha = hashlib.sha256((raw / NAME).read_bytes())
     table = next((raw / name for name in tables if (raw / name).is_file()), None)
     if table is not None and table.stat().st_size < _LARGE_TABLE:

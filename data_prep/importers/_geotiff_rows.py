@@ -1,4 +1,4 @@
-"""Which of one's own GeoTIFFs belong together: from their names or from a table; see data_prep/importers/geotiff.py."""
+"""Pairs own GeoTIFFs by their names or by a table; see data_prep/importers/geotiff.py."""
 
 import contextlib
 import csv
@@ -10,7 +10,7 @@ import pathlib
 import posixpath
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from data_prep.importers import LATEST_TIME, Reject
@@ -29,10 +29,10 @@ def by_name(raw: pathlib.Path, said: Description, features: Sequence[str]) -> It
     Args:
       raw: the raw folder.
       said: its description, with patterns.
-      features: the images wanted, 's1' and/or 's2'.
+      features: the images to read, 's1' and/or 's2'.
 
     Yields:
-      By place: a row as of a table, with id, location_id, paths ({band} left standing) and times; or a Reject for an
+      By place: a row as of a table, with id, location_id, paths (with {band} in them) and times; or a Reject for an
       image without partner.
 
     Raises:
@@ -47,14 +47,14 @@ def by_name(raw: pathlib.Path, said: Description, features: Sequence[str]) -> It
         if len(features) == 1:
             chosen = [{features[0]: i} for i in range(len(images[features[0]]))]
         elif UNKNOWN_TIME in (*times["s1"], *times["s2"]) and max(map(len, images.values())) > 1:
-            yield Reject(place, "several images and no {date} in 'files' to tell which belong together")
+            yield Reject(place, "several images and no {date} in 'files' to pair them by")
             continue
         else:
             chosen = [{"s1": i, "s2": j} for i, j in nearest_in_time(times["s1"], times["s2"])]
         for pair in chosen:
             main = "s2" if "s2" in pair else "s1"
             date = images[main][pair[main]][0]
-            row = {"id": f"{place}_{date}".rstrip("_"), "location_id": place}
+            row: dict[str, Any] = {"id": f"{place}_{date}".rstrip("_"), "location_id": place}
             for feature, i in pair.items():
                 row |= {feature: images[feature][i][1], f"{feature}_time": times[feature][i]}
             if said.labels is not None:
@@ -66,11 +66,11 @@ def by_name(raw: pathlib.Path, said: Description, features: Sequence[str]) -> It
 
 
 def by_table(raw: pathlib.Path, needed: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Reads the rows of pairs.csv or pairs.parquet: column -> text, or value where the file has types.
+    """Reads the rows of pairs.csv or pairs.parquet: column -> text, or value if the file has types.
 
     Args:
       raw: the raw folder.
-      needed: columns that must be there.
+      needed: columns that must exist.
 
     Raises:
       UserError: no table, an unreadable one, a missing column.
@@ -85,11 +85,11 @@ def by_table(raw: pathlib.Path, needed: Sequence[str]) -> Iterator[dict[str, Any
 
 
 def parse_time(value: Any) -> int:
-    """Returns Unix seconds of ISO 8601 text (UTC where it names no zone), a date or Unix seconds; -1 of nothing.
+    """Returns Unix seconds of ISO 8601 text (UTC if it names no zone), a date or Unix seconds; -1 of nothing.
 
     Raises:
-      ValueError: it is none of these.
-      UserError: a number so large that it counts milliseconds or less, as those of all rows will.
+      ValueError: any other text.
+      UserError: a number so large that it counts milliseconds or less; then those of all rows do.
     """
     text = "" if value is None else str(value).strip()
     if text in ("", "nan", "NaT", str(UNKNOWN_TIME)):
@@ -109,7 +109,7 @@ def _by_place(raw: pathlib.Path, said: Description, features: Sequence[str]
               ) -> Iterator[tuple[str, dict[str, list[tuple[str, str]]]]]:
     """Yields (place, feature -> its images by date as of `_find`), by place.
 
-    The names wait in a database on disk: memory must not grow with their number.
+    A database on disk holds the names: memory must not grow with their number.
     """
     with contextlib.closing(sqlite3.connect("")) as found:
         found.execute("CREATE TABLE image (place, feature, date, path, UNIQUE (place, feature, date, path))")
@@ -121,15 +121,15 @@ def _by_place(raw: pathlib.Path, said: Description, features: Sequence[str]
                 raise UserError(f"no file in '{raw}' is named like '{said.images[feature].files}' ({feature}.files of "
                                 f"{NAME}); mend the pattern")
         in_order = found.execute("SELECT * FROM image ORDER BY place, feature, date, path")
-        for place, rows in itertools.groupby(in_order, key=lambda row: row[0]):
+        for place, of_place in itertools.groupby(in_order, key=lambda row: row[0]):
             images: dict[str, list[tuple[str, str]]] = {feature: [] for feature in features}
-            for _, feature, date, path in rows:
+            for _, feature, date, path in of_place:
                 images[feature].append((date, os.fsdecode(path)))
             yield os.fsdecode(place), images
 
 
 def _find(raw: pathlib.Path, feature: str, said: Description) -> Iterator[tuple[str, str, str]]:
-    """Yields (place, text of the date or '', path with {band} where there is one file for each) of each file."""
+    """Yields (place, text of the date or '', path) of each file; a path has {band} if each band has a file."""
     images = said.images[feature]
     groups = _GROUPS | {"band": "|".join(map(re.escape, images.tokens.values()))}
     parts = re.split(r"(\{\w*\}|\*)", images.files)
@@ -138,8 +138,8 @@ def _find(raw: pathlib.Path, feature: str, said: Description) -> Iterator[tuple[
         raise UserError(f"'{raw / NAME}': {feature}.files has '{{{strange[0]}}}'; it may hold {{place}}, {{date}}, "
                         "{band} and *")
     if "place" not in names:
-        raise UserError(f"'{raw / NAME}': {feature}.files is '{images.files}'; it must hold {{place}}, which says "
-                        "which images belong together")
+        raise UserError(f"'{raw / NAME}': {feature}.files is '{images.files}'; it must hold {{place}}, by which "
+                        "images are paired")
     # The second {place} must be the text of the first one; each * is a text of its own.
     pattern = "".join(
         re.escape(part) if not name else f"(?P={name})" if name in names[:i] and name != "star"
@@ -157,9 +157,10 @@ def _find(raw: pathlib.Path, feature: str, said: Description) -> Iterator[tuple[
 def _matching(raw: pathlib.Path, folder: str, parts: Sequence[str]) -> Iterator[str]:
     """Yields the paths below `folder`, relative to `raw`, that match a pattern of path parts, one after the other.
 
-    As `Path.glob`, which holds all entries of a folder at once.
+    Like `Path.glob`, but that holds all entries of a folder at once.
     """
     part, *further = parts
+    names: Iterable[str]
     if "*" not in part:
         names = [part] if (raw / folder / part).exists() else []
     else:
@@ -173,8 +174,8 @@ def _matching(raw: pathlib.Path, folder: str, parts: Sequence[str]) -> Iterator[
             yield from _matching(raw, path, further)
 
 
-def _csv(path: pathlib.Path) -> tuple[list[str], Iterator[dict[str, str]]]:
-    def lines():
+def _csv(path: pathlib.Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    def lines() -> Iterator[list[str]]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             try:
                 yield from ([cell.strip() for cell in line] for line in csv.reader(file) if line)
@@ -195,7 +196,7 @@ def _parquet(path: pathlib.Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"'{path}' cannot be read as Parquet ({str(error)[:120]}); write it again") from error
 
-    def rows():
+    def rows() -> Iterator[dict[str, Any]]:
         try:
             for batch in table.iter_batches(4096):
                 yield from batch.to_pylist()

@@ -1,4 +1,4 @@
-"""What SEN12MS, SEN12MS-CR and DFC2020 have in common: the names of their patches, their folders and their pixels.
+"""The common form of SEN12MS, SEN12MS-CR and DFC2020: names of patches, folders and pixels.
 
 Nested:  <raw>/ROIs1158_spring/s1_1/ROIs1158_spring_s1_1_p30.tif    season, layer, scene, number of the patch;
                                                                     the top folder may end in the layer too (.._s1)
@@ -10,7 +10,6 @@ published values stop at 0 dB, and in the real patches the pixels around such ze
 """
 
 import dataclasses
-import math
 import os
 import pathlib
 import re
@@ -19,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import numpy as np
 
 from data_prep.importers import Entry, Reject
-from data_prep.record import UNKNOWN_TIME, Pair, Tile
+from data_prep.record import Pair, Tile
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
 from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
@@ -68,7 +67,7 @@ class Classes:
 
 
 def patch_id(name: str) -> str:
-    """Returns the `Patch.id` of a file name as in the lists of splits, of any layer; '' when it is none."""
+    """Returns the `Patch.id` of a file name as in the lists of splits, of any layer; '' for other names."""
     match = _NAME.fullmatch(pathlib.PurePosixPath(name.strip()).name)
     return Patch(match[1], match[3], int(match[4]), {}).id if match else ""
 
@@ -81,9 +80,9 @@ def nested(raw: pathlib.Path, layers: Iterable[str]) -> Iterator[Patch | Reject]
     """
     folders: dict[tuple[str, str], dict[str, str]] = {}
     for layer in layers:
-        found = [(match[1], scene[1], f"{folder.parent.name}/{folder.name}") for folder in raw.glob(f"ROIs*/{layer}_*")
-                 if (match := re.fullmatch(rf"(ROIs\d+_[A-Za-z]+?)(?:_{layer})?", folder.parent.name))
-                 and (scene := re.fullmatch(rf"{layer}_([A-Za-z0-9]+)", folder.name))]
+        found = [(name[1], number[1], f"{folder.parent.name}/{folder.name}") for folder in raw.glob(f"ROIs*/{layer}_*")
+                 if (name := re.fullmatch(rf"(ROIs\d+_[A-Za-z]+?)(?:_{layer})?", folder.parent.name))
+                 and (number := re.fullmatch(rf"{layer}_([A-Za-z0-9]+)", folder.name))]
         if not found:
             raise UserError(f"'{raw}' holds no folder such as ROIs1158_spring/{layer}_1; --raw must name the folder of "
                             f"the ROIs... folders, with the layer '{layer}' unpacked")
@@ -135,7 +134,7 @@ def entry(patch: Patch | Reject, layers: Collection[str], *, split: str = "", sc
 
 def read(raw: pathlib.Path, item: Entry, features: Iterable[str], source: str, *, classes: Classes | None = None,
          georeferenced: bool = True) -> Pair | Tile:
-    """Reads an entry made by `entry`: a Pair, or with `classes` a Tile whose label is ignored where an image is empty.
+    """Reads an entry made by `entry`: a Pair, or with `classes` a Tile; pixels without data are ignored in its label.
 
     Args:
       raw: the raw folder.
@@ -143,21 +142,19 @@ def read(raw: pathlib.Path, item: Entry, features: Iterable[str], source: str, *
       features: the images wanted, out of 's1', 's2'.
       source: as in `Pair`.
       classes: the layer of labels.
-      georeferenced: whether the files know where they are.
+      georeferenced: True if the files have a georeference.
 
     Raises:
       UserError: damaged file, wrong number of bands, a label value that is no class, no label at all.
     """
     images = {feature: {"s1": _s1, "s2": _s2}[feature](raw / item.where[feature]) for feature in features}
-    lat, lon = raster.centre(raw / item.where[next(iter(images))]) if georeferenced else (math.nan, math.nan)
-    common = dict(id=item.id, s1_time=UNKNOWN_TIME, s2_time=UNKNOWN_TIME, location_id=item.location_id, lat=lat,
-                  lon=lon, source=source, s2_offset_removed=0, split=item.split)
+    lat, lon = raster.centre(raw / item.where[next(iter(images))]) if georeferenced else (item.lat, item.lon)
     if classes is None:
-        return Pair(s1=images["s1"], s2=images["s2"], **common)
+        return Pair.of(item, images=images, source=source, lat=lat, lon=lon)
     label = _label(raw / item.where[classes.layer], classes)
     for feature, image in images.items():
         label[~SENSORS[SENSORS_OF[feature][0]].holds_data(image)] = IGNORED
-    return Tile(images=images, label=label, **common)
+    return Tile.of(item, images=images, label=label, source=source, lat=lat, lon=lon)
 
 
 def _s1(path: pathlib.Path) -> np.ndarray:
@@ -180,5 +177,5 @@ def _label(path: pathlib.Path, classes: Classes) -> np.ndarray:
         raise UserError(f"'{path}' holds values {np.setdiff1d(values, known)[:6].tolist()} that are no class; is it a "
                         f"file of layer '{classes.layer}'?")
     if (label == IGNORED).all():
-        raise UserError(f"'{path}' has no class in any pixel; there is nothing to learn from")
+        raise UserError(f"'{path}' has no class in any pixel; it cannot be a label")
     return label

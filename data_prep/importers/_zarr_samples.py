@@ -1,4 +1,4 @@
-"""What SSL4EO-S12 v1.1 and TerraMesh have in common: samples of many products, each a zarr zip, loose or in tar shards.
+"""The common form of SSL4EO-S12 v1.1 and TerraMesh: samples of many products, each a zarr zip, loose or in tar shards.
 
 <raw>/{train,val}/<PRODUCT>/<file>.zarr.zip                 or
 <raw>/{train,val}/<PRODUCT>/<shard>.tar, members <sample>.zarr.zip; the same shard and sample names in every product
@@ -25,11 +25,11 @@ SPLITS = {"train": "train", "val": "validation"}  # folder -> name of the split
 PRODUCTS = {"s1_grd": "S1GRD", "s1_rtc": "S1RTC", "s2_l1c": "S2L1C", "s2_l2a": "S2L2A"}  # sensor -> folder
 _CLOUD, _NO_DATA = (3, 4), 6  # codes of cloud_mask: 0 land, 1 water, 2 snow, 3 thin, 4 thick cloud, 5 shadow, 6 no data
 
-Ref = list  # where a zip is: [file relative to the raw folder, offset in it, size]; a whole file: 0, None
+Ref = list  # the place of a zip: [file relative to the raw folder, offset in it, size]; a whole file: 0, None
 
 
 def split_folders(raw: pathlib.Path, products: Sequence[str]) -> list[str]:
-    """Returns those of 'train' and 'val' that hold the last product; UserError when none holds all of them."""
+    """Returns those of 'train' and 'val' that hold the last product; UserError if none holds all products."""
     if is_split(raw):
         raise UserError(f"'{raw}' holds the products of one split; --raw must name the folder above it, "
                         f"'{raw.absolute().parent}'")
@@ -42,7 +42,7 @@ def split_folders(raw: pathlib.Path, products: Sequence[str]) -> list[str]:
 
 
 def is_split(raw: pathlib.Path) -> bool:
-    """Whether products lie in `raw` itself: it is the 'train' or the 'val' folder."""
+    """Returns True if products lie in `raw` itself: it is the 'train' or the 'val' folder."""
     return any(item.name.endswith((SUFFIX, ".tar")) for product in PRODUCTS.values() if (raw / product).is_dir()
                for item in (raw / product).iterdir())
 
@@ -56,8 +56,8 @@ def samples(raw: pathlib.Path, split: str, products: Sequence[str]) -> Iterator[
       products: folder names.
 
     Yields:
-      (name, one Ref per product, None where a product lacks it), file by file in the order of names, in a tar in its
-      own order; a Reject for each damaged tar. Radar samples that no optical sample goes with are counted in a line.
+      (name, one Ref per product, None if a product lacks it), file by file in the order of names, in a tar in its
+      own order; a Reject for each damaged tar. Radar samples without an optical sample are counted in a line.
     """
     folders = [f"{split}/{product}" for product in products]
     counted = len(products) > 1 and products[0].startswith("S1") and products[1].startswith("S2")
@@ -68,7 +68,7 @@ def samples(raw: pathlib.Path, split: str, products: Sequence[str]) -> Iterator[
                                                    if (raw / folder / path.name).is_file() else None
                                                    for folder in folders]
         elif path.suffix == ".tar":
-            shards = []
+            shards: list[dict[str, Ref]] = []
             for folder in folders:
                 shards.append({})
                 try:
@@ -90,9 +90,9 @@ def samples(raw: pathlib.Path, split: str, products: Sequence[str]) -> Iterator[
 
 
 def _count(path: pathlib.Path) -> int:
-    """How many zarr zips a file is or holds."""
+    """Returns the number of zarr zips that a file is or holds."""
     if path.suffix == ".tar":
-        with contextlib.suppress(UserError):  # of what is left out anyway
+        with contextlib.suppress(UserError):  # these samples are left out anyway
             return sum(1 for _ in tar_members(path))
     return int(path.name.endswith(SUFFIX))
 
@@ -102,7 +102,7 @@ def image(store: ZarrZip, index: Mapping[str, int], bands: Sequence[str]) -> np.
 
     Args:
       store: the zip.
-      index: position by dimension, such as {'sample': 3, 'time': 1}; what the array does not have is ignored.
+      index: position by dimension, such as {'sample': 3, 'time': 1}; dimensions that the array lacks are ignored.
       bands: names, upper case.
 
     Returns:
@@ -130,7 +130,7 @@ def radar(store: ZarrZip, index: Mapping[str, int], spec: SensorSpec) -> np.ndar
 
 
 def cloud_percent(store: ZarrZip, index: Mapping[str, int]) -> float:
-    """Returns the percentage of thin and thick cloud among the pixels with data; NaN where there is no cloud_mask."""
+    """Returns the percentage of thin and thick cloud among the pixels with data; NaN without a cloud_mask."""
     if "cloud_mask" not in store:
         return math.nan
     mask, _ = _at(store, "cloud_mask", index)

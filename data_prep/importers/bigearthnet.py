@@ -3,8 +3,8 @@
 The v2 archive:
 <raw>/BigEarthNet-S1/<scene>/<s1_name>/<s1_name>_{VV,VH}.tif               float dB
 <raw>/BigEarthNet-S2/<scene>/<patch_id>/<patch_id>_{B01,...,B12}.tif       uint16 L2A, native resolution per band
-<raw>/Reference_Maps/<scene>/<patch_id>/<patch_id>_reference_map.tif       CORINE codes; needed for tiles only
-<raw>/metadata.parquet                                                     patch_id, s1_name, split
+<raw>/Reference_Maps/<scene>/<patch_id>/<patch_id>_reference_map.tif       CORINE codes; for tiles with their labels
+<raw>/metadata.parquet                                                     patch_id, s1_name, split, labels
 
 The v1 archive; no maps, and older atmospheric correction: do not mix its S2 statistics with those of v2:
 <raw>/BigEarthNet-S1-v1.0/<s1_name>/<s1_name>_{VV,VH}.tif
@@ -14,11 +14,14 @@ The v1 archive; no maps, and older atmospheric correction: do not mix its S2 sta
 The v2 mini sets in configilm wheels (`python -m data_prep sample`), one or several under <raw>:
 .../BENv2/BigEarthNet-V2-LMDB                  patch name -> safetensors, one array per band
 .../BENv2/metadata.parquet                     (wheel 0.7.1)
-.../BENv2/patch_id_{s1,split}_mapping.csv      (wheel 0.6.3)
+.../BENv2/patch_id_{s1,split,label}_mapping.csv    (wheel 0.6.3)
 
-The tables say which S1 patch belongs to an S2 patch; the order of files says nothing. Where the second v2 table,
-metadata_for_patches_with_snow_cloud_or_shadow.parquet, is beside the first, its patches are taken too. Table rows of
+The tables name the S1 patch of each S2 patch; the order of files has no meaning. If the second v2 table,
+metadata_for_patches_with_snow_cloud_or_shadow.parquet, is in the same folder, its patches are taken too. Table rows of
 which neither patch is on disk (a partial download) are left out and counted.
+
+Tiles take the CORINE classes of the pixels from the reference maps. With --labels=land_cover they take the land cover
+of the whole patch from the v2 tables instead: each of 19 classes that occurs in it. That needs no maps.
 
 Names: S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57 is column 26 and row 57 of a grid of 1200 m from the upper
 left corner of tile 33UUP. v1 names lack the tile (it is in the S1 name), and the clock in them lost its leading zero.
@@ -37,6 +40,7 @@ from data_prep.importers import Entry, Layout, Reject, no_such_kind
 from data_prep.importers import _bigearthnet_tables as tables
 from data_prep.importers._bigearthnet_lmdb import Lmdbs
 from data_prep.record import Pair, Tile
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
 from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset, upsample_native
@@ -45,6 +49,7 @@ from dual_encoder.imagery.sensors import IGNORED, SENSORS
 SIZE = 120
 CORINE_LEVEL_1 = ("artificial surfaces", "agricultural areas", "forest and semi-natural areas", "wetlands",
                   "water bodies")
+LAND_COVER = "land_cover"  # the name of the labels per patch
 _METRES = 1200
 _SPECS = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]}
 _BANDS = {feature: spec.bands for feature, spec in _SPECS.items()}
@@ -60,7 +65,8 @@ class Importer:
     def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
         return Layout(
             sensors={"s1": ("s1_grd",), "s2": ("s2_l2a",)}, default=("s1", "s2"), size=SIZE,
-            classes=CORINE_LEVEL_1 if kind == "tiles" else (),
+            label=LabelSpec("pixel_classes", CORINE_LEVEL_1) if kind == "tiles" else None,
+            other_labels={LAND_COVER: LabelSpec("image_classes", tables.LAND_COVER)} if kind == "tiles" else {},
             source={"licence": "CDLA-Permissive-1.0",
                     "attribution": "v2: Clasen et al. 2024, reBEN, arXiv 2407.03653; v1: Sumbul et al. 2021, "
                                    "BigEarthNet-MM, arXiv 2105.07921; contains modified Copernicus Sentinel data "
@@ -69,14 +75,22 @@ class Importer:
                              "and v2 by different versions of sen2cor (see each record's source); bands of 20 m and "
                              "60 m repeated to 10 m; neighbouring patches of a tile touch, tiles overlap by 10 km"})
 
-    def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str]):
-        self._kind, self._features = kind, tuple(sensors)
+    def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str], labels: str = ""):
+        self._kind, self._labels, self._features = kind, labels, tuple(sensors)
+        maps, classes = kind == "tiles" and labels != LAND_COVER, labels == LAND_COVER
         version = next((version for version, roots in _ROOTS.items()
                         if any((raw / root).is_dir() for root in roots.values())), None)
-        if kind == "tiles" and version != 2:
+        if maps and version != 2:
             raise no_such_kind("bigearthnet", "tiles", f"'{raw}' is not the archive of v2 with its {_MAPS}; name that "
-                               "or give --labels=water_weak")
-        self._store = Lmdbs(raw) if version is None else _Archive(raw, version, kind, self._features)
+                               "or give --labels=water_weak or, for v2, --labels=land_cover")
+        if classes and version == 1:
+            raise no_such_kind("bigearthnet", "labels 'land_cover' of v1", "its lists name no classes; use the tables "
+                               "of v2")
+        self._store: Lmdbs | _Archive
+        if version is None:
+            self._store = Lmdbs(raw, classes)
+        else:
+            self._store = _Archive(raw, version, self._features, maps=maps, classes=classes)
 
     def entries(self) -> Iterator[Entry | Reject]:
         yield from self._store.entries()
@@ -87,23 +101,27 @@ class Importer:
         # Neither version's S2 products carry the offset of processing baseline 04.00.
         images = {feature: db_to_int16(stack) if feature == "s1" else remove_s2_offset(stack, 0)
                   for feature, stack in stacks.items()}
-        common = dict(id=entry.id, s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id,
-                      lat=entry.lat, lon=entry.lon, source=f"BigEarthNet v{self._store.version}", s2_offset_removed=0,
-                      split=entry.split)
+        source = f"BigEarthNet v{self._store.version}"
         if self._kind == "pairs":
-            return Pair(s1=images["s1"], s2=images["s2"], **common)
+            return Pair.of(entry, images=images, source=source)
+        if self._labels == LAND_COVER:
+            present = np.zeros(len(tables.LAND_COVER), np.uint8)
+            present[entry.where[LAND_COVER]] = 1
+            return Tile.of(entry, images=images, label=present, source=source)
+        assert isinstance(self._store, _Archive)  # the LMDBs have no maps
         label = _level_1(self._store.reference_map(entry))
         for feature, image in images.items():
             label[~_SPECS[feature].holds_data(image)] = IGNORED
-        return Tile(images=images, label=label, **common)
+        return Tile.of(entry, images=images, label=label, source=source)
 
 
 class _Archive:
     """The folders of an archive."""
 
-    def __init__(self, raw: pathlib.Path, version: int, kind: str, features: tuple[str, ...]):
-        self._raw, self.version, self._features = raw, version, features
-        needed = [_ROOTS[version][feature] for feature in features] + ([_MAPS] if kind == "tiles" else [])
+    def __init__(self, raw: pathlib.Path, version: int, features: tuple[str, ...], *, maps: bool, classes: bool):
+        """Prepares to read an archive; `maps`: its reference maps are read, too, `classes`: those of its tables."""
+        self._raw, self.version, self._features, self._classes = raw, version, features, classes
+        needed = [_ROOTS[version][feature] for feature in features] + ([_MAPS] if maps else [])
         for name in needed:
             if not (raw / name).is_dir():
                 raise UserError(f"'{raw / name}' is missing; --raw must name the folder that holds "
@@ -113,7 +131,7 @@ class _Archive:
 
     def entries(self) -> Iterator[Entry | Reject]:
         absent = total = 0
-        rows = tables.read(self._raw) if self.version == 2 else tables.read_v1(self._raw)
+        rows = tables.read(self._raw, self._classes) if self.version == 2 else tables.read_v1(self._raw)
         for _, scene in itertools.groupby(rows, key=lambda row: row.patch_id.rsplit("_", 2)[0]):
             found: list[Entry] = []
             for row in scene:
@@ -123,7 +141,7 @@ class _Archive:
                 if not here:
                     absent += 1
                     continue
-                item = tables.entry(row, folders | {"s1_name": row.s1_name}, self._features)
+                item = tables.entry(row, folders | {"s1_name": row.s1_name}, self._features, self._classes)
                 if gone := [feature for feature in folders if feature not in here]:
                     item = Reject(row.patch_id, f"'{folders[here[0]]}' has no partner '{folders[gone[0]]}' (by the "
                                                 "table)")
@@ -145,16 +163,16 @@ class _Archive:
         return name in self._names(parent)
 
     def _read_names(self, folder: str) -> frozenset[str]:
-        # One listing of a folder instead of a question for each of its patches.
+        # One listing of a folder is faster than a look at each of its patches.
         path = self._raw / folder
         return frozenset(child.name for child in path.iterdir()) if path.is_dir() else frozenset()
 
     def _located(self, scene: list[Entry]) -> Iterator[Entry]:
-        """Adds latitudes and longitudes to the entries of a scene: their grid is known from one patch of each tile."""
+        """Adds latitudes and longitudes to the entries of a scene; one patch of each tile gives the grid of all."""
         import rasterio.warp
 
-        for tile, items in itertools.groupby(scene, key=lambda item: item.location_id.split("_")[0]):
-            items = list(items)
+        for tile, grouped in itertools.groupby(scene, key=lambda item: item.location_id.split("_")[0]):
+            items = list(grouped)
             if tile not in self._corners:
                 self._corners[tile] = self._corner(items)
             crs, left, top = self._corners[tile]
@@ -168,14 +186,14 @@ class _Archive:
                 yield dataclasses.replace(item, lat=lat, lon=lon)
 
     def _corner(self, items: list[Entry]) -> tuple:
-        """Returns (CRS, x, y) of the upper left corner of a tile's grid; CRS is None where no patch tells."""
+        """Returns (CRS, x, y) of the upper left corner of a tile's grid; CRS is None if no patch has one."""
         feature = self._features[-1]
         band = {"s1": "VV", "s2": "B02"}[feature]  # of 10 m
         for item in items:
             folder = self._raw / item.where[feature]
             try:
                 grid = raster.load(folder / f"{folder.name}_{band}.tif").grid
-            except UserError:  # reading will say so
+            except UserError:  # reading reports it
                 continue
             column, line = map(int, item.location_id.split("_")[1:])
             return grid.crs, grid.transform.c - column * _METRES, grid.transform.f + line * _METRES
@@ -199,6 +217,6 @@ def _stack(bands: Mapping[str, np.ndarray], names: Sequence[str], entry: Entry) 
 
 
 def _level_1(codes: np.ndarray) -> np.ndarray:
-    """CORINE level 3 codes (111..523, 999 no data) -> level 1 class index, uint8; 255 where there is none."""
+    """CORINE level 3 codes (111..523, 999 no data) -> level 1 class index, uint8; 255 for codes without one."""
     level_1 = codes.astype(np.int64) // 100
     return np.where((level_1 >= 1) & (level_1 <= 5), level_1 - 1, IGNORED).astype(np.uint8)

@@ -11,8 +11,8 @@ Repackaged by Copernicus-Bench (the test patches alone, with splits of its own t
 
 s1 is float dB, s2 13 bands L1C, dfc one band of classes 1..10. Eight of them are in use; 0 background, 3 savanna and
 8 snow and ice are ignored. Traps: the georeference is void (a CRS in degrees on pixel numbers); the values of dfc are
-not those of SEN12MS's lc, which lies beside them. Test and validation patches do not say which scene they are of:
-there the area is the patch.
+not those of SEN12MS's lc in the same folders. Test and validation patches do not name their scene: there the area is
+the patch.
 """
 
 import pathlib
@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from data_prep.importers import Entry, Layout, Reject
 from data_prep.importers import _sen12ms_patches as patches
 from data_prep.record import Pair, Tile
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 
 CLASSES = ("forest", "shrubland", "grassland", "wetland", "cropland", "urban", "barren", "water")
@@ -36,7 +37,7 @@ class Importer:
     def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
         return Layout(
             sensors=patches.SENSORS_OF, default=("s1", "s2"), size=patches.SIZE,
-            classes=CLASSES if kind == "tiles" else (),
+            label=LabelSpec("pixel_classes", CLASSES) if kind == "tiles" else None,
             source={"licence": "CC-BY-4.0 as Copernicus-Bench states; the contest's own files: terms of IEEE DataPort",
                     "attribution": "Yokoya et al. 2020, 2020 IEEE GRSS Data Fusion Contest, IEEE GRSM 8(1), doi "
                                    "10.1109/MGRS.2020.2970124; contains modified Copernicus Sentinel data; repackaged "
@@ -71,11 +72,11 @@ class Importer:
 
 def _splits(folder: pathlib.Path) -> dict[str, str]:
     """Reads patch id -> split from the lists of Copernicus-Bench."""
-    ids = {}
+    ids: dict[str, str] = {}
     for name, split in _LISTS.items():
         path = folder / f"dfc-{name}-new.csv"
         if not path.is_file():
-            raise UserError(f"'{path}' is missing; it is in the archive beside the folders s1, s2 and dfc")
+            raise UserError(f"'{path}' is missing; it is in the archive with the folders s1, s2 and dfc")
         with open(path) as lines:
             ids |= {patches.patch_id(line): split for line in lines}
     return ids

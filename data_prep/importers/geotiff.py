@@ -12,20 +12,20 @@ A complete example: images of 256 x 256 pixels, radar and optical in two folders
  "s2": {"files": "s2/{place}_{date}.tif", "level": "l2a", "offset": 1000,
         "bands": ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]},
  "label": {"files": "label/{place}.tif", "classes": {"land": 0, "water": 1}, "ignore": [255]},
- "licence": "CC-BY-4.0", "attribution": "who made it"}
+ "licence": "CC-BY-4.0", "attribution": "name of the authors"}
 
     size         height and width of the S2 images (of the S1 images, for tiles without S2)
     files        {place}: the same text in both folders; images of one place are paired, the nearest in time first, each
                  at most once. {date}: 20200607T180100, 20200607 or 2020-06-07, UTC. {band}: one file for each band.
                  *: any other text
-    bands        in the order of the file; not needed where the file describes its bands. With {band}: the text that
-                 stands there, such as {"B02": "B02_10m", ...}; not needed where it is B01 ... B12, VV, VH
+    bands        in the order of the file; not needed if the file describes its bands. With {band}: the text in its
+                 place, such as {"B02": "B02_10m", ...}; not needed if that is B01 ... B12, VV, VH
     unit         "dB" or "linear" (power, not amplitude)
     product      "grd" (sigma0, not terrain-flattened) or "rtc" (gamma0, terrain-flattened)
     level        "l2a" (12 bands) or "l1c" (13 bands)
-    offset       the DN that processing baseline 04.00 (2022) and later add to S2: 1000 where they are still in your
-                 files, 0 where not, "column" where the column s2_offset of the table says it
-    no_data      of s1 and s2, a number; left out = as each file says, else NaN in S1 and 0 in all bands in S2
+    offset       the DN that processing baseline 04.00 (2022) and later add to S2: 1000 if they are still in your files,
+                 0 if not, "column" if the column s2_offset of the table has it
+    no_data      of s1 and s2, a number; left out = that of each file, else NaN in S1 and 0 in all bands in S2
     label        optional, for --kind=tiles; one of s1 and s2 is enough then. classes: name -> value in the file
 
 Without "files", pairs.csv (or pairs.parquet) names the files, relative to <raw>:
@@ -36,12 +36,12 @@ s1/a.tif,s2/a.tif,2020-06-07T18:01:00Z,2020-06-04T10:10:31Z,label/a.tif,a,lagos,
 Needed are the columns of the images that are built; all others may be left out: s1_time, s2_time (ISO 8601, UTC, or
 Unix seconds), label, id, location_id, split, lat, lon (degrees), cloud (percent), s2_offset.
 
-Where the table has no lat and lon, they are the centre of the image, which the header of its file tells.
+If the table has no lat and lon, they are the centre of the image, from the header of its file.
 
-Radar and label may lie on any grid: what is not on the grid of S2 is brought there by its georeference, radar bilinear
-in linear power (not in decibels, and no-data pixels give no share), classes by the nearest pixel; a scene is read where
-it is needed only. S2 stays as it is; bands of 20 m and 60 m in files of their own are repeated to 10 m. Images without
-georeference must have one size.
+Radar and label may lie on any grid. If it is not that of S2, they are resampled by their georeference: radar bilinear
+in linear power (not in decibels, and no-data pixels have no weight), classes by the nearest pixel. Only the necessary
+part of a scene is read. S2 stays as it is; bands of 20 m and 60 m in files of their own are repeated to 10 m. Images
+without georeference must have one size.
 """
 
 import math
@@ -57,6 +57,7 @@ from data_prep.importers import _geotiff_json as geotiff_json
 from data_prep.importers import _geotiff_rows as geotiff_rows
 from data_prep.importers._geotiff_json import COLUMN, NAME
 from data_prep.record import Pair, Tile
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
 from dual_encoder.imagery.radiometry import db_to_int16, linear_to_db, remove_s2_offset, upsample_native
@@ -64,7 +65,7 @@ from dual_encoder.imagery.sensors import IGNORED
 
 
 class Importer:
-    """Reads one's own GeoTIFFs. See `importers.Importer`."""
+    """Reads own GeoTIFFs. See `importers.Importer`."""
 
     @staticmethod
     def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
@@ -75,13 +76,17 @@ class Importer:
         if kind == "pairs" and len(said.images) < 2:
             raise no_such_kind("geotiff", "pairs", f"'{raw / NAME}' describes {' '.join(said.images)} only; add the "
                                "other sensor or build --kind=tiles")
-        if kind == "tiles" and said.labels is None:
-            raise no_such_kind("geotiff", "tiles", f"'{raw / NAME}' has no 'label'; add it or give --labels=water_weak")
+        label = None
+        if kind == "tiles":
+            if said.labels is None:
+                raise no_such_kind("geotiff", "tiles", f"'{raw / NAME}' has no 'label'; add it or give "
+                                   "--labels=water_weak")
+            label = LabelSpec("pixel_classes", tuple(said.labels.classes))
         return Layout(
             sensors={feature: (images.spec.name,) for feature, images in said.images.items()},
-            default=tuple(said.images), size=said.size, classes=tuple(said.labels.classes) if kind == "tiles" else (),
+            default=tuple(said.images), size=said.size, label=label,
             source={**said.source, "description": geotiff_json.digest(raw, geotiff_rows.TABLES),
-                    "notes": "own GeoTIFFs; what was not on the grid of S2 was brought there, radar "
+                    "notes": "own GeoTIFFs; other grids than that of S2 were resampled to it, radar "
                              "bilinear in linear power, classes by the nearest pixel"})
 
     def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str]):
@@ -103,15 +108,14 @@ class Importer:
             images["s2"], grid = self._s2(entry)
         if "s1" in self._images:
             images["s1"], grid = self._s1(entry, grid)
-        common = dict(id=entry.id, s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id,
-                      lat=entry.lat, lon=entry.lon, source="own GeoTIFFs", s2_offset_removed=entry.where["s2_offset"],
-                      split=entry.split, cloud=entry.cloud)
+        source, offset = "own GeoTIFFs", entry.where["s2_offset"]
         if self._kind == "pairs":
-            return Pair(s1=images["s1"], s2=images["s2"], **common)
+            return Pair.of(entry, images=images, source=source, s2_offset_removed=offset)
+        assert grid is not None  # there is at least one image
         label = self._label(entry, grid)
         for feature, image in images.items():
             label[~self._images[feature].spec.holds_data(image)] = IGNORED
-        return Tile(images=images, label=label, **common)
+        return Tile.of(entry, images=images, label=label, source=source, s2_offset_removed=offset)
 
     def _offset_in_table(self) -> bool:
         return "s2" in self._images and self._images["s2"].convention == COLUMN
@@ -121,7 +125,7 @@ class Importer:
         name = _text(row, "id") or re.sub(r"[/_]*\{band\}|\.\w+$", "", main)
         where: dict[str, Any] = {feature: _text(row, feature) for feature in self._needed}
         for feature, path in where.items():
-            paths = [path] if feature == "label" else self._images[feature].paths(path).values()
+            paths = [path] if feature == "label" else [*self._images[feature].paths(path).values()]
             gone = [path for path in paths if not (self._raw / path).is_file()]
             if gone:
                 return Reject(name, f"'{gone[0]}' is missing" if path else f"no {feature} in row {number}")
@@ -134,17 +138,18 @@ class Importer:
             for key, limit in (("lat", 90), ("lon", 180)):
                 if abs(facts.get(key, 0)) > limit:
                     raise ValueError(f"{key} is {facts[key]}, expected degrees")
-            times = {f"{feature}_time": geotiff_rows.parse_time(row.get(f"{feature}_time")) for feature in self._images}
-        except UserError:  # of all rows
+            times = {feature: geotiff_rows.parse_time(row.get(f"{feature}_time")) for feature in self._images}
+        except UserError:  # it concerns all rows
             raise
         except (ValueError, TypeError) as error:
             return Reject(name, f"row {number}: {error}")
         if math.isnan(facts.get("lat", math.nan) + facts.get("lon", math.nan)):
             feature = "s2" if "s2" in self._images else "s1"
-            paths = self._images[feature].paths(where[feature])
-            path = paths.get("B02") or next(iter(paths.values()))
+            files = self._images[feature].paths(where[feature])
+            path = files.get("B02") or next(iter(files.values()))
             facts["lat"], facts["lon"] = raster.listed_centre(self._raw / path)
-        return Entry(name, _text(row, "location_id") or name, _text(row, "split"), where, **facts, **times)
+        return Entry(name, _text(row, "location_id") or name, _text(row, "split"), where, times=times,
+                     lat=facts["lat"], lon=facts["lon"], cloud=facts.get("cloud", math.nan))
 
     def _load(self, entry: Entry, feature: str, around: raster.Grid | None) -> dict[str, raster.Raster]:
         """Reads an image, or the part around a grid: band -> Raster of that band, in the sensor's order."""
@@ -160,7 +165,7 @@ class Importer:
         return bands
 
     def _s2(self, entry: Entry) -> tuple[np.ndarray, raster.Grid]:
-        """The stored image and its grid."""
+        """Returns the stored image and its grid."""
         bands, name = self._load(entry, "s2", None), entry.where["s2"]
         finest = max(bands, key=lambda band: bands[band].grid.shape)
         grid = bands[finest].grid
@@ -183,7 +188,7 @@ class Importer:
         return remove_s2_offset(dn, entry.where["s2_offset"]), grid
 
     def _s1(self, entry: Entry, grid: raster.Grid | None) -> tuple[np.ndarray, raster.Grid]:
-        """The stored image on `grid`, or on its own where that is None, and its grid."""
+        """Returns the stored image on `grid`, or on its own if that is None, and its grid."""
         bands, name = self._load(entry, "s1", _placed(grid)), entry.where["s1"]
         own, linear = next(iter(bands.values())).grid, self._images["s1"].convention == "linear"
         if not all(own.matches(image.grid) for image in bands.values()):
@@ -208,7 +213,8 @@ class Importer:
         return db_to_int16(np.moveaxis(linear_to_db(values) if linear else values, 0, -1)), own
 
     def _label(self, entry: Entry, grid: raster.Grid) -> np.ndarray:
-        """uint8 [height, width] on `grid`, class indices, 255 = ignored."""
+        """Returns uint8 [height, width] on `grid`, class indices, 255 = ignored."""
+        assert self._said.labels is not None  # `layout` refuses tiles without
         path = self._raw / entry.where["label"]
         loaded = raster.load(path, around=_placed(grid))
         label = self._said.labels.indices(loaded, path)
@@ -226,7 +232,7 @@ class Importer:
 
 
 def _placed(grid: raster.Grid | None) -> raster.Grid | None:
-    """A grid that can say which part of another image it needs, else None."""
+    """Returns the grid if it has a georeference, which gives its part of another image; else None."""
     return None if grid is None or grid.crs is None else grid
 
 

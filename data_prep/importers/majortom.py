@@ -15,10 +15,10 @@ Images of one grid cell become pairs, the two nearest in time first, each image 
 the images in them are left out and counted, as are cells that one sensor never saw.
 
 Traps: radar is linear power, its border 0 or -32768. Its image may lie in the neighbouring UTM zone or be of another
-size than 1068: then it is brought onto the grid of S2 (bilinear, in linear power). The DN offset depends on the
+size than 1068: then it is resampled to the grid of S2 (bilinear, in linear power). The DN offset depends on the
 processing baseline in product_id (N0400 and later: +1000, also for old acquisitions that were processed again). N9999
-is a product of somebody's own Sen2Cor, which inherits the offset of its L1C or not: dark pixels show that there is
-none, and images without dark pixels are rejected.
+is a product of a local Sen2Cor, which inherits the offset of its L1C or not: dark pixels show that there is none, and
+images without dark pixels are rejected.
 """
 
 import functools
@@ -54,7 +54,7 @@ class Importer:
         if kind != "pairs":
             raise no_such_kind("majortom", kind, "build --kind=pairs, or give --labels=water_weak")
         return Layout(
-            sensors={"s1": ("s1_rtc",), "s2": ("s2_l2a", "s2_l1c")}, default=("s1", "s2"), size=SIZE, classes=(),
+            sensors={"s1": ("s1_rtc",), "s2": ("s2_l2a", "s2_l1c")}, default=("s1", "s2"), size=SIZE, label=None,
             source={"licence": "CC-BY-SA-4.0",
                     "attribution": "Francis and Czerkawski 2024, Major TOM, IGARSS, arXiv 2402.12095; contains "
                                    "modified Copernicus Sentinel data",
@@ -94,21 +94,21 @@ class Importer:
         for row_1, row_2, time_1, time_2 in sorted(pairs, key=lambda pair: s2.place(pair[1])):
             cell = s2.cell(row_2)
             yield Entry(f"{cell}_{time.strftime('%Y%m%dT%H%M%S', time.gmtime(time_2))}", cell, "",
-                        {"s1": s1.where(row_1), "s2": s2.where(row_2)}, s1_time=time_1, s2_time=time_2,
-                        **s2.facts(row_2))
+                        {"s1": s1.where(row_1), "s2": s2.where(row_2)}, times={"s1": time_1, "s2": time_2},
+                        lat=s2.fact("centre_lat", row_2), lon=s2.fact("centre_lon", row_2),
+                        cloud=s2.fact("cloud_cover", row_2))
 
     def read(self, entry: Entry) -> Pair:
         dn, offset, grid = self._s2(entry)
         latitude, longitude = grid.centre() if math.isnan(entry.lat) else (entry.lat, entry.lon)
         power, warped = self._s1(entry, grid)
         names = " and ".join(folder.name for folder in self._folders.values())
-        return Pair(
-            id=entry.id, s1=db_to_int16(np.moveaxis(linear_to_db(power), 0, -1)), s2=remove_s2_offset(dn, offset),
-            s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id, lat=latitude, lon=longitude,
-            source=f"Major-TOM {names}{warped}", s2_offset_removed=offset, split=entry.split, cloud=entry.cloud)
+        images = {"s1": db_to_int16(np.moveaxis(linear_to_db(power), 0, -1)), "s2": remove_s2_offset(dn, offset)}
+        return Pair.of(entry, images=images, source=f"Major-TOM {names}{warped}", s2_offset_removed=offset,
+                       lat=latitude, lon=longitude)
 
     def _s2(self, entry: Entry) -> tuple[np.ndarray, int, raster.Grid]:
-        """DN [SIZE, SIZE, bands], 0 in all bands = no data; the offset in them; the grid of the 10 m bands."""
+        """Returns DN [SIZE, SIZE, bands], 0 in all bands = no data; their offset; the grid of the 10 m bands."""
         bands = SENSORS[self._sensors["s2"]].bands
         images = self._images(entry, "s2", bands)
         try:
@@ -119,7 +119,7 @@ class Importer:
         return dn, _offset(entry.where["s2"]["product"], dn, bands), images["B02"].grid
 
     def _s1(self, entry: Entry, grid: raster.Grid) -> tuple[np.ndarray, str]:
-        """Power [2, height, width] on `grid`, NaN = no data; a note when it was brought there."""
+        """Returns power [2, height, width] on `grid`, NaN = no data; a note if it was resampled."""
         images = self._images(entry, "s1", ("vv", "vh"))
         own, name = images["vv"].grid, _named(entry, "s1")
         if not own.matches(images["vh"].grid):
@@ -137,7 +137,7 @@ class Importer:
             return {band: raster.load(folder / where["file"] / f"{band}.tif") for band in bands}
         row = self._row(folder / "images" / where["file"], where["row"], bands)
         if (seen := (row["grid_cell"], row["product_id"])) != (entry.location_id, where["product"]):
-            raise UserError(f"{_named(entry, feature)} is {seen[1]} of {seen[0]}, metadata.parquet says "
+            raise UserError(f"{_named(entry, feature)} is {seen[1]} of {seen[0]}, metadata.parquet has "
                             f"{where['product']} of {entry.location_id}; fetch both again")
         missing = [band for band in bands if not row.get(band)]
         if missing:
@@ -185,15 +185,14 @@ class _Images:
         return {"file": self._table["file"][number].as_py(), "row": self._table["parquet_row"][number].as_py(),
                 "product": self.product(number)}
 
-    def facts(self, number: int) -> dict[str, float]:
-        names = {"centre_lat": "lat", "centre_lon": "lon", "cloud_cover": "cloud"}
-        found = {ours: self._table[name][number].as_py() for name, ours in names.items()
-                 if name in self._table.column_names}
-        return {name: value for name, value in found.items() if value is not None}
+    def fact(self, column: str, number: int) -> float:
+        """Returns a number of the table, NaN if it has none."""
+        value = self._table[column][number].as_py() if column in self._table.column_names else None
+        return math.nan if value is None else value
 
 
 def _metadata(folder: pathlib.Path) -> Any:
-    """Reads the rows of metadata.parquet of which the part file is on disk, with a column 'file'."""
+    """Reads the rows of metadata.parquet whose part file is on disk, with a column 'file'."""
     import pyarrow
     import pyarrow.compute
     import pyarrow.parquet
@@ -205,7 +204,7 @@ def _metadata(folder: pathlib.Path) -> Any:
             raise UserError(f"'{path}' has no column {' '.join(missing)}; fetch metadata.parquet of {folder.name}")
         table = pyarrow.parquet.read_table(path, columns=[*_COLUMNS, *{"cloud_cover"}.intersection(names)])
     except FileNotFoundError as error:
-        raise UserError(f"'{path}' is missing; it says which images belong together, fetch it with the part "
+        raise UserError(f"'{path}' is missing; it is the list of the images, fetch it with the part "
                         "files") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"'{path}' cannot be read as Parquet ({str(error)[:120]}); fetch it again") from error
@@ -220,7 +219,7 @@ def _metadata(folder: pathlib.Path) -> Any:
 
 
 def _unpacked(folder: pathlib.Path) -> Any:
-    """Lists <row>/<grid_cell>/<product_id>/ below `folder`, as `_metadata` does."""
+    """Lists <row>/<grid_cell>/<product_id>/ below `folder` in the form of `_metadata`."""
     import pyarrow
 
     found = sorted(path for path in folder.glob("*/*/*/") if re.fullmatch(r"\d+[UD]_\d+[LR]", path.parent.name))
@@ -250,7 +249,7 @@ def _named(entry: Entry, feature: str) -> str:
 
 
 def _offset(product: str, dn: np.ndarray, bands: Sequence[str]) -> int:
-    """The offset in the DN [height, width, bands] of a Sentinel-2 product, by its baseline; see the file's head."""
+    """Returns the offset in the DN [height, width, bands] of a Sentinel-2 product; see the docstring of this file."""
     baseline = re.search(r"_N(\d{4})_", product)
     if baseline is None:
         raise UserError(f"product '{product}' names no processing baseline such as _N0400_; leave it out")
@@ -258,6 +257,6 @@ def _offset(product: str, dn: np.ndarray, bands: Sequence[str]) -> int:
         return 1000 if int(baseline[1]) >= 400 else 0
     if detect_s2_offset(dn, bands) == 0:
         return 0
-    # It may have the offset, or be bright all over, as a desert is.
-    raise UserError(f"product '{product}' has baseline N9999 and no dark pixels: nothing tells whether its DN contain "
-                    "the offset of 1000; leave it out")
+    # It may have the offset, or be bright all over, like a desert.
+    raise UserError(f"product '{product}' has baseline N9999 and no dark pixels: its DN may or may not contain the "
+                    "offset of 1000; leave it out")

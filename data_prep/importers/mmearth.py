@@ -9,8 +9,8 @@ Arrays of the file, one chunk per tile:
   sentinel2   [tiles, 13, H, W] uint16: B1 B2 B3 B4 B5 B6 B7 B8A B8 B9 B10 B11 B12; 0 = no data, B10 all 0 in L2A
   sentinel1   [tiles, 8, H, W] float32 dB: VV VH HH HV ascending, then descending; -inf = the tile has no such image
 
-Each tile whose Sentinel-2 image is of the level asked for becomes a pair; a coin decided between L1C and L2A. Its radar
-image is that of the orbit with more pixels in both VV and VH, the ascending one when they are equal.
+Each tile whose Sentinel-2 image is of the chosen level becomes a pair; the authors took L1C or L2A at random. Its radar
+image is that of the orbit with more pixels in both VV and VH, the ascending one if they are equal.
 
 Traps: the arrays carry no band names and B8A comes before B8. A pixel that Earth Engine masked is 0 dB. In L2A tiles
 without the band MSK_CLDPRB the authors' converter counts one band too few and stores the cloud mask QA60 as the first
@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
-from data_prep.record import UNKNOWN_TIME, Pair
+from data_prep.record import Pair
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
 from dual_encoder.imagery.sensors import SENSORS
 
-_SIZE = 128  # of the full data set; where there is a file, the file says it
+_SIZE = 128  # of the full data set; used without a raw folder
 _S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B8A", "B08", "B09", "B10", "B11", "B12")
 _ORBITS = {"ascending": slice(0, 2), "descending": slice(4, 6)}  # VV and VH among the eight
 _QA60 = (0, 1024, 2048, 3072)
@@ -51,7 +51,7 @@ class Importer:
             with _open(_find(raw)) as file:
                 size = file["sentinel2"].shape[-1]
         return Layout(
-            sensors={"s1": ("s1_grd",), "s2": ("s2_l2a", "s2_l1c")}, default=("s1", "s2"), size=size, classes=(),
+            sensors={"s1": ("s1_grd",), "s2": ("s2_l2a", "s2_l1c")}, default=("s1", "s2"), size=size, label=None,
             source={"licence": "CC-BY-4.0",
                     "attribution": "Nedungadi et al. 2024, MMEarth, ECCV, arXiv 2405.02771; contains modified "
                                    "Copernicus Sentinel data 2017-2020",
@@ -65,23 +65,23 @@ class Importer:
         self._bands = [_S2_BANDS.index(band) for band in SENSORS[sensors["s2"]].bands]
 
     def entries(self) -> Iterator[Entry | Reject]:
-        tiles = _read_tile_info(self._beside("tile_info"))
+        tiles = _read_tile_info(self._companion("tile_info"))
         metadata = self._array("metadata")
         splits, other_level, other_radar = self._splits(len(metadata)), 0, 0
         for row, tile in enumerate(metadata):
             name = tile["tile_id"].decode()
             if name not in tiles:
-                yield Reject(name, f"row {row} of '{self._path.name}' is not in '{self._beside('tile_info').name}'")
+                yield Reject(name, f"row {row} of '{self._path.name}' is not in '{self._companion('tile_info').name}'")
                 continue
             date, level, latitude, longitude, has_radar = tiles[name]
-            if "S2_type" in metadata.dtype.names and (stored := tile["S2_type"].decode()) != level:
+            if "S2_type" in (metadata.dtype.names or ()) and (stored := tile["S2_type"].decode()) != level:
                 yield Reject(name, f"S2_type is {stored} in the HDF5 file and {level} in its tile_info")
             elif level != self._level:
                 other_level += 1
             elif not has_radar:
                 other_radar += 1
             else:
-                yield Entry(name, name, splits[row], {"row": row}, lat=latitude, lon=longitude, s2_time=date)
+                yield Entry(name, name, splits[row], {"row": row}, lat=latitude, lon=longitude, times={"s2": date})
         if other_level:
             print(f"left out {other_level} of {len(metadata)} tiles: their Sentinel-2 image is not "
                   f"{self._level.upper()} (the other sensor of s2 takes them)", flush=True)
@@ -91,10 +91,8 @@ class Importer:
     def read(self, entry: Entry) -> Pair:
         s2 = self._array("sentinel2", entry.where["row"])
         orbit, db = _radar(self._array("sentinel1", entry.where["row"]), entry.id)
-        return Pair(
-            id=entry.id, s1=db_to_int16(db), s2=remove_s2_offset(np.moveaxis(s2[self._bands], 0, -1), 0),
-            s1_time=UNKNOWN_TIME, s2_time=entry.s2_time, location_id=entry.location_id, lat=entry.lat, lon=entry.lon,
-            source=f"{self._path.stem}, S1 {orbit}", s2_offset_removed=0, split=entry.split)
+        images = {"s1": db_to_int16(db), "s2": remove_s2_offset(np.moveaxis(s2[self._bands], 0, -1), 0)}
+        return Pair.of(entry, images=images, source=f"{self._path.stem}, S1 {orbit}")
 
     @functools.cached_property
     def _file(self) -> Any:
@@ -108,15 +106,15 @@ class Importer:
             raise UserError(f"'{self._path}': array '{name}'{'' if row is None else f', row {row},'} cannot be read "
                             f"({str(error)[:120]}); fetch the file again") from error
 
-    def _beside(self, what: str) -> pathlib.Path:
+    def _companion(self, what: str) -> pathlib.Path:
         return self._path.with_name(f"{self._path.stem}_{what}.json")
 
     def _splits(self, tiles: int) -> np.ndarray:
         splits = np.full(tiles, "", object)
-        if self._beside("splits").is_file():
-            for split, rows in _read_json(self._beside("splits")).items():
+        if self._companion("splits").is_file():
+            for split, rows in _read_json(self._companion("splits")).items():
                 if rows and not 0 <= min(rows) <= max(rows) < tiles:
-                    raise UserError(f"'{self._beside('splits')}' has rows {min(rows)} to {max(rows)} in '{split}', "
+                    raise UserError(f"'{self._companion('splits')}' has rows {min(rows)} to {max(rows)} in '{split}', "
                                     f"'{self._path.name}' holds {tiles}; fetch the two of one variant")
                 splits[rows] = {"val": "validation"}.get(split, split)
         return splits
@@ -157,7 +155,7 @@ def _read_json(path: pathlib.Path, object_hook=None) -> Any:
 
 def _read_tile_info(path: pathlib.Path) -> dict[str, tuple[int, str, float, float, bool]]:
     """Reads tile_id -> (day of S2, 'l2a' or 'l1c', latitude, longitude, whether an orbit has VV and VH)."""
-    def keep(found: dict) -> Any:  # while parsing: all that the file says would take many times its size of memory
+    def keep(found: dict) -> Any:  # while parsing: the whole content would take many times the file's size of memory
         if "S2_DATE" in found:
             day = datetime.date.fromisoformat(found["S2_DATE"])
             return calendar.timegm(day.timetuple()), found["S2_type"], found["lat"], found["lon"], found["BANDS"]
@@ -190,5 +188,5 @@ def _radar(s1: np.ndarray, name: str) -> tuple[str, np.ndarray]:
     images = {orbit: np.where(np.isfinite(s1[bands]) & (s1[bands] != 0), s1[bands], np.nan)
               for orbit, bands in _ORBITS.items()}
     valid = {orbit: int(np.isfinite(image).all(axis=0).sum()) for orbit, image in images.items()}
-    orbit = max(valid, key=valid.get)  # the first one when they are equal
+    orbit = max(valid, key=lambda name: valid[name])  # the first one if they are equal
     return orbit, np.moveaxis(images[orbit], 0, -1)

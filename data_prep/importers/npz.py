@@ -17,6 +17,7 @@ Tiles may hold one sensor only. All files of a folder must agree in size and sen
 """
 
 import functools
+import math
 import pathlib
 import zipfile
 import zlib
@@ -26,6 +27,7 @@ import numpy as np
 
 from data_prep.importers import LATEST_TIME, Entry, Layout, Reject, no_such_kind
 from data_prep.record import Pair, Tile
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.radiometry import db_to_int16
 from dual_encoder.imagery.sensors import SensorSpec, sensor
@@ -60,7 +62,7 @@ class Importer:
         return Layout(
             sensors={feature: (name,) for feature, name in sensors.items()}, default=tuple(sensors),
             size=small["shapes"][image][-1],
-            classes=tuple(map(str, small["classes"])) if kind == "tiles" else (),
+            label=LabelSpec("pixel_classes", tuple(map(str, small["classes"]))) if kind == "tiles" else None,
             source={"licence": str(small.get("licence", "not stated in the files")),
                     "attribution": str(small.get("attribution", "not stated in the files")),
                     "notes": "from .npz files"})
@@ -75,8 +77,8 @@ class Importer:
         for path in _files(self._raw):
             small = _read(path, large=False)
             if (seen := {feature: (name,) for feature, name in _sensors(small).items()}) != expected:
-                raise UserError(f"'{path}' holds {seen}, '{first}' beside it holds {expected}; keep files of different "
-                                "sensors in different folders")
+                raise UserError(f"'{path}' holds {seen}, '{first}' in the same folder holds {expected}; keep files of "
+                                "different sensors in different folders")
             ids = _need(small, "id", path).astype(str)
             lengths = {name: shape[0] for name, shape in small["shapes"].items()}
             for name, length in (lengths | {name: small[name].size for name in _FACTS if name in small}).items():
@@ -85,18 +87,19 @@ class Importer:
             small |= {name: _fact(small[name], name, path) for name in _FACTS if name in small}
             locations, splits = small.get("location_id", ids), small.get("split", np.full(len(ids), ""))
             for row, name in enumerate(ids):
-                facts = {key: small[key][row].item() for key in [*_FACTS][2:] if key in small}
-                yield Entry(str(name), str(locations[row]), str(splits[row]), {"file": path.name, "row": row}, **facts)
+                lat, lon = (small[key][row].item() if key in small else math.nan for key in ("lat", "lon"))
+                times = {key.removesuffix("_time"): small[key][row].item() for key in ("s1_time", "s2_time")
+                         if key in small}
+                yield Entry(str(name), str(locations[row]), str(splits[row]), {"file": path.name, "row": row},
+                            lat=lat, lon=lon, times=times)
 
     def read(self, entry: Entry) -> Pair | Tile:
         path, row = self._raw / entry.where["file"], entry.where["row"]
         arrays = self._load(path, large=True)
         images = {feature: _image(arrays, feature, spec, row, path) for feature, spec in self._sensors.items()}
-        common = dict(id=entry.id, s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id,
-                      lat=entry.lat, lon=entry.lon, source=path.stem, s2_offset_removed=0, split=entry.split)
         if self._kind == "pairs":
-            return Pair(s1=images["s1"], s2=images["s2"], **common)
-        return Tile(images=images, label=_need(arrays, "label", path)[row], **common)
+            return Pair.of(entry, images=images, source=path.stem)
+        return Tile.of(entry, images=images, label=_need(arrays, "label", path)[row], source=path.stem)
 
 
 def _files(raw: pathlib.Path) -> list[pathlib.Path]:
@@ -109,7 +112,7 @@ def _files(raw: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _sensors(small: dict) -> dict[str, str]:
-    """Feature -> sensor name of what a file holds."""
+    """Returns feature -> sensor name of the images in a file."""
     usual = {"s1": "s1_grd", "s2": "s2_l1c" if "B10" in small.get("s2_bands", ()) else "s2_l2a"}
     return {feature: str(small.get(f"{feature}_sensor", usual[feature]))
             for feature in usual if f"{feature}_bands" in small}
@@ -135,7 +138,7 @@ def _read(path: pathlib.Path, large: bool) -> dict:
 
 
 def _fact(values: np.ndarray, name: str, path: pathlib.Path) -> np.ndarray:
-    """Returns [images] of one of _FACTS; UserError for what is no such fact."""
+    """Returns [images] of one of _FACTS; UserError for values of another kind."""
     kinds, expected = _FACTS[name]
     if values.dtype.kind not in kinds:
         raise UserError(f"'{path}': {name} is {values.dtype}, expected {expected}; convert it")

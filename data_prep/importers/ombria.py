@@ -7,7 +7,6 @@ Pairs: before and after are two pairs of one location. Tiles: the AFTER images w
 are 0 in it. Dates and places are not published.
 """
 
-import math
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -16,7 +15,8 @@ import PIL
 from PIL import Image
 
 from data_prep.importers import Entry, Layout, Reject
-from data_prep.record import UNKNOWN_TIME, Pair, Tile
+from data_prep.record import Pair, Tile
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 
 
@@ -27,7 +27,7 @@ class Importer:
     def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
         return Layout(
             sensors={"s1": ("ombria_s1",), "s2": ("ombria_s2",)}, default=("s1", "s2"), size=256,
-            classes=("no flood", "flood") if kind == "tiles" else (),
+            label=LabelSpec("pixel_classes", ("no flood", "flood")) if kind == "tiles" else None,
             source={"licence": "none stated by the authors; do not redistribute",
                     "attribution": "Drakonakis et al. 2022, OmbriaNet, IEEE JSTARS; contains modified "
                                    "Copernicus Sentinel data; masks by Copernicus EMS",
@@ -65,11 +65,10 @@ class Importer:
             images["s1"] = _png(self._raw / entry.where["s1"], "L")[..., None]
         if "s2" in self._sensors:
             images["s2"] = _png(self._raw / entry.where["s2"], "RGB")
-        common = dict(id=entry.id, s1_time=UNKNOWN_TIME, s2_time=UNKNOWN_TIME, location_id=entry.location_id,
-                      lat=math.nan, lon=math.nan, source="OMBRIA", s2_offset_removed=0, split=entry.split)
         if self._kind == "pairs":
-            return Pair(s1=images["s1"], s2=images["s2"], **common)
-        return Tile(images=images, label=(_png(self._raw / entry.where["mask"], "L") > 127).astype(np.uint8), **common)
+            return Pair.of(entry, images=images, source="OMBRIA")
+        mask = _png(self._raw / entry.where["mask"], "L")
+        return Tile.of(entry, images=images, label=(mask > 127).astype(np.uint8), source="OMBRIA")
 
 
 def _png(path: pathlib.Path, mode: str) -> np.ndarray:

@@ -18,13 +18,14 @@ from collections.abc import Iterator, Mapping
 from data_prep.importers import Entry, Layout, Reject
 from data_prep.importers import _sen12ms_patches as patches
 from data_prep.record import Pair, Tile
+from dual_encoder.data.labels import LabelSpec
 
 IGBP = ("evergreen needleleaf forest", "evergreen broadleaf forest", "deciduous needleleaf forest",
         "deciduous broadleaf forest", "mixed forest", "closed shrubland", "open shrubland", "woody savanna", "savanna",
         "grassland", "permanent wetland", "cropland", "urban and built-up", "cropland and natural vegetation mosaic",
         "permanent snow and ice", "barren", "water")
 _LAND_COVER = patches.Classes("lc", 4, {value: value - 1 for value in range(1, 18)}, (0, 255))
-_DAMAGED_S1 = ("ROIs1868_summer_146_p202",)  # named by the authors beside their lists
+_DAMAGED_S1 = ("ROIs1868_summer_146_p202",)  # named by the authors next to their lists
 
 
 class Importer:
@@ -34,7 +35,7 @@ class Importer:
     def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
         return Layout(
             sensors=patches.SENSORS_OF, default=("s1", "s2"), size=patches.SIZE,
-            classes=IGBP if kind == "tiles" else (),
+            label=LabelSpec("pixel_classes", IGBP) if kind == "tiles" else None,
             source={"licence": "CC-BY-4.0",
                     "attribution": "Schmitt et al. 2019, SEN12MS, ISPRS Annals IV-2/W7; contains modified Copernicus "
                                    "Sentinel data 2016-2017; land cover from MODIS MCD12Q1 (IGBP)",
@@ -61,7 +62,7 @@ class Importer:
 
 def _splits(raw: pathlib.Path) -> dict[str, str]:
     """Reads patch id -> split; empty without lists."""
-    ids = {}
+    ids: dict[str, str] = {}
     for folder in (raw, raw / "splits"):
         for split in ("train", "test"):
             if (folder / f"{split}_list.txt").is_file():

@@ -31,7 +31,7 @@ class Importer:
         if kind == "tiles":
             raise no_such_kind("sen12ms_cr", "tiles", "it has no labels; build pairs or give --labels=water_weak")
         return Layout(
-            sensors=patches.SENSORS_OF, default=("s1", "s2"), size=patches.SIZE, classes=(),
+            sensors=patches.SENSORS_OF, default=("s1", "s2"), size=patches.SIZE, label=None,
             source={"licence": "CC-BY-4.0",
                     "attribution": "Ebel et al. 2020, Multisensor Data Fusion for Cloud Removal, IEEE TGRS, doi "
                                    "10.1109/TGRS.2020.3024744; contains modified Copernicus Sentinel data 2018",

@@ -7,8 +7,8 @@
 
 All of it may lie in <raw>/v1.1, or HandLabeled or its layers in <raw> itself.
 
-Chips that lack a wanted layer, with radar that is all NaN or with a label that is all -1 become rejects. Bolivia is a
-region of its own and becomes the split 'bolivia' beside train, validation and test, as in the paper.
+Chips without one of the layers, with radar that is all NaN or with a label that is all -1 become rejects. Bolivia is a
+region of its own and becomes the split 'bolivia' in addition to train, validation and test, as in the paper.
 """
 
 import calendar
@@ -20,6 +20,7 @@ import numpy as np
 
 from data_prep.importers import Entry, Layout, Reject
 from data_prep.record import UNKNOWN_TIME, Pair, Tile
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
 from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
@@ -46,7 +47,7 @@ class Importer:
         return Layout(
             sensors={"s1": ("s1_grd",), "s2": ("s2_l1c",)},
             default=("s1",) if kind == "tiles" else ("s1", "s2"), size=512,
-            classes=("land", "water") if kind == "tiles" else (),
+            label=LabelSpec("pixel_classes", ("land", "water")) if kind == "tiles" else None,
             source={"licence": "CC-BY-4.0",
                     "attribution": "Bonafilia et al. 2020, Sen1Floods11, CVPR Workshops; contains modified Copernicus "
                                    "Sentinel data",
@@ -57,10 +58,11 @@ class Importer:
         self._layers = [_LAYERS[feature] for feature in sensors] + (["LabelHand"] if kind == "tiles" else [])
         places = [raw / "data/flood_events/HandLabeled", raw / "v1.1/data/flood_events/HandLabeled",
                   raw / "HandLabeled", raw]
-        self._hand = next((place for place in places if any((place / layer).is_dir() for layer in self._layers)), None)
-        if self._hand is None:
+        hand = next((place for place in places if any((place / layer).is_dir() for layer in self._layers)), None)
+        if hand is None:
             raise UserError(f"'{places[0] / self._layers[0]}' is missing; --raw must name the folder of Sen1Floods11 "
                             "v1.1 that holds data/flood_events/HandLabeled")
+        self._hand = hand
         for layer in self._layers:
             if not (self._hand / layer).is_dir():
                 raise UserError(f"'{self._hand / layer}' is missing; fetch that layer of Sen1Floods11"
@@ -75,9 +77,9 @@ class Importer:
                 yield Reject(chip, f"no {gone[0]} image")
                 continue
             days = dict(zip(_LAYERS, _EVENT_DAYS.get(chip.rsplit("_", 1)[0], ("", "")), strict=True))
-            times = {f"{feature}_time": _midnight(days[feature]) for feature in self._sensors}
+            times = {feature: _midnight(days[feature]) for feature in self._sensors}
             lat, lon = raster.listed_centre(self._file(chip, self._layers[0]))
-            yield Entry(chip, chip, self._splits.get(chip, ""), {}, lat=lat, lon=lon, **times)
+            yield Entry(chip, chip, self._splits.get(chip, ""), {}, lat=lat, lon=lon, times=times)
 
     def _file(self, chip: str, layer: str) -> pathlib.Path:
         return self._hand / layer / f"{chip}_{layer}.tif"
@@ -89,29 +91,28 @@ class Importer:
         if "s2" in self._sensors:
             # All events are older than processing baseline 04.00: there is no offset to remove.
             images["s2"] = remove_s2_offset(np.moveaxis(raster.read(self._file(entry.id, "S2Hand"), 13), 0, -1), 0)
-        common = dict(id=entry.id, s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id,
-                      lat=entry.lat, lon=entry.lon, source="Sen1Floods11 v1.1 hand-labelled", s2_offset_removed=0,
-                      split=entry.split)
+        source = "Sen1Floods11 v1.1 hand-labelled"
         if self._kind == "pairs":
-            return Pair(s1=images["s1"], s2=images["s2"], **common)
+            return Pair.of(entry, images=images, source=source)
         label = self._file(entry.id, "LabelHand")
         raw_label = raster.read(label, 1)[0]
         if (raw_label == -1).all():
-            raise UserError(f"'{label}' is -1 (no data) everywhere; there is nothing to learn from")
+            raise UserError(f"'{label}' is -1 (no data) everywhere; it cannot be a label")
         if not np.isin(raw_label, (-1, 0, 1)).all():
             raise UserError(f"'{label}' holds values {np.unique(raw_label)[:6].tolist()}, expected -1, "
                             "0 and 1; is it a LabelHand file of v1.1?")
         ignored = raw_label == -1
         for feature, image in images.items():
             ignored |= ~SENSORS[self._sensors[feature]].holds_data(image)
-        return Tile(images=images, label=np.where(ignored, IGNORED, raw_label).astype(np.uint8), **common)
+        classes = np.where(ignored, IGNORED, raw_label).astype(np.uint8)
+        return Tile.of(entry, images=images, label=classes, source=source)
 
 
 def _read_splits(roots: Sequence[pathlib.Path]) -> dict[str, str]:
-    """Chip -> split, of the first of `roots` that has the tables."""
+    """Returns chip -> split, of the first of `roots` that has the tables."""
     folders = [root / "splits" / "flood_handlabeled" for root in roots]
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    chips = {}
+    chips: dict[str, str] = {}
     for name, split in _SPLITS.items():
         table = folder / f"flood_{name}_data.csv"
         if table.is_file():

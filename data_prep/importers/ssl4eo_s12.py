@@ -44,7 +44,7 @@ class Importer:
         if kind != "pairs":
             raise no_such_kind("ssl4eo_s12", kind, "build --kind=pairs or give --labels=water_weak")
         return Layout(
-            sensors={"s1": ("s1_grd",), "s2": ("s2_l2a", "s2_l1c")}, default=("s1", "s2"), size=SIZE, classes=(),
+            sensors={"s1": ("s1_grd",), "s2": ("s2_l2a", "s2_l1c")}, default=("s1", "s2"), size=SIZE, label=None,
             source={"licence": "CC-BY-4.0",
                     "attribution": "Wang et al. 2023, SSL4EO-S12, arXiv 2211.07044; contains modified Copernicus "
                                    "Sentinel data",
@@ -63,7 +63,7 @@ class Importer:
                                 f"holds {' and '.join(self._folders)}")
 
     def entries(self) -> Iterator[Entry | Reject]:
-        numbered = []
+        numbered: list[dict[int, str]] = []
         for folder in self._folders:
             numbered.append({})
             for name in _subfolders(self._raw / folder):
@@ -72,9 +72,11 @@ class Importer:
                 else:
                     yield Reject(f"{folder}/{name}", "the folder's name is no number of 6 or 7 digits")
         for number in sorted(set().union(*numbered) - _void(self._raw)):
-            place, paths = f"{number:07d}", [folders.get(number) for folders in numbered]
-            if None in paths:
-                yield Reject(place, f"no folder in {self._folders[paths.index(None)]}")
+            place, paths = f"{number:07d}", [folders[number] for folders in numbered if number in folders]
+            if len(paths) < len(numbered):
+                lacking = next(name for name, folders in zip(self._folders, numbered, strict=True)
+                               if number not in folders)
+                yield Reject(place, f"no folder in {lacking}")
                 continue
             images = [[(name, f"{path}/{name}") for name in _subfolders(self._raw / path)] for path in paths]
             lat, lon = raster.listed_centre(self._raw / images[1][0][1] / "B1.tif") if images[1] else (
@@ -85,15 +87,13 @@ class Importer:
                     continue
                 (s1_time, s1), (s2_time, s2) = found
                 yield Entry(f"{place}_{pathlib.PurePosixPath(s2).name}", place, "", {"s1": s1, "s2": s2}, lat=lat,
-                            lon=lon, s1_time=s1_time, s2_time=s2_time)
+                            lon=lon, times={"s1": s1_time, "s2": s2_time})
 
     def read(self, entry: Entry) -> Pair:
         s1, s2 = (self._bands(entry.where[feature], self._sensors[feature].bands) for feature in ("s1", "s2"))
-        return Pair(
-            id=entry.id, s1=db_to_int16(np.where(s1 == 0, np.nan, s1)), s2=remove_s2_offset(s2, 0),
-            s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id, lat=entry.lat, lon=entry.lon,
-            source="SSL4EO-S12 v1.0", s2_offset_removed=0, split=entry.split,
-            cloud=_cloud(self._raw / entry.where["s2"] / "metadata.json"))
+        images = {"s1": db_to_int16(np.where(s1 == 0, np.nan, s1)), "s2": remove_s2_offset(s2, 0)}
+        cloud = _cloud(self._raw / entry.where["s2"] / "metadata.json")
+        return Pair.of(entry, images=images, source="SSL4EO-S12 v1.0", cloud=cloud)
 
     def _bands(self, folder: str, bands: Sequence[str]) -> np.ndarray:
         images = []
@@ -116,9 +116,10 @@ def pair_dates(place: str, s1: Sequence[tuple[str, Any]], s2: Sequence[tuple[str
 
     Yields:
       ((S1 time, its anything), (S2 time, its anything)) by time of S2; then a Reject for each name without a time and
-      for each image that finds no partner: a place has as many dates of the one as of the other.
+      for each image without a partner: a place has equally many dates of both sensors.
     """
-    rejects, dated = [], []
+    rejects: list[Reject] = []
+    dated: list[list[tuple[int, Any, str]]] = []
     for images in (s1, s2):
         dated.append([])
         for name, anything in images:
@@ -126,13 +127,13 @@ def pair_dates(place: str, s1: Sequence[tuple[str, Any]], s2: Sequence[tuple[str
                 dated[-1].append((acquisition_time(name), anything, name))
             except UserError as error:
                 rejects.append(Reject(f"{place}_{name}", str(error)))
-    pairs = nearest_in_time(*([time for time, _, _ in images] for images in dated))
+    pairs = nearest_in_time(*([time for time, _, _ in of_sensor] for of_sensor in dated))
     for i, j in pairs:
         yield dated[0][i][:2], dated[1][j][:2]
-    for images, other, used in zip(dated, ("S2", "S1"), map(set, zip(*pairs, strict=True)) if pairs else (set(), set()),
-                                   strict=True):
+    paired = [{i for i, _ in pairs}, {j for _, j in pairs}]
+    for of_sensor, other, used in zip(dated, ("S2", "S1"), paired, strict=True):
         rejects += [Reject(f"{place}_{name}", f"no {other} image left to pair with: {len(dated[0])} S1, "
-                           f"{len(dated[1])} S2") for i, (_, _, name) in enumerate(images) if i not in used]
+                           f"{len(dated[1])} S2") for i, (_, _, name) in enumerate(of_sensor) if i not in used]
     yield from rejects
 
 
@@ -142,13 +143,13 @@ def _subfolders(folder: pathlib.Path) -> list[str]:
 
 
 def _void(raw: pathlib.Path) -> set[int]:
-    """Numbers of the gaps, where the list of them is at hand."""
+    """Returns the numbers of the gaps; none without their list."""
     paths = [path for path in (raw / "void_ids.csv", raw / "data" / "void_ids.csv") if path.is_file()]
     return {int(number) for path in paths for number in re.findall(r"^\s*(\d+)", path.read_text(), re.MULTILINE)}
 
 
 def _cloud(path: pathlib.Path) -> float:
-    """Percentage of cloud in the whole scene, NaN where it is not told."""
+    """Returns the percentage of cloud in the whole scene, NaN if it is not stated."""
     if not path.is_file():
         return math.nan
     try:

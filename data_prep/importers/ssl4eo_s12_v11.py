@@ -10,8 +10,8 @@ It was published twice, and both forms are read:
 The dates of a place make pairs, nearest times first; a record is a Sentinel-2 image with its radar image.
 
 Traps. (1) time_ of S1GRD was sorted while its pixels and file_id were not: times come from file_id alone. (2) S2 values
-carry the +1000 offset in the Zarr form; the authors took it out of the tar form. The dimension 'sample' tells the form.
-(3) S1 is float16 dB, and 0 or NaN where it has no data. (4) The products need not list their places in one order.
+carry the +1000 offset in the Zarr form; the authors took it out of the tar form. Only the Zarr form has the dimension
+'sample'. (3) S1 is float16 dB; 0 or NaN is no data. (4) The products need not list their places in one order.
 """
 
 import functools
@@ -40,7 +40,7 @@ class Importer:
         if kind != "pairs":
             raise no_such_kind("ssl4eo_s12_v11", kind, "build --kind=pairs or give --labels=water_weak")
         return Layout(
-            sensors={"s1": ("s1_grd",), "s2": ("s2_l2a", "s2_l1c")}, default=("s1", "s2"), size=SIZE, classes=(),
+            sensors={"s1": ("s1_grd",), "s2": ("s2_l2a", "s2_l1c")}, default=("s1", "s2"), size=SIZE, label=None,
             source={"licence": "CC-BY-4.0",
                     "attribution": "Blumenstiel et al. 2025, SSL4EO-S12 v1.1, arXiv 2503.00168; Wang et al. 2023, "
                                    "SSL4EO-S12, arXiv 2211.07044; contains modified Copernicus Sentinel data",
@@ -53,7 +53,7 @@ class Importer:
         self._sensors = {feature: sensor(sensors[feature]) for feature in ("s1", "s2")}
         self._products = [PRODUCTS[spec.name] for spec in self._sensors.values()]
         self._folders = zarr_samples.split_folders(raw, self._products)
-        # The dates of a place follow one another.
+        # The dates of a place come one after another.
         self._open = functools.lru_cache(maxsize=2)(lambda file, *span: ZarrZip(raw / file, *span))
 
     def entries(self) -> Iterator[Entry | Reject]:
@@ -62,12 +62,12 @@ class Importer:
                 if isinstance(found, Reject):
                     yield found
                     continue
-                name, refs = found
-                if refs[0] is None:
+                name, (ref1, ref2) = found
+                if ref1 is None or ref2 is None:  # the first: `samples` lists the last product
                     yield Reject(f"{folder}/{name}", f"not in {folder}/{self._products[0]}")
                     continue
                 try:
-                    yield from self._places(SPLITS[folder], *refs)
+                    yield from self._places(SPLITS[folder], ref1, ref2)
                 except UserError as error:
                     yield Reject(f"{folder}/{name}", str(error))
 
@@ -79,7 +79,7 @@ class Importer:
             raise UserError(f"{s2}: {len(dates)} places, {len(centres[0])} center_lat, {len(centres[1])} center_lon; "
                             "it looks damaged, fetch it again")
         for place in sorted(radar.keys() - dates.keys()):
-            yield from pair_dates(place, radar[place], [])
+            yield from (found for found in pair_dates(place, radar[place], []) if isinstance(found, Reject))
         for (place, optical), lat, lon in zip(dates.items(), *centres, strict=True):
             for found in pair_dates(place, radar.get(place, []), optical):
                 if isinstance(found, Reject):
@@ -88,18 +88,16 @@ class Importer:
                 (s1_time, s1_index), (s2_time, s2_index) = found
                 where = {"s1": ref1, "s2": ref2, "s1_index": s1_index, "s2_index": s2_index}
                 yield Entry(f"{place}_{s2_index['time']}", place, split, where, lat=float(lat), lon=float(lon),
-                            s1_time=s1_time, s2_time=s2_time)
+                            times={"s1": s1_time, "s2": s2_time})
 
     def read(self, entry: Entry) -> Pair:
         s1, s2 = self._open(*entry.where["s1"]), self._open(*entry.where["s2"])
         index = entry.where["s2_index"]
         offset = OFFSET if "sample" in index else 0
-        return Pair(
-            id=entry.id, s1=zarr_samples.radar(s1, entry.where["s1_index"], self._sensors["s1"]),
-            s2=remove_s2_offset(zarr_samples.image(s2, index, self._sensors["s2"].bands), offset),
-            s1_time=entry.s1_time, s2_time=entry.s2_time, location_id=entry.location_id, lat=entry.lat, lon=entry.lon,
-            source="SSL4EO-S12 v1.1", s2_offset_removed=offset, split=entry.split,
-            cloud=zarr_samples.cloud_percent(s2, index))
+        images = {"s1": zarr_samples.radar(s1, entry.where["s1_index"], self._sensors["s1"]),
+                  "s2": remove_s2_offset(zarr_samples.image(s2, index, self._sensors["s2"].bands), offset)}
+        return Pair.of(entry, images=images, source="SSL4EO-S12 v1.1", s2_offset_removed=offset,
+                       cloud=zarr_samples.cloud_percent(s2, index))
 
 
 def _dates(store: ZarrZip) -> dict[str, list[tuple[str, dict[str, int]]]]:

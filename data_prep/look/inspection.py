@@ -1,4 +1,4 @@
-"""What is in a data set: counts, value ranges, gaps in data and time, places, classes, and a contact sheet."""
+"""The content of a data set: counts, value ranges, gaps in data and time, places, labels, and a contact sheet."""
 
 import io
 import os
@@ -10,6 +10,8 @@ import numpy as np
 from etils import epath
 
 from data_prep.pairing import GapHistogram
+from data_prep.record import UNKNOWN_TIME, timed
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.data.manifest import DatasetInfo, load_info
 from dual_encoder.data.tfrecord import ShardedRecords
 from dual_encoder.errors import UserError
@@ -42,12 +44,12 @@ def inspect(folder: str | os.PathLike, split: str, limit: int, out: pathlib.Path
         yield (f"split {name:11s} {sum(e['records'] for e in entries):8d} records  {len(entries):4d} shards  "
                f"{sum(e['bytes'] for e in entries) / 1e6:10.1f} MB")
     if (rejected := epath.Path(folder) / "rejected.jsonl").exists():
-        yield f"{len(rejected.read_text().splitlines())} rejected when it was built, see {rejected}"
+        yield f"{len(rejected.read_text().splitlines())} rejected by the build, see {rejected}"
     records = [ShardedRecords(folder, name) for name in ([split] if split else info.shards)]
     total = sum(map(len, records))
     chosen = np.unique(np.linspace(0, total - 1, min(limit, total)).astype(int))
     if len(chosen) < total:
-        yield f"what follows is read from {len(chosen)} of {total} records, evenly spaced (--records)"
+        yield f"the figures below are of {len(chosen)} of {total} records, evenly spaced (--records)"
     summary = _Summary(info)
     shown = set(np.unique(np.linspace(0, len(chosen) - 1, min(_SHEET_COLUMNS, len(chosen))).astype(int)).tolist())
     columns = []
@@ -61,7 +63,8 @@ def inspect(folder: str | os.PathLike, split: str, limit: int, out: pathlib.Path
     pictures.grid([list(row) for row in zip(*columns, strict=True)], _SHEET_TILE).save(png, "PNG")
     atomic.write(out, png.getvalue())
     rows = [f"{feature} ({spec.name})" for feature, spec in info.sensors.items()]
-    yield f"contact sheet: {out} ({', '.join(rows + ['label'] * ('label' in info.tensors))}, top to bottom)"
+    rows += ["label"] if info.label and info.label.per_pixel else []
+    yield f"contact sheet: {out} ({', '.join(rows)}, top to bottom)"
 
 
 class _Summary:
@@ -69,18 +72,22 @@ class _Summary:
 
     def __init__(self, info: DatasetInfo):
         self._info = info
-        self._low, self._high, self._sum, self._pixels, self._with_data = {}, {}, {}, {}, {}
+        self._low: dict[str, np.ndarray] = {}
+        self._high: dict[str, np.ndarray] = {}
+        self._sum: dict[str, np.ndarray] = {}
+        self._pixels: dict[str, int] = {}
+        self._with_data: dict[str, int] = {}
         self._gaps = GapHistogram()
-        self._classes = np.zeros(256, np.int64)
+        self._label = _LabelSummary(info.label) if info.label else None
         self._places: set[bytes] = set()
         self._records = 0
 
     def add(self, record: dict[str, Any]) -> None:
         self._records += 1
         self._places.add(record["location_id"])
-        self._gaps.add(record["s1_time"], record["s2_time"])
-        if "label" in record:
-            self._classes += np.bincount(record["label"].ravel(), minlength=256)
+        self._gaps.add({feature: record.get(f"{feature}_time", UNKNOWN_TIME) for feature in timed(self._info.sensors)})
+        if self._label:
+            self._label.add(record["label"])
         for feature, spec in self._info.sensors.items():
             image = record[feature]
             pixels = image[spec.holds_data(image)]
@@ -104,13 +111,45 @@ class _Summary:
                     yield f"  {band:6s}" + "".join(f"{value:10.4g}" for value in values)
         yield f"{len(self._places)} distinct locations in {self._records} records"
         if len(self._info.sensors) > 1:
-            yield from self._gaps.lines()
-        if "label" in self._info.tensors:
-            counted = self._classes[:IGNORED].sum()
-            yield f"label: {counted / self._classes.sum():.2%} of pixels valid, {self._classes[IGNORED]} ignored"
-            for value, name in enumerate(self._info.classes):
-                share = self._classes[value] / max(counted, 1)
-                yield f"  {value} {name:30s} {share:7.2%} {'#' * round(40 * share)}"
+            yield from self._gaps.lines(timed(self._info.sensors))
+        if self._label:
+            yield from self._label.lines()
+
+
+class _LabelSummary:
+    """Running counts over labels: pixels of a class, records of a class, or the values of a number."""
+
+    def __init__(self, spec: LabelSpec):
+        self._spec, self._records = spec, 0
+        self._counts = np.zeros(max(len(spec.classes), IGNORED + 1), np.int64)
+        self._low, self._sum, self._high = np.inf, 0.0, -np.inf
+
+    def add(self, label: np.ndarray) -> None:
+        self._records += 1
+        if self._spec.kind == "number":
+            value = float(label)
+            self._low, self._sum, self._high = min(self._low, value), self._sum + value, max(self._high, value)
+        else:
+            values = np.flatnonzero(label) if self._spec.kind == "image_classes" else label.ravel()
+            self._counts += np.bincount(values, minlength=len(self._counts))
+
+    def lines(self) -> Iterator[str]:
+        if self._spec.kind == "number":
+            yield (f"label: number{f' in {self._spec.unit}' * bool(self._spec.unit)} of {self._records} records; min "
+                   f"{self._low:.4g}, mean {self._sum / max(self._records, 1):.4g}, max {self._high:.4g}")
+            return
+        if self._spec.per_pixel:
+            total, ignored = int(self._counts[:IGNORED].sum()), int(self._counts[IGNORED])
+            yield f"label: {total / (total + ignored):.2%} of pixels valid, {ignored} ignored"
+        else:
+            total = self._records
+            several = "any number of" if self._spec.kind == "image_classes" else "one of"
+            yield f"label: {several} {len(self._spec.classes)} classes for each of {total} records"
+        width = max(30, *map(len, self._spec.classes), 0)
+        for value, name in enumerate(self._spec.classes):
+            share = self._counts[value] / max(total, 1)
+            count = "" if self._spec.per_pixel else f"{self._counts[value]:8d} "
+            yield f"  {value} {name:{width}s} {count}{share:7.2%} {'#' * round(40 * share)}"
 
 
 def _nth(splits: list[ShardedRecords], number: int) -> dict[str, Any]:
@@ -122,5 +161,5 @@ def _nth(splits: list[ShardedRecords], number: int) -> dict[str, Any]:
 
 
 def _column(record: dict[str, Any], info: DatasetInfo) -> list[np.ndarray]:
-    pictures = [pictures.image_to_rgb(record[feature], spec) for feature, spec in info.sensors.items()]
-    return pictures + ([pictures.label_to_rgb(record["label"])] if "label" in record else [])
+    column = [pictures.image_to_rgb(record[feature], spec) for feature, spec in info.sensors.items()]
+    return column + ([pictures.label_to_rgb(record["label"])] if info.label and info.label.per_pixel else [])

@@ -64,7 +64,7 @@ def compute(folder: epath.PathLike, split: str) -> dict[str, Any]:
     info = records.info
     moments = {name: Moments.of(np.zeros((0, len(spec.bands)))) for name, spec in info.sensors.items()}
     done = [0, 0]
-    with Progress("records", len(records), lambda: (*done, "")):
+    with Progress("records", len(records), lambda: (done[0], done[1], "")):
         for number in range(len(records)):
             record = records[number]
             for name, spec in info.sensors.items():
@@ -90,6 +90,6 @@ def _with_moments(spec: SensorSpec, moments: Moments, provenance: str) -> dict[s
     constant = [band for band, std in zip(spec.bands, moments.std, strict=True) if not std > 0]
     if constant:
         raise UserError(f"band {constant[0]} of '{spec.name}' has one value in all {moments.count} pixels with data; "
-                        "there is nothing to normalise by, check the raw data with `python -m data_prep inspect`")
+                        "it cannot be normalised, check the raw data with `python -m data_prep inspect`")
     return dataclasses.replace(spec, mean=tuple(moments.mean.tolist()), std=tuple(moments.std.tolist()),
                                provenance=provenance).to_json()

@@ -46,8 +46,8 @@ def batches(records: Records, *, seed: int, batch_size: int, rows: range, start:
             except RuntimeError as error:
                 if "terminated unexpectedly" not in str(error):
                     raise
-                raise UserError(f"a reading process has died ({one_line(error, 80)}), most often for want of memory; "
-                                "lower --config.data.processes and run the same command again") from error
+                raise UserError(f"a reading process has died ({one_line(error, 80)}), most often because memory ran "
+                                "out; lower --config.data.processes and run the same command again") from error
             if records.max_bad_records:
                 records.count_bad(order.numbers(step)[rows.start:rows.stop], batch["record"])
             yield batch
@@ -56,7 +56,7 @@ def batches(records: Records, *, seed: int, batch_size: int, rows: range, start:
 
 
 def _start_readers(reading: Iterator[T]) -> T:
-    """Returns the first batch of reading processes, and has them inherit that a signal to the run is not for them."""
+    """Returns the first batch of the reading processes, and starts them so that they ignore signals to the run."""
     multiprocessing.resource_tracker.ensure_running()  # to start it would unblock the signals
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     try:
@@ -66,17 +66,18 @@ def _start_readers(reading: Iterator[T]) -> T:
 
 
 def _end_with_trainer(*_: int) -> None:
-    """In a reading process: without the trainer it would wait for ever."""
+    """Ends a reading process with the trainer; without this it would wait for ever."""
     def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(0)
+        if trainer := multiprocessing.parent_process():
+            trainer.join()
+            os._exit(0)
     threading.Thread(target=watch, daemon=True).start()
 
 
 def in_order(records: Records, batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """Yields (batch, valid) once through the split; the last batch is filled up with its last record.
 
-    `valid` is the number of rows that count. Damaged records, as far as `max_bad_records` allows them, are left out.
+    `valid` is the number of rows that count. Damaged records that `max_bad_records` allows are left out.
     """
     reader = BatchReader(records)
     for start in range(0, len(records), batch_size):

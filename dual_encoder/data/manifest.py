@@ -1,4 +1,4 @@
-"""manifest.json: what a data set folder holds."""
+"""manifest.json, the description of a data set folder: reading it. data_prep/build/finish.py writes it."""
 
 import dataclasses
 import hashlib
@@ -9,11 +9,13 @@ from typing import Any
 
 from etils import epath
 
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.storage import files
 
 MANIFEST = "manifest.json"
+_SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +26,23 @@ class TensorInfo:
     shape: tuple[int, ...]
 
 
+def splits_in_order(names: Iterable[str]) -> list[str]:
+    """Returns the names of splits in the order of every list: train, validation, test, then others by name."""
+    return sorted(names, key=lambda name: (_SPLITS.index(name) if name in _SPLITS else len(_SPLITS), name))
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What manifest.json says.
+    """The content of manifest.json.
+
+    A manifest that was written before labels had a spec holds `classes` only; its labels are classes of pixels.
 
     Attributes:
       name, config, version: the TFDS identity, e.g. 's1s2_pairs', 'bigearthnet', '1.0.0'.
-      sensors: feature name ('s1', 's2') -> spec of the stored image.
-      tensors: feature name ('s1', 's2', 'label') -> dtype and shape [height, width, bands] or [height, width].
-      classes: names of the label values 0, 1, ... (255 is ignored); empty for unlabelled pairs.
+      sensors: feature name ('s1', 's2', ...) -> spec of the stored image.
+      tensors: feature name ('s1', 's2', ..., 'label') -> dtype and shape: [height, width, bands] of an image, as
+        `LabelSpec.shape` of a label.
+      label: spec of the feature 'label'; None for unlabelled pairs.
       source: importer, licence, attribution and notes, as text.
       shards: split -> shard entries {'file', 'bytes', 'records', 'sha256'} in order.
       fingerprint: sha256 over the shard digests: equal fingerprints are equal records in equal order.
@@ -43,35 +53,42 @@ class DatasetInfo:
     version: str
     sensors: Mapping[str, SensorSpec]
     tensors: Mapping[str, TensorInfo]
-    classes: tuple[str, ...]
+    label: LabelSpec | None
     source: Mapping[str, str]
     shards: Mapping[str, tuple[Mapping[str, Any], ...]]
     fingerprint: str
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the label's classes; empty without a label."""
+        return self.label.classes if self.label else ()
+
     def to_json(self) -> dict[str, Any]:
-        """Returns what manifest.json holds."""
+        """Returns the content of manifest.json."""
         return {
             "name": self.name, "config": self.config, "version": self.version,
             "sensors": {k: v.to_json() for k, v in self.sensors.items()},
             "tensors": {k: {"dtype": v.dtype, "shape": list(v.shape)} for k, v in self.tensors.items()},
-            "classes": list(self.classes), "source": dict(self.source),
+            "classes": list(self.classes), **({"label": self.label.to_json()} if self.label else {}),
+            "source": dict(self.source),
             "shards": {k: [dict(entry) for entry in v] for k, v in self.shards.items()},
             "fingerprint": self.fingerprint,
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "DatasetInfo":
-        """Reads what `to_json` returned."""
+        """Reads what `to_json` returned, now or before labels had a spec."""
+        label = values.get("label", {"kind": "pixel_classes"}) if "label" in values["tensors"] else None
         return cls(
             name=values["name"], config=values["config"], version=values["version"],
             sensors={k: SensorSpec.from_json(v) for k, v in values["sensors"].items()},
             tensors={k: TensorInfo(v["dtype"], tuple(v["shape"])) for k, v in values["tensors"].items()},
-            classes=tuple(values["classes"]), source=dict(values["source"]),
+            label=LabelSpec.from_json(label, values["classes"]) if label else None, source=dict(values["source"]),
             shards={k: tuple(v) for k, v in values["shards"].items()}, fingerprint=values["fingerprint"])
 
 
 def load_info(path: epath.PathLike) -> DatasetInfo:
-    """Reads the manifest of the data set folder `path`, local or in a bucket; UserError when there is none."""
+    """Reads the manifest of the data set folder `path`, local or in a bucket; UserError if there is none."""
     folder = epath.Path(path)
     manifest = folder / MANIFEST
     try:
@@ -95,25 +112,16 @@ def merge(infos: Sequence[DatasetInfo], names: Sequence[str], features: tuple[st
     Args:
       infos: the data sets.
       names: their folders, for errors.
-      features: the tensors in use; only they have to agree, and only they are described.
+      features: the tensors in use; only these must agree, and only these are described.
 
     Raises:
-      UserError: shape, dtype, sensor or classes of two data sets differ.
+      UserError: shape, dtype, sensor, kind of label or classes of two data sets differ.
     """
     first = infos[0]
     if len(infos) == 1:
         return first
     for info, name in zip(infos[1:], names[1:], strict=True):
-        for feature in features:
-            one, other = first.tensors[feature], info.tensors[feature]
-            if one != other:
-                raise UserError(f"'{names[0]}' stores '{feature}' as {one.dtype}{list(one.shape)}, '{name}' as "
-                                f"{other.dtype}{list(other.shape)}; mix data sets of one size and dtype")
-            if feature in first.sensors:
-                first.sensors[feature].check_matches(info.sensors[feature], f"'{name}'", f"'{names[0]}'")
-        if "label" in features and info.classes != first.classes:
-            raise UserError(f"'{names[0]}' has classes {list(first.classes)}, '{name}' has {list(info.classes)}; mix "
-                            "data sets of one set of classes")
+        _check_fits(first, names[0], info, name, features)
     shards: dict[str, tuple[Mapping[str, Any], ...]] = {}
     for info in infos:
         for split, entries in info.shards.items():
@@ -124,9 +132,28 @@ def merge(infos: Sequence[DatasetInfo], names: Sequence[str], features: tuple[st
         version=_join(",", (info.version for info in infos)),
         sensors={feature: first.sensors[feature] for feature in features if feature in first.sensors},
         tensors={feature: first.tensors[feature] for feature in features},
-        classes=first.classes if "label" in features else (),
+        label=first.label if "label" in features else None,
         source={key: _join("; ", (info.source[key] for info in infos if key in info.source)) for key in keys},
         shards=shards, fingerprint=hashlib.sha256("\n".join(info.fingerprint for info in infos).encode()).hexdigest())
+
+
+def _check_fits(first: DatasetInfo, first_name: str, info: DatasetInfo, name: str, features: tuple[str, ...]) -> None:
+    """Raises UserError unless both data sets store `features` alike."""
+    ours, theirs = first.label, info.label
+    if "label" in features and ours and theirs and (ours.kind, ours.unit) != (theirs.kind, theirs.unit):
+        kinds = [f"{label.kind} {label.unit}".strip() for label in (ours, theirs)]
+        raise UserError(f"'{first_name}' has labels of kind {kinds[0]}, '{name}' of kind {kinds[1]}; mix data sets of "
+                        "one kind of label")
+    for feature in features:
+        one, other = first.tensors[feature], info.tensors[feature]
+        if one != other:
+            raise UserError(f"'{first_name}' stores '{feature}' as {one.dtype}{list(one.shape)}, '{name}' as "
+                            f"{other.dtype}{list(other.shape)}; mix data sets of one size and dtype")
+        if feature in first.sensors:
+            first.sensors[feature].check_matches(info.sensors[feature], f"'{name}'", f"'{first_name}'")
+    if "label" in features and info.classes != first.classes:
+        raise UserError(f"'{first_name}' has classes {list(first.classes)}, '{name}' has {list(info.classes)}; mix "
+                        "data sets of one set of classes")
 
 
 def _join(separator: str, values: Iterable[str]) -> str:
@@ -134,7 +161,7 @@ def _join(separator: str, values: Iterable[str]) -> str:
 
 
 def load_sensors(info: DatasetInfo, statistics: str) -> Mapping[str, SensorSpec]:
-    """Returns the data set's sensors, with mean and std from the file `statistics` where one is given.
+    """Returns the data set's sensors, with mean and std from the file `statistics` unless that is ''.
 
     Raises:
       UserError: no such file, or it describes other bands.

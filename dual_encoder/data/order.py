@@ -1,9 +1,9 @@
-"""Which records make up a batch: a function of (seed, step), of the sizes of the sets and of their weights.
+"""The records of a batch: a function of (seed, step), of the sizes of the sets and of their weights.
 
 One set: each epoch walks through a permutation computed from (seed, epoch); the last incomplete batch is left out.
 
-Several sets, by weight: in the first T batches of B records, set i has given exactly floor(w_i * T * B), and the set
-of the largest weight the rest. The n-th record that a set gives is at position n of its own epochs, each a permutation
+Several sets, by weight: the first T batches of B records hold exactly floor(w_i * T * B) records of set i, and the rest
+is of the set of the largest weight. The n-th record of a set is at position n of its own epochs, each a permutation
 computed from (seed, set, epoch), without a gap. So an epoch of a set may end within a batch, and a record that is late
 in one permutation and early in the next can be in one batch twice.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from dual_encoder.errors import UserError
 
-_ROWS = 1 << 62  # key of the order of the rows in a batch: above those of epochs, below what NumPy makes a float of
+_ROWS = 1 << 62  # key of the order of the rows in a batch: above the keys of epochs, below those NumPy turns to floats
 
 
 def permutation(seed: int, epoch: int, count: int, part: int = 0) -> np.ndarray:
@@ -55,10 +55,10 @@ class Order:
         self._largest = self._shares.index(max(self._shares))
         others = sum(-(-share * batch_size // sum(self._shares)) for part, share in enumerate(self._shares)
                      if part != self._largest)
-        if others > batch_size:  # the largest set would have to take records back
+        if others > batch_size:  # the largest set would have a negative number of records
             raise UserError(f"config.batch_size is {batch_size}, too small to mix {len(counts)} data sets by weight; "
                             f"use at least {len(counts) * (len(counts) - 1)}")
-        # An epoch and the next one: readers stand on both sides of its end.
+        # An epoch and the next one: at its end, readers need both.
         self._epochs = [functools.lru_cache(2)(functools.partial(permutation, seed, count=count, part=part))
                         for part, count in enumerate(counts)]
 
@@ -75,7 +75,7 @@ class Order:
         return np.random.Generator(np.random.Philox(key=[self._seed, _ROWS | step])).permutation(rows)
 
     def given(self, steps: int) -> list[int]:
-        """Returns how many records each set has given in the first `steps` batches."""
+        """Returns the number of records of each set in the first `steps` batches."""
         total = steps * self._batch_size
         given = [share * total // sum(self._shares) for share in self._shares]
         given[self._largest] += total - sum(given)
@@ -92,11 +92,11 @@ class Order:
 
 
 def _shares(counts: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """Returns whole numbers in the proportion of the weights, so that what a set gives is exact at any step."""
+    """Returns whole numbers in the proportion of the weights, so that the counts of a set are exact at any step."""
     if not weights:
         return list(counts)
     if len(weights) != len(counts) or not all(math.isfinite(weight) and weight > 0 for weight in weights):
         raise UserError(f"config.data.weights is {tuple(weights)}, config.data.dir names {len(counts)} data set(s); "
                         "give one positive number for each, or () to mix them in proportion to their records")
-    exact = [fractions.Fraction(repr(float(weight))) for weight in weights]  # 0.1 is a tenth, as it was written
+    exact = [fractions.Fraction(repr(float(weight))) for weight in weights]  # 0.1 is exactly a tenth
     return [int(value * math.lcm(*(v.denominator for v in exact))) for value in exact]

@@ -1,7 +1,8 @@
-"""Where the values lie in a record, learnt from one; others like it are then read straight to where they are needed.
+"""Byte positions of the tensors in a serialized record, learnt from the first record.
 
-A data set's records differ in their values, and little in the bytes between them: tags, lengths, names. `find` in
-tf_example.py looks at no others. So a record of the same length with the same bytes between has the same layout.
+Records with the same layout are then read directly into the batch, without parsing. The records of a data set differ in
+their values, and little in the bytes between these: tags, lengths, names. The parser (`tf_example.find`) reads only
+those bytes. So two records of equal length that agree in them have the same layout.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ class Layout:
     Args:
       data: the record and its checksum.
       values: name -> (start, stop) of every value, as `tf_example.find` returns.
-      tensors: the names of the values that are wanted in memory of their own.
+      tensors: the names of the values that get memory of their own.
 
     Attributes:
       size: bytes of the record and its checksum.
@@ -34,7 +35,7 @@ class Layout:
             between[start:stop] = bytes(stop - start)
         self._between = int.from_bytes(b"".join(between[part] for part in kept), "little")
         self._pattern = int.from_bytes(b"".join(data[part] for part in kept), "little") & self._between
-        self._values = {}  # places of the other values in what is kept
+        self._values = {}  # places of the other values in the kept bytes
         for name in values.keys() - set(tensors):
             start, stop = values[name]
             gone = sum(values[tensor][1] - values[tensor][0] for tensor in self._tensors if values[tensor][0] < start)
@@ -47,7 +48,7 @@ class Layout:
           rows: tensor name -> uint8 [bytes of the tensor].
 
         Returns:
-          what is kept besides the tensors; the buffers that the record and, last, its checksum fill.
+          the kept bytes: all but the tensors; the buffers that the record and, last, its checksum fill.
         """
         cuts = self._cuts
         kept = bytearray(cuts[-1])
@@ -59,8 +60,12 @@ class Layout:
         return kept, buffers
 
     def fits(self, kept: bytearray) -> bool:
-        """True when the record that filled `kept` has this layout."""
+        """Returns True if the record that filled `kept` has this layout."""
         return int.from_bytes(kept, "little") & self._between == self._pattern
+
+    def equals(self, other: "Layout") -> bool:
+        """Returns True if records of the other layout have this one, too."""
+        return (self._cuts, self._between, self._pattern) == (other._cuts, other._between, other._pattern)
 
     def value(self, name: bytes, kept: bytearray) -> bytes:
         """Returns the value `name`, not one of the tensors."""

@@ -1,6 +1,6 @@
-"""Deterministic batches: the batch of step t is a function of (seed, t) alone (order.py says which records it holds).
+"""Deterministic batches: the batch of step t is a function of (seed, t) alone (order.py computes its record numbers).
 
-Hosts, devices, threads, processes and restarts change who reads a record, never which records make up a batch.
+Hosts, devices, threads, processes and restarts change the reader of a record, never the records of a batch.
 """
 
 import bisect
@@ -33,12 +33,12 @@ class Records:
       splits: 'train', or several joined by '+': 'train+validation'.
       features: the tensors to read, e.g. ('s1', 's2').
       weights: share of each folder in the batches; () = in proportion to the records.
-      max_bad_records: how many damaged records may be replaced by the next sound one of their data set.
+      max_bad_records: most damaged records that may be replaced, each by the next sound one of its data set.
       partial: leave out folders that do not have the splits, as long as one has them (for evaluation).
 
     Attributes:
-      info: of the data set, or of all folders together (`dataset_info.merge`).
-      bad: numbers of the damaged records that `count_bad` has met.
+      info: of the data set, or of all folders together (`manifest.merge`).
+      bad: numbers of the damaged records that `count_bad` has found.
 
     Raises:
       UserError: a folder, split or feature is missing, or the folders do not fit together.
@@ -53,7 +53,8 @@ class Records:
                 raise UserError(f"data set '{folder}' has no feature '{missing[0]}', it has {sorted(info.tensors)}; "
                                 "choose other config inputs or build the data set with that sensor or label")
         self.info: DatasetInfo = manifest.merge(infos, folders, features)
-        self.features, self.max_bad_records, self.bad = features, max_bad_records, []
+        self.features, self.max_bad_records = features, max_bad_records
+        self.bad: list[int] = []
         names = splits.split("+")
         having = [folder for folder, info in zip(folders, infos, strict=True) if set(names) <= set(info.shards)]
         folders = having if partial and having else folders
@@ -63,7 +64,7 @@ class Records:
         self._starts = [0, *self._ends]
         self._set_ends = list(itertools.accumulate(sum(map(len, parts)) for parts in sets))
         self._weights = weights
-        # Two importers may give one name to two places; in a mixture they stay apart.
+        # Two importers may use one name for two places; a mixture keeps them apart.
         self._namespaces = [f"{part.info.source.get('importer', '')}/".encode() if len(folders) > 1 else b""
                             for part in self.parts]
 
@@ -71,7 +72,7 @@ class Records:
         return self._ends[-1]
 
     def order(self, seed: int, batch_size: int) -> Order:
-        """Returns which records make up the batches of a run."""
+        """Returns the order of the records in the batches of a run."""
         return Order(seed, np.diff(self._set_ends, prepend=0).tolist(), self._weights, batch_size)
 
     def record(self, number: int) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class Records:
         return {name: array[0] for name, array in BatchReader(self)([number]).items()}
 
     def prepare(self, number: int, rows: Mapping[bytes, np.ndarray]) -> Reading | None:
-        """Returns what is left to do of `read_into`, or None; see `ShardedRecords.prepare`."""
+        """Prepares a record for reading without `read_into`, or returns None; see `ShardedRecords.prepare`."""
         part, within = self._find(number)
         return self.parts[part].prepare(within, rows)
 
@@ -100,13 +101,13 @@ class Records:
         return self._first_sound(number, lambda part, within: self.parts[part].read_into(within, rows))
 
     def location(self, number: int, location_id: bytes) -> int:
-        """Returns the place of a record as an int32: a hash, of the importer as well where data sets are mixed."""
+        """Returns the place of a record as an int32: a hash, which includes the importer if data sets are mixed."""
         part, _ = self._find(number)
         digest = hashlib.blake2b(self._namespaces[part] + location_id, digest_size=4).digest()
         return int.from_bytes(digest, "little", signed=True)
 
     def count_bad(self, planned: np.ndarray, delivered: np.ndarray) -> None:
-        """Notes damaged records, each once: those between the number that was asked for and the one that came.
+        """Notes damaged records, each once: those between the number planned and the number delivered.
 
         Prints a line for each.
 
@@ -133,13 +134,14 @@ class Records:
 
     def _first_sound(self, number: int, read: Callable[[int, int], T]) -> tuple[int, T]:
         """Returns the number and read(part, number within it) of a record, or of the next sound one of its set."""
-        for replacements in itertools.count():
+        replacements = 0
+        while True:
             try:
                 return number, read(*self._find(number))
             except DamagedRecord:
                 if replacements == self.max_bad_records:
                     raise
-            number = self._next_in_set(number)
+            number, replacements = self._next_in_set(number), replacements + 1
 
     def _next_in_set(self, number: int) -> int:
         """Returns the number after `number`, or the set's first one after its last."""
@@ -152,7 +154,7 @@ class Records:
 
 
 class BatchReader:
-    """record numbers -> what a step needs. Picklable: a reading process starts threads of its own.
+    """Reads the batch of given record numbers. Picklable: a reading process starts threads of its own.
 
     Args:
       records: of a split.
@@ -168,14 +170,15 @@ class BatchReader:
 
     def __setstate__(self, state: Mapping[str, Any]):
         self.__dict__.update(state)
-        self._memory, self._pool = Memory(), None
+        self._memory = Memory()
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
 
-    def __call__(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
+    def __call__(self, numbers: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
         """Reads the records `numbers`.
 
         Returns:
           the tensors [records, ...], `location` int32 [records] (hash of the place) and `record` int32 [records] (its
-          number; another one than asked for where `max_bad_records` allows it and the record is damaged).
+          number; that of a later record if this one is damaged and `max_bad_records` allows a replacement).
 
         Raises:
           UserError: a damaged record, or more in a row than allowed.
@@ -187,23 +190,26 @@ class BatchReader:
         rows = [{name: array[row] for name, array in as_bytes} for row in range(count)]
         read = [int(number) for number in numbers]
         readings = [records.prepare(number, into) for number, into in zip(read, rows, strict=True)]
-        locations: list[bytes | None] = [None] * count
-        left = iter(range(count))  # shared: each thread takes the next row that nobody has taken
+        locations = [b""] * count
+        others: list[concurrent.futures.Future[None]] = []
+        left = iter(range(count))  # shared: each thread takes the next free row
 
         def fill() -> None:
             for row in left:
-                reading = readings[row]
+                # Without a reading: an earlier row may have taught the layout since.
+                reading = readings[row] = readings[row] or records.prepare(read[row], rows[row])
                 if reading is None or not reading.run():
+                    readings[row] = None
                     read[row], locations[row] = records.read_into(read[row], rows[row])
 
-        if self._pool is None and self._threads > 1:
-            self._pool = concurrent.futures.ThreadPoolExecutor(self._threads - 1)
-        others = [self._pool.submit(fill) for _ in range(self._threads - 1)]
+        if self._threads > 1:
+            self._pool = self._pool or concurrent.futures.ThreadPoolExecutor(self._threads - 1)
+            others = [self._pool.submit(fill) for _ in range(self._threads - 1)]
         fill()
         for other in others:
             other.result()
         batch["location"] = np.array([
-            records.location(number, reading.location if location is None else location)
+            records.location(number, reading.location if reading else location)
             for number, location, reading in zip(read, locations, readings, strict=True)], np.int32)
         batch["record"] = np.array(read, np.int32)
         return batch

@@ -6,7 +6,7 @@
     Features = (0A len Entry)*          BytesList = 0A len bytes
     Entry    = 0A len name 12 len Feature
 
-protobuf also allows other spellings (fields in another order, repeated or unknown fields); those are left to `decode`.
+protobuf also allows other spellings (fields in another order, repeated or unknown fields); only `decode` reads these.
 """
 
 from collections.abc import Container
@@ -22,7 +22,7 @@ def decode(payload: bytes) -> dict[str, Any]:
     """Decodes a serialized tf.train.Example by the protobuf library.
 
     Returns:
-      feature name -> its value (bytes, int or float), or the list of its values where there is not exactly one.
+      feature name -> its value (bytes, int or float), or the list of its values if there is not exactly one.
 
     Raises:
       UserError: not an Example, or one that is cut off.
@@ -44,12 +44,12 @@ def find(data: bytes, end: int, names: Container[bytes]) -> dict[bytes, tuple[in
 
     Args:
       data: begins with a serialized tf.train.Example.
-      end: its length; bytes of `data` from there on are not looked at.
+      end: its length; bytes of `data` from there on are not read.
       names: features that hold one value of bytes.
 
     Returns:
       name -> (start, stop) of each feature's value: of its bytes for `names`, of the serialized Feature, which is not
-      looked into, for others. None where `decode` has to be asked.
+      parsed, for others. None if only `decode` can read the record.
     """
     try:
         if data[0] != 0x0A:
@@ -79,12 +79,12 @@ def find(data: bytes, end: int, names: Container[bytes]) -> dict[bytes, tuple[in
             found[name] = (at, stop)
             at = stop
         return found
-    except IndexError:  # lengths that lead out of the data
+    except IndexError:  # lengths beyond the end of the data
         return None
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
-    """Reads the varint at `at`; returns where the bytes that it measures start and stop."""
+    """Reads the length at `at`, a varint; returns the start and the stop of the bytes of that length."""
     byte = data[at]
     at += 1
     length, shift = byte & 0x7F, 7

@@ -4,7 +4,7 @@ A data set is a folder that `python -m data_prep build` (or `tfds build`) made:
 
     s1s2_pairs-train.tfrecord-00000-of-00002     the shards, as TFDS writes them
     train.index.npy                              INDEX_DTYPE, one row per record: which shard, where, how long
-    manifest.json                                sensors, tensor shapes, digests: dataset_info.py
+    manifest.json                                sensors, tensor shapes, digests: manifest.py
 
 TFRecord framing: uint64 length, uint32 masked crc32c of the length, payload, uint32 masked crc32c of the payload.
 """
@@ -34,7 +34,7 @@ HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
 _LOCATION = b"location_id"
 _OPEN_SHARDS = 64  # per split; a data set of a million pairs has more shards than a process may have open files
-_LAYOUTS = 64  # per split; more than a data set of one kind of record has
+_LAYOUTS = 64  # per split; more than a data set of one kind of record needs
 _SCANNERS = 16  # threads that read headers; each waits for its disk or bucket most of the time
 
 
@@ -74,7 +74,7 @@ def scan(path: epath.PathLike) -> Iterator[tuple[int, int]]:
 
 
 def read_payload(descriptor: int, offset: int, length: int) -> bytes | None:
-    """Returns the payload at `offset` of an open shard; None when it is cut off or does not match its checksum."""
+    """Returns the payload at `offset` of an open shard; None if it is cut off or does not match its checksum."""
     data = os.pread(descriptor, length + FOOTER.size, offset)
     return data[:length] if _is_sound(data, length) else None
 
@@ -102,7 +102,7 @@ def parse(payload: bytes, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
       tensors: features to decode as arrays; their bytes are little-endian, C order, as TFDS's BYTES encoding writes.
 
     Returns:
-      tensors as read-only arrays; other features as `tf_example.decode` says.
+      tensors as read-only arrays; other features as of `tf_example.decode`.
 
     Raises:
       UserError: not an Example; a tensor is missing or has another number of bytes.
@@ -165,16 +165,18 @@ class ShardedRecords:
         self._open = functools.lru_cache(_OPEN_SHARDS)(files.open_ranges)
 
     def payload(self, record: int) -> bytes:
-        """Returns the bytes of record `record`; DamagedRecord when their checksum is wrong."""
+        """Returns the bytes of record `record`; DamagedRecord if their checksum is wrong."""
         data, length = self._read(record)
         return data[:length]
 
     def __getitem__(self, record: int) -> dict[str, Any]:
-        """Returns record `record`, decoded as `parse` says; DamagedRecord when its checksum is wrong."""
+        """Returns record `record`, decoded by `parse`; DamagedRecord if its checksum is wrong."""
         return self._parse(self.payload(record), record)
 
     def read_into(self, record: int, rows: Mapping[bytes, np.ndarray]) -> bytes:
-        """Copies tensors of a record to where they are needed; many times as fast as `self[record]`.
+        """Copies tensors of a record to their places in a batch, and keeps its layout for `prepare`.
+
+        For records that `prepare` and `Reading.run`, many times as fast as `self[record]`, cannot read.
 
         Args:
           record: its number.
@@ -187,9 +189,6 @@ class ShardedRecords:
           DamagedRecord: its checksum is wrong.
           UserError: a tensor or the location_id is missing, or has another number of bytes.
         """
-        reading = self.prepare(record, rows)
-        if reading and reading.run():
-            return reading.location
         data, length = self._read(record)
         values = tf_example.find(data, length, (*rows, _LOCATION))
         if values is None or _LOCATION not in values or any(
@@ -197,16 +196,20 @@ class ShardedRecords:
             return self._parse_into(data[:length], record, rows)
         for name, row in rows.items():
             row[:] = np.frombuffer(data, np.uint8, row.size, values[name][0])
-        key = (length, *rows)
-        if reading:  # records of this length have more than one: trying this one again would mean to read twice
-            self._layouts[key] = None
-        elif key not in self._layouts and len(self._layouts) < _LAYOUTS:
-            self._layouts[key] = Layout(data, values, tuple(rows))
+        self._keep((length, *rows), Layout(data, values, tuple(rows)))
         start, stop = values[_LOCATION]
         return data[start:stop]
 
+    def _keep(self, key: tuple, layout: Layout) -> None:
+        """Keeps the layout of the records of one length; None if they have several: to try one means to read twice."""
+        known = self._layouts.get(key)
+        if known is not None and not known.equals(layout):
+            self._layouts[key] = None
+        elif key not in self._layouts and len(self._layouts) < _LAYOUTS:
+            self._layouts[key] = layout
+
     def prepare(self, record: int, rows: Mapping[bytes, np.ndarray]) -> "Reading | None":
-        """Returns what is left to do of `read_into`, or None where the layout of such records is not known yet."""
+        """Prepares a record for reading into `rows`, as in `read_into`; None if the layout is not known yet."""
         shard, offset, length = self._row(record)
         layout = self._layouts.get((length, *rows))
         return Reading(layout, self._file(shard), offset, rows) if layout else None
@@ -245,7 +248,7 @@ class ShardedRecords:
             raise UserError(f"{self.where(record)}: {error}") from error
 
     def _parse_into(self, payload: bytes, record: int, rows: Mapping[bytes, np.ndarray]) -> bytes:
-        """As `read_into`, by the protobuf library: for records that are spelt in another way, and for good errors."""
+        """Like `read_into`, but by the protobuf library: for records in another spelling, and for clear errors."""
         values = self._parse(payload, record)
         place = values.get("location_id")
         if not isinstance(place, bytes):
@@ -275,10 +278,10 @@ class ShardedRecords:
 
 
 class Reading:
-    """A record of a known layout, to be read into `rows`; see `ShardedRecords.read_into`.
+    """A record of a known layout, to be read into `rows`; see `ShardedRecords.prepare`.
 
-    Threads meet at the interpreter lock, and who sleeps there sleeps as long as a small record takes. So all that can
-    be done before the threads start is done here, and `run` holds the lock for little more than a microsecond.
+    Waiting for the GIL can take as long as reading a small record. So everything that does not need a thread is
+    prepared here, and `run` holds the GIL for about a microsecond.
     """
 
     def __init__(self, layout: Layout, file: files.Ranges, offset: int, rows: Mapping[bytes, np.ndarray]):
@@ -286,7 +289,7 @@ class Reading:
         self._kept, self._buffers = layout.buffers(rows)
 
     def run(self) -> bool:
-        """Fills the rows; False where the record is damaged or has another layout: `read_into` tells which."""
+        """Fills the rows; False if the record is damaged or has another layout: `read_into` finds out which."""
         read = self._file.read_into(self._offset, self._buffers)
         crc, (*pieces, footer) = 0, self._buffers
         for piece in pieces:

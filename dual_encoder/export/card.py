@@ -1,4 +1,4 @@
-"""The model card: all that one needs to feed an exported encoder correctly, as README.md."""
+"""The model card, README.md: how to feed an exported encoder correctly."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any], lib
                "finetune": "by fine-tuning for segmentation"}[model.config["task"]]
     return f"""---
 library_name: {library}
-tags: [remote-sensing, sentinel, contrastive, {spec.modality}]
+tags: [{", ".join(("remote-sensing", *spec.tags, "contrastive", spec.modality))}]
 ---
 # {description["architecture"]} encoder of {spec.name}
 
@@ -90,18 +90,15 @@ def _no_data(spec: SensorSpec) -> str:
 
 
 def _other_units(spec: SensorSpec) -> str:
+    if spec.notes:
+        return spec.notes
     if spec.scale == 1:
         return "Feed the values as the product gives them; there is no other unit."
-    factor = f"{1 / spec.scale:g}"
-    if spec.modality == "sar":
-        return (f"From dB, use `stored = {factor} * dB`; from linear power, `stored = {factor} * 10 * log10(power)`. "
-                "Not-a-number and zero power are no data, never 0 dB (a very bright target).")
-    return (f"From reflectance in 0..1, use `stored = {factor} * reflectance`. Products of processing baseline 04.00 "
-            "and later store this number plus 1000: subtract 1000 first, or every band is shifted.")
+    return f"From a value in {spec.unit}, use `stored = {1 / spec.scale:g} * value`."
 
 
 def _network(description: Mapping[str, Any]) -> str:
-    """What the name of the architecture does not say."""
+    """Returns facts that the name of the architecture does not contain."""
     arguments = description["model_args"]
     if "img_size" in arguments:
         vector = "its class token" if arguments.get("class_token", True) else "the mean of its tokens"

@@ -1,4 +1,4 @@
-"""Stored integers -> standardised float images."""
+"""Standardises stored integers to float images."""
 
 import jax
 import jax.numpy as jnp

@@ -5,17 +5,18 @@ from PIL import Image
 
 from dual_encoder.imagery.sensors import SensorSpec
 
-# Class colours of label pictures: 0 land/other, 1 water, 2 vegetation, ...; 255 (ignored) is white.
+# Class colours of label pictures: 0 land or other, 1 water, 2 vegetation, ...; 255 (ignored) is white.
 _LABEL_COLOURS = ((196, 178, 142), (33, 102, 200), (56, 142, 60), (211, 47, 47), (123, 31, 162), (251, 192, 45),
                   (0, 150, 136), (96, 125, 139), (255, 112, 67), (141, 110, 99))
-_NO_DATA_COLOUR = (255, 0, 255)
+_NO_DATA_COLOUR = (255, 0, 255)  # magenta
 
 
 def image_to_rgb(image: np.ndarray, spec: SensorSpec) -> np.ndarray:
     """Renders a stored image.
 
-    Radar: VV, VH and VV-VH (dB) as red, green, blue; one band as grey. Optical: B04, B03, B02, or the first three
-    bands where these are not stored. Each channel is stretched between its 2nd and 98th percentile; no-data is magenta.
+    Red, green and blue are the bands `rgb` of the sensor. Without these: VV, VH and VV-VH (dB) of radar; the first
+    three bands of others; the first band as grey if there are not enough. Each channel is stretched between its 2nd
+    and 98th percentile; no-data is magenta.
 
     Args:
       image: [height, width, bands] stored integers of `spec`.
@@ -26,16 +27,16 @@ def image_to_rgb(image: np.ndarray, spec: SensorSpec) -> np.ndarray:
     """
     values = image.astype(np.float32) * spec.scale
     valid = spec.holds_data(image)
-    if spec.modality == "sar":
-        channels = [values[..., 0]] * 3
-        if values.shape[-1] >= 2:
-            channels = [values[..., 0], values[..., 1], values[..., 0] - values[..., 1]]
+    bands = {name: values[..., at] for at, name in enumerate(spec.bands)}
+    first = list(bands.values())
+    if spec.rgb:
+        channels = [bands[name] for name in spec.rgb]
+    elif spec.modality == "sar" and len(first) >= 2:
+        channels = [first[0], first[1], first[0] - first[1]]
     else:
-        names = [b for b in ("B04", "B03", "B02") if b in spec.bands]
-        order = [spec.bands.index(b) for b in names] if len(names) == 3 else list(range(len(spec.bands)))[:3]
-        channels = [values[..., band] for band in order]
+        channels = first[:3] if len(first) >= 3 else [first[0]] * 3
     rgb = np.stack([_stretch(channel, valid) for channel in channels], axis=-1)
-    return np.where(valid[..., None], rgb, np.uint8(_NO_DATA_COLOUR)).astype(np.uint8)
+    return np.where(valid[..., None], rgb, np.array(_NO_DATA_COLOUR, np.uint8))
 
 
 def label_to_rgb(label: np.ndarray) -> np.ndarray:

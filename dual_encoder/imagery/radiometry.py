@@ -19,7 +19,7 @@ def linear_to_db(power: np.ndarray) -> np.ndarray:
       power: any shape, float, linear sigma0 or gamma0.
 
     Returns:
-      float32 dB; NaN where the power is not positive and finite (a border fringe is 0, not minus infinity).
+      float32 dB; NaN if the power is not positive and finite (a border fringe is 0, not minus infinity).
     """
     good = np.isfinite(power) & (power > 0)
     return np.where(good, 10 * np.log10(np.where(good, power, 1)), np.nan).astype(np.float32)
@@ -43,8 +43,8 @@ def db_to_int16(db: np.ndarray) -> np.ndarray:
 def remove_s2_offset(dn: np.ndarray, offset: int) -> np.ndarray:
     """Removes the DN offset that processing baseline 04.00 (2022) added to Sentinel-2 products.
 
-    A pixel is without data when all its bands are 0. A 0 in one band of another pixel is a dark surface; it stays 0
-    without an offset and becomes 1 with one, as every value that would fall below 1 does: nothing valid turns into
+    A pixel is without data if all its bands are 0. A 0 in one band of another pixel is a dark surface. It stays 0
+    without an offset and becomes 1 with one, like every value that would fall below 1: no valid pixel turns into
     no-data.
 
     Args:
@@ -65,7 +65,7 @@ def upsample_native(band: np.ndarray, size: int) -> np.ndarray:
 
     Args:
       band: [height, width], any dtype; square.
-      size: height and width wanted, an integer multiple of the band's.
+      size: height and width of the result, an integer multiple of the band's.
 
     Returns:
       [size, size] of the same dtype.
@@ -81,7 +81,7 @@ def upsample_native(band: np.ndarray, size: int) -> np.ndarray:
 
 
 def water_bands(spec: SensorSpec) -> list[int]:
-    """Returns where a sensor has B03, B04, B08 and B11; UserError when it lacks one."""
+    """Returns the places of B03, B04, B08 and B11 among a sensor's bands; UserError if it lacks one."""
     wanted = ("B03", "B04", "B08", "B11")
     missing = [band for band in wanted if band not in spec.bands]
     if missing:
@@ -96,7 +96,7 @@ def weak_water_labels(s2: np.ndarray, spec: SensorSpec) -> np.ndarray:
     NDWI  = (B03 - B08) / (B03 + B08)   McFeeters 1996, doi 10.1080/01431169608948714; water > 0
     MNDWI = (B03 - B11) / (B03 + B11)   Xu 2006, doi 10.1080/01431160600589179; water > 0
     NDVI  = (B08 - B04) / (B08 + B04)   Rouse et al. 1974, NASA SP-351; dense green vegetation >= 0.5
-    Water needs both water indices and B08 <= 0.11: snow passes the indices and is told apart by its near infrared, as
+    Water needs both water indices and B08 <= 0.11: snow passes the indices; its near infrared sets it apart, as
     in the snow map of Hall et al. 1995 (doi 10.1016/0034-4257(95)00137-P).
 
     Args:
@@ -104,13 +104,13 @@ def weak_water_labels(s2: np.ndarray, spec: SensorSpec) -> np.ndarray:
       spec: the sensor; must hold B03, B04, B08 and B11.
 
     Returns:
-      uint8 [height, width]: 0 other, 1 water, 2 vegetation, 255 where `s2` has no data.
+      uint8 [height, width]: 0 other, 1 water, 2 vegetation, 255 no data in `s2`.
 
     Raises:
       UserError: a band is missing.
     """
     green, red, nir, swir = (s2[..., band] * np.float32(spec.scale) for band in water_bands(spec))
-    # The signs and ratios below are the indices' thresholds with the division taken out: no division by zero.
+    # The signs and ratios below are the indices' thresholds without the division: no division by zero.
     water = (green > nir) & (green > swir) & (nir <= _NIR_OF_SNOW)
     vegetation = (nir - red >= _NDVI_OF_VEGETATION * (nir + red)) & (nir + red > 0) & ~water
     label = np.select([water, vegetation], [np.uint8(1), np.uint8(2)], np.uint8(0))

@@ -1,4 +1,4 @@
-"""GeoTIFFs from files and from memory: pixels, the grid they lie on, and the way from one grid to another."""
+"""GeoTIFFs from files and from memory: their pixels, their grid, and resampling from one grid to another."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ _MARGIN = 4  # pixels around a window, so that interpolation finds its neighbour
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Where the pixels of an image lie.
+    """The position of an image's pixels on the Earth.
 
     Attributes:
       crs: rasterio CRS, None without georeference.
@@ -30,7 +30,7 @@ class Grid:
     shape: tuple[int, int]
 
     def matches(self, other: "Grid") -> bool:
-        """True for one CRS, one shape and corners less than a tenth of a pixel apart: nothing to resample."""
+        """Returns True for one CRS, one shape and corners less than a tenth of a pixel apart: no resampling needed."""
         if self.shape != other.shape or self.crs != other.crs:
             return False
         a, b = self.transform, other.transform
@@ -38,10 +38,10 @@ class Grid:
         return bool(apart.max() < 0.1 * min(math.hypot(a.a, a.d), math.hypot(b.a, b.d)))
 
     def fills(self, other: "Grid") -> bool:
-        """True where whole repeats of these pixels make those of `other`, a band of the same image and no coarser.
+        """Returns True if whole repeats of these pixels make those of `other`, a band of the same image and no coarser.
 
-        One grid, or one CRS and corners less than half a coarse pixel apart: 60 m pixels need not begin where those of
-        10 m do. Without georeference only the shapes tell.
+        True for one grid, or for one CRS and corners less than half a coarse pixel apart: 60 m pixels need not begin
+        at a 10 m pixel. Without georeference only the shapes count.
         """
         if self.matches(other):
             return True
@@ -60,7 +60,7 @@ class Grid:
         return latitude, longitude
 
     def extent(self) -> str:
-        """Returns 'latitude 47.1 to 47.2, longitude 9.8 to 9.9', or what there is to say without georeference."""
+        """Returns 'latitude 47.1 to 47.2, longitude 9.8 to 9.9', or the size in pixels without georeference."""
         if self.crs is None:
             return f"{self.shape[0]}x{self.shape[1]} pixels without georeference"
         longitudes, latitudes = _to_crs(self.crs, "EPSG:4326", *self._corners())
@@ -68,7 +68,7 @@ class Grid:
                 f"{max(longitudes):.4f}")
 
     def edge(self) -> tuple[list[float], list[float]]:
-        """Returns x and y of points along the edge: straight lines bend on the way to another CRS."""
+        """Returns x and y of points along the edge: straight lines are curves in another CRS."""
         steps = np.linspace(0, 1, 21)
         ends = np.zeros_like(steps), np.ones_like(steps)
         return self._points(np.concatenate([steps, steps, *ends]), np.concatenate([*ends, steps, steps]))
@@ -77,19 +77,19 @@ class Grid:
         return self._points([0, 1, 0, 1], [0, 0, 1, 1])
 
     def _points(self, across, down) -> tuple[list[float], list[float]]:
-        """Fractions of width and height -> lists of x and y."""
+        """Returns lists of x and y for fractions of width and height."""
         columns, rows, t = np.asarray(across) * self.shape[1], np.asarray(down) * self.shape[0], self.transform
         return (t.a * columns + t.b * rows + t.c).tolist(), (t.d * columns + t.e * rows + t.f).tolist()
 
 
 @dataclasses.dataclass(frozen=True)
 class Raster:
-    """An image.
+    """An image with its grid.
 
     Attributes:
       values: [bands, height, width] in the file's dtype.
-      grid: where the pixels lie.
-      names: the bands' descriptions, '' where a band has none.
+      grid: position of the pixels.
+      names: the bands' descriptions, '' for a band without one.
       no_data: the file's no-data value or None.
     """
 
@@ -108,7 +108,7 @@ def load(source: pathlib.Path | bytes, name: str = "", around: Grid | None = Non
 
     Args:
       source: a file, or the bytes of one.
-      name: what errors call it; '' = the path.
+      name: its name in errors; '' = the path.
       around: read only the part that covers this grid and a few pixels more; both need a georeference.
 
     Raises:
@@ -144,31 +144,31 @@ def read(path: pathlib.Path, bands: int) -> np.ndarray:
 
 
 def centre(path: pathlib.Path) -> tuple[float, float]:
-    """Returns (latitude, longitude) in degrees (WGS 84) of the image's centre; NaN where it has no georeference."""
+    """Returns (latitude, longitude) in degrees (WGS 84) of the image's centre; NaN without georeference."""
     with _opened(path, str(path)) as file:
         return Grid(file.crs, file.transform, (file.height, file.width)).centre()
 
 
 def listed_centre(path: pathlib.Path) -> tuple[float, float]:
-    """As `centre`, by the header alone, for listings: NaN also for a file that reading will turn away."""
+    """Like `centre`, by the header alone, for listings: NaN also for a file that cannot be read."""
     try:
         place = centre(path)
-    except UserError:  # reading will say more
+    except UserError:  # reading reports it
         return math.nan, math.nan
     return place if all(map(math.isfinite, place)) else (math.nan, math.nan)
 
 
 def resample(values: np.ndarray, grid: Grid, onto: Grid, no_data: float, method: str = "bilinear",
              name: str = "image") -> np.ndarray:
-    """Brings an image onto another grid.
+    """Resamples an image to another grid.
 
     Args:
       values: [bands, height, width]; backscatter as linear power, because the mean of decibels is not the mean.
-      grid, onto: where its pixels lie, where they shall lie.
-      no_data: the value (NaN for floats) of pixels that give no share to their neighbours; also of pixels of `onto`
-        whose nearest pixel has it or that the image does not reach. Bands are handled one by one.
-      method: 'bilinear', which widens its kernel when the new pixels are larger; 'nearest' for classes.
-      name: what errors call the image.
+      grid, onto: position of its pixels, and of those of the result.
+      no_data: the value (NaN for floats) of pixels that have no weight in the result; also of pixels of `onto` whose
+        nearest pixel has it or that lie outside the image. Each band is resampled on its own.
+      method: 'bilinear', which widens its kernel if the new pixels are larger; 'nearest' for classes.
+      name: the image's name in errors.
 
     Returns:
       [bands, height, width] of `onto`, dtype of `values`.
@@ -181,7 +181,7 @@ def resample(values: np.ndarray, grid: Grid, onto: Grid, no_data: float, method:
     _window(grid, onto, name)  # raises
     result = np.full((len(values), *onto.shape), no_data, values.dtype)
     for band, target in zip(values, result, strict=True):
-        # One by one: of several bands, a pixel that has no data in one only gives its share there all the same.
+        # One by one: with several bands, a pixel without data in only one of them would still have weight there.
         rasterio.warp.reproject(
             band, target, src_transform=grid.transform, src_crs=grid.crs, src_nodata=no_data,
             dst_transform=onto.transform, dst_crs=onto.crs, dst_nodata=no_data,
@@ -191,13 +191,13 @@ def resample(values: np.ndarray, grid: Grid, onto: Grid, no_data: float, method:
 
 @contextlib.contextmanager
 def _opened(source: pathlib.Path | bytes, name: str) -> Iterator[Any]:
-    """Opens an image; what goes wrong while it is open becomes a UserError."""
+    """Opens an image; an error while it is open becomes a UserError."""
     import rasterio  # here, because commands that read no GeoTIFF should not load GDAL
 
     if isinstance(source, pathlib.Path) and not source.is_file():
         raise UserError(f"'{name}' is missing; restore it or take its entry out of the raw data")
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # a fact that callers deal with
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # callers handle it
         try:
             if isinstance(source, bytes):
                 source = stack.enter_context(rasterio.MemoryFile(source)).name
@@ -223,7 +223,7 @@ def _window(grid: Grid, around: Grid, name: str) -> Any:
             and rows.min() < grid.shape[0]):
         raise UserError(f"'{name}' covers {grid.extent()}, its partner {around.extent()}: they do not overlap; pair "
                         "images of one place")
-    # A coarse image needs its own pixels as margin, a fine one enough of them for the wide kernel.
+    # A coarse image needs a margin of its own pixels, a fine one enough of them for the wide kernel.
     margin = _MARGIN * max(1, math.ceil(max(np.ptp(columns) / around.shape[1], np.ptp(rows) / around.shape[0])))
     left, top = max(0, math.floor(columns.min()) - margin), max(0, math.floor(rows.min()) - margin)
     right = min(grid.shape[1], math.ceil(columns.max()) + margin)
@@ -232,9 +232,9 @@ def _window(grid: Grid, around: Grid, name: str) -> Any:
 
 
 def _to_crs(crs: Any, target: Any, xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
-    """Transforms points; infinity where `target` has no place for them."""
+    """Transforms points; infinity for points that `target` cannot represent."""
     import rasterio.warp
-    from rasterio._err import CPLE_BaseError  # what GDAL says when it could place none of them
+    from rasterio._err import CPLE_BaseError  # GDAL's error if it can transform none of them
 
     try:
         return rasterio.warp.transform(crs, target, xs, ys)

@@ -1,15 +1,15 @@
-"""Whether Sentinel-2 values still carry the DN offset of processing baseline 04.00, told by the pixels themselves.
+"""Detects from the pixels whether Sentinel-2 values still carry the DN offset of processing baseline 04.00.
 
-For data sets that mix both conventions image by image and do not say which (TerraMesh). Where the release decides
+For data sets that mix both conventions image by image and do not state them (TerraMesh). If the release decides
 (SSL4EO-S12, BigEarthNet), trust the release.
 
 The rule. Baseline 04.00 (25 January 2022) adds 1000 to every DN so that reflectances below 0 survive. Nearly every
 land or water image has something dark in some band: vegetation, water and shadow in the visible, water, snow and ice in
 the short-wave infrared, and in L1C everything in B10, where water vapour hides the ground. So without the offset some
 band has pixels with a reflectance below 0.07, DN 700; with it the same pixels lie at 1000 and more, or somewhat below
-where the atmospheric correction went under 0. An image is without the offset when more than 1 % of its pixels (fewer
-may be faults) lie below 700 in some band. 700: the clear images at hand have 1 % of a band below 531, or 1531 with the
-offset added; the rest of the room is for reflectances down to -0.03, which images without the offset cannot show.
+if the atmospheric correction went under 0. An image is without the offset if more than 1 % of its pixels (fewer may be
+faults) lie below 700 in some band. Why 700: the clear images at hand have 1 % of a band below 531, or 1531 with the
+offset added; the margin leaves room for reflectances down to -0.03, which images without the offset cannot show.
 
 Wrong answers on real images (tests/data_prep/test_s2_offset.py counts them again):
 
@@ -23,7 +23,7 @@ Wrong answers on real images (tests/data_prep/test_s2_offset.py counts them agai
     TerraMesh tile 433D_629L_3_1, published with the offset: 0 of 1 wrong
 
 It fails on L2A images that are bright in every band and nearly every pixel: thick cloud, probably also bright desert
-(none at hand). There it sees an offset that is not there, and the image becomes too dark by 0.1.
+(none at hand). There it finds an offset that does not exist, and the image becomes too dark by 0.1.
 """
 
 from collections.abc import Sequence
@@ -39,14 +39,14 @@ _VISIBLE, _INFRARED = ("B01", "B02", "B03", "B04"), ("B10", "B11", "B12")
 
 
 def detect_s2_offset(dn: np.ndarray, bands: Sequence[str]) -> int:
-    """Tells the DN offset of one image.
+    """Returns the DN offset of one image.
 
     Args:
       dn: [height, width, bands], integers of an L1C or L2A product; 0 in all bands = no data.
       bands: names in the order of the last axis, 'B01' ... 'B12'.
 
     Returns:
-      0 or 1000, to be given to `radiometry.remove_s2_offset`; 0 where no pixel holds data.
+      0 or 1000, for `radiometry.remove_s2_offset`; 0 if no pixel holds data.
 
     Raises:
       UserError: `bands` does not fit, or lacks the visible or the short-wave infrared, in which images are dark.

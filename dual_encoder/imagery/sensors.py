@@ -11,6 +11,7 @@ from typing import Any
 from dual_encoder.errors import UserError, nearest
 
 IGNORED = 255  # the label of a pixel that counts neither in a loss nor in a metric
+_LOOKS = ("rgb", "notes", "tags", "feature")  # facts for people and for the place of an image; no values depend on them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +20,24 @@ class SensorSpec:
 
     Attributes:
       name: the key in `SENSORS`.
-      modality: 'sar' or 'optical'.
+      modality: 'sar', 'optical', or another word.
       bands: band names in the order of the last axis.
       unit: the physical unit; stored integer x `scale` = value in that unit.
       scale: see `unit`.
       dtype: the stored dtype, 'int16', 'uint16' or 'uint8'.
-      no_data: the stored value of a pixel without data, or None when the product has no such value.
+      no_data: the stored value of a pixel without data, or None if the product has no such value.
       mean, std: per band, in stored integers.
-      provenance: where mean and std come from.
+      provenance: origin of mean and std.
+      rgb: bands that a picture shows as red, green and blue. () = the usual ones: VV, VH and their difference for radar
+        of two bands or more; else the first three bands, or the first one as grey.
+      notes: sentences for the card of an exported encoder about other units and traps of the product; '' = a sentence
+        made from `unit` and `scale`.
+      tags: words under which model hubs file an encoder of this sensor.
+      feature: name of the images in a record; '' = 's1' for radar, 's2' for other modalities. A sensor that stands next
+        to these two needs a name of its own, such as 's3'.
+
+    Raises:
+      UserError: not one mean and std per band, a std that is not positive, or `rgb` that is not three of the bands.
     """
 
     name: str
@@ -39,8 +50,17 @@ class SensorSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     provenance: str
+    rgb: tuple[str, ...] = ()
+    notes: str = ""
+    tags: tuple[str, ...] = ()
+    feature: str = ""
 
     def __post_init__(self):
+        if not self.feature:
+            object.__setattr__(self, "feature", "s1" if self.modality == "sar" else "s2")
+        if self.rgb and (len(self.rgb) != 3 or not set(self.rgb) <= set(self.bands)):
+            raise UserError(f"sensor '{self.name}': rgb is {' '.join(self.rgb)}, expected three of "
+                            f"{' '.join(self.bands)}")
         if not len(self.bands) == len(self.mean) == len(self.std):
             raise UserError(f"sensor '{self.name}': {len(self.bands)} bands, {len(self.mean)} means, {len(self.std)} "
                             "standard deviations; give one of each per band")
@@ -49,16 +69,26 @@ class SensorSpec:
                             "stats`")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain lists, numbers and strings."""
-        return dataclasses.asdict(self) | {k: list(getattr(self, k)) for k in ("bands", "mean", "std")}
+        """Returns plain lists, numbers and strings.
+
+        `rgb`, `notes`, `tags` and `feature` are left out if `from_json` fills them in again. So what is stored of a
+        sensor stays the same when these facts are added to `SENSORS` or reworded, and a run can be resumed.
+        """
+        values = dataclasses.asdict(self) | {k: list(getattr(self, k)) for k in ("bands", "mean", "std", "rgb", "tags")}
+        usual = _looks(self.name, self.bands, self.modality)
+        return {key: value for key, value in values.items() if key not in _LOOKS or getattr(self, key) != usual[key]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "SensorSpec":
-        """Reads what `to_json` returned."""
-        return cls(**dict(values) | {k: tuple(values[k]) for k in ("bands", "mean", "std")})
+        """Reads what `to_json` returned, now or before `rgb`, `notes`, `tags` and `feature` existed.
+
+        Keys that are missing are taken from the sensor of that name in `SENSORS`, if its bands are the same.
+        """
+        known = _looks(values["name"], tuple(values["bands"]), values["modality"]) | dict(values)
+        return cls(**known | {k: tuple(known[k]) for k in ("bands", "mean", "std", "rgb", "tags")})
 
     def holds_data(self, image: Any) -> Any:
-        """Returns bool [..., height, width], True where a pixel holds data.
+        """Returns bool [..., height, width], True for a pixel that holds data.
 
         Args:
           image: [..., height, width, bands] stored integers of this sensor, a NumPy or JAX array.
@@ -79,27 +109,37 @@ class SensorSpec:
 _L2A = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 _L1C = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 _SSL4EO = "SSL4EO-S12 v1.0, 50k samples (arXiv 2211.07044, dataset code); no +1000 offset"
+_TRUE_COLOUR = ("B04", "B03", "B02")
+_SENTINEL = ("sentinel",)
+_DECIBELS = (
+    "From dB, use `stored = 100 * dB`; from linear power, `stored = 100 * 10 * log10(power)`. Not-a-number and zero "
+    "power are no data, never 0 dB (a very bright target).")
+_REFLECTANCE = (
+    "From reflectance in 0..1, use `stored = 10000 * reflectance`. Products of processing baseline 04.00 and later "
+    "store this number plus 1000: subtract 1000 first, or every band is shifted.")
 
 SENSORS: Mapping[str, SensorSpec] = {spec.name: spec for spec in (
     SensorSpec("s1_grd", "sar", ("VV", "VH"), "dB (sigma0, GRD)", 0.01, "int16", -32768,
-               (-1254.8, -2019.2), (525.7, 591.2), _SSL4EO),
+               (-1254.8, -2019.2), (525.7, 591.2), _SSL4EO, notes=_DECIBELS, tags=_SENTINEL),
     SensorSpec("s1_rtc", "sar", ("VV", "VH"), "dB (gamma0, RTC)", 0.01, "int16", -32768,
-               (-1093.0, -1732.9), (439.1, 445.9), "TerraMind v1 pre-training statistics of TerraMesh S1RTC"),
+               (-1093.0, -1732.9), (439.1, 445.9), "TerraMind v1 pre-training statistics of TerraMesh S1RTC",
+               notes=_DECIBELS, tags=_SENTINEL),
     SensorSpec("s2_l2a", "optical", _L2A, "surface reflectance (L2A, offset removed)", 1e-4, "uint16", 0,
                (752.40, 884.30, 1144.16, 1297.47, 1624.91, 2194.64, 2422.21, 2517.76, 2581.65, 2645.52, 2368.51,
                 1805.07),
                (1108.03, 1155.15, 1183.63, 1368.11, 1370.27, 1355.55, 1416.51, 1474.79, 1439.31, 1582.28, 1455.52,
-                1343.48), _SSL4EO),
+                1343.48), _SSL4EO, rgb=_TRUE_COLOUR, notes=_REFLECTANCE, tags=_SENTINEL),
     SensorSpec("s2_l1c", "optical", _L1C, "top-of-atmosphere reflectance (L1C, offset removed)", 1e-4, "uint16", 0,
                (1605.58, 1390.78, 1314.87, 1363.52, 1549.44, 2091.75, 2371.72, 2299.90, 2560.30, 830.07, 22.10, 2177.07,
                 1524.07),
                (786.79, 850.35, 875.06, 1138.85, 1122.18, 1161.59, 1274.39, 1248.43, 1345.53, 577.32, 51.15, 1336.10,
-                1136.54), _SSL4EO),
-    # OMBRIA stretched every radar image to its own minimum and maximum: the unit is lost, contrast is all there is.
+                1136.54), _SSL4EO, rgb=_TRUE_COLOUR, notes=_REFLECTANCE, tags=_SENTINEL),
+    # OMBRIA stretched every radar image to its own minimum and maximum: the unit is lost, only contrast remains.
     SensorSpec("ombria_s1", "sar", ("VV",), "grey level, stretched per image", 1.0, "uint8", None,
-               (144.144,), (53.281,), "`data_prep stats` on OMBRIA, train split"),
+               (144.144,), (53.281,), "`data_prep stats` on OMBRIA, train split", tags=_SENTINEL),
     SensorSpec("ombria_s2", "optical", ("B11", "B08", "B03"), "reflectance x 255, wraps in bright cloud", 1.0, "uint8",
-               None, (59.638, 68.750, 34.349), (32.534, 34.883, 30.793), "`data_prep stats` on OMBRIA, train split"),
+               None, (59.638, 68.750, 34.349), (32.534, 34.883, 30.793), "`data_prep stats` on OMBRIA, train split",
+               rgb=("B11", "B08", "B03"), tags=_SENTINEL),
 )}
 
 
@@ -108,3 +148,11 @@ def sensor(name: str) -> SensorSpec:
     if name not in SENSORS:
         raise UserError(f"unknown sensor '{name}'; {nearest(name, SENSORS)}")
     return SENSORS[name]
+
+
+def _looks(name: str, bands: tuple[str, ...], modality: str) -> dict[str, Any]:
+    """Returns the facts of `_LOOKS` for a stored sensor that lacks them: those of `SENSORS`, or the defaults."""
+    known = SENSORS.get(name)
+    if known is not None and known.bands == bands:
+        return {key: getattr(known, key) for key in _LOOKS}
+    return {"rgb": (), "notes": "", "tags": (), "feature": "s1" if modality == "sar" else "s2"}

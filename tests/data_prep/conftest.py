@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 import safetensors.numpy
 
-from data_prep.build import manifest
+from data_prep.build import finish
 from dual_encoder.data.tfrecord import masked_crc32c
 from dual_encoder.imagery.sensors import SENSORS
 
@@ -46,8 +46,8 @@ def real_pairs(real_data):
     """The 32 BigEarthNet v2 pairs of pairs.npz: dict of arrays, images as [pairs, bands, height, width]."""
     with np.load(real_data / "bigearthnet" / "pairs.npz") as file:
         v2 = file["version"] == 2
-        return {name: file[name][v2] for name in ("id", "s1_cdb", "s2")} | {
-            "s1_bands": file["s1_bands"], "s2_bands": file["s2_bands"]}
+        return {name: file[name][v2] for name in ("id", "s1_cdb", "s2", "labels")} | {
+            name: file[name] for name in ("s1_bands", "s2_bands", "classes")}
 
 
 def s1_name_of(patch_id: str) -> str:
@@ -76,9 +76,16 @@ def write_lmdb(folder, pairs, rows):
             transaction.put(patch_id.encode(), safetensors.numpy.save(native_bands(pairs["s2"][row])))
 
 
-def write_parquet(path, ids, splits):
+def cover_of(pairs, row) -> list[str]:
+    """Names of the land cover of a row of pairs.npz, as the tables have them: by the alphabet."""
+    return sorted(pairs["classes"][pairs["labels"][row]].tolist())
+
+
+def write_parquet(path, pairs, rows, splits):
+    ids = [str(pairs["id"][row]) for row in rows]
     pyarrow.parquet.write_table(pyarrow.table({
-        "patch_id": ids, "split": splits, "s1_name": [s1_name_of(patch_id) for patch_id in ids]}), path)
+        "patch_id": ids, "labels": [cover_of(pairs, row) for row in rows], "split": splits,
+        "s1_name": [s1_name_of(patch_id) for patch_id in ids]}), path)
 
 
 @pytest.fixture(scope="session")
@@ -94,8 +101,11 @@ def mini_sets(real_pairs, tmp_path_factory):
     (old / "patch_id_s1_mapping.csv").write_text("\n".join(["patch_id,s1_name", *s1_lines]) + "\n")
     split_lines = [f"{patch_id},{'train' if i % 2 else 'test'}" for i, patch_id in enumerate(ids[:6])]
     (old / "patch_id_split_mapping.csv").write_text("\n".join(["patch_id,split", *reversed(split_lines)]) + "\n")
-    write_parquet(new / "metadata.parquet", ids[4:8], ["train", "test", "validation", "val"])
-    write_parquet(new / "metadata_for_patches_with_snow_cloud_or_shadow.parquet", ids[8:], ["train", "train"])
+    label_lines = [f'{patch_id},"{name}"' for row, patch_id in enumerate(ids[:6]) for name in cover_of(real_pairs, row)]
+    (old / "patch_id_label_mapping.csv").write_text("\n".join(["patch_id,label", *label_lines]) + "\n")
+    write_parquet(new / "metadata.parquet", real_pairs, range(4, 8), ["train", "test", "validation", "val"])
+    write_parquet(new / "metadata_for_patches_with_snow_cloud_or_shadow.parquet", real_pairs, range(8, 10),
+                  ["train", "train"])
     return raw
 
 
@@ -148,11 +158,11 @@ def tiny(tmp_path):
     sensors = {"s1": "s1_grd", "s2": "s2_l2a"}
     tensors = {name: {"dtype": array.dtype.name, "shape": list(array.shape[1:])}
                for name, array in (images | {"label": label}).items()}
-    (folder / "metadata.json").write_text(json.dumps({manifest.FACTS: {
+    (folder / "metadata.json").write_text(json.dumps({finish.FACTS: {
         "name": "tiny", "config": "random", "version": "1.0.0", "tensors": tensors, "classes": ["a", "b", "c"],
         "sensors": {feature: SENSORS[name].to_json() for feature, name in sensors.items()},
         "source": {"importer": "none"}}}))
     (folder / "dataset_info.json").write_text(json.dumps({"splits": [
         {"name": split, "shardLengths": [str(count) for count in counts]} for split, counts in lengths.items()]}))
-    manifest.write(folder)
+    finish.write(folder)
     return folder, images | {"label": label}

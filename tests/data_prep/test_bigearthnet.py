@@ -16,6 +16,8 @@ import safetensors.numpy
 from data_prep import record, sample
 from data_prep.importers import Entry, Reject, bigearthnet, npz
 from data_prep.importers import _bigearthnet_tables as tables
+from dual_encoder.data.labels import LabelSpec
+from dual_encoder.data.manifest import load_info
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
 from dual_encoder.imagery.sensors import SENSORS
@@ -25,8 +27,8 @@ SPECS = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]}
 COARSE = {"B01": 6, "B09": 6} | dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 2)
 
 
-def open_(raw, kind="pairs", features=BOTH):
-    return bigearthnet.Importer(pathlib.Path(raw), kind, {feature: SPECS[feature].name for feature in features})
+def open_(raw, kind="pairs", features=BOTH, labels=""):
+    return bigearthnet.Importer(pathlib.Path(raw), kind, {feature: SPECS[feature].name for feature in features}, labels)
 
 
 def over_json(entry):
@@ -55,17 +57,61 @@ def test_mini_sets_of_both_forms_merge_by_patch(mini_sets, real_pairs):
         pair = importer.read(entry)
         record.check(pair, SPECS, 120)
         s1, s2 = in_file_order(real_pairs, ids.index(entry.id))
-        np.testing.assert_array_equal(pair.s1, s1)
-        np.testing.assert_array_equal(pair.s2, s2)
+        np.testing.assert_array_equal(pair.images["s1"], s1)
+        np.testing.assert_array_equal(pair.images["s2"], s2)
         # VV over land is brighter than VH: swapped bands cannot pass.
-        assert pair.s1[..., 0].mean() > pair.s1[..., 1].mean() + 300
-        assert (pair.s1_time, pair.s2_time) == (1497286243, 1497348631)  # 2017-06-12 16:50:43, 2017-06-13 10:10:31
-        assert (entry.s1_time, entry.s2_time) == (pair.s1_time, pair.s2_time) and math.isnan(pair.lat)
+        assert pair.images["s1"][..., 0].mean() > pair.images["s1"][..., 1].mean() + 300
+        assert pair.times == {"s1": 1497286243, "s2": 1497348631}  # 2017-06-12 16:50:43, 2017-06-13 10:10:31
+        assert entry.times == {"s1": pair.times["s1"], "s2": pair.times["s2"]} and math.isnan(pair.lat)
 
 
 def test_mini_sets_have_no_reference_maps(mini_sets):
     with pytest.raises(UserError, match="no tiles; .* give --labels=water_weak"):
         open_(mini_sets, "tiles")
+
+
+def test_land_cover_of_both_forms_is_that_of_the_tables(mini_sets, real_pairs):
+    importer = open_(mini_sets, "tiles", ("s2",), "land_cover")
+    spec = importer.layout("tiles").other_labels["land_cover"]
+    assert spec == LabelSpec("image_classes", tuple(map(str, real_pairs["classes"]))) and len(spec.classes) == 19
+    rows = {str(patch_id): row for row, patch_id in enumerate(real_pairs["id"])}
+    entries = list(map(over_json, importer.entries()))
+    assert len(entries) == 10
+    for entry in entries:
+        tile = importer.read(entry)
+        record.check(tile, {"s2": SPECS["s2"]}, 120, spec)
+        np.testing.assert_array_equal(tile.label, real_pairs["labels"][rows[entry.id]])
+        assert list(tile.images) == ["s2"] and tile.label.any()
+
+
+def test_land_cover_needs_labels_that_are_known(mini_sets, tmp_path):
+    shutil.copytree(mini_sets / "configilm-0.6.3", tmp_path / "old")
+    names = tmp_path / "old/BENv2/patch_id_label_mapping.csv"
+    table = (tmp_path / "old/BENv2/patch_id_s1_mapping.csv").read_text()
+    ids = sorted(line.split(",")[0] for line in table.split()[1:])
+    names.write_text(f'patch_id,label\n{ids[0]},Marine waters\n{ids[1]},Water courses\n')
+    items = {item.id: item for item in open_(tmp_path, "tiles", BOTH, "land_cover").entries()}
+    assert items[ids[0]].where["land_cover"] == [18]
+    assert "label 'Water courses', which is none of the 19 classes" in items[ids[1]].reason
+    assert "gives it no labels" in items[ids[2]].reason
+    names.unlink()
+    with pytest.raises(UserError, match="patch_id_label_mapping.csv' is missing; it names the land cover"):
+        list(open_(tmp_path, "tiles", BOTH, "land_cover").entries())
+    assert len(list(open_(tmp_path).entries())) == 6  # pairs need no labels
+
+
+def test_land_cover_is_built_by_its_name(mini_sets, cli, tmp_path):
+    command = "build", "--importer=bigearthnet", f"--raw={mini_sets}", f"--data_dir={tmp_path}"
+    process = cli(*command, "--kind=tiles", "--labels=land_cover", "--workers=2")
+    assert process.returncode == 0, process.stderr
+    info = load_info(tmp_path / "s1s2_tiles/bigearthnet_land_cover/1.0.0")
+    assert info.label.kind == "image_classes" and info.label.classes == tables.LAND_COVER
+    assert info.source["labels"] == "land_cover" and info.tensors["label"].shape == (19,)
+    assert "already built: 10" in cli(*command, "--labels=land_cover").stdout
+    for option, message in (("--labels=land_cove", "no labels 'land_cove'; did you mean 'land_cover'?"),
+                            ("--size=60", "whose label is that of the whole image; leave --size out")):
+        process = cli(*command, "--labels=land_cover", option)
+        assert process.returncode == 2 and process.stderr.count("\n") == 1 and message in process.stderr
 
 
 def test_names_tell_the_place():
@@ -109,12 +155,14 @@ def test_wheels_give_the_pairs_that_are_in_pairs_npz(real_data, real_pairs, tmp_
     for entry in entries:
         pair, other = importer.read(entry), independent.read(others[entry.id])
         # pairs.npz was rounded in float32, where a value can fall on the other side of a half.
-        assert np.abs(pair.s1.astype(int) - other.s1).max() <= 1 and (pair.s1 != other.s1).mean() < 1e-3
-        np.testing.assert_array_equal(pair.s2, other.s2)
+        ours, theirs = pair.images["s1"], other.images["s1"]
+        assert np.abs(ours.astype(int) - theirs).max() <= 1 and (ours != theirs).mean() < 1e-3
+        np.testing.assert_array_equal(pair.images["s2"], other.images["s2"])
         bands = radar[entry.where["s1_name"]]
         for y, x in ((0, 0), (119, 3), (60, 60)):
-            assert pair.s1[y, x].tolist() == [round(float(bands[name][y, x]) * 100) for name in ("VV", "VH")]
-        assert 0 < abs(pair.s1_time - pair.s2_time) < 2 * 86400 and entry.split in ("train", "validation", "test")
+            assert pair.images["s1"][y, x].tolist() == [round(float(bands[name][y, x]) * 100) for name in ("VV", "VH")]
+        assert 0 < abs(pair.times["s1"] - pair.times["s2"]) < 2 * 86400
+        assert entry.split in ("train", "validation", "test")
     assert {entry.split for entry in entries} == {"train", "validation", "test"}
 
 
@@ -166,10 +214,10 @@ def test_archive_pairs_by_table(archive, real_pairs, capsys):
     for entry in entries:
         pair = importer.read(entry)
         s1, s2 = in_file_order(real_pairs, ids.index(entry.id))
-        np.testing.assert_array_equal(pair.s1, s1)
-        np.testing.assert_array_equal(pair.s2, s2)
+        np.testing.assert_array_equal(pair.images["s1"], s1)
+        np.testing.assert_array_equal(pair.images["s2"], s2)
         assert 47 < pair.lat < 49 and 12 < pair.lon < 15  # Austria
-        assert pair.s1_time == entry.s1_time == 1497286689 and pair.source == "BigEarthNet v2"
+        assert pair.times["s1"] == entry.times["s1"] == 1497286689 and pair.source == "BigEarthNet v2"
         centre = raster.centre(archive / entry.where["s2"] / f"{entry.id}_B02.tif")
         assert (entry.lat, entry.lon) == (pair.lat, pair.lon) == pytest.approx(centre, abs=1e-7)
 
@@ -178,7 +226,7 @@ def test_archive_tiles_take_the_reference_map(archive, real_data):
     importer = open_(archive, "tiles")
     entry = next(entry for entry in importer.entries() if entry.id.endswith("_26_57"))
     tile = importer.read(entry)
-    record.check(tile, SPECS, 120, classes=5)
+    record.check(tile, SPECS, 120, LabelSpec("pixel_classes", bigearthnet.CORINE_LEVEL_1))
     path = next((real_data / "bigearthnet" / "Reference_Maps").rglob("*.tif"))
     with rasterio.open(path) as file:
         codes = file.read(1)
@@ -192,8 +240,8 @@ def test_archive_tiles_of_one_sensor_need_the_other_neither(archive):
     importer = open_(archive, "tiles", ("s2",))
     entries = list(importer.entries())
     tile = importer.read(next(entry for entry in entries if entry.id.endswith("_26_57")))
-    record.check(tile, {"s2": SPECS["s2"]}, 120, classes=5)
-    assert len(entries) == 3 and tile.s1_time == -1 and tile.s2_time == 1497348631 and tile.lat > 47
+    record.check(tile, {"s2": SPECS["s2"]}, 120, LabelSpec("pixel_classes", bigearthnet.CORINE_LEVEL_1))
+    assert len(entries) == 3 and tile.times == {"s2": 1497348631} and tile.lat > 47
 
 
 def test_pixels_without_an_image_are_ignored(archive):
@@ -248,13 +296,13 @@ def test_real_folders_are_read_as_they_are(real_data, archive, real_pairs):
     record.check(pair, SPECS, 120)
     for band, name in enumerate(("VV", "VH")):
         with rasterio.open(next(archive.rglob(f"{s1_name}_{name}.tif"))) as file:
-            np.testing.assert_allclose(pair.s1[..., band], file.read(1) * 100, atol=0.51)
+            np.testing.assert_allclose(pair.images["s1"][..., band], file.read(1) * 100, atol=0.51)
     for band, name in enumerate(SPECS["s2"].bands):
         with rasterio.open(next(archive.rglob(f"{s2_name}_{name}.tif"))) as file:
             whole = file.read(1, out_shape=(120, 120), resampling=rasterio.enums.Resampling.nearest)
-        np.testing.assert_array_equal(pair.s2[..., band], whole)
+        np.testing.assert_array_equal(pair.images["s2"][..., band], whole)
     assert pair.location_id == "T33UUP_75_43" and pair.split == "test"
-    assert (pair.s1 % 100 != 0).mean() > 0.95  # whole dB would be a truncation
+    assert (pair.images["s1"] % 100 != 0).mean() > 0.95  # whole dB would be a truncation
     lost = next(archive.rglob("*_75_43_B03.tif"))
     whole = lost.read_bytes()
     lost.chmod(0o644)
@@ -290,7 +338,7 @@ def test_archive_names_what_is_missing(archive):
     with pytest.raises(UserError, match="metadata.parquet' is no table with patch_id"):
         next(open_(archive).entries())
     (archive / "metadata.parquet").unlink()
-    with pytest.raises(UserError, match="metadata.parquet' is missing; the table says which"):
+    with pytest.raises(UserError, match="metadata.parquet' is missing; the table names the S1 patch"):
         next(open_(archive).entries())
     shutil.rmtree(archive / "BigEarthNet-S1")
     with pytest.raises(UserError, match="BigEarthNet-S1' is missing; --raw must name"):
@@ -361,12 +409,12 @@ def test_v1_pairs_by_list(v1):
         pair = importer.read(entry)
         record.check(pair, SPECS, 120)
         s1, s2 = in_file_order(arrays, row)
-        np.testing.assert_array_equal(pair.s1, s1)
-        np.testing.assert_array_equal(pair.s2, s2)
-        assert pair.source == "BigEarthNet v1" and pair.s1_time == 1527176416  # 2018-05-24 15:40:16
+        np.testing.assert_array_equal(pair.images["s1"], s1)
+        np.testing.assert_array_equal(pair.images["s2"], s2)
+        assert pair.source == "BigEarthNet v1" and pair.times["s1"] == 1527176416  # 2018-05-24 15:40:16
         centre = raster.centre(raw / entry.where["s1"] / f"{entry.where['s1_name']}_VV.tif")
         assert (pair.lat, pair.lon) == pytest.approx(centre, abs=1e-7)
-    assert entries[1].s2_time == 1527241230 and entries[3].s2_time == 1527241231  # 2018-05-25 09:40:30
+    assert entries[1].times["s2"] == 1527241230 and entries[3].times["s2"] == 1527241231  # 2018-05-25 09:40:30
 
 
 def test_v1_names_what_is_missing(v1, capsys):
@@ -389,10 +437,12 @@ def test_v1_names_what_is_missing(v1, capsys):
         next(open_(raw).entries())
     for split in ("train", "val", "test"):
         (raw / f"{split}.csv").unlink()
-    with pytest.raises(UserError, match="bigearthnet-train.csv' is missing, and val and test beside it"):
+    with pytest.raises(UserError, match="bigearthnet-train.csv' is missing, and val and test with it"):
         next(open_(raw).entries())
     with pytest.raises(UserError, match="no tiles; .* is not the archive of v2"):
         open_(raw, "tiles")
+    with pytest.raises(UserError, match="no labels 'land_cover' of v1; its lists name no classes"):
+        open_(raw, "tiles", BOTH, "land_cover")
 
 
 # The mini sets

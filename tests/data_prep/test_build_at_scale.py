@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from data_prep.record import Pair, cut
 from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
 from dual_encoder.data.manifest import load_info
 from dual_encoder.data.tfrecord import ShardedRecords
+from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -95,6 +97,26 @@ def test_beam_gives_the_same_bytes(reference, cli, tmp_path):
     process = cli(*build(raw, tmp_path, "--beam=runner=DirectRunner", "--num-shards=8"))
     assert process.returncode == 0, process.stderr
     assert files_of(data_folder(tmp_path)) == files
+
+
+def test_beam_workers_without_the_folder_are_one_line(tmp_path, monkeypatch):
+    """A stand-in for Beam whose workers write on a disk of their own: here, nothing at all."""
+    class Pipeline:
+        def __init__(self, options):
+            pass
+
+        __enter__ = __or__ = lambda self, *_: self
+        __exit__ = lambda self, *_: None  # noqa: E731
+
+    beam = types.SimpleNamespace(Pipeline=Pipeline, Create=tuple, Reshuffle=tuple, Map=lambda *_: None)
+    options = types.SimpleNamespace(PipelineOptions=lambda *_, **__: None)
+    for name, module in {"": beam, ".options": beam, ".options.pipeline_options": options}.items():
+        monkeypatch.setitem(sys.modules, f"apache_beam{name}", module)
+    raw = write_raw(tmp_path / "raw")
+    with pytest.raises(UserError, match="the workers ended, but 3 of 3 shards are not in '.*/data'; give a --data_dir "
+                                        "that all workers") as error:
+        Builder(data_dir=tmp_path, config=_config(raw)).build(raw, builder.How(beam=["--runner=Elsewhere"]))
+    assert "\n" not in str(error.value)
 
 
 def test_beam_without_beam_is_one_line(reference, cli, tmp_path):
@@ -222,9 +244,10 @@ def test_misfit_images_are_rejected_before_they_are_cut(cli, tmp_path, monkeypat
     def other_sizes(self, entry):
         pair = read(self, entry)
         if entry.id == "r001":  # S2 shows more ground
-            return dataclasses.replace(pair, s2=np.tile(pair.s2, (2, 2, 1)))
+            return dataclasses.replace(pair, images=pair.images | {"s2": np.tile(pair.images["s2"], (2, 2, 1))})
         if entry.id == "r002":  # both are larger than the layout says
-            return dataclasses.replace(pair, s1=np.tile(pair.s1, (2, 2, 1)), s2=np.tile(pair.s2, (2, 2, 1)))
+            larger = {name: np.tile(image, (2, 2, 1)) for name, image in pair.images.items()}
+            return dataclasses.replace(pair, images=larger)
         if entry.id == "r003":  # no record at all
             raise ZeroDivisionError("oops")
         return pair
@@ -313,14 +336,14 @@ def test_a_dead_worker_is_named(reference, tmp_path):
 
 def test_cut_patches_are_the_windows_of_the_image():
     rng = np.random.default_rng(1)
-    pair = Pair(id="p", s1=rng.integers(-3000, 0, (20, 20, 2), np.int16),
-                s2=rng.integers(0, 9000, (20, 20, 12), np.uint16), s1_time=1, s2_time=2, location_id="here", lat=1.0,
+    images = {"s1": rng.integers(-3000, 0, (20, 20, 2), np.int16), "s2": rng.integers(0, 9000, (20, 20, 12), np.uint16)}
+    pair = Pair(id="p", images=images, times={"s1": 1, "s2": 2}, location_id="here", lat=1.0,
                 lon=2.0, source="S", s2_offset_removed=0, split="train")
     patches = {patch.id: patch for patch in cut(pair, 8)}
     assert list(patches) == ["p_r0_c0", "p_r0_c1", "p_r1_c0", "p_r1_c1"]
-    assert patches["p_r1_c0"].location_id == "here_r1_c0" and patches["p_r1_c0"].s1_time == 1
-    np.testing.assert_array_equal(patches["p_r1_c0"].s1, pair.s1[8:16, :8])
-    np.testing.assert_array_equal(patches["p_r0_c1"].s2, pair.s2[:8, 8:16])
+    assert patches["p_r1_c0"].location_id == "here_r1_c0" and patches["p_r1_c0"].times["s1"] == 1
+    np.testing.assert_array_equal(patches["p_r1_c0"].images["s1"], pair.images["s1"][8:16, :8])
+    np.testing.assert_array_equal(patches["p_r0_c1"].images["s2"], pair.images["s2"][:8, 8:16])
     assert cut(pair, 20) == [pair]
 
 
@@ -348,9 +371,8 @@ def test_serialized_records_are_those_of_tfds(reference, python, tmp_path):
 import pathlib, sys
 import numpy as np
 from tensorflow_datasets.core import example_serializer
-from data_prep import shards
+from data_prep.build import shards
 from data_prep.build.config import make_config
-from data_prep.importers import npz
 from data_prep.importers import npz
 from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
 raw = pathlib.Path(sys.argv[1])
@@ -358,10 +380,11 @@ config = make_config('npz', 'pairs', raw=raw)
 builder = Builder(data_dir=sys.argv[2], config=config)
 importer = npz.Importer(raw, 'pairs', config.sensors)
 pair = importer.read(next(importer.entries()))
-job = shards.Job(importer='npz', raw='', kind='pairs', sensors=config.sensors, size=16, raw_size=16, classes=(),
+job = shards.Job(importer='npz', raw='', kind='pairs', sensors=config.sensors, size=16, raw_size=16, label=None,
                  labels='', filters=config.filters, name='', folder='', max_rejected=0)
 ours = shards.serialize(job, pair)
-example = dict(pair.images) | {n: getattr(pair, n) for n in shards.TEXTS + shards.INTEGERS + shards.FLOATS}
+example = dict(pair.images) | {n: getattr(pair, n) for n in (*shards.TEXTS, 's2_offset_removed', *shards.FLOATS)}
+example |= {f'{feature}_time': time for feature, time in pair.times.items()}
 serializer = example_serializer.ExampleSerializer(builder.info.features.get_serialized_info())
 theirs = serializer.get_tf_example(builder.info.features.encode_example(example))
 assert ours == theirs.SerializeToString(deterministic=True) and len(ours) > 7000
@@ -373,7 +396,7 @@ assert ours == theirs.SerializeToString(deterministic=True) and len(ours) > 7000
 def test_notes_come_back_as_they_were():
     note = shards.Note(5, 2, "ab", np.array([(0, 12, 7), (0, 40, 9)], shards.INDEX_DTYPE), shards.GapHistogram(),
                        [{"id": "x", "reason": "ü"}], {"read": 0.5})
-    note.gaps.add(0, 3 * DAY)
+    note.gaps.add({"s1": 0, "s2": 3 * DAY})
     again = shards.Note.from_json(note.to_json())
     np.testing.assert_array_equal(again.index, note.index)
     assert again.gaps.counts == note.gaps.counts and again.rejected == note.rejected and again.sha256 == "ab"

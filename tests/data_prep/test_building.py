@@ -132,9 +132,9 @@ def test_records_are_the_importers_pairs(built, mini_sets):
         for record in (records[i] for i in range(len(records))):
             own_split, pair = pairs.pop(record["id"].decode())
             assert own_split == split
-            np.testing.assert_array_equal(record["s1"], pair.s1)
-            np.testing.assert_array_equal(record["s2"], pair.s2)
-            assert (record["s1_time"], record["s2_time"]) == (pair.s1_time, pair.s2_time)
+            np.testing.assert_array_equal(record["s1"], pair.images["s1"])
+            np.testing.assert_array_equal(record["s2"], pair.images["s2"])
+            assert (record["s1_time"], record["s2_time"]) == (pair.times["s1"], pair.times["s2"])
             assert record["location_id"].decode() == pair.location_id and record["s2_offset_removed"] == 0
             assert np.isnan(record["lat"]) and record["source"] == b"BigEarthNet v2"
     assert not pairs
@@ -198,12 +198,12 @@ def test_weak_water_tiles(built, cli, mini_sets, tmp_path):
 
 def test_weak_labels_ignore_pixels_without_radar():
     pair = Pair(
-        id="p", s1=np.full((2, 2, 2), -1000, np.int16), s2=np.full((2, 2, 12), 500, np.uint16), s1_time=1, s2_time=2,
-        location_id="here", lat=1.0, lon=2.0, source="S", s2_offset_removed=0, split="train")
-    pair.s1[0, 1], pair.s2[1, 1] = -32768, 0
+        id="p", images={"s1": np.full((2, 2, 2), -1000, np.int16), "s2": np.full((2, 2, 12), 500, np.uint16)},
+        times={"s1": 1, "s2": 2}, location_id="here", lat=1.0, lon=2.0, source="S", s2_offset_removed=0, split="train")
+    pair.images["s1"][0, 1], pair.images["s2"][1, 1] = -32768, 0
     tile = shards.label_by_indices(pair, {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]})
     assert tile.label.tolist() == [[0, 255], [0, 255]] and tile.source == "S; weak labels from S2 indices"
-    assert (tile.s1_time, tile.location_id, tile.split) == (1, "here", "train")
+    assert (tile.times["s1"], tile.location_id, tile.split) == (1, "here", "train")
 
 
 def test_unusable_records_are_set_aside(cli, real_data, tmp_path):

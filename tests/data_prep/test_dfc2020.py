@@ -10,6 +10,7 @@ import rasterio
 
 from data_prep import record
 from data_prep.importers import Entry, Reject, dfc2020
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS
 
@@ -66,7 +67,7 @@ def test_official_folders(official):
     assert {entry.block for entry in entries} == {""}  # the scene is not known
     for entry in entries:
         tile, number = make(official).read(entry), int(entry.id.rsplit("_p", 1)[1])
-        record.check(tile, SPECS, 256, classes=8)
+        record.check(tile, SPECS, 256, LabelSpec("pixel_classes", dfc2020.CLASSES))
         assert (tile.images["s1"] == -100 * number - 25).all()  # not whole dB
         assert (tile.images["s2"] == number + 1).all() and (tile.label == 3).all()
         assert math.isnan(tile.lat) and math.isnan(tile.lon)  # 128 degrees north, would the files have it
@@ -107,7 +108,7 @@ def test_copernicus_bench_has_splits_of_its_own(bench, inside):
         "ROIs0000_test_0_p8": ""}  # all of them are of the contest's test folder
     for number in (5, 6, 7):
         tile = make(raw).read(entries[f"ROIs0000_test_0_p{number}"])
-        record.check(tile, SPECS, 256, classes=8)
+        record.check(tile, SPECS, 256, LabelSpec("pixel_classes", dfc2020.CLASSES))
         assert (tile.images["s1"] == -100 * number - 25).all() and (tile.images["s2"] == number + 1).all()
         assert tile.location_id == f"ROIs0000_test_0_p{number}"
     (bench / "s1" / "ROIs0000_test_s1_0_p5.tif").unlink()
@@ -139,7 +140,7 @@ def test_pairs_do_without_labels(official):
     assert len(entries) == 4
     pair = importer.read(entries[1])
     record.check(pair, SPECS, 256)
-    assert (pair.s1 == -725).all() and (pair.s2 == 8).all()
+    assert (pair.images["s1"] == -725).all() and (pair.images["s2"] == 8).all()
     assert all(isinstance(item, Reject) for item in make(official).entries())  # tiles without labels
     with pytest.raises(UserError, match="holds no folder such as ROIs1158_spring/s1_1"):
         next(make(official / "ROIs0000_test").entries())

@@ -74,7 +74,7 @@ def read(raw, kind="pairs", features=("s1", "s2"), entry=None):
     json.dumps(entry.where)
     item = make(raw, kind, features).read(entry)
     specs = {feature: sensor(layout.sensors[feature][0]) for feature in features}
-    record.check(item, specs, layout.size, len(layout.classes))
+    record.check(item, specs, layout.size, layout.label)
     return item
 
 
@@ -121,12 +121,12 @@ def test_sen12ms_cr_by_names_without_dates(real_data, tmp_path):
                    s2={"files": "s2_cloudfree/ROIs{place}.tif", "level": "l1c", "offset": 0,
                        "bands": [f"B{i}" for i in range(1, 9)] + ["B8A", "B9", "B10", "B11", "B12"]})
     entries = list(make(raw).entries())
-    assert [(entry.id, entry.s1_time, entry.s2_time) for entry in entries] == [
+    assert [(entry.id, entry.times["s1"], entry.times["s2"]) for entry in entries] == [
         ("1970_fall_139_p839", -1, -1), ("2017_winter_112_p797", -1, -1)]
     pair = read(raw, entry=entries[1])
     source = real_data / "sen12ms_cr/s2_cloudfree/ROIs2017_winter_112_p797.tif"
-    np.testing.assert_array_equal(pair.s2, np.moveaxis(pixels(source), 0, -1))
-    np.testing.assert_array_equal(pair.s1, hundredths(pixels(raw / "s1/ROIs2017_winter_112_p797.tif")))
+    np.testing.assert_array_equal(pair.images["s2"], np.moveaxis(pixels(source), 0, -1))
+    np.testing.assert_array_equal(pair.images["s1"], hundredths(pixels(raw / "s1/ROIs2017_winter_112_p797.tif")))
 
 
 def test_ssl4eo_with_a_file_for_each_band_on_grids_that_differ(real_data, tmp_path):
@@ -138,14 +138,15 @@ def test_ssl4eo_with_a_file_for_each_band_on_grids_that_differ(real_data, tmp_pa
     entries = list(make(raw).entries())
     assert [entry.id for entry in entries] == ["0000200_20200604T054639", "0000200_20200813T054639"]
     # The first of the two times in a radar name, 20200607T010800_20200607T010825: the start.
-    assert [entry.s1_time for entry in entries] == [1591492080, 1599138732]
+    assert [entry.times["s1"] for entry in entries] == [1591492080, 1599138732]
     assert entries[0].location_id == entries[1].location_id == "0000200"
     pair = read(raw, entry=entries[0])
     folder = source / "s2a/0000200/20200604T054639_20200604T054831_T43RCP"
     for i, band in enumerate(("B1", *(f"B{i}" for i in range(2, 9)), "B8A", "B9", "B11", "B12")):
         image = pixels(folder / f"{band}.tif")[0]
         repeats = 264 // len(image)
-        np.testing.assert_array_equal(pair.s2[..., i], image.repeat(repeats, 0).repeat(repeats, 1), err_msg=band)
+        np.testing.assert_array_equal(pair.images["s2"][..., i], image.repeat(repeats, 0).repeat(repeats, 1),
+                                      err_msg=band)
     # The radar was moved by its georeference, in linear power, as GDAL's own warped file does it.
     with rasterio.open(folder / "B2.tif") as file:
         grid = dict(crs=file.crs, transform=file.transform, width=264, height=264)
@@ -157,10 +158,10 @@ def test_ssl4eo_with_a_file_for_each_band_on_grids_that_differ(real_data, tmp_pa
         with rasterio.open(tmp_path / f"{band}.tif") as file, \
                 rasterio.vrt.WarpedVRT(file, resampling=rasterio.enums.Resampling.bilinear, **grid) as warped:
             expected = warped.read(1)
-        valid = pair.s1[..., i] != -32768
+        valid = pair.images["s1"][..., i] != -32768
         np.testing.assert_array_equal(valid, np.isfinite(expected) & (expected != 0))
         assert 0.9 < valid.mean() < 1  # a border is missing
-        np.testing.assert_allclose(pair.s1[..., i][valid], 1000 * np.log10(expected[valid]), atol=1)
+        np.testing.assert_allclose(pair.images["s1"][..., i][valid], 1000 * np.log10(expected[valid]), atol=1)
 
 
 # Pairing by names
@@ -186,7 +187,7 @@ def test_images_of_a_place_are_paired_by_date_each_once(tmp_path):
         ("a_b_20200604T054639", "s1/a_b_20200607_S1B.tif", "s2/a_b/a_b_20200604T054639.tif"),
         ("a_b_20200901", "s1/a_b_20200903T131212_S1A.tif", "s2/a_b/a_b_20200901.tif"),
         ("c_20200607T100000", "s1/c_2020-06-07_S1A.tif", "s2/c/c_20200607T100000.tif")]
-    assert (entries[0].s1_time, entries[0].s2_time) == (1591488000, 1591249599)
+    assert entries[0].times == {"s1": 1591488000, "s2": 1591249599}
     assert [row for row in rows if isinstance(row, Reject)] == [
         Reject("s2/a_b/a_b_20191224.tif", "no S1 image of 'a_b' is left for it"),
         Reject("s1/d_20200607_S1A.tif", "no S2 image of 'd' is left for it"),
@@ -197,8 +198,8 @@ def test_images_of_a_place_are_paired_by_date_each_once(tmp_path):
 def test_without_dates_a_place_has_one_image_of_each_sensor(tmp_path):
     raw = describe(tmp_path, s1=S1 | {"files": "s1/{place}.tif"}, s2=S2 | {"files": "s2/{place}_*.tif"})
     rows = names(raw, ["s1/a.tif", "s1/b.tif", "s2/a_x.tif", "s2/b_x.tif", "s2/b_y.tif"])
-    assert rows[0].id == "a" and rows[0].s2_time == -1
-    assert rows[1:] == [Reject("b", "several images and no {date} in 'files' to tell which belong together")]
+    assert rows[0].id == "a" and rows[0].times["s2"] == -1
+    assert rows[1:] == [Reject("b", "several images and no {date} in 'files' to pair them by")]
 
 
 def test_bands_in_files_of_their_own_by_names_of_ones_own(tmp_path):
@@ -212,7 +213,7 @@ def test_bands_in_files_of_their_own_by_names_of_ones_own(tmp_path):
         write(raw / f"s2/T33_{token}.tif", s2[i:i + 1, ::step, ::step], PLACE @ Affine.scale(step))
         s2[i] = s2[i, ::step, ::step].repeat(step, 0).repeat(step, 1)
     pair = read(raw)
-    np.testing.assert_array_equal(pair.s2, np.moveaxis(s2, 0, -1))
+    np.testing.assert_array_equal(pair.images["s2"], np.moveaxis(s2, 0, -1))
     assert pair.id == "s2/T33"
     write(raw / "s2/T33_B05_20m.tif", np.ones((1, 9, 9), np.uint16), PLACE)
     with pytest.raises(UserError, match="'s2/T33_{band}.tif': band of 9x9 pixels does not fill 32x32"):
@@ -234,11 +235,11 @@ def test_facts_of_the_table_reach_the_records(tmp_path):
         "a,s2.tif,s1.tif,2020-06-07,,,,,,,\n")
     first, second = make(tmp_path).entries()
     assert (first.id, first.location_id, first.split, first.cloud) == ("b", "here", "test", 12.5)
-    assert (first.s1_time, first.s2_time) == (1591492080, 1591249599)
+    assert first.times == {"s1": 1591492080, "s2": 1591249599}
     assert (second.id, second.location_id, second.split) == ("a", "a", "")
-    assert (second.s1_time, second.s2_time) == (1591488000, -1)
+    assert second.times == {"s1": 1591488000, "s2": -1}
     pair = read(tmp_path, entry=first)
-    assert (pair.lat, pair.lon, pair.cloud, pair.split, pair.s1_time) == (47.5, -9, 12.5, "test", 1591492080)
+    assert (pair.lat, pair.lon, pair.cloud, pair.split, pair.times["s1"]) == (47.5, -9, 12.5, "test", 1591492080)
     pair = read(tmp_path, entry=second)
     assert pair.lat == pytest.approx(46.94, abs=0.01) and pair.lon == pytest.approx(10.31, abs=0.01)
     pyarrow.parquet.write_table(pyarrow.table({
@@ -246,7 +247,7 @@ def test_facts_of_the_table_reach_the_records(tmp_path):
         "s1_time": [datetime.datetime(2020, 6, 7, 1, 8, tzinfo=datetime.UTC)]}), tmp_path / "pairs.parquet")
     (tmp_path / "pairs.csv").unlink()
     (entry,) = make(tmp_path).entries()
-    assert (entry.id, entry.s1_time, entry.s2_time) == ("0", 1591492080, -1)
+    assert (entry.id, entry.times["s1"], entry.times["s2"]) == ("0", 1591492080, -1)
 
 
 @pytest.mark.parametrize("columns, cells, reason", [
@@ -297,7 +298,7 @@ def test_the_offset_by_column_must_be_said_for_each_image(tmp_path):
     for entry, removed in ((a, 1000), (b, 0)):
         pair = read(tmp_path, entry=entry)
         assert pair.s2_offset_removed == removed
-        np.testing.assert_array_equal(pair.s2, np.moveaxis(np.maximum(raw - removed, 1), 0, -1))
+        np.testing.assert_array_equal(pair.images["s2"], np.moveaxis(np.maximum(raw - removed, 1), 0, -1))
     assert c.id == "c" and "int()" in c.reason
     assert d == Reject("d", "row 4: s2_offset is 100, expected 0 or 1000")
 
@@ -315,14 +316,14 @@ def test_bands_are_picked_by_name_from_the_file_or_the_description(tmp_path):
         write(tmp_path / "s2.tif", s2[[S2_BANDS.index(band) for band in order]],
               names=[band.replace("B0", "B") for band in order] if described else ["bands"] * 12)
         pair = read(tmp_path)
-        np.testing.assert_array_equal(pair.s1, hundredths(s1))
-        np.testing.assert_array_equal(pair.s2, np.moveaxis(s2, 0, -1))
+        np.testing.assert_array_equal(pair.images["s1"], hundredths(s1))
+        np.testing.assert_array_equal(pair.images["s2"], np.moveaxis(s2, 0, -1))
 
 
 def test_bands_that_contradict_or_lack_are_told(tmp_path):
     s1, s2 = one(tmp_path)
     write(tmp_path / "s1.tif", s1, names=("VH", "VV"))  # GEO-Bench's trap
-    with pytest.raises(UserError, match="s1.tif' calls a band VH where geotiff.json says VV; list the bands of s1_grd"):
+    with pytest.raises(UserError, match="s1.tif' calls a band VH, geotiff.json calls it VV; list the bands of s1_grd"):
         read(tmp_path)
     write(tmp_path / "s1.tif", s1[:1])
     with pytest.raises(UserError, match="s1.tif' has 1 bands, geotiff.json lists 2"):
@@ -351,7 +352,7 @@ def test_no_data_of_radar_is_no_data_in_both_bands(tmp_path):
     for said, tag, gone in ((-9999, None, {0, 1, 2}), (None, -9999, {0, 1, 2}), (-9999, -99, {0, 1, 2})):
         describe(tmp_path, s1=S1 | {"no_data": said}, s2=S2)
         write(tmp_path / "s1.tif", s1, nodata=tag)
-        stored = read(tmp_path).s1
+        stored = read(tmp_path).images["s1"]
         assert {(i, j) for i, j, _ in np.argwhere(stored == -32768)} == {(i, i) for i in gone}
         assert (stored == -32768).sum() == 2 * len(gone)
 
@@ -375,9 +376,10 @@ def test_the_no_data_of_each_file_counts_for_its_band(tmp_path):
     for i, band in enumerate(S2_BANDS):
         write(tmp_path / f"s2_{band}.tif", s2[i:i + 1], nodata=65534 if i == 1 else 65535)
     pair = read(tmp_path)
-    assert {(i, j) for i, j, _ in np.argwhere(pair.s1 == -32768)} == {(1, 1), (2, 2)}
-    assert pair.s1[3, 3, 0] == -6000
-    assert {(i, j) for i, j, _ in np.argwhere(pair.s2 == 0)} == {(5, 5), (6, 6)} and not pair.s2[6, 6].any()
+    assert {(i, j) for i, j, _ in np.argwhere(pair.images["s1"] == -32768)} == {(1, 1), (2, 2)}
+    assert pair.images["s1"][3, 3, 0] == -6000
+    assert {(i, j) for i, j, _ in np.argwhere(pair.images["s2"] == 0)} == {(5, 5), (6, 6)}
+    assert not pair.images["s2"][6, 6].any()
 
 
 def test_no_data_of_s2(tmp_path):
@@ -387,13 +389,13 @@ def test_no_data_of_s2(tmp_path):
     with pytest.raises(UserError, match="'s2.tif' holds -9999, expected reflectance x 10000; if it means no data"):
         read(tmp_path)
     describe(tmp_path, s1=S1, s2=S2 | {"no_data": -9999})
-    image = read(tmp_path).s2
+    image = read(tmp_path).images["s2"]
     assert (image[2, 2] == 0).all()  # no data in one band: none in the pixel
     assert image[1, 1, 3] == 0 and image[1, 1].any()  # a dark band of a pixel with data
     assert (image[0, 0] == 0).all() and (image == 0).sum() == 12 + 1 + 12
     write(tmp_path / "s2.tif", s2, nodata=-9999)
     describe(tmp_path, s1=S1, s2=S2)
-    np.testing.assert_array_equal(read(tmp_path).s2, image)
+    np.testing.assert_array_equal(read(tmp_path).images["s2"], image)
 
 
 # Radiometry
@@ -405,8 +407,8 @@ def test_linear_power_becomes_decibels(tmp_path):
     one(tmp_path, power)
     describe(tmp_path, s1=S1 | {"unit": "linear", "product": "rtc"}, s2=S2)
     pair = read(tmp_path)
-    np.testing.assert_allclose(pair.s1[2:], hundredths(db)[2:], atol=1)
-    assert (pair.s1[:2] == -32768).all()
+    np.testing.assert_allclose(pair.images["s1"][2:], hundredths(db)[2:], atol=1)
+    assert (pair.images["s1"][:2] == -32768).all()
 
 
 def test_a_wrong_unit_and_wrong_types_are_told(tmp_path):
@@ -443,7 +445,7 @@ def test_a_radar_scene_of_another_crs_is_cut_and_warped_in_linear_power(tmp_path
     longitude, latitude = rasterio.warp.transform("EPSG:32632", "EPSG:4326", xs.ravel(), ys.ravel())
     expected = 1000 * np.log10(field(np.array(longitude), np.array(latitude))).reshape(size, size)
     assert np.ptp(expected) > 300
-    np.testing.assert_allclose(read(tmp_path).s1[..., 0], expected, atol=4)  # hundredths of dB
+    np.testing.assert_allclose(read(tmp_path).images["s1"][..., 0], expected, atol=4)  # hundredths of dB
 
 
 def test_of_a_scene_only_the_part_that_is_needed_is_read(tmp_path):
@@ -453,7 +455,7 @@ def test_of_a_scene_only_the_part_that_is_needed_is_read(tmp_path):
           interleave="pixel")
     whole = (tmp_path / "s1.tif").read_bytes()
     (tmp_path / "s1.tif").write_bytes(whole[:len(whole) // 2])  # the southern half is gone
-    assert (read(tmp_path).s1 == -1000).all()
+    assert (read(tmp_path).images["s1"] == -1000).all()
 
 
 def test_the_mean_is_that_of_the_power_and_no_data_has_no_share_in_it(tmp_path):
@@ -462,7 +464,7 @@ def test_the_mean_is_that_of_the_power_and_no_data_has_no_share_in_it(tmp_path):
     db[:, :33] = np.nan
     one(tmp_path)
     write(tmp_path / "s1.tif", db, Affine(5, 0, 600000 - 5, 0, -5, 5200000 + 5))  # 5 m pixels, half of S2's
-    s1 = read(tmp_path).s1
+    s1 = read(tmp_path).images["s1"]
     assert (s1[:15] == -32768).all()
     # Half of the pixels at 1, half at 0.001: -3 dB. The mean of the decibels would be -15.
     np.testing.assert_allclose(s1[18:-1, 1:-1], -301, atol=2)
@@ -486,7 +488,7 @@ def test_images_apart_without_place_and_of_another_size_are_told(tmp_path):
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
         write(tmp_path / "s2.tif", s2, Affine.identity(), None)
     pair = read(tmp_path)  # both without, one size
-    np.testing.assert_array_equal(pair.s1, hundredths(s1))
+    np.testing.assert_array_equal(pair.images["s1"], hundredths(s1))
     assert np.isnan(pair.lat)
 
 
@@ -507,7 +509,7 @@ def test_s2_bands_of_two_places_are_told(tmp_path):
     coarse = np.ones((1, 16, 16), np.uint16)
     near = PLACE @ Affine.scale(2) @ Affine.translation(-0.4, 0.4)  # 60 m pixels need not begin where those of 10 m do
     write(tmp_path / "s2_B05.tif", coarse, near)
-    assert (read(tmp_path).s2[..., S2_BANDS.index("B05")] == 1).all()
+    assert (read(tmp_path).images["s2"][..., S2_BANDS.index("B05")] == 1).all()
     for values, place, crs in ((coarse, PLACE @ Affine.scale(2) @ Affine.translation(1, 0), "EPSG:32632"),
                                (coarse, PLACE @ Affine.scale(2), "EPSG:32633"), (coarse, PLACE, "EPSG:32632"),
                                (s2[:1], PLACE @ Affine.translation(0, 1), "EPSG:32632")):
@@ -563,7 +565,7 @@ def test_tiles_of_one_sensor(tmp_path):
     tile = read(raw, "tiles", ["s1"], entry)
     np.testing.assert_array_equal(tile.images["s1"], hundredths(s1))
     np.testing.assert_array_equal(tile.label, np.where(label[0] < 0, 255, label[0]))
-    assert (tile.s1_time, tile.s2_time, tile.s2_offset_removed) == (1591488000, -1, 0)
+    assert (tile.times, tile.s2_offset_removed) == ({"s1": 1591488000}, 0)
     with pytest.raises(UserError, match="has no pairs; .* describes s1 only"):
         importers.load("geotiff").layout("pairs", raw)
 
@@ -609,7 +611,7 @@ def test_mistakes_in_the_patterns_are_told(tmp_path, files, message):
 
 def test_missing_and_damaged_files_are_told(tmp_path):
     importer = importers.load("geotiff")
-    with pytest.raises(UserError, match="geotiff.json' is missing; it says what your GeoTIFFs hold"):
+    with pytest.raises(UserError, match="geotiff.json' is missing; it describes your GeoTIFFs"):
         importer.layout("pairs", tmp_path)
     with pytest.raises(UserError, match="importer 'geotiff' has no fixed sensors and size"):
         importer.layout("pairs")

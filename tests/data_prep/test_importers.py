@@ -35,8 +35,8 @@ def check(importer, entry, name, kind, features=BOTH):
     layout = importers.load(name).layout(kind, getattr(importer, "_raw", None))
     specs = {feature: sensor(layout.sensors[feature][0]) for feature in features}
     item = importer.read(entry)
-    record.check(item, specs, layout.size, len(layout.classes))
-    for fact in ("id", "location_id", "split", "s1_time", "s2_time"):
+    record.check(item, specs, layout.size, layout.label)
+    for fact in ("id", "location_id", "split", "times"):
         assert getattr(item, fact) == getattr(entry, fact)
     return item
 
@@ -70,8 +70,8 @@ def test_ombria_pairs_are_the_files_pixels(real_data):
     with Image.open(folder / "OmbriaS1/test/AFTER/S1_after_0013.png") as radar, \
             Image.open(folder / "OmbriaS2/test/AFTER/S2_after_0013.png") as optical:
         for x, y in ((0, 0), (255, 0), (17, 200)):
-            assert pair.s1[y, x, 0] == radar.getpixel((x, y))
-            assert tuple(pair.s2[y, x]) == optical.getpixel((x, y))
+            assert pair.images["s1"][y, x, 0] == radar.getpixel((x, y))
+            assert tuple(pair.images["s2"][y, x]) == optical.getpixel((x, y))
     # A location that is in one split only, for all its dates.
     split_of = {}
     for entry in entries.values():
@@ -137,7 +137,7 @@ def test_sen1floods11_turns_away_what_cannot_be_used_and_says_why(floods):
     assert len(entries) == 11 and all(isinstance(entry, Entry) and entry.split == "" for entry in entries.values())
     with pytest.raises(UserError, match="Paraguay_34417': s1 is without data in every pixel"):
         check(importer, entries["Paraguay_34417"], "sen1floods11", "tiles", ("s1",))
-    with pytest.raises(UserError, match="Ghana_83483_LabelHand.tif' is -1 .* everywhere; there is nothing to learn"):
+    with pytest.raises(UserError, match="Ghana_83483_LabelHand.tif' is -1 .* everywhere; it cannot be a label"):
         importer.read(entries["Ghana_83483"])
     usable = set(entries) - {"Paraguay_34417", "Ghana_83483"}
     for chip in usable:
@@ -166,7 +166,7 @@ def test_sen1floods11_tiles_are_the_files_pixels(floods):
     for value, stored in ((-1, 255), (0, 0), (1, 1)):
         assert (raw == value).any() and (tile.label[raw == value] == stored).all()
     assert bounds.bottom < tile.lat < bounds.top and bounds.left < tile.lon < bounds.right
-    assert tile.s2_time - tile.s1_time == 86400 and tile.s1_time == 1568678400  # 2019-09-17, 2019-09-18
+    assert tile.times["s2"] - tile.times["s1"] == 86400 and tile.times["s1"] == 1568678400  # 2019-09-17, 2019-09-18
 
 
 def test_sen1floods11_nan_in_one_band_is_no_data_and_ignored(floods, tmp_path):
@@ -187,8 +187,7 @@ def test_sen1floods11_nan_in_one_band_is_no_data_and_ignored(floods, tmp_path):
     expected[5:9, 7] = 255
     np.testing.assert_array_equal(tile.label, expected)
     assert (tile.images["s1"][5:9, 7] == -32768).all() and (tile.images["s1"] == -32768).sum() == 8
-    assert tile.s1_time == 1533427200  # the event is Cambodia, 2018-08-05
-    assert tile.s2_time == -1  # no S2 image stored
+    assert tile.times == {"s1": 1533427200}  # the event is Cambodia, 2018-08-05; no S2 image stored
 
 
 def test_sen1floods11_takes_the_official_splits(floods, tmp_path):
@@ -264,7 +263,7 @@ def test_sen1floods11_optical_tiles_do_without_radar(floods, tmp_path):
         file.write(optical)
     importer = make("sen1floods11", tmp_path, "tiles", ("s2",))
     tile = check(importer, next(importer.entries()), "sen1floods11", "tiles", ("s2",))
-    assert (tile.s1_time, tile.s2_time) == (-1, 1568764800) and tile.lat == pytest.approx(38, abs=2)
+    assert tile.times == {"s2": 1568764800} and tile.lat == pytest.approx(38, abs=2)
     assert (tile.label[7, :30] == 255).all() and not (tile.label[6, :30] == 255).all()
 
 
@@ -280,9 +279,9 @@ def test_npz_reads_the_real_pairs(real_data):
     for row in (0, 57, 114):
         assert entries[row].id == ids[row]
         pair = check(importer, entries[row], "npz", "pairs")
-        np.testing.assert_array_equal(pair.s1[..., 0], s1[row, vv])
-        np.testing.assert_array_equal(pair.s2[..., SENSORS["s2_l2a"].bands.index("B8A")], s2[row, b8a])
-        assert pair.s1_time == -1 and np.isnan(pair.lat)
+        np.testing.assert_array_equal(pair.images["s1"][..., 0], s1[row, vv])
+        np.testing.assert_array_equal(pair.images["s2"][..., SENSORS["s2_l2a"].bands.index("B8A")], s2[row, b8a])
+        assert pair.times == {} and np.isnan(pair.lat)
 
 
 @pytest.fixture
@@ -308,11 +307,12 @@ def test_npz_picks_bands_by_name_and_rounds_decibels(own):
     entries = list(importer.entries())
     assert [(e.location_id, e.split) for e in entries] == [("x", "train"), ("x", ""), ("y", "test")]
     pair = check(importer, entries[1], "npz", "pairs")
-    np.testing.assert_allclose(pair.s1[..., 0], arrays["s1"][1, 1] * 100, atol=0.51)  # VV stands second in the file
+    # VV stands second in the file.
+    np.testing.assert_allclose(pair.images["s1"][..., 0], arrays["s1"][1, 1] * 100, atol=0.51)
     for band, name in enumerate(SENSORS["s2_l1c"].bands):
-        np.testing.assert_array_equal(pair.s2[..., band], arrays["s2"][1, 12 - band], err_msg=name)
-    assert (pair.s1_time, pair.s2_time, pair.lat) == (2, -1, 2.5)
-    assert (importer.read(entries[0]).s1[0, 0] == -32768).all()
+        np.testing.assert_array_equal(pair.images["s2"][..., band], arrays["s2"][1, 12 - band], err_msg=name)
+    assert (pair.times, pair.lat) == ({"s1": 2}, 2.5)
+    assert (importer.read(entries[0]).images["s1"][0, 0] == -32768).all()
 
 
 def test_npz_pixel_without_one_radar_band_has_none(own):
@@ -321,7 +321,7 @@ def test_npz_pixel_without_one_radar_band_has_none(own):
     stored[1, 0, 4, 5] = -32768
     importer = write(s1=None, s1_cdb=stored)
     pair = importer.read(list(importer.entries())[1])
-    assert (pair.s1[4, 5] == -32768).all() and (pair.s1 == -32768).sum() == 2
+    assert (pair.images["s1"][4, 5] == -32768).all() and (pair.images["s1"] == -32768).sum() == 2
 
 
 def test_npz_tiles_may_hold_one_sensor(own):

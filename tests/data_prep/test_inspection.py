@@ -60,7 +60,7 @@ def test_contact_sheet_shows_the_records(report):
 def test_large_sets_are_sampled_and_say_so(tiny, tmp_path):
     folder, _ = tiny
     lines = list(inspection.inspect(folder, "train", 3, tmp_path / "sheet.png"))
-    assert "what follows is read from 3 of 7 records, evenly spaced (--records)" in lines
+    assert "the figures below are of 3 of 7 records, evenly spaced (--records)" in lines
     assert any("in 3 records" in line for line in lines)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width == 3 * 196 + 4

@@ -120,7 +120,7 @@ def test_images_of_a_cell_are_paired_by_time_and_come_in_file_order(tmp_path, ca
         ("1U_1R_20190601T000000", "1U_1R"), ("1U_1R_20200601T000000", "1U_1R"), ("2U_1R_20210101T000000", "2U_1R")]
     assert [(e.where["s2"]["file"], e.where["s2"]["row"]) for e in entries] == [
         ("part_00001.parquet", 1), ("part_00002.parquet", 0), ("part_00003.parquet", 0)]
-    assert [(e.s2_time - e.s1_time) / 86400 for e in entries] == [2, -2, 31]
+    assert [(e.times["s2"] - e.times["s1"]) / 86400 for e in entries] == [2, -2, 31]
     assert entries[0].where["s1"] == {"file": "part_00001.parquet", "row": 1,
                                       "product": s1_of("20190530T000000", "S1B")}
     assert (entries[0].lat, entries[0].lon, entries[0].cloud, entries[0].split) == (-9.8, -41.6, 3.5, "")
@@ -179,24 +179,24 @@ def test_the_published_size(tmp_path, monkeypatch):
     assert {image.shape for image in native.values()} == {(1068, 1068), (534, 534), (178, 178)}
     power, s1 = radar(size=1068)
     pair = read(one(tmp_path, s1, s2))
-    np.testing.assert_array_equal(pair.s2[..., 9], repeat(native["B09"], 1068) - 1000)
-    np.testing.assert_allclose(pair.s1, hundredths(power["vv"], power["vh"]), atol=1)
+    np.testing.assert_array_equal(pair.images["s2"][..., 9], repeat(native["B09"], 1068) - 1000)
+    np.testing.assert_allclose(pair.images["s1"], hundredths(power["vv"], power["vh"]), atol=1)
 
 
 def test_bands_are_picked_by_name_at_10_m(tmp_path):
     (native, s2), (power, s1) = optical(), radar()
     pair = read(one(tmp_path, s1, s2))
     for i, band in enumerate(SENSORS["s2_l2a"].bands):
-        np.testing.assert_array_equal(pair.s2[..., i], repeat(native[band]) - 1000, err_msg=band)
-    np.testing.assert_allclose(pair.s1, hundredths(power["vv"], power["vh"]), atol=1)
+        np.testing.assert_array_equal(pair.images["s2"][..., i], repeat(native[band]) - 1000, err_msg=band)
+    np.testing.assert_allclose(pair.images["s1"], hundredths(power["vv"], power["vh"]), atol=1)
     assert pair.source == "Major-TOM Core-S1RTC and Core-S2L2A" and pair.cloud == 3.5
-    assert (pair.s1_time, pair.s2_time) == (1692521101, 1692882769)
+    assert pair.times == {"s1": 1692521101, "s2": 1692882769}
 
 
 def test_l1c_has_13_bands_of_its_own_folder(tmp_path):
     native, s2 = optical(bands=SENSORS["s2_l1c"].bands)
     pair = read(one(tmp_path, s2=s2, product=S2.replace("L2A", "L1C"), source="Core-S2L1C"), L1C)
-    np.testing.assert_array_equal(pair.s2[..., 10], repeat(native["B10"]) - 1000)
+    np.testing.assert_array_equal(pair.images["s2"][..., 10], repeat(native["B10"]) - 1000)
     assert pair.source == "Major-TOM Core-S1RTC and Core-S2L1C"
 
 
@@ -209,7 +209,7 @@ def test_the_offset_follows_the_processing_baseline(tmp_path, product, low, remo
     native, s2 = optical(low=low)
     pair = read(one(tmp_path, s2=s2, product=product))
     assert pair.s2_offset_removed == removed
-    np.testing.assert_array_equal(pair.s2[..., 3], native["B04"] - removed)
+    np.testing.assert_array_equal(pair.images["s2"][..., 3], native["B04"] - removed)
 
 
 def test_an_own_sen2cor_product_without_dark_pixels_is_rejected(tmp_path):
@@ -233,12 +233,12 @@ def test_no_data_of_one_band_is_no_data_of_the_pixel(tmp_path):
     pair = read(one(tmp_path, s1, s2))
     gone = np.zeros((60, 60), bool)
     gone[:6, :6] = gone[20, 20] = True
-    np.testing.assert_array_equal((pair.s2 == 0).all(-1), gone)
-    np.testing.assert_array_equal((pair.s2 == 0).any(-1), gone)
+    np.testing.assert_array_equal((pair.images["s2"] == 0).all(-1), gone)
+    np.testing.assert_array_equal((pair.images["s2"] == 0).any(-1), gone)
     gone = np.zeros((60, 60), bool)
     gone[:, :3] = gone[5, 5] = gone[6, 6] = True
-    np.testing.assert_array_equal((pair.s1 == -32768).all(-1), gone)
-    assert pair.s1[~gone].min() > -6000
+    np.testing.assert_array_equal((pair.images["s1"] == -32768).all(-1), gone)
+    assert pair.images["s1"][~gone].min() > -6000
 
 
 # Grids
@@ -246,7 +246,7 @@ def test_no_data_of_one_band_is_no_data_of_the_pixel(tmp_path):
 def test_radar_of_another_size_is_brought_to_its_place(tmp_path):
     power, s1 = radar(size=65, corner=(CORNER[0] - 30, CORNER[1] + 20))
     pair = read(one(tmp_path, s1))
-    np.testing.assert_allclose(pair.s1, hundredths(power["vv"], power["vh"])[2:62, 3:63], atol=1)
+    np.testing.assert_allclose(pair.images["s1"], hundredths(power["vv"], power["vh"])[2:62, 3:63], atol=1)
     assert pair.source.endswith(", S1 resampled from EPSG:32724")
 
 
@@ -268,12 +268,13 @@ def test_radar_of_the_neighbouring_zone_is_warped_in_linear_power(tmp_path):
     s1 = {"vv": tif(there, corner=corner, crs="EPSG:32723"), "vh": tif(edge, corner=corner, crs="EPSG:32723")}
     pair = read(one(tmp_path, s1))
     expected = 1000 * np.log10(on_grid("EPSG:32724", CORNER, 60))
-    valid = pair.s1[..., 0] != -32768
+    valid = pair.images["s1"][..., 0] != -32768
     assert 0.3 < valid.mean() < 0.9
     inside = np.isfinite(expected) & (np.cumsum(valid, axis=1) > 1)
-    np.testing.assert_allclose(pair.s1[inside], np.stack([expected, expected], -1)[inside], atol=15)  # 0.15 dB
+    both = np.stack([expected, expected], -1)
+    np.testing.assert_allclose(pair.images["s1"][inside], both[inside], atol=15)  # 0.15 dB
     # Beside the border the mean is that of fewer pixels; with zeros among them it would be 3 dB lower.
-    np.testing.assert_allclose(pair.s1[valid, 1], expected[valid], atol=60)
+    np.testing.assert_allclose(pair.images["s1"][valid, 1], expected[valid], atol=60)
     assert pair.source.endswith(", S1 resampled from EPSG:32723")
 
 
@@ -281,7 +282,7 @@ def test_radar_between_the_pixels_is_averaged_as_power(tmp_path):
     checkers = np.where(np.indices((62, 62)).sum(axis=0) % 2, 1.0, 0.001).astype(np.float32)
     corner = (CORNER[0] - 5, CORNER[1])  # half a pixel: the mean of 1 and 0.001 is -3 dB, that of 0 and -30 dB is -15
     pair = read(one(tmp_path, {band: tif(checkers, corner=corner) for band in ("vv", "vh")}))
-    np.testing.assert_allclose(pair.s1, -301, atol=2)
+    np.testing.assert_allclose(pair.images["s1"], -301, atol=2)
 
 
 def test_radar_elsewhere_and_radar_of_two_grids_are_rejected(tmp_path):
@@ -314,7 +315,7 @@ def test_other_part_files_than_the_table_means_are_rejected(tmp_path):
     row = pyarrow.parquet.read_table(part).to_pylist()[0]
     other = row | {"grid_cell": "1U_1R"}
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([other]), part)
-    with pytest.raises(UserError, match="row 0 is S2B_.* of 1U_1R, metadata.parquet says S2B_.* of 110D_457L"):
+    with pytest.raises(UserError, match="row 0 is S2B_.* of 1U_1R, metadata.parquet has S2B_.* of 110D_457L"):
         read(tmp_path)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row, other]), part)
     with pytest.raises(UserError, match="has 2 rows in 1 row groups, expected each row in its own"):
@@ -335,9 +336,9 @@ def test_unpacked_folders_give_the_same_pixels(tmp_path):
             (folder / f"{band}.tif").write_bytes(image)
         (folder / "thumbnail.png").write_bytes(b"png")
     pair = read(tmp_path / "unpacked")
-    np.testing.assert_array_equal(pair.s1, packed.s1)
-    np.testing.assert_array_equal(pair.s2, packed.s2)
-    assert (pair.id, pair.s1_time, pair.s2_time) == (packed.id, packed.s1_time, packed.s2_time)
+    np.testing.assert_array_equal(pair.images["s1"], packed.images["s1"])
+    np.testing.assert_array_equal(pair.images["s2"], packed.images["s2"])
+    assert (pair.id, pair.times["s1"], pair.times["s2"]) == (packed.id, packed.times["s1"], packed.times["s2"])
     assert pair.lat == pytest.approx(-9.79, abs=0.02) and pair.lon == pytest.approx(-41.66, abs=0.02)
     assert np.isnan(pair.cloud)
     (folder / "B8A.tif").unlink()

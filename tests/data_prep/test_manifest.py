@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data_prep.build import manifest
+from data_prep.build import finish, verify
 from dual_encoder.data.manifest import load_info
 from dual_encoder.data.tfrecord import ShardedRecords
 from dual_encoder.errors import UserError
@@ -24,7 +24,7 @@ def test_written_index_reads_every_record(tiny):
             for name, array in images.items():
                 np.testing.assert_array_equal(record[name], array[rows])
             rows += 1
-    assert list(manifest.verify(folder)) == []
+    assert list(verify.verify(folder)) == []
 
 
 def test_every_flipped_byte_is_found(tiny):
@@ -40,10 +40,10 @@ def test_every_flipped_byte_is_found(tiny):
             damaged = bytearray(whole)
             damaged[position] ^= 0x10
             shard.write_bytes(damaged)
-            found = list(manifest.verify(folder))
+            found = list(verify.verify(folder))
             assert len(found) == 1 and f"{shard.name} record {row} " in found[0], (position, found)
     shard.write_bytes(whole)
-    assert list(manifest.verify(folder)) == []
+    assert list(verify.verify(folder)) == []
 
 
 def test_truncated_missing_and_swapped_shards_are_found(tiny):
@@ -51,10 +51,10 @@ def test_truncated_missing_and_swapped_shards_are_found(tiny):
     first, second = (folder / f"tiny-train.tfrecord-0000{i}-of-00002" for i in range(2))
     whole = first.read_bytes()
     first.write_bytes(whole[:len(whole) * 5 // 8])  # in the third of four records
-    found = "\n".join(manifest.verify(folder))
+    found = "\n".join(verify.verify(folder))
     assert "bytes" in found and f"{first.name} records 2 to 3 are cut off" in found
     first.unlink()
-    assert list(manifest.verify(folder)) == [f"{first.name} is missing; restore it or rebuild the data set"]
+    assert list(verify.verify(folder)) == [f"{first.name} is missing; restore it or rebuild the data set"]
     # Sound records, but not those that were built: only the digest tells.
     first.write_bytes(whole)
     index = np.load(folder / "test.index.npy")
@@ -62,7 +62,7 @@ def test_truncated_missing_and_swapped_shards_are_found(tiny):
     data = test.read_bytes()
     cut = int(index["offset"][1]) - 12
     test.write_bytes(data[cut:] + data[:cut])
-    found = list(manifest.verify(folder))
+    found = list(verify.verify(folder))
     assert len(found) == 1 and "sha256 differs" in found[0]
     assert second.is_file()
 
@@ -75,7 +75,7 @@ def test_damaged_header_without_index_says_what_was_not_checked(tiny):
     data[start] ^= 1
     shard.write_bytes(data)
     (folder / "train.index.npy").unlink()
-    found = "\n".join(manifest.verify(folder))
+    found = "\n".join(verify.verify(folder))
     assert "train.index.npy is missing" in found and "record 1" in found and "were not checked" in found
 
 
@@ -85,8 +85,8 @@ def test_lost_manifest_and_index_come_back_as_they_were(tiny):
     before = {name: (folder / name).read_bytes() for name in names}
     for name in names:
         (folder / name).unlink()
-    assert list(manifest.verify(folder)) == ["manifest.json is missing; write it again with --rewrite"]
-    manifest.write(folder)
+    assert list(verify.verify(folder)) == ["manifest.json is missing; write it again with --rewrite"]
+    finish.write(folder)
     assert {name: (folder / name).read_bytes() for name in names} == before
 
 
@@ -95,12 +95,12 @@ def test_wrong_index_and_fingerprint_are_found(tiny):
     index = np.load(folder / "train.index.npy")
     index["offset"][2] += 4
     np.save(folder / "train.index.npy", index)
-    assert any("the index is not that of this shard" in line for line in manifest.verify(folder))
-    manifest.write(folder)
+    assert any("the index is not that of this shard" in line for line in verify.verify(folder))
+    finish.write(folder)
     values = json.loads((folder / "manifest.json").read_text())
     values["fingerprint"] = "0" * 64
     (folder / "manifest.json").write_text(json.dumps(values))
-    assert any("fingerprint" in line for line in manifest.verify(folder))
+    assert any("fingerprint" in line for line in verify.verify(folder))
 
 
 def test_rewrite_refuses_damaged_and_lost_shards(tiny):
@@ -110,14 +110,14 @@ def test_rewrite_refuses_damaged_and_lost_shards(tiny):
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
     with pytest.raises(UserError, match="is damaged at record 3 .*not rewritten"):
-        manifest.write(folder)
+        finish.write(folder)
     shard.unlink()
     with pytest.raises(UserError, match="lacks shard 0 of 2 of split 'train'"):
-        manifest.write(folder)
+        finish.write(folder)
     shard.write_bytes(whole)
     (folder / "tiny-test.tfrecord-00000-of-00001").unlink()
     with pytest.raises(UserError, match="dataset_info.json counts"):
-        manifest.write(folder)
+        finish.write(folder)
     assert (folder / "manifest.json").read_bytes() == before
 
 
@@ -125,8 +125,8 @@ def test_fingerprint_follows_content_and_order(tiny):
     folder, _ = tiny
     shards = load_info(folder).shards
     turned = {"train": shards["train"][::-1], "test": shards["test"]}
-    assert manifest.fingerprint(shards) == manifest.fingerprint(dict(reversed(shards.items())))
-    assert manifest.fingerprint(shards) != manifest.fingerprint(turned)
+    assert finish.fingerprint(shards) == finish.fingerprint(dict(reversed(shards.items())))
+    assert finish.fingerprint(shards) != finish.fingerprint(turned)
 
 
 def test_verify_command_exits_with_one_on_damage(tiny, cli):

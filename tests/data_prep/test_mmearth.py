@@ -96,7 +96,7 @@ def test_tiles_of_the_level_asked_for_become_entries_in_file_order(raw, capsys):
         "left out 1 of 5 tiles: neither orbit has VV and VH"]
     last = entries[-1]
     assert (last.lat, last.lon, last.location_id) == (44, -3.5, "tile_e")
-    assert last.s2_time == 1562284800 and last.s1_time == -1  # 2019-07-05; radar days were not published
+    assert last.times == {"s2": 1562284800}  # 2019-07-05; radar days were not published
     assert [entry.id for entry in make(folder, L1C).entries()] == ["tile_a"]
 
 
@@ -104,26 +104,27 @@ def test_bands_are_picked_by_name(raw):
     folder, images = raw
     pair = read(folder, "tile_b")
     for i, band in enumerate(SENSORS["s2_l2a"].bands):
-        np.testing.assert_array_equal(pair.s2[..., i], images["tile_b"][band.replace("B0", "B")], err_msg=band)
+        np.testing.assert_array_equal(pair.images["s2"][..., i], images["tile_b"][band.replace("B0", "B")])
     pair = read(folder, "tile_a", L1C)
     for i, band in enumerate(SENSORS["s2_l1c"].bands):
-        np.testing.assert_array_equal(pair.s2[..., i], images["tile_a"][band.replace("B0", "B")], err_msg=band)
-    assert pair.s2_offset_removed == 0 and pair.s2_time == 1562025600 and pair.split == "train"
+        np.testing.assert_array_equal(pair.images["s2"][..., i], images["tile_a"][band.replace("B0", "B")])
+    assert pair.s2_offset_removed == 0 and pair.times["s2"] == 1562025600 and pair.split == "train"
 
 
 def test_the_orbit_with_more_data_is_taken_and_ascending_when_equal(raw):
     folder, images = raw
     both, only_descending = images["tile_b"], images["tile_d"]
     pair = read(folder, "tile_b")
-    np.testing.assert_array_equal(pair.s1, centidecibel(both["asc_VV"], both["asc_VH"]))
+    np.testing.assert_array_equal(pair.images["s1"], centidecibel(both["asc_VV"], both["asc_VH"]))
     assert pair.source == "data_1M_v001, S1 ascending"
     pair = read(folder, "tile_d")
-    np.testing.assert_array_equal(pair.s1, centidecibel(only_descending["desc_VV"], only_descending["desc_VH"]))
+    expected = centidecibel(only_descending["desc_VV"], only_descending["desc_VH"])
+    np.testing.assert_array_equal(pair.images["s1"], expected)
     assert pair.source == "data_1M_v001, S1 descending"
     half = both["asc_VH"].copy()
     half[:10] = -np.inf  # in one polarisation only
     change(folder, "tile_b", asc_VH=half)
-    np.testing.assert_array_equal(read(folder, "tile_b").s1, centidecibel(both["desc_VV"], both["desc_VH"]))
+    np.testing.assert_array_equal(read(folder, "tile_b").images["s1"], centidecibel(both["desc_VV"], both["desc_VH"]))
 
 
 def test_missing_radar_pixels_are_no_data_in_both_bands(raw):
@@ -131,7 +132,7 @@ def test_missing_radar_pixels_are_no_data_in_both_bands(raw):
     for row, missing in enumerate((-np.inf, np.nan, 0.0)):  # 0 dB: masked by Earth Engine
         images["tile_d"]["desc_VH"][row, :5] = missing
     change(folder, "tile_d", desc_VH=images["tile_d"]["desc_VH"])
-    s1 = read(folder, "tile_d").s1
+    s1 = read(folder, "tile_d").images["s1"]
     assert (s1[:3, :5] == -32768).all() and (s1 == -32768).sum() == 2 * 15
 
 
@@ -149,7 +150,8 @@ def test_an_ascending_image_that_is_all_masked_gives_way(raw):
     folder, images = raw
     change(folder, "tile_b", asc_VV=np.zeros((128, 128)), asc_VH=np.zeros((128, 128)))
     pair = read(folder, "tile_b")
-    np.testing.assert_array_equal(pair.s1, centidecibel(images["tile_b"]["desc_VV"], images["tile_b"]["desc_VH"]))
+    expected = centidecibel(images["tile_b"]["desc_VV"], images["tile_b"]["desc_VH"])
+    np.testing.assert_array_equal(pair.images["s1"], expected)
 
 
 def test_variants_by_their_files(tmp_path):

@@ -69,11 +69,11 @@ def test_names_out_of_time_order_are_paired_by_time():
 def test_gap_histogram_counts_and_adds():
     first, second = GapHistogram(), GapHistogram()
     for gap in (0, 0.99, 1, 2.5, 3, 6.9, 7, 14, 29, 30, 89, 90, 4000):
-        first.add(10**9, 10**9 + int(gap * DAY))
-        second.add(10**9 + int(gap * DAY), 10**9)  # the sign does not matter
+        first.add({"s1": 10**9, "s2": 10**9 + int(gap * DAY)})
+        second.add({"s1": 10**9 + int(gap * DAY), "s2": 10**9})  # the sign does not matter
     assert first.counts == second.counts == [2, 1, 1, 2, 1, 2, 2, 2, 0]
-    second.add(-1, 10**9)
-    second.add(10**9, -1)
+    second.add({"s1": -1, "s2": 10**9})
+    second.add({"s1": 10**9, "s2": -1})
     stored = GapHistogram(json.loads(json.dumps(first.counts)))
     stored.merge(second)
     assert stored.counts == [4, 2, 2, 4, 2, 4, 4, 4, 2] and first.counts[0] == 2
@@ -84,8 +84,8 @@ def test_gap_histogram_as_text():
     assert list(histogram.lines()) == ["time between S1 and S2"]
     for gap, count in ((0, 30), (20, 9), (100, 1)):
         for _ in range(count):
-            histogram.add(0, gap * DAY)
-    histogram.add(-1, 0)
+            histogram.add({"s1": 0, "s2": gap * DAY})
+    histogram.add({"s1": -1, "s2": 0})
     assert [line.split() for line in histogram.lines()] == [
         ["time", "between", "S1", "and", "S2"], ["0-1", "days", "30", "#" * 29], ["14-30", "days", "9", "#" * 9],
         [">=", "90", "days", "1", "#"], ["unknown", "1", "#"]]

@@ -27,7 +27,7 @@ def entry(name, place="", split="", **facts):
 
 
 def test_entries_come_back_as_they_were_in_order(tmp_path):
-    entries = [entry(f"ä{i}", lat=1.5, lon=-2.25, s1_time=7 * i, cloud=float(i)) for i in range(10)]
+    entries = [entry(f"ä{i}", lat=1.5, lon=-2.25, times={"s1": 7 * i}, cloud=float(i)) for i in range(10)]
     made = make(tmp_path, entries, shards=lambda count: 3)
     tasks = made.tasks()
     assert len({task.split for task in tasks}) == 1  # one cell
@@ -62,7 +62,7 @@ def test_splits_of_the_authors_and_their_gaps(tmp_path, capsys):
 
 def test_what_is_turned_away_is_named(tmp_path, capsys):
     made = make(tmp_path, [entry("a"), Reject("lost", "no partner"), entry("a", "elsewhere"),
-                           entry("late", s1_time=0, s2_time=10 * 86400), entry("cloudy", cloud=80.0)],
+                           entry("late", times={"s1": 0, "s2": 10 * 86400}), entry("cloudy", cloud=80.0)],
                 filters=Filters(max_gap_days=5, max_cloud=50))
     assert sum(ids(made).values(), []) == [["a"]] and made.faults == 2
     rows = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
@@ -81,9 +81,23 @@ def test_nothing_left_says_why(tmp_path):
 
 
 def test_a_filtered_entry_does_not_take_the_id(tmp_path):
-    made = make(tmp_path, [entry("a", "late", s1_time=0, s2_time=10 * 86400), entry("a", "good", s1_time=0, s2_time=0)],
+    made = make(tmp_path, [entry("a", "late", times={"s1": 0, "s2": 10 * 86400}),
+                           entry("a", "good", times={"s1": 0, "s2": 0})],
                 filters=Filters(max_gap_days=5))
     assert [item.location_id for item in made.read(made.tasks()[0])] == ["good"] and made.faults == 0
+
+
+def test_a_plan_of_an_older_version_is_refused(tmp_path):
+    folder = tmp_path / "incomplete.1.0.0" / "plan"
+    folder.mkdir(parents=True)
+    make(folder, [entry("a", times={"s1": 5})])
+    values = json.loads((folder / "plan.json").read_text())
+    values.pop("format")
+    (folder / "plan.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="incomplete.1.0.0' is a build that an older version began .*; delete"):
+        plan.load(folder)
+    (folder / "plan.json").unlink()
+    assert plan.load(folder) is None
 
 
 def test_the_rule_that_was_used_is_told(tmp_path):

@@ -16,8 +16,10 @@ DAY = 86400
 
 
 def pair(**facts):
-    return Pair(**{"id": "p", "s1": np.full((10, 10, 2), -1000, np.int16), "s2": np.full((10, 10, 12), 500, np.uint16),
-                   "s1_time": 0, "s2_time": 0, "location_id": "here", "lat": 1.0, "lon": 2.0, "source": "S",
+    images = {"s1": np.full((10, 10, 2), -1000, np.int16), "s2": np.full((10, 10, 12), 500, np.uint16)}
+    times = {feature: facts.pop(f"{feature}_time", 0) for feature in images}
+    return Pair(**{"id": "p", "images": images, "times": times, "location_id": "here", "lat": 1.0,
+                   "lon": 2.0, "source": "S",
                    "s2_offset_removed": 0, "split": ""} | facts)
 
 
@@ -45,7 +47,7 @@ def test_cloud_and_valid_pixels():
     assert Filters(max_cloud=20).refuse(pair(cloud=20.5)) == "20.5 % cloud, --max-cloud=20"
     specs = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]}
     gappy = pair()
-    gappy.s1[:3] = -32768
+    gappy.images["s1"][:3] = -32768
     assert Filters(min_valid=0.7).refuse_pixels(gappy, specs) == ""
     reason = Filters(min_valid=0.71).refuse_pixels(gappy, specs)
     assert reason == "70.0% of the pixels of s1 hold data, --min-valid=0.71"

@@ -11,6 +11,7 @@ import rasterio
 from data_prep import record
 from data_prep.importers import Entry, Reject, sen12ms
 from data_prep.importers import _sen12ms_patches as patches
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS
 
@@ -75,11 +76,11 @@ def test_pairs_are_the_files_pixels(real):
         record.check(pair, SPECS, 256)
         radar, crs, bounds = pixels(path_of(real, "s1", scene, number, season))
         optical = pixels(path_of(real, "s2", scene, number, season))[0]
-        np.testing.assert_allclose(pair.s1, np.moveaxis(radar, 0, -1) * 100, atol=0.51)
-        np.testing.assert_array_equal(pair.s2, np.moveaxis(optical, 0, -1))
-        assert (pair.s1 % 100 != 0).mean() > 0.95  # whole dB would be a truncation
-        assert pair.s1[..., 0].mean() > pair.s1[..., 1].mean() + 300  # VV first
-        assert (pair.s1_time, pair.s2_time, pair.split, pair.s2_offset_removed) == (-1, -1, "", 0)
+        np.testing.assert_allclose(pair.images["s1"], np.moveaxis(radar, 0, -1) * 100, atol=0.51)
+        np.testing.assert_array_equal(pair.images["s2"], np.moveaxis(optical, 0, -1))
+        assert (pair.images["s1"] % 100 != 0).mean() > 0.95  # whole dB would be a truncation
+        assert pair.images["s1"][..., 0].mean() > pair.images["s1"][..., 1].mean() + 300  # VV first
+        assert (pair.times, pair.split, pair.s2_offset_removed) == ({}, "", 0)
         x, y = rasterio.warp.transform("EPSG:4326", crs, [pair.lon], [pair.lat])
         assert x[0] == pytest.approx((bounds.left + bounds.right) / 2, abs=1)
         assert y[0] == pytest.approx((bounds.top + bounds.bottom) / 2, abs=1)
@@ -107,7 +108,7 @@ def test_partners_are_found_by_name_and_the_rest_is_rejected(tmp_path):
     for item in items:
         if isinstance(item, Entry):
             pair, number = importer.read(item), int(item.id.rsplit("_p", 1)[1])
-            assert (pair.s1 == -100 * number).all() and (pair.s2 == number).all()
+            assert (pair.images["s1"] == -100 * number).all() and (pair.images["s2"] == number).all()
 
 
 def test_scenes_of_two_seasons_are_two_areas(tmp_path):
@@ -123,7 +124,7 @@ def test_scenes_of_two_seasons_are_two_areas(tmp_path):
     for entry in entries:
         pair = importer.read(entry)
         assert pair.location_id == entry.location_id == entry.id
-        assert (pair.s1 == -100 * int(pair.s2[0, 0, 0])).all()
+        assert (pair.images["s1"] == -100 * int(pair.images["s2"][0, 0, 0])).all()
 
 
 @pytest.mark.parametrize("folder", (".", "splits"))
@@ -159,9 +160,9 @@ def test_radar_without_data_is_nan_or_zero_in_both_bands(real):
     write(path, radar)
     importer = make(real)
     pair = importer.read(list(importer.entries())[1])
-    assert (pair.s1[5, 7:9] == -32768).all() and (pair.s1[6, 7] == -32768).all()
-    assert (pair.s1 == -32768).sum() == 6
-    assert pair.s1[8, 8].tolist() == [0, round(float(radar[1, 8, 8]) * 100)]
+    assert (pair.images["s1"][5, 7:9] == -32768).all() and (pair.images["s1"][6, 7] == -32768).all()
+    assert (pair.images["s1"] == -32768).sum() == 6
+    assert pair.images["s1"][8, 8].tolist() == [0, round(float(radar[1, 8, 8]) * 100)]
 
 
 def test_tiles_have_igbp_classes(real):
@@ -177,7 +178,7 @@ def test_tiles_have_igbp_classes(real):
     write(cover_path, cover.astype(np.uint16))  # the other lc stays 8 bits wide
     importer = make(real, "tiles")
     tile = importer.read(next(importer.entries()))
-    record.check(tile, SPECS, 256, classes=17)
+    record.check(tile, SPECS, 256, LabelSpec("pixel_classes", sen12ms.IGBP))
     expected = np.where((cover[0] == 0) | (cover[0] == 255), 255, cover[0].astype(int) - 1)
     assert set(np.unique(expected)) == {*range(17), 255}
     expected[100:110, 3] = 255  # no radar

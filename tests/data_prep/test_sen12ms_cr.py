@@ -32,12 +32,12 @@ def check_pairs(importer, source):
         pair = importer.read(entry)
         record.check(pair, SPECS, 256)
         radar, crs, bounds = pixels(source / "s1" / f"{entry.id}.tif")
-        np.testing.assert_allclose(pair.s1, radar * 100, atol=0.51)
-        assert (pair.s1 % 100 != 0).mean() > 0.95  # whole dB would be a truncation
+        np.testing.assert_allclose(pair.images["s1"], radar * 100, atol=0.51)
+        assert (pair.images["s1"] % 100 != 0).mean() > 0.95  # whole dB would be a truncation
         # The cloud-free image, not the cloudy one of the same name.
-        np.testing.assert_array_equal(pair.s2, pixels(source / "s2_cloudfree" / f"{entry.id}.tif")[0])
-        assert (pixels(source / "s2_cloudy" / f"{entry.id}.tif")[0] != pair.s2).mean() > 0.9
-        assert entry.block == entry.id.rsplit("_p", 1)[0] and (pair.s1_time, pair.s2_time) == (-1, -1)
+        np.testing.assert_array_equal(pair.images["s2"], pixels(source / "s2_cloudfree" / f"{entry.id}.tif")[0])
+        assert (pixels(source / "s2_cloudy" / f"{entry.id}.tif")[0] != pair.images["s2"]).mean() > 0.9
+        assert entry.block == entry.id.rsplit("_p", 1)[0] and pair.times == {}
         x, y = rasterio.warp.transform("EPSG:4326", crs, [pair.lon], [pair.lat])
         assert bounds.left < x[0] < bounds.right and bounds.bottom < y[0] < bounds.top
 
@@ -69,7 +69,7 @@ def test_zeros_of_the_real_radar_are_bright_not_empty(real_data):
         assert at_zero.sum() == saturated and (radar[~at_zero] < 0).all() and radar[~at_zero].max() > -0.05
         assert (radar[at_zero][:, 1] < -0.2).all()
         pair = importer.read(entry)
-        assert (pair.s1[at_zero][:, 0] == 0).all() and SPECS["s1"].holds_data(pair.s1).all()
+        assert (pair.images["s1"][at_zero][:, 0] == 0).all() and SPECS["s1"].holds_data(pair.images["s1"]).all()
 
 
 def test_missing_partners_and_folders(real_data, tmp_path):

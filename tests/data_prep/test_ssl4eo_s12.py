@@ -66,24 +66,25 @@ def test_real_pairs_are_the_files_pixels(real, sensor, folder, clouds):
         for band, name in enumerate(SENSORS[sensor].bands):
             with rasterio.open(s2 / f"{name.replace('B0', 'B')}.tif") as file:
                 whole = file.read(1, out_shape=(264, 264), resampling=rasterio.enums.Resampling.nearest)
-            np.testing.assert_array_equal(pair.s2[..., band], whole, err_msg=name)
+            np.testing.assert_array_equal(pair.images["s2"][..., band], whole, err_msg=name)
         for band, name in enumerate(("VV", "VH")):
             day = "20200607" if s1_time == 1591492080 else "20200903"
             with rasterio.open(next((real / "s1").rglob(f"*_{day}T*/{name}.tif"))) as file:
-                np.testing.assert_allclose(pair.s1[..., band], file.read(1) * 100, atol=0.51)
-        assert pair.s1[..., 0].mean() > pair.s1[..., 1].mean() + 300  # VV over land is brighter than VH
-        assert (pair.s1 % 100 != 0).mean() > 0.9  # whole decibels would be a truncation
-        assert pair.s1_time == s1_time and pair.cloud == cloud and pair.s2_offset_removed == 0
+                np.testing.assert_allclose(pair.images["s1"][..., band], file.read(1) * 100, atol=0.51)
+        # VV over land is brighter than VH.
+        assert pair.images["s1"][..., 0].mean() > pair.images["s1"][..., 1].mean() + 300
+        assert (pair.images["s1"] % 100 != 0).mean() > 0.9  # whole decibels would be a truncation
+        assert pair.times["s1"] == s1_time and pair.cloud == cloud and pair.s2_offset_removed == 0
         assert abs(pair.lat - 30.464) < 1e-3 and abs(pair.lon - 73.306) < 1e-3 and entry.lat == pair.lat
         assert pair.location_id == "0000200" and pair.split == ""
-    assert [entry.s2_time for entry in entries][0] == 1591249599  # 2020-06-04 05:46:39
+    assert [entry.times["s2"] for entry in entries][0] == 1591249599  # 2020-06-04 05:46:39
 
 
 @pytest.mark.parametrize("sensor", ["s2_l2a", "s2_l1c"])
 def test_the_release_has_no_offset(real, sensor):
     importer = open_(real, sensor)
     for entry in importer.entries():
-        assert detect_s2_offset(importer.read(entry).s2, SENSORS[sensor].bands) == 0
+        assert detect_s2_offset(importer.read(entry).images["s2"], SENSORS[sensor].bands) == 0
 
 
 def test_pairs_go_by_time_not_by_order_of_names(tmp_path):
@@ -91,7 +92,7 @@ def test_pairs_go_by_time_not_by_order_of_names(tmp_path):
     entries, rejects = split(open_(tmp_path).entries())
     assert not rejects and [pathlib.Path(entry.where["s2"]).name for entry in entries] == list(S2_NAMES)
     assert [pathlib.Path(entry.where["s1"]).name for entry in entries] == [S1_NAMES[i] for i in (0, 2, 3, 1)]
-    assert all(abs(entry.s1_time - entry.s2_time) < 8 * 86400 for entry in entries)
+    assert all(abs(entry.times["s1"] - entry.times["s2"]) < 8 * 86400 for entry in entries)
     assert len({entry.id for entry in entries}) == 4 and {entry.location_id for entry in entries} == {"0000007"}
 
 
@@ -148,8 +149,8 @@ def test_zero_is_no_data(copied):
             file.write(values, 1)
     importer = open_(copied)
     pair = importer.read(next(importer.entries()))
-    assert (pair.s1[3:5, 7] == -32768).all() and (pair.s1 == -32768).sum() == 4
-    assert (pair.s2[:6] == 0).all() and (pair.s2[6:] > 0).all()
+    assert (pair.images["s1"][3:5, 7] == -32768).all() and (pair.images["s1"] == -32768).sum() == 4
+    assert (pair.images["s2"][:6] == 0).all() and (pair.images["s2"][6:] > 0).all()
 
 
 def test_cloud_is_unknown_without_its_file_and_found_when_nested(copied):

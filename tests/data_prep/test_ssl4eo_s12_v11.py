@@ -105,12 +105,12 @@ def check_pixels(importer, entry, pixels, product, offset):
     record.check(pair, {"s1": SENSORS["s1_grd"], "s2": SENSORS[sensor]}, 264)
     place, date = PLACES.index(entry.location_id), int(entry.id.rsplit("_", 1)[1])
     expected = np.maximum(np.moveaxis(pixels[product][place, date], 0, -1), 1 if offset else 0)
-    np.testing.assert_array_equal(pair.s2, expected)
+    np.testing.assert_array_equal(pair.images["s2"], expected)
     db = np.moveaxis(pixels["S1GRD"][place, PARTNERS[date]], 0, -1).astype(np.float64)
-    np.testing.assert_array_equal(pair.s1, np.rint(db * 100))
-    assert abs(pair.s1_time - pair.s2_time) < 8 * 86400 and pair.s2_offset_removed == offset
+    np.testing.assert_array_equal(pair.images["s1"], np.rint(db * 100))
+    assert abs(pair.times["s1"] - pair.times["s2"]) < 8 * 86400 and pair.s2_offset_removed == offset
     assert (pair.lat, pair.lon) == ((42.66, 125.6), (-30.64, 121.4))[place]
-    assert (pair.s1_time, pair.s2_time, pair.split) == (entry.s1_time, entry.s2_time, entry.split)
+    assert (pair.times["s1"], pair.times["s2"], pair.split) == (entry.times["s1"], entry.times["s2"], entry.split)
     return pair
 
 
@@ -163,8 +163,8 @@ def test_radar_without_data(tmp_path, pixels):
         write(tmp_path / "val" / product / "a.zarr.zip", chunk_file(pixels, product, PLACES[:1]))
     importer = open_(tmp_path)
     pair = importer.read(next(importer.entries()))
-    assert (pair.s1 == -32768).sum() == 6
-    assert (pair.s1[5, 6:8] == -32768).all() and (pair.s1[9, 9] == -32768).all()
+    assert (pair.images["s1"] == -32768).sum() == 6
+    assert (pair.images["s1"][5, 6:8] == -32768).all() and (pair.images["s1"][9, 9] == -32768).all()
 
 
 def test_what_cannot_be_a_record_is_rejected(tmp_path, pixels):

@@ -10,6 +10,7 @@ import rasterio
 
 from data_prep import record
 from data_prep.importers import Entry, Reject, terramesh
+from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS
 from tests.data_prep.zarr_writing import write_tar, zarr_zip
@@ -33,7 +34,8 @@ def split(found):
 
 def read(importer, entry, sensors, size=264):
     item = importer.read(Entry(**json.loads(json.dumps({name: getattr(entry, name) for name in Entry.__slots__}))))
-    record.check(item, {feature: SENSORS[name] for feature, name in sensors.items()}, size, 10)
+    record.check(item, {feature: SENSORS[name] for feature, name in sensors.items()}, size,
+                 LabelSpec("pixel_classes", terramesh.CLASSES))
     return item
 
 
@@ -95,12 +97,12 @@ def test_pairs_with_rtc_are_those_of_major_tom(shards, tiles, capsys):
         pair = read(importer, entry, RTC)
         offset = 1000 if tile == WITH_OFFSET else 0
         expected = np.moveaxis(tiles["S2L2A"][tile], 0, -1).astype(int) - offset
-        np.testing.assert_array_equal(pair.s2, np.maximum(expected, 1) if offset else expected)
+        np.testing.assert_array_equal(pair.images["s2"], np.maximum(expected, 1) if offset else expected)
         db = np.moveaxis(tiles["S1RTC"][tile], 0, -1).astype(np.float16).astype(np.float64)
-        np.testing.assert_array_equal(pair.s1, np.rint(db * 100))
+        np.testing.assert_array_equal(pair.images["s1"], np.rint(db * 100))
         assert pair.s2_offset_removed == offset and pair.split == "train" and pair.location_id == entry.id
         assert (pair.lat, pair.lon, pair.cloud) == (-25.5, -48.25, 25)
-        assert pair.s1_time == 1589132431 and pair.s2_time == 1589132431  # 2020-05-10 17:40:31
+        assert pair.times["s1"] == 1589132431 and pair.times["s2"] == 1589132431  # 2020-05-10 17:40:31
 
 
 @pytest.mark.parametrize("sensors, kind", [(RTC, "pairs"), ({"s1": "s1_rtc"}, "tiles")], ids=["pairs", "tiles"])
@@ -149,7 +151,7 @@ def test_radar_of_another_season_shows_in_the_times(shards, tiles):
     importer = open_(shards, GRD)
     entries, _ = split(importer.entries())
     pair = importer.read(entries[0])
-    assert len(entries) == 1 and (pair.s1_time - pair.s2_time) // 86400 == 211
+    assert len(entries) == 1 and (pair.times["s1"] - pair.times["s2"]) // 86400 == 211
 
 
 @pytest.mark.parametrize("changes, units, time", [
@@ -180,7 +182,7 @@ def test_tiles_take_the_land_cover(shards, tiles, sensors):
         np.testing.assert_array_equal(item.label, tiles["LULC"][tile][0])
         assert set(item.images) == set(sensors)
         assert item.s2_offset_removed == (1000 if tile == WITH_OFFSET and "s2" in sensors else 0)
-        assert (item.s1_time == -1) == ("s1" not in sensors) and (item.s2_time == -1) == ("s2" not in sensors)
+        assert set(item.times) == set(sensors)
 
 
 def test_land_cover_without_data_is_ignored_and_unknown_values_are_named(shards, tiles):
@@ -208,8 +210,8 @@ def test_l1c_is_a_sensor_of_its_own(shards, tiles):
     importer = open_(shards, sensors)
     pairs = [read(importer, entry, sensors) for entry in importer.entries()]
     assert [pair.s2_offset_removed for pair in pairs] == [0, 1000]
-    np.testing.assert_array_equal(pairs[0].s2, np.moveaxis(l1c, 0, -1))
-    np.testing.assert_array_equal(pairs[0].s2, pairs[1].s2)
+    np.testing.assert_array_equal(pairs[0].images["s2"], np.moveaxis(l1c, 0, -1))
+    np.testing.assert_array_equal(pairs[0].images["s2"], pairs[1].images["s2"])
 
 
 def test_bad_shards_are_named(shards, tiles, tmp_path):
@@ -268,12 +270,12 @@ def test_example_tiles_are_the_files_pixels(real_data):
             with rasterio.open(raw / "S1RTC" / f"{entry.id}.tif") as file:
                 np.testing.assert_allclose(item.images["s1"], np.moveaxis(file.read(), 0, -1) * 100, atol=0.51)
             assert item.images["s1"][..., 0].mean() > item.images["s1"][..., 1].mean() + 300  # VV, VH
-            assert item.s2_offset_removed == offset and 0 < abs(item.s1_time - item.s2_time) < 4 * 86400
+            assert item.s2_offset_removed == offset and 0 < abs(item.times["s1"] - item.times["s2"]) < 4 * 86400
             assert bounds[0] < item.lon < bounds[2] and bounds[1] < item.lat < bounds[3]
             if kind == "tiles":
                 with rasterio.open(raw / "LULC" / f"{entry.id}.tif") as file:
                     np.testing.assert_array_equal(item.label, file.read(1))
-    assert importer.read(entries[0]).s2_time == 1627046561  # 2021-07-23 13:22:41
+    assert importer.read(entries[0]).times["s2"] == 1627046561  # 2021-07-23 13:22:41
 
 
 def test_class_names_fit_what_the_pixels_show(real_data):
@@ -309,7 +311,7 @@ def test_example_tiles_without_partner_or_time(real_data, tmp_path):
     assert [(reject.id, reject.reason) for reject in rejects] == [
         (TILES[0], "no S1RTC of this tile"), (TILES[3], "no S2L2A of this tile")]
     pair = read(importer, entries[0], RTC, 224)
-    assert pair.s1_time > 0 and pair.s2_time == -1
+    assert pair.times["s1"] > 0 and pair.times["s2"] == -1
     path = raw / "S2L2A" / f"{entries[0].id}.tif"
     path.write_bytes(path.read_bytes()[:100000])
     with pytest.raises(UserError, match=f"{entries[0].id}.tif' cannot be read as GeoTIFF"):
