@@ -18,6 +18,8 @@ from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.tasks.checks import check_batch, check_crop
+from dual_encoder.tasks.classify import Classify, ClassifyConfig
+from dual_encoder.tasks.downstream import DownstreamConfig
 from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig
 from dual_encoder.tasks.segment import Segment, SegmentConfig
 from dual_encoder.tasks.task import Task
@@ -50,8 +52,8 @@ class EvaluateConfig:
         require(self.init_from != "", f"{path}.init_from", self.init_from, "the workdir of a pre-training run")
 
 
-AnyTask = PretrainConfig | SegmentConfig
-AnyConfig = PretrainConfig | SegmentConfig | EvaluateConfig
+AnyTask = PretrainConfig | SegmentConfig | ClassifyConfig
+AnyConfig = AnyTask | EvaluateConfig
 
 
 def make_task(config: AnyTask, sensors: Mapping[str, SensorSpec], records: Records | Shapes, mesh: Mesh | None,
@@ -70,6 +72,8 @@ def make_task(config: AnyTask, sensors: Mapping[str, SensorSpec], records: Recor
     """
     if isinstance(config, PretrainConfig):
         return Pretrain(config, sensors, mesh)
+    if isinstance(config, ClassifyConfig):
+        return Classify(config, sensors, records, pretrained)
     return Segment(config, sensors, records, pretrained)
 
 
@@ -97,8 +101,8 @@ def build(config: AnyTask, mesh: Mesh) -> Built:
     """
     records, eval_records = _open(config.data, config.features)
     sensors, pretrained = load_sensors(records.info, config.data.statistics), None
-    if init_from := getattr(config, "init_from", ""):
-        model = load_step(init_from, getattr(config, "init_step", -1))
+    if isinstance(config, DownstreamConfig) and config.init_from:
+        model = load_step(config.init_from, config.init_step)
         sensors = {name: _checked(model, name, records) for name in config.sensors}
         pretrained = model.variables
     return Built(config, make_task(config, sensors, records, mesh, pretrained), records, eval_records)

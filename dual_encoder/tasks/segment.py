@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dual_encoder.augment import augment, record_keys
-from dual_encoder.config import AtLeast, require
+from dual_encoder.config import AtLeast
 from dual_encoder.data.order import permutation
 from dual_encoder.data.records import Records
 from dual_encoder.data.shapes import Shapes
@@ -20,41 +20,24 @@ from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec
 from dual_encoder.losses.segmentation import cross_entropy
 from dual_encoder.models.segmentation import SegmentationModel
-from dual_encoder.tasks.task import TaskConfig
+from dual_encoder.tasks.downstream import DownstreamConfig, with_encoders
 
 _PANEL_ROWS = 8
 _WEIGHT_TILES = 2000  # tiles that class weights are estimated from; more until every class was seen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SegmentConfig(TaskConfig):
+class SegmentConfig(DownstreamConfig):
     """Segmentation on labelled tiles; with several inputs, their features are concatenated per level.
 
     Attributes:
-      init_from: workdir of a pre-training run; '' starts from random weights.
-      init_step: checkpoint step of it; -1 takes the newest.
-      frozen: keep the encoder and its BatchNorm statistics as they are.
       decoder_width: channels of the decoder's last level; each level below has twice as many.
       class_weights: 'none', or 'inverse' (one over the class's pixel share in 2,000 random training tiles, mean 1).
     """
 
     task: Literal["finetune"] = "finetune"
-    init_from: str
-    init_step: int
-    frozen: bool
     decoder_width: Annotated[int, AtLeast(1)]
     class_weights: Literal["none", "inverse"]
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The tensors of a record that the task reads."""
-        return (*self.sensors, "label")
-
-    def check(self, path: str) -> None:
-        """Raises UserError when two groups do not fit together."""
-        super().check(path)
-        require(not self.init_from or self.data.statistics == "", f"{path}.data.statistics", self.data.statistics,
-                f"'' with {path}.init_from: an encoder keeps the statistics that it was trained with")
 
 
 class Segment:
@@ -75,7 +58,7 @@ class Segment:
         self.config, self.pretrained = config, pretrained
         self.inputs, self.features = config.sensors, config.features
         self.sensors = {name: sensors[name] for name in self.inputs}
-        self.frozen = tuple(f"{name}_encoder" for name in self.inputs) if config.frozen else ()
+        self.frozen = config.frozen_parameters
         self.classes = records.info.classes
         self.class_weights = _class_weights(config, records, len(self.classes))
         self.model = SegmentationModel(self.inputs, config.encoder, config.decoder_width, len(self.classes),
@@ -85,11 +68,7 @@ class Segment:
         """Returns (params, batch_stats); see `Task`."""
         images = {name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()}
         variables = jax.jit(lambda k: self.model.init(k, images, train=True))(key)
-        if self.pretrained is not None:
-            for name in (f"{sensor}_encoder" for sensor in self.inputs):
-                taken = _take(self.pretrained, name, variables)
-                variables = {kind: trees | taken[kind] for kind, trees in variables.items()}
-        return variables["params"], variables["batch_stats"]
+        return with_encoders(variables, self.pretrained, self.inputs)
 
     def loss(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
              ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
@@ -129,34 +108,6 @@ class Segment:
                     labels.append(output["label"][row])
                     predictions.append(output["prediction"][row])
         return evaluate_segmentation(matrix, self.classes, images, labels, predictions, self.sensors[self.inputs[0]])
-
-
-def _take(pretrained: Mapping[str, Any], name: str, fresh: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the encoder `name` of a checkpoint, {'params': {name: ...}, 'batch_stats': ...}.
-
-    Raises:
-      UserError: the checkpoint has no such encoder, or one with other parameters or statistics than `fresh` has.
-    """
-    if name not in pretrained["params"]:
-        encoders = sorted(key for key in pretrained["params"] if key.endswith("_encoder"))
-        raise UserError(f"the checkpoint has no '{name}', it has {encoders}; choose other config.inputs")
-    kinds = ("params", "batch_stats")  # an encoder without BatchNorm has no statistics
-    theirs, ours = ({kind: {name: tree[kind][name]} if name in tree.get(kind, {}) else {} for kind in kinds}
-                    for tree in (pretrained, fresh))
-    seen, expected = dict(_shapes(theirs)), dict(_shapes(ours))
-    different = sorted(key for key in seen | expected if seen.get(key) != expected.get(key))
-    if different:
-        key = different[0]
-        raise UserError(f"the checkpoint's {name} differs from the configured one: '{key}' is {seen.get(key)} in the "
-                        f"checkpoint, {expected.get(key)} in the model ({len(different)} such); set the keys of "
-                        "config.encoder (--config.encoder.width and so on) as in pre-training")
-    return jax.tree.map(jnp.asarray, theirs)
-
-
-def _shapes(tree: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        names = path[2:]  # after collection and encoder; the leaves of params and batch_stats differ in name
-        yield jax.tree_util.keystr(names, simple=True, separator="/"), tuple(leaf.shape)
 
 
 def _class_weights(config: SegmentConfig, records: Records | Shapes, classes: int) -> np.ndarray:

@@ -1,0 +1,99 @@
+"""Classification of whole images, from a pre-training run or from scratch with --config.init_from=
+
+    python main.py --config=configs/classify.py[:VARIANT] --config.init_from=RUN --workdir=DIR
+
+The data set has labels per image, as those that this command makes of BigEarthNet v2 (19 classes, several per image):
+
+    python -m data_prep build --importer=bigearthnet --raw=RAW --data_dir=data --kind=tiles --labels=land_cover
+
+Variants, with the run that each fits and the hardware:
+
+    python main.py --config=configs/classify.py --config.init_from=RUN --workdir=W
+        RUN: configs/pretrain.py. One GPU.
+    python main.py --config=configs/classify.py:land_cover_small --config.init_from=RUN --workdir=W
+        RUN: configs/pretrain.py:smoke. A CPU with 2 cores: under 2 minutes on the sample.
+
+What comes out, in the workdir: report.html, evaluation/ (mean average precision, F1 per class), metrics.jsonl,
+checkpoints/. Further: --config.inputs=s1|s2|s1+s2; --config.frozen=True trains the linear layer alone.
+"""
+
+from ml_collections import ConfigDict
+
+from dual_encoder.config import defaults
+from dual_encoder.models.encoder import AnyEncoder
+from dual_encoder.optim.schedules import AnyDecay
+
+VARIANTS = ("land_cover", "land_cover_small")
+
+
+def get_config(variant: str = "land_cover") -> ConfigDict:
+    """Returns the configuration of one variant: 'land_cover' or 'land_cover_small'."""
+    config = ConfigDict({
+        "task": "classify",
+        "seed": 0,
+        "batch_size": 64,
+        "init_from": "",
+        "init_step": -1,
+        "inputs": "s1+s2",
+        "frozen": False,
+        "data": {
+            "dir": "",
+            "split": "train",
+            "weights": (),
+            "eval_split": "test",
+            "statistics": "",
+            "threads": 2,
+            "processes": 0,
+            "max_bad_records": 0,
+        },
+        "encoder": defaults(
+            AnyEncoder,
+            family="resnet",
+            depth=50,
+            width=64,
+            norm="batch",
+            remat=False,
+            dtype="bfloat16",
+        ),
+        "augment": {
+            "crop": 0,
+            "flips": True,
+            "turns": True,
+            "sar_gain_db": 0.0,
+            "sar_looks": 0,
+            "optical_brightness": 0.0,
+            "optical_contrast": 0.0,
+        },
+        "optimizer": {
+            "name": "adamw",
+            "learning_rate": 1e-4,
+            "scaling": "none",
+            "warmup": 0.1,
+            "decay": defaults(AnyDecay, name="cosine"),
+            "weight_decay": 1e-2,
+            "momentum": 0.9,
+            "clip_norm": 1.0,
+            "ema": 0.0,
+        },
+        "schedule": {
+            "epochs": 20,
+            "steps": 0,
+            "log_every": 20,
+            "eval_every": 0,
+            "checkpoint_every": 100,
+            "keep": 2,
+        },
+    })
+    config.data.dir = "data/s1s2_tiles/bigearthnet_land_cover/1.0.0"
+    if variant == "land_cover_small":
+        config.batch_size = 8
+        config.data.split = "train+validation"
+        config.encoder.depth = 18
+        config.encoder.width = 16
+        config.encoder.dtype = "float32"
+        config.augment.crop = 96
+        config.optimizer.learning_rate = 1e-3
+        config.schedule.log_every = 10
+    elif variant != "land_cover":
+        raise ValueError(f"unknown variant '{variant}'; valid: {', '.join(VARIANTS)}")
+    return config

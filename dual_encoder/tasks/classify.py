@@ -1,0 +1,98 @@
+"""Classification of whole images: one class per image, or each class that occurs in it."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dual_encoder.augment import augment, record_keys
+from dual_encoder.data.records import Records
+from dual_encoder.data.shapes import Shapes
+from dual_encoder.errors import UserError
+from dual_encoder.evaluation.classification import evaluate_classes, evaluate_single_class
+from dual_encoder.evaluation.table import Evaluation
+from dual_encoder.imagery.normalise import normalise
+from dual_encoder.imagery.sensors import SensorSpec
+from dual_encoder.models.classification import ClassificationModel
+from dual_encoder.tasks.downstream import DownstreamConfig, with_encoders
+
+_KINDS = ("image_class", "image_classes")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(DownstreamConfig):
+    """Classification of images; with several inputs, the vectors of their encoders are concatenated."""
+
+    task: Literal["classify"] = "classify"
+
+
+class Classify:
+    """A linear classifier on encoders: softmax for one class per image, a sigmoid per class for several.
+
+    Args:
+      config: of the run.
+      sensors: spec of the images, with the statistics that the encoders were trained with.
+      records: the training split; its label is of kind 'image_class' or 'image_classes'.
+      pretrained: {'params', 'batch_stats'} of a pre-trained dual encoder, or None for random weights.
+
+    Raises:
+      UserError: the labels are of another kind.
+    """
+
+    def __init__(self, config: ClassifyConfig, sensors: Mapping[str, SensorSpec], records: Records | Shapes,
+                 pretrained: Mapping[str, Any] | None):
+        label = records.info.label
+        if label is None or label.kind not in _KINDS:
+            raise UserError(f"the labels of the data set are of kind '{label.kind if label else 'none'}', "
+                            f"classification needs one of {', '.join(_KINDS)}; build the data set with such labels, as "
+                            "--labels=land_cover of bigearthnet, or use configs/finetune.py for classes of pixels")
+        self.config, self.pretrained = config, pretrained
+        self.features, self.frozen = config.features, config.frozen_parameters
+        self.sensors = {name: sensors[name] for name in config.sensors}
+        self.classes, self.single = label.classes, label.kind == "image_class"
+        self.model = ClassificationModel(config.sensors, config.encoder, len(self.classes), config.frozen)
+
+    def init(self, key: jax.Array) -> tuple[Any, Any]:
+        """Returns (params, batch_stats); see `Task`."""
+        images = {name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()}
+        variables = jax.jit(lambda k: self.model.init(k, images, train=True))(key)
+        return with_encoders(variables, self.pretrained, self.config.sensors)
+
+    def loss(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
+             ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+        """Returns (loss, (batch_stats, metrics)) of raw images; see `Task`."""
+        label = batch["label"]
+        images = augment({name: batch[name] for name in self.sensors}, self.sensors, self.config.augment,
+                         record_keys(key, len(label)))
+        logits: jax.Array
+        logits, updated = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=True,
+                                           mutable=["batch_stats"])
+        if self.single:
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+            right = jnp.argmax(logits, axis=-1).astype(label.dtype) == label
+        else:
+            loss = optax.sigmoid_binary_cross_entropy(logits, label.astype(jnp.float32)).mean()
+            right = (logits > 0) == (label > 0)
+        return loss, (updated.get("batch_stats", {}), {"accuracy": right.mean(dtype=jnp.float32)})
+
+    def project(self, params: Any) -> Any:
+        """Returns `params`: all values are allowed."""
+        return params
+
+    def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns `probability`, float32 [batch, classes], and `label` as in the batch."""
+        images = {name: normalise(batch[name], spec) for name, spec in self.sensors.items()}
+        logits: Any = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+        probability = jax.nn.softmax(logits) if self.single else jax.nn.sigmoid(logits)
+        return {"probability": probability, "label": batch["label"]}
+
+    def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
+        """Scores all images of the split together; see `Task`."""
+        parts = [output for _, output in outputs]
+        label, probability = (np.concatenate([part[name] for part in parts]) for name in ("label", "probability"))
+        evaluate = evaluate_single_class if self.single else evaluate_classes
+        return evaluate(label, probability, self.classes)
