@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import apart
+from benchmarks import processes
 from dual_encoder.models import resnet
 from dual_encoder.models.convolution import convolution
 from dual_encoder.runtime import heap
@@ -50,9 +50,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     found = recorded(options)
-    pipes = apart.contestants(our_side, torch_side)
+    pipes = processes.contestants(our_side, torch_side)
     for side, pipe in pipes.items():
-        apart.answer(side, pipe)  # both have imported what they need
+        processes.answer(side, pipe)  # both have imported what they need
     print(f"the convolutions of a ResNet-{options.depth} of width {options.width}, {options.bands} bands, "
           f"{options.size} px, batch {options.batch}, float32, one core; jax {jax.__version__}")
     print(f"{'image':>15}  {'kernel':17} {'stride':>6} {'times':>5}  {'pass':15} {'GFLOP/s, ours':>13} {'torch':>6} "
@@ -100,7 +100,7 @@ def race(pipes: dict[str, Connection], case: Convolution, number: int, repeats: 
     seconds = dict.fromkeys(SIDES, float("nan"))
     for side, pipe in pipes.items():
         pipe.send((case, number, repeats))
-        seconds[side] = apart.answer(side, pipe)
+        seconds[side] = processes.answer(side, pipe)
     return seconds
 
 
@@ -131,7 +131,7 @@ def keep_one_core() -> None:
 def our_side(pipe: Connection) -> None:
     keep_one_core()
     pipe.send("ready")
-    for case, number, repeats in apart.requests(pipe):
+    for case, number, repeats in processes.requests(pipe):
         pipe.send(best(our_pass(case, number), repeats))
 
 
@@ -152,7 +152,7 @@ def torch_side(pipe: Connection) -> None:
 
     torch.set_num_threads(1)
     pipe.send("ready")
-    for case, number, repeats in apart.requests(pipe):
+    for case, number, repeats in processes.requests(pipe):
         pipe.send(best(torch_pass(case, number), repeats))
 
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import apart
+from benchmarks import processes
 from dual_encoder.losses import contrastive
 from dual_encoder.losses.tiles import Tiles
 from dual_encoder.runtime import mesh
@@ -139,11 +139,11 @@ def open_clip(z1: jax.Array, z2: jax.Array, scale: jax.Array) -> jax.Array:
 
 def torch_open_clip(batch: int) -> Callable:
     """The same in PyTorch; the arrays of the caller stand for equal ones made in its process beforehand."""
-    pipe = apart.start(torch_side, batch)
+    pipe = processes.start(torch_side, batch)
 
     def program(*_):
         pipe.send(True)
-        return apart.answer("PyTorch", pipe), ()
+        return processes.answer("PyTorch", pipe), ()
 
     return program
 
@@ -155,7 +155,7 @@ def torch_side(batch: int, pipe: Connection) -> None:
 
     leaves = [torch.tensor(z, requires_grad=True) for z in (*embeddings(batch), np.float32(SCALE))]
     labels = torch.arange(batch)
-    for _ in apart.requests(pipe):
+    for _ in processes.requests(pipe):
         u, v = normalize(leaves[0]), normalize(leaves[1])
         logits = leaves[2] * u @ v.T
         loss = (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2

@@ -30,7 +30,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import apart
+from benchmarks import processes
 from configs import pretrain
 from dual_encoder.config import PretrainConfig, parse
 from dual_encoder.data.shapes import shapes
@@ -56,13 +56,13 @@ def main() -> None:
     options = parser.parse_args()
     config = configure(options)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU has to hold both
-    contestants = apart.contestants(our_side, torch_side, config, options)
-    described = {name: apart.answer(name, pipe) for name, pipe in contestants.items()}
+    contestants = processes.contestants(our_side, torch_side, config, options)
+    described = {name: processes.answer(name, pipe) for name, pipe in contestants.items()}
     best, losses = dict.fromkeys(contestants, float("inf")), {}
     for _ in range(options.turns):
         for name, pipe in contestants.items():
             pipe.send(options.steps)
-            seconds, losses[name] = apart.answer(name, pipe)
+            seconds, losses[name] = processes.answer(name, pipe)
             best[name] = min(best[name], seconds)
     report(options, best, losses, **described["ours"])
 
@@ -74,7 +74,7 @@ def take_turns(step: Callable[[], Any], description: dict, pipe: Connection) -> 
 
     turn(3)
     pipe.send(description)
-    for steps in apart.requests(pipe):
+    for steps in processes.requests(pipe):
         began = time.perf_counter()
         loss = turn(steps)
         pipe.send(((time.perf_counter() - began) / steps, loss))

@@ -112,7 +112,7 @@ def test_a_user_without_a_home_has_no_compilation_cache(monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setattr(pathlib.Path, "home", no_home)
     assert compilation_cache.start() == ("compilation cache: off (there is no home folder; JAX_COMPILATION_CACHE_DIR "
-                                         "names another one)")
+                                         "to use another one)")
     assert options == {"jax_enable_compilation_cache": False}
 
 
