@@ -111,8 +111,8 @@ def test_a_user_without_a_home_has_no_compilation_cache(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setattr(pathlib.Path, "home", no_home)
-    assert compilation_cache.start() == ("compilation cache: off (there is no home folder; JAX_COMPILATION_CACHE_DIR "
-                                         "to use another one)")
+    assert compilation_cache.start() == ("compilation cache: off (there is no home folder; set "
+                                         "JAX_COMPILATION_CACHE_DIR to use another one)")
     assert options == {"jax_enable_compilation_cache": False}
 
 

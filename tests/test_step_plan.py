@@ -35,7 +35,6 @@ from dual_encoder.plan.search import largest_batch
 from dual_encoder.plan.step_program import Memory, StepProgram
 from dual_encoder.runtime import mesh
 from dual_encoder.tasks.build import build_task, features
-from dual_encoder.training import loop
 from dual_encoder.training.step import compile_step, init_state, train_step
 
 # ml_collections 1.1 loads configuration files in a way that importlib will not offer for ever.
@@ -330,7 +329,7 @@ def test_a_program_that_jax_cannot_read_is_one_line(program, monkeypatch):
 
     config, records, task, _ = program
     step = types.SimpleNamespace(compile=lambda options: types.SimpleNamespace(as_text=unreadable))
-    monkeypatch.setattr(loop, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
+    monkeypatch.setattr(step_program, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
     with pytest.raises(UserError, match=r"cannot read the program.*\(INVALID_ARGUMENT: unknown opcode 131\); "):
         step_program.compile_program(config, task, records.info, mesh.make(), steps=10)
 
@@ -551,7 +550,7 @@ def test_a_compiler_that_fails_is_one_line(program, monkeypatch):
 
     config, records, task, _ = program
     step = types.SimpleNamespace(compile=fails)
-    monkeypatch.setattr(loop, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
+    monkeypatch.setattr(step_program, "compile_step", lambda *_: types.SimpleNamespace(lower=lambda *_: step))
     with pytest.raises(UserError, match="the compiler fails at a global batch of .*: INTERNAL: no such instruction; "):
         step_program.compile_program(config, task, records.info, mesh.make(), steps=10)
 
@@ -628,7 +627,7 @@ def test_advice_to_split_the_batch_says_what_becomes_of_batch_norm(micro_batch, 
     (["--topology=cpu:8", *TINY, "--sensors=s1_grd,s2"], "unknown sensor 's2'"),
     (["--topology=cpu:8", *TINY, "--config.batch_size=12"], "not a multiple of the 8 devices; use 8 or 16"),
     (["--topology=cpu:8", *TINY, "--config.augment.crop=64"], "config.augment.crop is 64, the images have 40 pixels"),
-    (["--topology=cpu:8", "--config=configs/pretrain.py"], "config.data.dir is ''; give it, or the side of the images"),
+    (["--topology=cpu:8", "--config=configs/pretrain.py"], "config.data.dir is ''; set it, or give the side"),
     (["--topology=cpu:8", "--config=configs/pretrain.py", "--config.data.dir=nowhere"], "'nowhere' does not exist"),
     (["--topology=cpu:8", "--config=configs/evaluate.py", "--size=64", "--config.init_from=x"], "plans are for"),
     (["--topology=cpu:8", "--config=configs/finetune.py", "--size=64", "--config.augment.crop=32"],
