@@ -1,4 +1,4 @@
-"""The encoders of dual_encoder/models in PyTorch, as peers of the benchmarks: the same layers, nothing else."""
+"""The encoders of dual_encoder/models in PyTorch, as peers for the benchmarks: the same layers and nothing else."""
 
 import torch
 import torch.nn.functional as F
@@ -66,5 +66,5 @@ class Transformer(nn.Module):
 
 
 def with_head(encoder: nn.Module, hidden: int, dim: int) -> nn.Module:
-    """The encoder with Linear - ReLU - Linear behind it."""
+    """Returns the encoder, followed by Linear - ReLU - Linear."""
     return nn.Sequential(encoder, nn.Linear(encoder.features, hidden), nn.ReLU(), nn.Linear(hidden, dim))

@@ -1,12 +1,12 @@
-"""What the trainer costs beside the step: reading, sending, logging, progress, the stop question.
+"""Measures the time that the trainer needs in addition to the step: reading, sending, logging, progress, stopping.
 
     python -m benchmarks.trainer [--steps=100] [--milliseconds=200]
 
-Method. The real loop (trainer.fit) runs on a data set of random pairs of 128 px, batch 64, with a stand-in for the
-compiled step that takes exactly --milliseconds by sleeping, as a step on an accelerator leaves the processor alone;
-the model is tiny. The rows of metrics.jsonl give the time per step (log_every=20, the first row left out); what is more
-than the sleep is the trainer's own. The peer is the bare sleep. Target: <= 2 % of a 200 ms step. A checkpoint's own
-time, in which training waits, is measured apart: the same run with one every 20 steps.
+Method. The real loop (training.loop.fit) runs on a data set of random pairs of 128 px, batch 64. A stand-in replaces
+the compiled step: it sleeps for --milliseconds, because a step on an accelerator does not use the processor. The model
+is tiny. The rows of metrics.jsonl give the time per step (log_every=20, without the first row). The time above the
+sleep is the trainer's own. The peer is the sleep alone. Target: <= 2 % of a 200 ms step. Training waits while it
+saves a checkpoint. This time is measured separately: in the same run with a checkpoint every 20 steps.
 """
 
 import argparse
@@ -77,8 +77,7 @@ def configure(data: pathlib.Path, steps: int) -> PretrainConfig:
 def seconds_per_step(config: PretrainConfig, workdir: pathlib.Path) -> float:
     records = Records(config.data.dir, "train", ("s1", "s2"))
     devices = mesh.make(jax.devices()[:1])
-    loop.fit(config, Pretrain(config, records.info.sensors, devices), records, records, devices,
-                epath.Path(workdir))
+    loop.fit(config, Pretrain(config, records.info.sensors, devices), records, records, devices, epath.Path(workdir))
     rows = [row for row in metrics.read(workdir) if row["kind"] == "train"][1:]
     return sum(config.batch_size / row["pairs_per_second"] for row in rows) / len(rows)
 

@@ -15,7 +15,8 @@ import jaxlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-GPU = "on a GPU, with and without the form, with `python -m benchmarks.train_step"
+GPU = "on a GPU with `python -m benchmarks.train_step"
+VIT = "--family=vit --depth=12 --width=768 --size=224 --batch=256 --dtype=bfloat16`, with and without the form"
 
 
 class Form(NamedTuple):
@@ -28,18 +29,16 @@ class Form(NamedTuple):
 
 
 FORMS = [
-    Form("models.convolution", "_MEASURED_WITH", "convolutions and max-pooling on a CPU",
-         "with `python -m benchmarks.convolutions` (column 'xla': without the forms) and `python -m "
-         "benchmarks.train_step`"),
-    Form("models.convolution", "_POOLING_MEASURED_WITH", "max-pooling on a GPU",
-         f"{GPU} --depth=50 --width=64 --size=224 --batch=256 --dtype=bfloat16`"),
-    Form("models.attention", "_MEASURED_WITH", "cuDNN's attention, with an even number of tokens",
-         f"{GPU} --family=vit --depth=12 --width=768 --size=224 --batch=256 --dtype=bfloat16`"),
-    Form("models.vit", "_MEASURED_WITH", "the tokens of all images in one axis",
-         f"{GPU} --family=vit --depth=12 --width=768 --size=224 --batch=256 --dtype=bfloat16`"),
+    Form("models.convolution", "_MEASURED_WITH", "convolutions on a CPU",
+         "with `python -m benchmarks.convolutions` (column 'xla': without the forms)"),
+    Form("models.convolution", "_POOLING_MEASURED_WITH", "max-pooling on a CPU and on a GPU",
+         f"with and without the form, on a CPU with `python -m benchmarks.train_step` and {GPU} --depth=50 --width=64 "
+         "--size=224 --batch=256 --dtype=bfloat16`"),
+    Form("models.attention", "_MEASURED_WITH", "cuDNN's attention, with an even number of tokens", f"{GPU} {VIT}"),
+    Form("models.vit", "_MEASURED_WITH", "the tokens of all images in one axis", f"{GPU} {VIT}"),
     Form("runtime.heap", "_MEASURED_WITH", "freed memory is kept on a CPU",
-         "with `python -m benchmarks.train_step --width=32 --size=128 --steps=3`, and again with MALLOC_TOP_PAD_=131072 "
-         "in the environment, which turns the form off"),
+         "with `python -m benchmarks.train_step --width=32 --size=128 --steps=3`, and once more with "
+         "MALLOC_TOP_PAD_=131072 in the environment, which turns the form off"),
 ]
 
 

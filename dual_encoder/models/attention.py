@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 # The version of jaxlib that the choice of cuDNN and the even number of tokens were measured with, on a GPU. With a
-# newer one tests/test_workarounds.py fails, until both were measured again.
+# newer one tests/test_workarounds.py fails until both are measured again.
 _MEASURED_WITH = "0.10"
 
 Implementation = Literal["xla", "cudnn"]

@@ -32,10 +32,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# The version of jaxlib that the factors above come from. With a newer one tests/test_workarounds.py fails, until the
-# forms were measured again.
+# The version of jaxlib that the factors above come from. With a newer one tests/test_workarounds.py fails until the
+# forms are measured again.
 _MEASURED_WITH = "0.10"
-_POOLING_MEASURED_WITH = "0.10"  # on a GPU
+_POOLING_MEASURED_WITH = "0.10"  # on a CPU and on a GPU
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

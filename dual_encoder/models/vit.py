@@ -15,7 +15,7 @@ from dual_encoder.models.features import Features
 HEAD = 64  # channels of an attention head
 
 # The version of jaxlib that the single axis of tokens in `_Block` was measured with, on a GPU. With a newer one
-# tests/test_workarounds.py fails, until it was measured again.
+# tests/test_workarounds.py fails until it is measured again.
 _MEASURED_WITH = "0.10"
 
 

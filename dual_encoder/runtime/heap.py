@@ -11,7 +11,7 @@ import os
 
 import jax
 
-# The version of jaxlib that the fifth was measured with. With a newer one tests/test_workarounds.py fails, until it was
+# The version of jaxlib that the fifth was measured with. With a newer one tests/test_workarounds.py fails until it is
 # measured again.
 _MEASURED_WITH = "0.10"
 
