@@ -9,7 +9,7 @@ two ways:
 1. Workers: `python -m data_prep build` with 1 and with 2 processes, in turns, each the best of --repeats. The ratio is
    that of the rates by the build's own clock, which starts after Python has started and the imports are done.
 2. Profile: the build prints how its own time is divided: 'read' is Importer.read (raw files to stored integers),
-   'check' and 'write' are the rest. One more build in one process under cProfile gives the share inside `raster.read` alone.
+   'check' and 'write' are the rest. Another build in one process under cProfile gives the share of `raster.read`.
 3. Memory: builds of 2,000 and of 20,000 small pairs (own GeoTIFFs of 32 px, hard links). The figure is the largest
    resident set of the command and its workers, counted by the kernel (ru_maxrss of the children).
 
