@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The part of run_tpu.sh that runs on a host of the slice. `run_tpu.sh setup` sends it there with the code.
 #
-# ~/run_tpu contains code/, venv/, log and ready (the id of the boot in which setup ran). For the last launch it contains
-# arguments, process (the ids of the process and of the boot), exit_code (once the process has ended) and stopped (if
-# `stop` ended it).
+# ~/run_tpu contains code/, venv/, log and ready (the id of the boot in which setup ran). For the last launch it
+# contains arguments, process (the ids of the process and of the boot), exit_code (once the process has ended) and
+# stopped (if `stop` ended it).
 
 set -u -o pipefail
 
@@ -107,7 +107,7 @@ main() {
     run) "$@" ;;
     setup | launch | stop)
       exec 9>lock
-      flock --timeout 30 9 || die 4 "another call of run_tpu.sh is running on this host; wait until it ends, then try again"
+      flock --timeout 30 9 || die 4 "another call of run_tpu.sh is running there; wait until it ends, then try again"
       "$@" ;;
   esac
 }

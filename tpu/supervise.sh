@@ -32,9 +32,9 @@ survey() {
 
 unreachable() { explain "$LOOK"; }
 
-# attempt COMMAND...: runs the commands in a subshell, so that an error ends only the attempt. It ends the supervision if
-# the settings are wrong: after a mistake (code 2), or if no slice was granted or found so far. Returns the code of the
-# attempt.
+# attempt COMMAND...: runs the commands in a subshell, so that an error ends only the attempt. It ends the supervision
+# if the settings are wrong: after a mistake (code 2), or if no slice was granted or found so far. Returns the code of
+# the attempt.
 attempt() {
   local command code
   ((attempts++ < FAILURES)) || die 1 "gave up on $NAME after $FAILURES attempts in a row; $MAY_COST"
@@ -75,7 +75,7 @@ supervise() {
     if [[ -n $started ]]; then survey ACTIVE; else survey MISSING; fi
     # At first, results of an earlier launch on the hosts do not count.
     [[ -n $started || $SITUATION == @(gone|coming|unknown|terminal|running) ]] || SITUATION=idle
-    # During a preemption hosts disappear one by one and programs fail before the state of the slice changes: look twice.
+    # In a preemption hosts disappear one by one, and programs fail before the state of the slice changes: look twice.
     if [[ $SITUATION == @(failed|terminal) && $SITUATION != "$suspect" ]]; then
       suspect=$SITUATION
       say "the program has failed or its host is gone; looking again in $GRACE s"
