@@ -1,4 +1,4 @@
-"""The processes of one run: two that train together on loopback, and those that read for one."""
+"""The processes of one run: two that train together on loopback, and the readers of a single one."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The hosts: what setup puts there, what launch starts, how it is watched and stopped."""
+"""The hosts: setup, launch, status, logs and stop."""
 
 import fcntl
 import signal
@@ -106,7 +106,7 @@ def test_calls_that_change_a_host_wait_for_each_other(world):
         assert process.poll() is None and world.states() == [["idle"], ["running"]]
     assert "2 host(s) launched" in world.finish(process)
     world.run("stop")
-    world.run("launch", *PROGRAM)  # what was launched does not hold the lock
+    world.run("launch", *PROGRAM)  # the launched program does not hold the lock
 
 
 def test_logs_can_be_followed(world):

@@ -1,4 +1,4 @@
-"""`launch --supervise`: preemption, exit code 75, failures of the program, faults of gcloud, other people's hands."""
+"""`launch --supervise`: preemption, exit code 75, failures of the program and of gcloud, commands in other terminals."""
 
 import os
 import signal
