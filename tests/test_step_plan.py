@@ -346,7 +346,7 @@ def test_operations_are_those_of_a_hand_count(program):
                           step_program.batch_shapes(task, records.info, config.batch_size))
     similarities = 2 * config.batch_size**2 * config.projection.dim  # forward once, backward at most four times
     assert by_hand + similarities <= counted <= by_hand + 5 * similarities
-    # The compiler also counts other operations: mostly the optimizer, 20 or so per parameter on every device. On a CPU the
+    # The compiler counts more operations: mostly the optimizer, 20 or so per parameter on every device. On a CPU the
     # images of 2 and 1 pixels go through patches: of their 9 products, 4 and 1 are with pixels and counted by hand.
     assert counted / 8 <= planned.flops < 9 / 4 * counted / 8 + 30 * planned.parameters
     assert planned.bytes_accessed == pytest.approx(planned.traffic, rel=0.02)  # no loop of weight in this program

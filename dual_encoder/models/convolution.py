@@ -12,8 +12,8 @@ were measured with jaxlib 0.10.2 on a CPU, if not said otherwise:
                     before them, and computes these again in a slow order: 31 of the 212 ms of a step.
   parts             A kernel gradient reads its inputs many times. In parts that fit the processor's cache it takes two
                     thirds of the time in the first layers, and one third in the first convolution.
-  longer rows       The rows of a kernel gradient have 3 pixels, too few for two threads. In the parts above the channels
-                    of the input become columns of these rows: a step takes 102 ms instead of 113 (width 16, 64 px).
+  longer rows       The rows of a kernel gradient have 3 pixels, too few for two threads. In these parts the channels of
+                    the input become columns of the rows: a step takes 102 ms instead of 113 (width 16, 64 px).
   pixel groups      XLA's fast code for convolutions needs more than 16 output channels. With 8 to 16 of them, several
                     pixels are computed as one: half of the time, for a third more arithmetic.
   operand order     Inside a loop XLA does not put the operands of a convolution into the order that its fast code

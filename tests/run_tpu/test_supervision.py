@@ -1,4 +1,4 @@
-"""`launch --supervise`: preemption, exit code 75, failures of the program and of gcloud, commands in other terminals."""
+"""`launch --supervise`: preemption, exit code 75, failures of the program and of gcloud, other terminals."""
 
 import os
 import signal
