@@ -38,7 +38,7 @@ FORMS = [
     Form("models.vit", "_MEASURED_WITH", "the tokens of all images in one axis", f"{GPU} {VIT}"),
     Form("runtime.heap", "_MEASURED_WITH", "freed memory is kept on a CPU",
          "with `python -m benchmarks.train_step --width=32 --size=128 --steps=3`, and once more with "
-         "MALLOC_TOP_PAD_=131072 in the environment, which turns the form off"),
+         "MALLOC_ARENA_TEST=8 (glibc's default) in the environment, which turns the form off"),
 ]
 
 
