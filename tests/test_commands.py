@@ -201,7 +201,7 @@ def test_a_profile_is_written_and_the_compilation_cache_is_told(write_dataset, t
 
 
 @pytest.mark.parametrize("settings, told, largest", [
-    ({"JAX_COMPILATION_CACHE_DIR": "gs://bucket/cache"}, "compilation cache: 'gs://bucket/cache' (JAX", -1),
+    ({"JAX_COMPILATION_CACHE_DIR": "gs://bucket/cache"}, "compilation cache: 'gs://bucket/cache' (set JAX", -1),
     ({"JAX_ENABLE_COMPILATION_CACHE": "false"}, "compilation cache: off (JAX_ENABLE_COMPILATION_CACHE)", -1),
     ({"JAX_COMPILATION_CACHE_MAX_SIZE": "1000"}, ", 0 programs, 0 MB", 1000), ({}, ", 0 programs, 0 MB", 4 << 30)])
 def test_what_the_environment_says_of_the_compilation_cache_is_kept(tmp_path, settings, told, largest):
