@@ -134,7 +134,8 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
     def _facts(self, raw: pathlib.Path, how: How) -> dict[str, Any]:
         """Returns the options that decide the bytes: only a build with equal ones is continued or taken as finished."""
         config: Config = self.builder_config
-        return {"raw": str(raw.resolve()), "kind": "pairs" if config.labels == shards.WATER_WEAK else self.KIND, "shards": how.shards,
+        kind = "pairs" if config.labels == shards.WATER_WEAK else self.KIND
+        return {"raw": str(raw.resolve()), "kind": kind, "shards": how.shards,
                 "sensors": dict(config.sensors), "size": config.size, "block_degrees": config.block_degrees,
                 **config.facts()["source"]}
 
