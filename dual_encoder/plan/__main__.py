@@ -39,7 +39,7 @@ from dual_encoder.plan.step_program import StepProgram, TooLarge, compile_progra
 from dual_encoder.plan.table import figures, lines
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.storage import atomic
-from dual_encoder.tasks.build import AnyConfig, AnyTask, EvaluateConfig
+from dual_encoder.tasks.build import AnyConfig, AnyTask, EvaluateConfig, build_without_weights
 from dual_encoder.tasks.classify import ClassifyConfig
 
 _NO_DATA = "no data set"
