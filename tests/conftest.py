@@ -7,6 +7,7 @@ import pathlib
 import struct
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from absl import flags
@@ -17,6 +18,9 @@ from dual_encoder.data.labels import LabelSpec
 from dual_encoder.data.manifest import MANIFEST, DatasetInfo, TensorInfo
 from dual_encoder.imagery.sensors import sensor
 
+# The losses check the shapes of their arguments at every call; nothing has imported them yet.
+jaxtyping.install_import_hook([f"dual_encoder.losses.{name}" for name in ("contrastive", "correlation")],
+                              "beartype.beartype")
 # Most of a test's time is compilation; unoptimised code computes the same numbers. Commands under test inherit it.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 flags.FLAGS.mark_as_parsed()  # Grain reads its flags in worker processes; main.py parses them

@@ -41,7 +41,7 @@ FILES = {
     "runtime": "mesh heap compilation_cache stop_request",
     "data": "config order batch_memory labels manifest shapes tf_example record_layout tfrecord records batches",
     "models": "convolution attention features resnet vit encoder pyramid dual_encoder segmentation classification",
-    "losses": "tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
+    "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
     "evaluation": "table embedded retrieval segmentation classification",

@@ -127,7 +127,8 @@ UNSCALED = {  # name -> (ours, reference, embeddings)
     "decur": (lambda *z: correlation.decur(*z, 0.0051, COMMON), decur_reference, 4),
     "vicreg": (ours_vicreg, vicreg_reference, 2),
 }
-MODES = {"keep": {}, "mask": {"location": PLACES}, "positive": {"location": PLACES, "positives": True}}
+MODES = {"keep": {}, "mask": {"location": jnp.asarray(PLACES)},
+         "positive": {"location": jnp.asarray(PLACES), "positives": True}}
 
 
 def assert_equals_reference(ours, reference, arguments):

@@ -13,7 +13,7 @@ from dual_encoder.losses.tiles import Tiles, fold_tiles
 from dual_encoder.runtime import mesh
 
 BATCH, DIM = 104, 16
-PLACES = np.random.default_rng(0).permutation([i // 3 if i < 30 else i for i in range(BATCH)]).astype(np.int32)
+PLACES = jnp.asarray(np.random.default_rng(0).permutation([i // 3 if i < 30 else i for i in range(BATCH)]), jnp.int32)
 FUNCTIONS = {"info_nce": contrastive.info_nce, "nt_xent": contrastive.nt_xent, "sigmoid": contrastive.sigmoid}
 MODES = {"keep": {}, "mask": {"location": PLACES}, "positive": {"location": PLACES, "positives": True}}
 

@@ -17,15 +17,16 @@ import jax
 import jax.numpy as jnp
 
 from dual_encoder.losses.log_sum_exp import log_sum_exp
+from dual_encoder.losses.shapes import Embeddings, Places, Scalar
 from dual_encoder.losses.softplus_sum import softplus_sum
 from dual_encoder.losses.tiles import Tiles
 
 MAX_SCALE = 100.0  # clamp of 1 / temperature (Radford et al. 2021, CLIP, section 2.5)
 
-Result = tuple[jax.Array, dict[str, jax.Array]]
+Result = tuple[Scalar, dict[str, Scalar]]
 
 
-def info_nce(z1: jax.Array, z2: jax.Array, scale: jax.Array, location: jax.Array | None = None,
+def info_nce(z1: Embeddings, z2: Embeddings, scale: Scalar, location: Places | None = None,
              positives: bool = False, tiles: Tiles | None = None) -> Result:
     """Symmetric InfoNCE with negatives from the other sensor.
 
@@ -54,7 +55,7 @@ def info_nce(z1: jax.Array, z2: jax.Array, scale: jax.Array, location: jax.Array
     return loss, _metrics(partner, others.row_top, others.column_top, location)
 
 
-def nt_xent(z1: jax.Array, z2: jax.Array, scale: jax.Array, location: jax.Array | None = None,
+def nt_xent(z1: Embeddings, z2: Embeddings, scale: Scalar, location: Places | None = None,
             positives: bool = False, tiles: Tiles | None = None) -> Result:
     """NT-Xent: compares each of the 2 x batch embeddings with the other 2 x batch - 1.
 
@@ -84,8 +85,8 @@ def nt_xent(z1: jax.Array, z2: jax.Array, scale: jax.Array, location: jax.Array 
                           jnp.maximum(across.column_top, within_2.row_top), location)
 
 
-def iai_simclr(z1: jax.Array, z2: jax.Array, z1_again: jax.Array, z2_again: jax.Array, scale: jax.Array,
-               location: jax.Array | None = None, positives: bool = False, tiles: Tiles | None = None) -> Result:
+def iai_simclr(z1: Embeddings, z2: Embeddings, z1_again: Embeddings, z2_again: Embeddings, scale: Scalar,
+               location: Places | None = None, positives: bool = False, tiles: Tiles | None = None) -> Result:
     """IaI-SimCLR: NT-Xent between the sensors and within each of them.
 
     The method is that of Prexl and Schmitt 2023, with the weights of their code.
@@ -106,7 +107,7 @@ def iai_simclr(z1: jax.Array, z2: jax.Array, z1_again: jax.Array, z2_again: jax.
             terms["inter"][1] | {f"loss_{name}": loss for name, (loss, _) in terms.items()})
 
 
-def sigmoid(z1: jax.Array, z2: jax.Array, scale: jax.Array, bias: jax.Array, location: jax.Array | None = None,
+def sigmoid(z1: Embeddings, z2: Embeddings, scale: Scalar, bias: Scalar, location: Places | None = None,
             positives: bool = False, tiles: Tiles | None = None) -> Result:
     """Pairwise sigmoid loss: classifies each pair as positive or negative (SigLIP, Zhai et al. 2023, section 3.2).
 

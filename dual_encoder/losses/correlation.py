@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-Result = tuple[jax.Array, dict[str, jax.Array]]
+from dual_encoder.losses.shapes import Embeddings, Scalar
+
+Result = tuple[Scalar, dict[str, Scalar]]
 
 
-def barlow(z1: jax.Array, z2: jax.Array, off_diagonal: float) -> Result:
+def barlow(z1: Embeddings, z2: Embeddings, off_diagonal: float) -> Result:
     """Barlow Twins (Zbontar et al. 2021, eq. 1). C is the correlation matrix [dim, dim] of z1 with z2 over the batch.
 
         L = sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2
@@ -26,7 +28,7 @@ def barlow(z1: jax.Array, z2: jax.Array, off_diagonal: float) -> Result:
     return _redundancy(matrix, 1.0, off_diagonal), {"correlation": jnp.diagonal(matrix).mean()}
 
 
-def decur(z1: jax.Array, z2: jax.Array, z1_again: jax.Array, z2_again: jax.Array, off_diagonal: float, common: int
+def decur(z1: Embeddings, z2: Embeddings, z1_again: Embeddings, z2_again: Embeddings, off_diagonal: float, common: int
           ) -> Result:
     """DeCUR: makes the first dimensions agree between the sensors, and the others differ.
 
@@ -57,7 +59,7 @@ def decur(z1: jax.Array, z2: jax.Array, z1_again: jax.Array, z2_again: jax.Array
     return (inter + sum(intra)) / 3.0, metrics
 
 
-def vicreg(z1: jax.Array, z2: jax.Array, weights: Sequence[float]) -> Result:
+def vicreg(z1: Embeddings, z2: Embeddings, weights: Sequence[float]) -> Result:
     """VICReg (Bardes et al. 2022, algorithm 1): invariance, variance and covariance terms.
 
         L = w0 mean (z1 - z2)^2 + w1 [v(z1) + v(z2)] + w2 [c(z1) + c(z2)]
