@@ -1,30 +1,31 @@
 #!/usr/bin/env bash
-# Runs main.py on a Cloud TPU slice: one queued resource, and the same command on each of its hosts.
+# Runs main.py on a Cloud TPU slice: creates one queued resource and runs the same command on each of its hosts.
 #
-#   ./run_tpu.sh create                      ask for the slice, wait until it is there
+#   ./run_tpu.sh create                      request the slice, wait until it is there
 #   ./run_tpu.sh setup                       send this commit to every host, install it, mount shared storage
 #   ./run_tpu.sh launch -- --config=configs/pretrain.py --workdir=/mnt/shared/runs/pretrain --config.data.dir=DIR
-#   ./run_tpu.sh launch --supervise -- ...   all three, and again after each preemption, until the program ends
-#   ./run_tpu.sh status                      of the slice, and of the program on each host
+#   ./run_tpu.sh launch --supervise -- ...   do all three, and repeat them after each preemption, until the program ends
+#   ./run_tpu.sh status                      show the state of the slice, and of the program on each host
 #   ./run_tpu.sh logs [--worker=0] [--tail=50] [--follow]
-#   ./run_tpu.sh stop                        SIGTERM: the program saves and exits with 75
-#   ./run_tpu.sh delete                      give the slice back, and end its bill
+#   ./run_tpu.sh stop                        send SIGTERM: the program saves and exits with 75
+#   ./run_tpu.sh delete                      delete the slice, which ends its bill
 #
 # Settings are flags or environment variables (--zone=Z is ZONE=Z, --spot is SPOT=1):
 #   --name --zone --project         of the queued resource; its one node has the same name
 #   --accelerator-type              v5litepod-16, v4-32, v5p-64, v6e-64 ...
-#   --runtime-version               by default the one that Google lists for the type
-#   --spot                          cheaper, and may be taken away at any time
-#   --mount=BUCKET | SERVER:/SHARE  at /mnt/shared on every host, by gcsfuse or NFS; for setup and launch --supervise
-#   --commit=HEAD --extras=tpu,gcs  what setup sends, and which extras of setup.py it installs
-#   --create-args= --ssh-args=      more words for gcloud, as in --create-args='--network=N --internal-ips'
+#   --runtime-version               by default the version that Google lists for the type
+#   --spot                          a cheaper slice, which Google may preempt at any time
+#   --mount=BUCKET | SERVER:/SHARE  mounted at /mnt/shared on every host, with gcsfuse or NFS; for setup and launch
+#                                   --supervise
+#   --commit=HEAD --extras=tpu,gcs  the commit that setup sends, and the extras of setup.py that it installs
+#   --create-args= --ssh-args=      more arguments for gcloud, as in --create-args='--network=N --internal-ips'
 #   --delete-when-done              with --supervise: delete the slice once the program has ended with 0
 #   --dry-run                       print every gcloud call and run none
 #   --poll=60 --grace=180 --backoff=30 --call-limit=300 --ssh-limit=300 --setup-limit=1800 --stop-limit=240  seconds
-#   --failures=20                   attempts in a row that --supervise makes
+#   --failures=20                   failed attempts in a row after which --supervise gives up
 #
 # Exit codes: 0 done, 1 gcloud or a host failed, 2 a mistake in the command, 3 the program failed on the hosts, 4 the
-# slice is not in a state for this, 75 the program was stopped by `stop`, 124 no answer in time, 130 interrupted.
+# slice is not in a state for this command, 75 `stop` stopped the program, 124 no answer in time, 130 interrupted.
 
 set -u -o pipefail
 
@@ -43,7 +44,8 @@ interrupted() { if [[ -e accepted && $1 == @(create|delete|supervise) ]]; then s
 
 # --- gcloud ----------------------------------------------------------------------------------------------------------
 
-# limited SECONDS COMMAND...: its exit code, 124 after SECONDS (0: no limit). In the background, so that Ctrl-C ends it.
+# limited SECONDS COMMAND...: returns the command's exit code, 124 after SECONDS (0: no limit). The command runs in the
+# background, so that Ctrl-C ends it.
 limited() {
   local code
   timeout --kill-after=5 "$1" "${@:2}" </dev/null & CHILD=$!
@@ -53,14 +55,15 @@ limited() {
 
 nap() { [[ -n $DRY_RUN ]] || limited 0 sleep "$1"; }
 
-# quoted WORD...: as a shell reads them.
+# quoted WORD...: prints the words, quoted for a shell.
 quoted() {
   local word line=''
   for word; do case $word in '' | *[!A-Za-z0-9_./:=,@+-]*) line+=" ${word@Q}" ;; *) line+=" $word" ;; esac; done
   printf '%s\n' "${line# }"
 }
 
-# gc SECONDS ARGUMENT...: one gcloud call, into the files `out` (STREAM: the terminal) and `err`. A dry run prints it.
+# gc SECONDS ARGUMENT...: makes one gcloud call; its output goes to the files `out` (STREAM: the terminal) and `err`. A
+# dry run prints the call instead.
 gc() {
   LIMIT=$1 CALL="gcloud ${*:2:4}"
   set -- "${@:2}" --quiet
@@ -70,7 +73,7 @@ gc() {
   fi
 }
 
-# explain CODE: ends with one line on why the last call failed, if it did.
+# explain CODE: if the last call failed, exits with one line that says why.
 explain() {
   local reason
   (($1)) || return 0
@@ -78,8 +81,8 @@ explain() {
   case $1:$reason in
     124:*) die 124 "$CALL did not answer in $LIMIT s; try again, or raise --call-limit, --ssh-limit or --setup-limit" ;;
     127:*) die 4 "$NAME is not set up; run: ./run_tpu.sh setup" ;;
-    *:error:*) die "$1" "${reason:7:300}" ;;  # said by tpu/host.sh
-    2:ERROR*) die 2 "gcloud does not take these words (--create-args, --ssh-args): ${reason:0:300}" ;;
+    *:error:*) die "$1" "${reason:7:300}" ;;  # a message of tpu/host.sh
+    2:ERROR*) die 2 "gcloud does not accept these arguments (--create-args, --ssh-args): ${reason:0:300}" ;;
     *) die 1 "$CALL failed: ${reason:0:300}" ;;
   esac
 }
@@ -92,11 +95,12 @@ on_hosts() {
     "--command=bash run_tpu/code/tpu/host.sh ${*:3}"
 }
 
-# count: what the hosts answered, as in "16 host(s) launched".
+# count: prints how many hosts gave each answer, as in "16 host(s) launched".
 count() { say "$(cut -d' ' -f2- out | sort | uniq -c | awk '{ $1 = $1 " host(s)"; print }' | paste -sd';')"; }
 
-# look_up ASSUMED: sets STATE (MISSING: no such queued resource) and WHY; a dry run assumes it. Returns gcloud's code.
-# The file `accepted` tells tpu/supervise.sh, beyond an attempt, that Google took the request and did not refuse it.
+# look_up ASSUMED: sets STATE (MISSING: there is no such queued resource) and WHY; a dry run uses ASSUMED. Returns
+# gcloud's code. The file `accepted` exists if Google has accepted the request; tpu/supervise.sh reads it in later
+# attempts.
 look_up() {
   gc "$CALL_LIMIT" compute tpus queued-resources describe "$NAME" "${PLACE[@]}" \
     '--format=value(state.state,state.failedData.error.message)'
@@ -113,7 +117,7 @@ look_up() {
   return $code
 }
 
-# refuse: ends with what to do, as the queued resource is not ACTIVE.
+# refuse: exits with a line that says what to do if the queued resource is not ACTIVE.
 refuse() {
   case $STATE in
     MISSING) die 4 "there is no $NAME in $ZONE; run: ./run_tpu.sh create" ;;
@@ -126,11 +130,11 @@ need_active() { look_up ACTIVE || explain $?; [[ $STATE == ACTIVE ]] || refuse; 
 
 # wait_for STATE: polls until the queued resource is in it.
 wait_for() {
-  local before='' patience=10  # looks until a deletion shows
+  local before='' patience=10  # number of looks until a deletion must be visible
   while look_up "$1" || explain $?; [[ $STATE != "$1" ]]; do
     [[ $1:$STATE != ACTIVE:@(FAILED|SUSPEND*|DELETING|MISSING) ]] || refuse
     if [[ $STATE == DELETING ]]; then patience=0
-    else [[ $1 == ACTIVE ]] || ((patience-- > 0)) || die 1 "the deletion came to nothing: $NAME is $STATE; $MAY_COST"
+    else [[ $1 == ACTIVE ]] || ((patience-- > 0)) || die 1 "the deletion had no effect: $NAME is $STATE; $MAY_COST"
     fi
     [[ $STATE == "$before" ]] || say "$NAME is $STATE"
     before=$STATE
@@ -150,16 +154,16 @@ create() {
       [[ -n $RUNTIME_VERSION ]] || die 2 "no known software for '$ACCELERATOR_TYPE'; give --runtime-version"
       call "$CALL_LIMIT" compute tpus queued-resources create "$NAME" "--node-id=$NAME" "${PLACE[@]}" \
         "--accelerator-type=$ACCELERATOR_TYPE" "--runtime-version=$RUNTIME_VERSION" ${SPOT:+--spot} "${CREATE_WORDS[@]}"
-      touch accepted ;;  # also if nobody can look
+      touch accepted ;;  # also if the next look_up fails
     *) say "$NAME exists already" ;;
   esac
-  rm -f replacing  # who deletes it from now on is not tpu/supervise.sh
+  rm -f replacing  # from now on a deletion is not by tpu/supervise.sh
   wait_for ACTIVE
 }
 
 setup() {
   need_active
-  [[ -z $(git -C "$ROOT" status --porcelain --untracked-files=no) ]] || say "note: what is not committed is not sent"
+  [[ -z $(git -C "$ROOT" status --porcelain --untracked-files=no) ]] || say "note: uncommitted changes are not sent"
   say "sending commit ${COMMIT:0:12} to the hosts of $NAME and installing it (minutes the first time)"
   if [[ -n $DRY_RUN ]]; then echo "git archive --format=tar.gz --prefix=new/ --output=code.tar.gz $COMMIT"
   else git -C "$ROOT" archive --format=tar.gz --prefix=new/ "$COMMIT" >code.tar.gz || die 2 "git archive failed"
@@ -196,7 +200,7 @@ logs() {
   explain $?
 }
 
-stop() {  # and anything if the program is to be launched again
+stop() {  # [restart]: any argument if the program will be launched again
   look_up ACTIVE || explain $?
   [[ $STATE == ACTIVE ]] || { say "$NAME is $STATE; nothing runs there (end a supervision by Ctrl-C)"; return; }
   on_hosts all $((STOP_LIMIT + SSH_LIMIT)) stop "$STOP_LIMIT" "$@"
@@ -230,7 +234,7 @@ settings() {
         --extras=* | --create-args=* | --ssh-args=* | --worker=* | --tail=* | --poll=* | --grace=* | --backoff=* | \
         --failures=* | --call-limit=* | --ssh-limit=* | --setup-limit=* | --stop-limit=*)
         printf -v "$key" %s "${1#*=}" ;;
-      *) die 2 "unknown argument '$1'; run: ./run_tpu.sh help (what is for main.py comes after --)" ;;
+      *) die 2 "unknown argument '$1'; run: ./run_tpu.sh help (arguments of main.py come after --)" ;;
     esac
     shift
   done
@@ -268,14 +272,14 @@ main() {
   ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
   # shellcheck source=tpu/supervise.sh
   [[ $action != supervise ]] || source "$ROOT/tpu/supervise.sh"
-  if [[ $action == @(setup|supervise) ]]; then  # once, so that a slice made again runs the same code
+  if [[ $action == @(setup|supervise) ]]; then  # once, so that a slice that is created again runs the same code
     COMMIT=$(git -C "$ROOT" rev-parse --verify --quiet "$COMMIT^{commit}") || die 2 "--commit: $ROOT has no such commit"
   fi
   [[ -n $DRY_RUN ]] || command -v gcloud >/dev/null || die 2 "gcloud is not on the PATH; install the Google Cloud CLI"
   command -v timeout >/dev/null || die 2 "timeout is not on the PATH; install GNU coreutils"
   SCRATCH=$(mktemp -d) || exit
   trap 'rm -rf "$SCRATCH"' EXIT
-  exec 3>&2  # a signal comes while the output of a call goes to a file
+  exec 3>&2  # for `interrupted`: when a signal arrives, the output of a call may go to a file
   # shellcheck disable=SC2064
   trap "interrupted $action" INT TERM HUP
   cd "$SCRATCH" || exit

@@ -1,16 +1,17 @@
-"""How fast shards come out of GeoTIFFs, where the time goes, and whether memory stays flat.
+"""Measures how fast shards are built from GeoTIFFs, how the time is divided, and whether memory stays constant.
 
 Method. The raw folders are a BigEarthNet v2 archive (120 px) and an SSL4EO-S12 v1.0 archive (264 px) in their exact
-layouts (14 files a pair, uncompressed, native resolution) with a few different patches of random pixels, twice:
-  from disk     each pair has its own files, and before each build their pages are dropped from the page cache, as for
-                an archive that is larger than memory;
-  from memory   the few patches are hard-linked under as many names as there are pairs: reading costs no disk at all.
-1. Workers: `python -m data_prep build` with 1 and with 2 processes, in turns, each the best of --repeats; the ratio of
-   the rates from the build's own clock, which starts after Python's start and its own imports.
-2. Profile: what the build says of its own time: 'read' is Importer.read (raw files to stored integers), 'check' and
-   'write' are the rest. And one more build in one process under cProfile: the share inside `raster.read` alone.
-3. Memory: builds of 2,000 and of 20,000 small pairs (own GeoTIFFs of 32 px, hard links); the largest resident set among
-   the command and its workers, as the kernel counted it (ru_maxrss of the children).
+layouts (14 files per pair, uncompressed, native resolution). They contain a few different patches of random pixels, in
+two ways:
+  from disk     each pair has its own files; before each build their pages are dropped from the page cache, as in an
+                archive that is larger than memory;
+  from memory   each pair is a hard link to one of the few patches: reading does not use the disk.
+1. Workers: `python -m data_prep build` with 1 and with 2 processes, in turns, each the best of --repeats. The ratio is
+   that of the rates by the build's own clock, which starts after Python has started and the imports are done.
+2. Profile: the build prints how its own time is divided: 'read' is Importer.read (raw files to stored integers),
+   'check' and 'write' are the rest. Another build in one process under cProfile gives the share of `raster.read`.
+3. Memory: builds of 2,000 and of 20,000 small pairs (own GeoTIFFs of 32 px, hard links). The figure is the largest
+   resident set of the command and its workers, counted by the kernel (ru_maxrss of the children).
 
     python benchmarks/build.py [--pairs=2000] [--repeats=2] [--skip-memory]
 """
@@ -79,8 +80,8 @@ def speed(folder: pathlib.Path, importer: str, size: int, pairs: int, repeats: i
 
 
 def drop_pages(folder: pathlib.Path) -> None:
-    """Makes the kernel forget the content of all files of a folder."""
-    os.sync()  # a page that waits to be written would stay
+    """Drops all files of a folder from the kernel's page cache."""
+    os.sync()  # the kernel would keep a page that is not written yet
     for path in folder.rglob("*.tif"):
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -118,7 +119,7 @@ def command(folder: pathlib.Path, importer: str) -> list[str]:
 
 
 def build(folder: pathlib.Path, importer: str, *options: str) -> tuple[str, int]:
-    """Builds, deletes the result, and returns what the command printed and its peak resident set in KiB."""
+    """Builds, deletes the result, and returns the output of the command and its peak resident set in KiB."""
     script = ("import resource, subprocess, sys\n"
               "code = subprocess.call([sys.executable, '-m', 'data_prep', *sys.argv[1:]])\n"
               "print('peak', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"

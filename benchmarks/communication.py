@@ -1,21 +1,21 @@
-"""What crosses between the devices in one training step, against what has to.
+"""Compares the bytes that devices exchange in one training step with the bytes that they must exchange.
 
-Method. The step of configs/pretrain.py is compiled as training compiles it (dual_encoder.step_program), for 8 simulated
-CPU devices and, where libtpu is installed, for 256 TPU chips; nothing runs. The collectives are read from the
-optimised program. The prediction is made of the configuration and the shapes of the parameters alone:
+Method. The step of configs/pretrain.py is compiled as in training (dual_encoder.plan.step_program), for 8 simulated CPU
+devices and, if libtpu is installed, for 256 TPU chips; nothing runs. The collectives are read from the optimised
+program. The prediction uses only the configuration and the shapes of the parameters:
 
   gradients    every trained value once: kernels of an encoder in its compute dtype (XLA's CPU backend sums bfloat16 as
                float32), everything else in float32
-  BatchNorm    three sums per channel, float32: of the values and of their squares going forward; coming back, one
-               beside those that are the gradients of scale and bias
-  embeddings   each device compares its rows of one sensor with all of the other: these are gathered, and their
+  BatchNorm    three sums per channel, float32: in the forward pass the values and their squares; in the backward pass
+               one more, in addition to the gradients of scale and bias
+  embeddings   each device compares its rows of one sensor with all rows of the other: these are gathered, and their
                gradients summed: 2 x batch x dim, float32
-  columns      what the softmax over all rows needs per column: largest (of all, of negatives), sum, result, gradient;
-               and the place of each record, to mask and to count: 7 x batch, 4 bytes
+  columns      the softmax over all rows needs, per column, the largest value (of all, of negatives), the sum, the
+               result and the gradient; and the place of each record, to mask and to count: 7 x batch, 4 bytes
 
-Arrays are matched by their number of values, those of the expected width first; what remains is printed as `other`,
-with where it comes from. Bytes are those of the whole arrays on one device (a ring sends up to twice as much). Exit
-code 1 when the compiled total is not within 10 % of the prediction.
+Arrays are matched by their number of values, those of the expected width first. The other arrays are printed as
+`other`, with their source. Bytes are those of the whole arrays on one device (a ring sends up to twice as much). The
+exit code is 1 if the compiled total is not within 10 % of the prediction.
 
     python -m benchmarks.communication [--topologies=cpu:8,v5e:16x16] [--batch=4096] [--chunk=0] [--smoke]
 """
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--topologies", default=default)
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--chunk", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="two small ResNet-18")
+    parser.add_argument("--smoke", action="store_true", help="use two small ResNet-18")
     options = parser.parse_args()
     values = pretrain.get_config("smoke" if options.smoke else "paper")
     values.batch_size, values.data.dir, values.loss.chunk = options.batch, "not read", options.chunk
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def compare(config: PretrainConfig, name: str) -> float:
-    """Prints the parts for one topology; returns compiled over predicted bytes."""
+    """Prints the parts for one topology; returns the ratio of compiled to predicted bytes."""
     devices, chip = topology(name)
     mesh = mesh_lib.make(devices)
     records = shapes(264, ("s1_grd", "s2_l2a"), classes=0)
@@ -84,7 +84,7 @@ def compare(config: PretrainConfig, name: str) -> float:
     print(f"\n{name}: {len(devices)} devices, global batch {config.batch_size:,}; MB per device and step; compiled in "
           f"{program.compile_seconds:.0f} s\n{'':12}{'predicted':>12}{'compiled':>12}")
     for part in (*predicted, "other"):
-        note = f"  {missing[part]} arrays less" if missing[part] else ""
+        note = f"  {missing[part]} arrays not found" if missing[part] else ""
         print(f"{part:12}{predicted[part] / 1e6:12.4f}{compiled[part] / 1e6:12.4f}{note}")
     ratio = sum(compiled.values()) / sum(predicted.values())
     print(f"{'all':12}{sum(predicted.values()) / 1e6:12.4f}{sum(compiled.values()) / 1e6:12.4f}  ratio {ratio:.4f}")
@@ -95,7 +95,7 @@ def compare(config: PretrainConfig, name: str) -> float:
 
 
 def predict(config: PretrainConfig, task: Task, sums_in_float32: bool) -> Iterator[Part]:
-    """Yields (part, number of values, bytes per value, whether it is gathered) of each array that has to cross."""
+    """Yields (part, number of values, bytes per value, whether it is gathered) of each array to exchange."""
     params, statistics = jax.eval_shape(task.init, jax.random.key(0))
     compute = 4 if sums_in_float32 else jnp.dtype(config.encoder.dtype).itemsize
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -1,12 +1,13 @@
-"""Where the step on a CPU loses time: each convolution of an encoder, ours and PyTorch's, in one run.
+"""Compares each convolution of an encoder on a CPU with XLA's own and with PyTorch's, in one run.
 
     python -m benchmarks.convolutions [--depth=18] [--width=32] [--size=128] [--batch=64] [--bands=12] [--repeats=15]
 
-Method. The convolutions of the encoder are recorded while it is traced. Each is run by itself, float32, as the forward
-pass, the gradient of its input (not for the first one) and the gradient of its kernel: ours
-(dual_encoder/models/convolution.py) jitted, PyTorch's with channels_last. Both on one core, in processes of their own
-that take turns pass by pass; the best of --repeats after a warm-up counts. In a step the two encoders run side by
-side, a core each. Milliseconds are those of all convolutions of a kind together; ratios above 1 are our loss.
+Method. The benchmark traces the encoder and records its convolutions. It runs each convolution alone, in float32, in
+three passes: forward, the gradient of the input (not for the first convolution), and the gradient of the kernel. "ours"
+is dual_encoder/models/convolution.py, jitted; "xla" is jax.lax.conv_general_dilated, which ours rewrites, jitted;
+"torch" is PyTorch with channels_last. All run on one core, in separate processes that take turns pass by pass; the best
+of --repeats after a warm-up counts. In a step the two encoders run at the same time, one core each. The milliseconds
+are those of all convolutions of a kind together. A ratio above 1 means that ours is slower.
 """
 
 import argparse
@@ -23,17 +24,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import apart
+from benchmarks import processes
 from dual_encoder.models import resnet
 from dual_encoder.models.convolution import convolution
 from dual_encoder.runtime import heap
 
-SIDES = ("ours", "torch")
+SIDES = ("ours", "xla", "torch")
 PASSES = ("forward", "input gradient", "kernel gradient")
 
 
 class Convolution(NamedTuple):
-    """`x` [batch, height, width, channels] through a kernel [size, size, channels, features]."""
+    """The shapes of a convolution: `x` [batch, height, width, channels], kernel [size, size, channels, features]."""
 
     x: tuple[int, ...]
     kernel: tuple[int, ...]
@@ -50,35 +51,37 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     found = recorded(options)
-    pipes = apart.contestants(our_side, torch_side)
+    pipes = processes.contestants(our_side, torch_side) | {"xla": processes.start(xla_side)}
     for side, pipe in pipes.items():
-        apart.answer(side, pipe)  # both have imported what they need
+        processes.answer(side, pipe)  # all imports are done
     print(f"the convolutions of a ResNet-{options.depth} of width {options.width}, {options.bands} bands, "
           f"{options.size} px, batch {options.batch}, float32, one core; jax {jax.__version__}")
-    print(f"{'image':>15}  {'kernel':17} {'stride':>6} {'times':>5}  {'pass':15} {'GFLOP/s, ours':>13} {'torch':>6} "
-          f"{'ms, ours':>9} {'torch':>8}  ours / torch")
+    print(f"{'image':>15}  {'kernel':17} {'stride':>6} {'times':>5}  {'pass':15} {'GFLOP/s, ours':>13} {'xla':>6} "
+          f"{'torch':>6} {'ms, ours':>9} {'xla':>8} {'torch':>8}  ours / xla  ours / torch")
     totals = {number: dict.fromkeys(SIDES, 0.0) for number in range(len(PASSES))}
     for case, times in found.items():
         for number, name in enumerate(PASSES):
             if number == 1 and case.x[-1] == options.bands:
-                continue  # nobody asks for the gradient of an image
+                continue  # training does not need the gradient of an image
             seconds = race(pipes, case, number, options.repeats)
             for side in SIDES:
                 totals[number][side] += times * seconds[side]
             rates = [case.operations() / seconds[side] / 1e9 for side in SIDES]
             row = (f"{case.x[1]} x {case.x[2]} x {case.x[3]:3}", " x ".join(map(str, case.kernel)))
             print(f"{row[0]:>15}  {row[1]:17} {case.stride:6} {times:5}  {name:15} {rates[0]:13.0f} {rates[1]:6.0f} "
-                  f"{1000 * times * seconds['ours']:9.1f} {1000 * times * seconds['torch']:8.1f}  "
+                  f"{rates[2]:6.0f} {1000 * times * seconds['ours']:9.1f} {1000 * times * seconds['xla']:8.1f} "
+                  f"{1000 * times * seconds['torch']:8.1f}  {seconds['ours'] / seconds['xla']:10.2f}  "
                   f"{seconds['ours'] / seconds['torch']:12.2f}", flush=True)
     totals["all"] = {side: sum(total[side] for total in totals.values()) for side in SIDES}
     for number, total in totals.items():
         name = number if isinstance(number, str) else PASSES[number]
-        print(f"  {name:15} ours {1000 * total['ours']:8.1f} ms  torch {1000 * total['torch']:8.1f} ms  "
+        print(f"  {name:15} ours {1000 * total['ours']:8.1f} ms  xla {1000 * total['xla']:8.1f} ms  torch "
+              f"{1000 * total['torch']:8.1f} ms  ours / xla {total['ours'] / total['xla']:.2f}  "
               f"ours / torch {total['ours'] / total['torch']:.2f}")
 
 
 def recorded(options: argparse.Namespace) -> dict[Convolution, int]:
-    """Returns the convolutions of the encoder, and how often each occurs."""
+    """Returns convolution -> how often it occurs in the encoder."""
     found: collections.Counter[Convolution] = collections.Counter()
 
     def record(call, arguments, keywords, context):
@@ -96,16 +99,16 @@ def recorded(options: argparse.Namespace) -> dict[Convolution, int]:
 
 
 def race(pipes: dict[str, Connection], case: Convolution, number: int, repeats: int) -> dict[str, float]:
-    """Returns the best seconds of each side, NaN where it does not take part."""
+    """Returns the best seconds of each side; NaN for a side that is not installed."""
     seconds = dict.fromkeys(SIDES, float("nan"))
     for side, pipe in pipes.items():
         pipe.send((case, number, repeats))
-        seconds[side] = apart.answer(side, pipe)
+        seconds[side] = processes.answer(side, pipe)
     return seconds
 
 
 def arrays(case: Convolution) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns an image, a kernel and a gradient of the result, random."""
+    """Returns random images, a random kernel and a random gradient of the result."""
     rng = np.random.default_rng(0)
     side = [-(-length // case.stride) for length in case.x[1:3]]
     shapes = (case.x, case.kernel, (case.x[0], *side, case.kernel[-1]))
@@ -129,15 +132,30 @@ def keep_one_core() -> None:
 
 
 def our_side(pipe: Connection) -> None:
+    jax_side(pipe, convolution)
+
+
+def xla_side(pipe: Connection) -> None:
+    jax_side(pipe, xla_convolution)
+
+
+def xla_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Returns the same as dual_encoder.models.convolution, as XLA computes it without the rewrites."""
+    pad = (len(kernel) - 1) // 2
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2,
+                                        dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def jax_side(pipe: Connection, convolve: Callable[..., jax.Array]) -> None:
     keep_one_core()
     pipe.send("ready")
-    for case, number, repeats in apart.requests(pipe):
-        pipe.send(best(our_pass(case, number), repeats))
+    for case, number, repeats in processes.requests(pipe):
+        pipe.send(best(jax_pass(convolve, case, number), repeats))
 
 
-def our_pass(case: Convolution, number: int) -> Callable[[], Any]:
+def jax_pass(convolve: Callable[..., jax.Array], case: Convolution, number: int) -> Callable[[], Any]:
     x, kernel, gradient = map(jnp.asarray, arrays(case))
-    forward = functools.partial(convolution, stride=case.stride)
+    forward = functools.partial(convolve, stride=case.stride)
     if number == 0:
         program = jax.jit(forward).lower(x, kernel).compile()
         return lambda: program(x, kernel).block_until_ready()
@@ -152,7 +170,7 @@ def torch_side(pipe: Connection) -> None:
 
     torch.set_num_threads(1)
     pipe.send("ready")
-    for case, number, repeats in apart.requests(pipe):
+    for case, number, repeats in processes.requests(pipe):
         pipe.send(best(torch_pass(case, number), repeats))
 
 
@@ -165,7 +183,7 @@ def torch_pass(case: Convolution, number: int) -> Callable[[], Any]:
     stride, pad = [case.stride] * 2, [case.kernel[0] // 2] * 2
     if number == 0:
         return functools.partial(torch.nn.functional.conv2d, x, kernel, stride=stride, padding=pad)
-    wanted = [number == 1, number == 2, False]  # of input, kernel and bias
+    wanted = [number == 1, number == 2, False]  # the gradient of input, kernel and bias
     return functools.partial(torch.ops.aten.convolution_backward, gradient, x, kernel, None, stride, pad, [1, 1], False,
                              [0, 0], 1, wanted)
 

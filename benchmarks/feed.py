@@ -1,20 +1,20 @@
-"""How fast batches reach the training process: ours against tfds.load, a GeoTIFF data set and a plain copy.
+"""Measures how fast batches reach the training process: ours, tfds.load, a GeoTIFF data set and a plain copy.
 
     python benchmarks/feed.py
 
-Method. Random pairs (S1: 2 bands int16, S2: 12 bands uint16) of 128 and of 264 pixels are written once, as one set of
-TFRecord shards and as one GeoTIFF per band and pair. Every contestant delivers shuffled NumPy batches of 64 pairs in
-RAM (s1, s2 and the place), from the page cache, until --seconds are over; its first batches are not counted.
+Method. The benchmark writes random pairs (S1: 2 bands int16, S2: 12 bands uint16) of 128 and of 264 pixels once, as one
+set of TFRecord shards and as one GeoTIFF per band and pair. Every contestant delivers shuffled NumPy batches of 64
+pairs in RAM (s1, s2 and the place), from the page cache, for --seconds; its first batches are not counted.
 
-  ours      dual_encoder.input.batches with --threads: global permutation, every checksum verified, Grain reads ahead
-  tfds      the same shards through tfds.builder_from_directory(...).as_dataset, which is what tfds.load calls:
-            shuffle_files, no cache, then repeat, shuffle(--shuffle_buffer), batch, prefetch(AUTOTUNE)
-  geotiff   the same pairs as the data sets of torchgeo read them: per band rasterio.open and read, then np.stack;
-            --threads threads (as many processes were slower)
-  copy      pread of the same bytes and one copy into batches of new memory, --threads: no checksum, no parsing
+  ours      dual_encoder.data.batches with --threads: global permutation, every checksum verified, Grain reads ahead
+  tfds      the same shards through tfds.builder_from_directory(...).as_dataset, which tfds.load calls: shuffle_files,
+            no cache, then repeat, shuffle(--shuffle_buffer), batch, prefetch(AUTOTUNE)
+  geotiff   the same pairs, read like the data sets of torchgeo: per band rasterio.open and read, then np.stack, with
+            --threads threads (the same number of processes was slower)
+  copy      pread of the same bytes and one copy into batches of new memory, with --threads: no checksum, no parsing
 
-They take turns, --repeats times; the best turn of each counts. All of them also read their own processor time (of all
-threads) per pair: on a machine that others use, the ratio of those says more than the rates.
+They take turns, --repeats times; the best turn of each counts. The benchmark also measures the processor time of each
+contestant (all threads) per pair: if other users share the machine, these ratios are more reliable than the rates.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 264], help="image sides, in pixels")
     parser.add_argument("--peers", nargs="+", default=list(TARGETS), choices=list(TARGETS))
-    parser.add_argument("--megabytes", type=int, default=250, help="of pairs per size")
+    parser.add_argument("--megabytes", type=int, default=250, help="size of the pairs, for each image side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--shuffle_buffer", type=int, default=1000, help="pairs in the shuffle buffer of tfds")
     parser.add_argument("--seconds", type=float, default=2.0)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def compare(folder: pathlib.Path, size: int, options: argparse.Namespace) -> None:
-    """Writes the pairs, lets the contestants take turns and prints their rates and ratios."""
+    """Writes the pairs, runs the contestants in turns, and prints their rates and ratios."""
     pair = sum(int(np.prod(info.shape)) * 2 for info in synthetic.tensors(size).values())
     count = max(2 * BATCH, options.megabytes * 10**6 // pair)
     shards, geotiffs = folder / "s1s2_pairs" / "1.0.0", folder / "geotiffs"
@@ -107,8 +107,8 @@ def measure(stream: Iterator, seconds: float) -> tuple[float, float]:
 @contextlib.contextmanager
 def ours(folder: pathlib.Path, threads: int) -> Iterator[Iterator]:
     records = input_lib.Records(folder, "train", ("s1", "s2"))
-    stream = batches(records, seed=0, batch_size=BATCH, rows=range(BATCH), start=0, stop=10**9,
-                               threads=threads, processes=0)
+    stream = batches(records, seed=0, batch_size=BATCH, rows=range(BATCH), start=0, stop=10**9, threads=threads,
+                     processes=0)
     yield ((batch["s1"], batch["s2"], batch["location"]) for batch in stream)
 
 
@@ -192,7 +192,7 @@ def copied_batches(folder: pathlib.Path, threads: int) -> Iterator[Iterator]:
 
 
 def write_tfds_metadata(folder: pathlib.Path, size: int) -> None:
-    """Adds the files by which TFDS knows the folder as one of its own."""
+    """Adds the files that make the folder a data set of TFDS."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import absl.logging
     import tensorflow_datasets as tfds

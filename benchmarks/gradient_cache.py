@@ -1,12 +1,12 @@
-"""What train.micro_batch saves in memory and costs in time.
+"""Measures how much memory train.micro_batch saves, and how much time it costs.
 
     python -m benchmarks.gradient_cache [--batch=1024] [--micro-batch=64] [--repeats=3]
 
 Method. The whole step of the trainer (configs/pretrain.py:smoke with GroupNorm, 64 px) is compiled for one device.
 Memory: the compiler's figure for temporaries (activations, gradients) of a plain step of --micro-batch rows, of a plain
-step of --batch rows, and of a step of --batch rows in micro-batches; the raw batch is an argument, not a temporary.
-Time: the plain step of --timed-batch rows and the same in 4 micro-batches, in turns, best of --repeats. The peer is the
-plain step. Targets: memory <= 1.2 times that of a micro-batch alone; time <= 1.45 times that of the plain step.
+step of --batch rows, and of a step of --batch rows in micro-batches. The raw batch is an argument, not a temporary.
+Time: the plain step of --timed-batch rows and the same rows in 4 micro-batches, in turns, the best of --repeats.
+Targets: memory <= 1.2 times that of a micro-batch alone; time <= 1.45 times that of the plain step.
 """
 
 import argparse

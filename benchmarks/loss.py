@@ -1,12 +1,12 @@
-"""Memory and time of the contrastive losses in tiles, against the dense ones and against other people's.
+"""Measures memory and time of the contrastive losses in tiles, against the dense losses and other libraries.
 
-Method. Each program is loss and gradient with respect to both sets of embeddings (and scale), float32, jitted at XLA's
-default optimization, on one device; embeddings are random and correlated in pairs, the same for all.
+Method. Each program computes the loss and its gradient with respect to both sets of embeddings (and scale), in float32,
+jitted at XLA's default optimization, on one device. All get the same random embeddings, which are correlated in pairs.
 1. Memory: the compiler's own figure for temporaries, forward and backward together (memory_analysis); nothing is run.
-2. Time: programs of one table take turns; the best of --repeats runs each after one warm-up.
-3. Peers, also in turns: optax.losses.ntxent; the loss of open_clip for one process, written down in JAX and, where
-   PyTorch is installed, in PyTorch (in a process of its own, its CPU threads as it chooses). They get the same
-   embeddings and normalise them themselves; losses must agree to 1e-4 or the run stops.
+2. Time: the programs of one table take turns; the best of --repeats runs counts, after one warm-up.
+3. Peers, also in turns: optax.losses.ntxent, and the loss of open_clip for one process. The latter is written in JAX
+   and, if PyTorch is installed, in PyTorch (in its own process, with its default number of CPU threads). Peers get the
+   same embeddings and normalise them. The run stops if the losses differ by more than 1e-4.
 Ratios are ours / theirs: below 1 is less memory, less time.
 
     python -m benchmarks.loss [--batch=8192] [--large=32768] [--huge=262144] [--peer-batch=512] [--chunk=512]
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import apart
+from benchmarks import processes
 from dual_encoder.losses import contrastive
 from dual_encoder.losses.tiles import Tiles
 from dual_encoder.runtime import mesh
@@ -81,7 +81,7 @@ def embeddings(batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def race(programs: Mapping[str, Callable], options: argparse.Namespace, batch: int | None = None) -> dict[str, float]:
-    """Returns name -> seconds; stops when the losses differ."""
+    """Returns name -> seconds; stops if the losses differ."""
     z1, z2 = embeddings(batch or options.batch)
     arguments = jnp.asarray(z1), jnp.asarray(z2), jnp.float32(SCALE)
     values = {name: float(program(*arguments)[0]) for name, program in programs.items()}
@@ -130,7 +130,7 @@ def optax_ntxent(z1: jax.Array, z2: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def open_clip(z1: jax.Array, z2: jax.Array, scale: jax.Array) -> jax.Array:
-    """Cross-entropy of the rows and of the columns of the logits, halved."""
+    """Returns the mean of the cross-entropy of the rows and that of the columns of the logits."""
     u, v = (z / jnp.linalg.norm(z, axis=1, keepdims=True) for z in (z1, z2))
     logits, labels = scale * u @ v.T, jnp.arange(len(u))
     cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
@@ -138,24 +138,24 @@ def open_clip(z1: jax.Array, z2: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def torch_open_clip(batch: int) -> Callable:
-    """The same in PyTorch; the arrays of the caller stand for equal ones made in its process beforehand."""
-    pipe = apart.start(torch_side, batch)
+    """Returns the same in PyTorch. Its process has made equal arrays; the arguments of the call are not used."""
+    pipe = processes.start(torch_side, batch)
 
     def program(*_):
         pipe.send(True)
-        return apart.answer("PyTorch", pipe), ()
+        return processes.answer("PyTorch", pipe), ()
 
     return program
 
 
 def torch_side(batch: int, pipe: Connection) -> None:
-    """Computes loss and gradient whenever asked, and sends the loss."""
+    """Computes loss and gradient for every message, and sends the loss."""
     import torch
     from torch.nn.functional import cross_entropy, normalize
 
     leaves = [torch.tensor(z, requires_grad=True) for z in (*embeddings(batch), np.float32(SCALE))]
     labels = torch.arange(batch)
-    for _ in apart.requests(pipe):
+    for _ in processes.requests(pipe):
         u, v = normalize(leaves[0]), normalize(leaves[1])
         logits = leaves[2] * u @ v.T
         loss = (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2

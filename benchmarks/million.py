@@ -1,12 +1,12 @@
-"""A data set of a million pairs: time to open it, memory that it takes, time to the first batch.
+"""Measures a data set of a million pairs: the time to open it, its memory, and the time to the first batch.
 
     python benchmarks/million.py
 
-Method. 1,000 shards of 1,000 records of --size pixels, as sparse files: they have their full length (0.46 TB at 128
-pixels), and hold only the records of the first batch; index and manifest are complete. A fresh process opens the split,
-asks for the first batch of 64 and reads it. Times are of the wall clock after the imports; memory is the resident set
-(VmRSS) over that after the imports. The peer is the same in a data set of 1,000 records: what a large one costs more.
-The best of --repeats processes counts.
+Method. The data set has 1,000 shards of 1,000 records of --size pixels, as sparse files: they have their full length
+(0.46 TB at 128 pixels), but contain only the records of the first batch. Index and manifest are complete. A new process
+opens the split and reads the first batch of 64. Times are wall-clock times after the imports. Memory is the growth of
+the resident set (VmRSS) since the imports. The peer is a data set of 1,000 records, measured in the same way, to show
+the additional cost of a large one. The best of --repeats processes counts.
 
 Targets: opened in less than 2 s, grown by less than 100 MB (batches not counted), first batch in less than 1 s.
 """
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--size", type=int, default=128, help="image side, in pixels")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--probe", default="", help=argparse.SUPPRESS)  # a fresh process of this script
+    parser.add_argument("--probe", default="", help=argparse.SUPPRESS)  # for the new process
     options = parser.parse_args()
     if options.probe:
         print(json.dumps(probe(options.probe)))
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def write(folder: pathlib.Path, records: int, size: int) -> None:
-    """Writes shards with holes where no record of the first batch is."""
+    """Writes shards that contain only the records of the first batch, and holes."""
     folder.mkdir()
     shards = max(1, records // 1000)
     each, length = records // shards, len(synthetic.framed(0, size))
@@ -83,7 +83,7 @@ def write(folder: pathlib.Path, records: int, size: int) -> None:
 
 
 def probe(folder: str) -> dict[str, float]:
-    """Returns what opening the data set and reading its first batch cost this process."""
+    """Returns the time and memory that this process needs to open the data set and to read its first batch."""
     before, start = _resident(), time.perf_counter()
     records = Records(folder, "train", ("s1", "s2"))
     opened, open_memory = time.perf_counter(), _resident() - before

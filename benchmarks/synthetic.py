@@ -1,4 +1,4 @@
-"""Data sets of random pairs for the benchmarks: shards, index and manifest, as `data_prep build` leaves them."""
+"""Data sets of random pairs for the benchmarks: shards, index and manifest, in the format of `data_prep build`."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ SENSORS = {"s1": sensor("s1_grd"), "s2": sensor("s2_l2a")}
 
 
 def tensors(size: int) -> dict[str, TensorInfo]:
-    """Returns what a record of `size` x `size` pixels stores."""
+    """Returns the tensors of a record of `size` x `size` pixels."""
     return {name: TensorInfo(spec.dtype, (size, size, len(spec.bands))) for name, spec in SENSORS.items()}
 
 
 def image(feature: str, number: int, size: int) -> np.ndarray:
-    """Returns the image `feature` of record `number`, [size, size, bands]; random, but the same each time."""
+    """Returns the image `feature` of record `number`, [size, size, bands]; random, but always the same."""
     info = tensors(size)[feature]
     limits = np.iinfo(info.dtype)
     values = np.random.default_rng([number, len(info.shape), info.shape[2]])
@@ -62,7 +62,7 @@ def write(folder: pathlib.Path, records: int, size: int, shards: int) -> None:
 
 
 def write_manifest(folder: pathlib.Path, entries: list[dict], index: np.ndarray, size: int) -> None:
-    """Writes manifest.json and the index of split 'train' beside its shards."""
+    """Writes manifest.json and the index of split 'train' into the folder of its shards."""
     np.save(folder / "train.index.npy", index)
     fingerprint = hashlib.sha256(json.dumps(entries).encode()).hexdigest()
     info = DatasetInfo("s1s2_pairs", "synthetic", "1.0.0", SENSORS, tensors(size), None, {"importer": "synthetic"},

@@ -1,4 +1,4 @@
-"""The encoders of dual_encoder/models in PyTorch, as peers of the benchmarks: the same layers, nothing else."""
+"""The encoders of dual_encoder/models in PyTorch, as peers for the benchmarks: the same layers and nothing else."""
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,8 @@ LAYOUTS = {18: (False, (2, 2, 2, 2)), 34: (False, (3, 4, 6, 3)), 50: (True, (3, 
 
 
 class Block(nn.Module):
+    """The residual block of dual_encoder/models/resnet.py."""
+
     def __init__(self, inside: int, width: int, bottleneck: bool, stride: int):
         super().__init__()
         outside = width * (4 if bottleneck else 1)
@@ -27,6 +29,8 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
+    """The ResNet of dual_encoder/models/resnet.py: images [batch, bands, height, width] -> vectors."""
+
     def __init__(self, bands: int, depth: int, width: int):
         super().__init__()
         bottleneck, layers = LAYOUTS[depth]
@@ -44,6 +48,8 @@ class ResNet(nn.Module):
 
 
 class Transformer(nn.Module):
+    """The vision transformer of dual_encoder/models/vit.py: images [batch, bands, height, width] -> vectors."""
+
     def __init__(self, bands: int, depth: int, width: int, patch: int, size: int):
         super().__init__()
         self.embed = nn.Conv2d(bands, width, patch, patch)
@@ -66,5 +72,5 @@ class Transformer(nn.Module):
 
 
 def with_head(encoder: nn.Module, hidden: int, dim: int) -> nn.Module:
-    """The encoder with Linear - ReLU - Linear behind it."""
+    """Returns the encoder, followed by Linear - ReLU - Linear."""
     return nn.Sequential(encoder, nn.Linear(encoder.features, hidden), nn.ReLU(), nn.Linear(hidden, dim))

@@ -1,22 +1,22 @@
-"""The training step of two encoders: ours in JAX against the same model in PyTorch, in one run.
+"""Compares the training step of two encoders: ours in JAX, and the same model in PyTorch, in one run.
 
     python -m benchmarks.train_step                                                    two ResNet-18 on this machine
     python -m benchmarks.train_step --depth=50 --width=64 --size=224 --batch=256 --dtype=bfloat16         on a GPU
     python -m benchmarks.train_step --family=vit --depth=12 --width=768 --size=224 --batch=256 --dtype=bfloat16
 
-Method. Ours is the whole step of the trainer (training.step.compile_step): raw integers in, normalised, cropped,
-turned, two encoders and heads, InfoNCE, gradients, AdamW, checks for NaN. The peer (benchmarks/torch_models.py) gets
-float images that are normalised already, no augmentation and no checks: what remains is the same arithmetic, the same
-loss, AdamW. On a CPU the peer runs channels_last on as many threads as there are cores; on a GPU with autocast to
---dtype, channels_last and torch.compile (--no-compile leaves it out). Random weights, random images, one batch that
-stays on the device. Both keep freed memory (dual_encoder/runtime/heap.py), as our trainer does. Each has a process of
-its own: in one process the waiting threads of the other's runtime cost up to a third. They take turns, --turns times
---steps steps each after a warm-up, the other one asleep; the best turn counts. Losses are read at the end of a turn: an
-accelerator gets its next step while it works, as in training. They are printed so that one sees both train. MFU:
-counted operations of convolutions and matrix products (dual_encoder/plan/flops.py, ours), over time and over the chip's
-peak for bfloat16, where the chip is known.
+Method. Ours is the whole step of the trainer (training.step.compile_step): it takes raw integers, normalises, crops,
+flips and turns them, and computes two encoders and heads, InfoNCE, gradients, AdamW, and checks for NaN. The peer
+(benchmarks/torch_models.py) gets float images that are already normalised, without augmentation and checks; otherwise
+it has the same arithmetic, the same loss, and AdamW. On a CPU the peer uses channels_last and one thread per core; on a
+GPU it uses autocast to --dtype, channels_last and torch.compile (--no-compile turns it off). Weights and images are
+random; one batch stays on the device. Both keep freed memory (dual_encoder/runtime/heap.py), like our trainer. Each has
+its own process: in one process the waiting threads of the other runtime cost up to a third. They take turns: --turns
+times --steps steps each after a warm-up, while the other one sleeps; the best turn counts. Losses are read at the end
+of a turn, so that an accelerator gets its next step while it works, as in training. The output shows the losses, as a
+proof that both train. MFU is the number of operations of convolutions and matrix products (counted in our step by
+dual_encoder/plan/flops.py), divided by the time and by the chip's peak for bfloat16; it is shown for known chips.
 
-No TensorFlow: the script fails if our side imported it.
+The script fails if our side has imported TensorFlow.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import apart
+from benchmarks import processes
 from configs import pretrain
 from dual_encoder.config import parse
 from dual_encoder.data.shapes import shapes
@@ -56,26 +56,26 @@ def main() -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     config = configure(options)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU has to hold both
-    contestants = apart.contestants(our_side, torch_side, config, options)
-    described = {name: apart.answer(name, pipe) for name, pipe in contestants.items()}
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # both must fit on one GPU
+    contestants = processes.contestants(our_side, torch_side, config, options)
+    described = {name: processes.answer(name, pipe) for name, pipe in contestants.items()}
     best, losses = dict.fromkeys(contestants, float("inf")), {}
     for _ in range(options.turns):
         for name, pipe in contestants.items():
             pipe.send(options.steps)
-            seconds, losses[name] = apart.answer(name, pipe)
+            seconds, losses[name] = processes.answer(name, pipe)
             best[name] = min(best[name], seconds)
     report(options, best, losses, **described["ours"])
 
 
 def take_turns(step: Callable[[], Any], description: dict, pipe: Connection) -> None:
-    """Warms up and sends `description`; then, for every number of steps asked for, (seconds a step, last loss)."""
+    """Warms up and sends `description`; then sends (seconds per step, last loss) for each requested number of steps."""
     def turn(steps: int) -> float:
         return float([step() for _ in range(steps)][-1])
 
     turn(3)
     pipe.send(description)
-    for steps in apart.requests(pipe):
+    for steps in processes.requests(pipe):
         began = time.perf_counter()
         loss = turn(steps)
         pipe.send(((time.perf_counter() - began) / steps, loss))
@@ -84,10 +84,10 @@ def take_turns(step: Callable[[], Any], description: dict, pipe: Connection) -> 
 def our_side(config: PretrainConfig, options: argparse.Namespace, pipe: Connection) -> None:
     heap.keep()
     jax.config.update("jax_num_cpu_devices", options.cpu_devices)
-    # PyTorch's side takes one GPU
+    # PyTorch's side uses one GPU
     devices = mesh.make(jax.devices()[:1] if jax.default_backend() == "gpu" else None)
     step, operations = ours(config, options.size, devices)
-    step()  # whatever is imported late has been now
+    step()  # late imports happen now
     if "tensorflow" in sys.modules:
         sys.exit("something imported TensorFlow")
     device = jax.devices()[0].device_kind
@@ -108,7 +108,7 @@ def configure(options: argparse.Namespace) -> PretrainConfig:
 
 
 def ours(config: PretrainConfig, size: int, devices: jax.sharding.Mesh) -> tuple[Callable[[], jax.Array], int]:
-    """Returns a function that starts a step and returns its loss, and the operations of a step."""
+    """Returns a function that starts a step and returns its loss, and the number of operations of a step."""
     records = shapes(size, tuple(SENSORS.values()), classes=0)
     task = build_without_weights(config, records, devices)
     optimizer = make_optimizer(config.optimizer, config.batch_size, 10**6)
@@ -174,7 +174,7 @@ def torch_step(config: PretrainConfig, options: argparse.Namespace) -> Callable[
 def report(options: argparse.Namespace, best: dict[str, float], losses: dict[str, float], operations: int, device: str,
            count: int) -> None:
     alike = [chip for chip in CHIPS.values() if device.startswith(chip.device_kind)]
-    chip = max(alike, key=lambda chip: len(chip.device_kind), default=None)  # 'TPU v5 lite' is no 'TPU v5'
+    chip = max(alike, key=lambda chip: len(chip.device_kind), default=None)  # 'TPU v5 lite' is not 'TPU v5'
     print(f"two {options.family} of depth {options.depth}, width {options.width}, {options.size} px, batch "
           f"{options.batch}, {options.dtype}, on {count} x {device}; jax {jax.__version__}; "
           f"{operations / 1e9:.1f} GFLOP a step")

@@ -1,12 +1,12 @@
-"""What the trainer costs beside the step: reading, sending, logging, progress, the stop question.
+"""Measures the time that the trainer needs in addition to the step: reading, sending, logging, progress, stopping.
 
     python -m benchmarks.trainer [--steps=100] [--milliseconds=200]
 
-Method. The real loop (training.loop.fit) runs on a data set of random pairs of 128 px, batch 64. A stand-in for the
-compiled step takes exactly --milliseconds by sleeping, as a step on an accelerator leaves the processor alone;
-the model is tiny. The rows of metrics.jsonl give the time per step (log_every=20, the first row left out); what is more
-than the sleep is the trainer's own. The peer is the bare sleep. Target: <= 2 % of a 200 ms step. A checkpoint's own
-time, in which training waits, is measured apart: the same run with one every 20 steps.
+Method. The real loop (training.loop.fit) runs on a data set of random pairs of 128 px, batch 64. A stand-in replaces
+the compiled step: it sleeps for --milliseconds, because a step on an accelerator does not use the processor. The model
+is tiny. The rows of metrics.jsonl give the time per step (log_every=20, without the first row). The time above the
+sleep is the trainer's own. The peer is the sleep alone. Target: <= 2 % of a 200 ms step. Training waits while it
+saves a checkpoint. This time is measured separately: in the same run with a checkpoint every 20 steps.
 """
 
 import argparse

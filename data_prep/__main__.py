@@ -138,9 +138,8 @@ def _build(options: argparse.Namespace) -> None:
         print(f"built {summary} in {time.monotonic() - start:.1f} s")
     print(f"data: {builder.data_path}")
     print(f"check it: python -m data_prep inspect {builder.data_path}")
-    if info.label is None or info.label.per_pixel:
-        print(f"next: python main.py --config=configs/{'finetune' if info.label else 'pretrain'}.py "
-              f"--config.data.dir={builder.data_path} --workdir=WORKDIR")
+    file = "pretrain" if info.label is None else "finetune" if info.label.per_pixel else "classify"
+    print(f"next: python main.py --config=configs/{file}.py --config.data.dir={builder.data_path} --workdir=WORKDIR")
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import jax
 from etils import epath
 
-from configs import finetune, pretrain
+from configs import classify, finetune, pretrain
 from dual_encoder.config import parse
 from dual_encoder.data.records import Records
 from dual_encoder.runtime import mesh
@@ -15,16 +15,17 @@ def configure(folder, variant="smoke", **changes):
     """The configuration of a small variant, made smaller still.
 
     folder: the data set; its split 'train' is trained on.
-    variant: 'smoke' (pre-training) or 'water_weak' (segmentation).
+    variant: 'smoke' (pre-training), 'water_weak' (segmentation) or 'land_cover_small' (classification).
     changes: keys, with '__' for '.': loss__name="barlow"; a dict replaces some keys of a group.
     """
-    values = (finetune if variant == "water_weak" else pretrain).get_config(variant)
+    files = {"smoke": pretrain, "water_weak": finetune, "land_cover_small": classify}
+    values = files[variant].get_config(variant)
     values.data.dir, values.data.split = str(folder), "train"
     values.encoder.width, values.batch_size, values.augment.crop = 8, 8, 32
     values.schedule.update({"steps": 2, "log_every": 1, "checkpoint_every": 0})
     if variant == "smoke":
         values.projection.update({"hidden": 16, "dim": 8})
-    else:
+    if variant == "water_weak":
         values.decoder_width = 4
     for path, value in changes.items():
         *groups, key = path.split("__")

@@ -112,8 +112,8 @@ def test_a_user_without_a_home_has_no_compilation_cache(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setattr(pathlib.Path, "home", no_home)
-    assert compilation_cache.start() == ("compilation cache: off (there is no home folder; JAX_COMPILATION_CACHE_DIR "
-                                         "names another one)")
+    assert compilation_cache.start() == ("compilation cache: off (there is no home folder; set "
+                                         "JAX_COMPILATION_CACHE_DIR to use another one)")
     assert options == {"jax_enable_compilation_cache": False}
 
 
@@ -202,7 +202,7 @@ def test_a_profile_is_written_and_the_compilation_cache_is_told(write_dataset, t
 
 
 @pytest.mark.parametrize("settings, told, largest", [
-    ({"JAX_COMPILATION_CACHE_DIR": "gs://bucket/cache"}, "compilation cache: 'gs://bucket/cache' (JAX", -1),
+    ({"JAX_COMPILATION_CACHE_DIR": "gs://bucket/cache"}, "compilation cache: 'gs://bucket/cache' (set JAX", -1),
     ({"JAX_ENABLE_COMPILATION_CACHE": "false"}, "compilation cache: off (JAX_ENABLE_COMPILATION_CACHE)", -1),
     ({"JAX_COMPILATION_CACHE_MAX_SIZE": "1000"}, ", 0 programs, 0 MB", 1000), ({}, ", 0 programs, 0 MB", 4 << 30)])
 def test_what_the_environment_says_of_the_compilation_cache_is_kept(tmp_path, settings, told, largest):

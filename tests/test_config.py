@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from configs import evaluate, finetune, pretrain
+from configs import classify, evaluate, finetune, pretrain
 from dual_encoder.command_line import reject_unused
 from dual_encoder.config import differences, to_dict, upgrade
 from dual_encoder.config import parse as parse_as
@@ -23,6 +23,7 @@ def smoke():
 
 @pytest.mark.parametrize("values", [
     *(pretrain.get_config(v).to_dict() for v in ("paper", "smoke", "ombria", "vit", "simclr_s1", "simclr_s2")),
+    *(classify.get_config(v).to_dict() for v in classify.VARIANTS),
     *(finetune.get_config(v).to_dict() for v in ("flood_ombria", "flood", "flood_vit", "water_weak")),
     evaluate.get_config().to_dict() | {"init_from": "runs/x"},
 ])

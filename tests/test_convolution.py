@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dual_encoder.models.convolution import _part, convolution, max_pool
+from dual_encoder.models.convolution import _part_size, convolution, max_pool
 
 
 def by_lax(x, kernel, stride):
@@ -71,7 +71,7 @@ def test_a_large_kernel_gradient_is_summed_in_parts(images, size, channels, feat
     x = jax.random.normal(keys[0], (images, size, size, channels))
     w = jax.random.normal(keys[1], (kernel, kernel, channels, features))
     gradient = jax.random.normal(keys[2], (images, size // stride, size // stride, features))
-    assert _part(x, gradient) == part
+    assert _part_size(x, gradient) == part
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     program = jax.jit(lambda x, w, gradient: jax.vjp(lambda w: convolution(x, w, stride), w)[1](gradient)[0])
     whole = jax.jit(lambda x, w, gradient: jax.vjp(lambda w: by_lax(x, w, stride), w)[1](gradient)[0])

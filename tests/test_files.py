@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 class FolderBuckets(DirFileSystem):
-    """gs://bucket/... is ROOT/bucket/...; names are 'bucket/...', as gcsfs has them. Notes each question in `asked`."""
+    """gs://bucket/... is ROOT/bucket/...; names are 'bucket/...', as gcsfs has them. Notes each request in `asked`."""
 
     protocol = "gs"
     cachable = False

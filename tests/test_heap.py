@@ -1,4 +1,4 @@
-"""Freed memory is kept on a CPU: a step after the first asks the kernel for none."""
+"""Freed memory is kept on a CPU: later steps need no memory from the kernel."""
 
 import importlib.metadata
 import importlib.util
@@ -11,8 +11,8 @@ import pytest
 
 from dual_encoder.runtime import heap
 
-# A step whose result has 64 MB; prints how many pages of 4 kB a later one asks for: the median, as the heap may grow
-# now and then, when a result is freed later than usual.
+# Runs a step whose result has 64 MB, and prints the median number of page faults of 4 kB per step. The median, because
+# the heap may grow if a result is freed later than usual.
 STEP = """
 import resource, statistics, sys
 from dual_encoder.runtime import heap

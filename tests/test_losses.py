@@ -103,7 +103,7 @@ def decur_reference(z1, z2, z1_again, z2_again):
 
 
 def vicreg_reference(z1, z2):
-    z1, z2 = z1 / 4, z2 / 4  # deviations around 0.3, where the hinge is not flat
+    z1, z2 = z1 / 4, z2 / 4  # deviations around 0.3, so that the hinge is not flat
     total = 25 * np.mean([(a - b)**2 for a, b in zip(z1.ravel(), z2.ravel(), strict=True)])
     for z in (z1, z2):
         total += 10 * np.mean([max(0, 1 - np.sqrt(z[:, j].var(ddof=1) + 1e-4)) for j in range(DIM)])
@@ -215,7 +215,7 @@ def test_the_share_of_rows_of_the_same_place_is_reported():
 @pytest.mark.parametrize("side", [0, 3])
 @pytest.mark.parametrize("name", ["info_nce", "nt_xent", "sigmoid"])
 def test_a_batch_of_one_place_has_a_finite_loss_and_gradient(name, side):
-    """No negative is left: only the sigmoid loss has something to learn."""
+    """There are no negatives: only the sigmoid loss has a gradient."""
     tiles = Tiles(side, mesh.make()) if side else None
     ours, _, _, biased = SCALED[name]
     scalars = [jnp.float32(10.0), *([jnp.float32(-10.0)] if biased else [])]
@@ -259,3 +259,10 @@ def test_cross_entropy_without_labelled_pixels_is_zero_with_zero_gradient():
     label = jnp.full((1, 4, 4), 255, jnp.uint8)
     loss, gradient = jax.value_and_grad(cross_entropy)(jnp.ones((1, 4, 4, 2)), label, jnp.ones(2), 255)
     assert loss == 0.0 and not gradient.any()
+
+
+@pytest.mark.parametrize("name", ["info_nce", "nt_xent"])
+def test_positives_without_places_are_one_line(name):
+    z = jnp.ones((2, 3))
+    with pytest.raises(ValueError, match=r"^positives=True needs location, .*; pass it, or leave positives at False$"):
+        getattr(contrastive, name)(z, z, jnp.float32(1), positives=True)

@@ -1,4 +1,4 @@
-"""python -m dual_encoder.plan: figures of the compiled step against slow counts, the search, and what users meet."""
+"""python -m dual_encoder.plan: figures of the compiled step against slow counts, the search, and the command."""
 
 import contextlib
 import dataclasses
@@ -264,7 +264,7 @@ def test_operations_of_loops_conditions_meshes_and_gradients_are_counted():
     assert flops.count(lambda x, w: x @ w, x, w) == product
     assert flops.count(lambda x, w: lax.scan(lambda x, _: (x @ w, None), x, length=5)[0], x, w) == 5 * product
     assert flops.count(lambda x, w: lax.cond(x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w), x, w) == 2 * product
-    assert flops.count(jax.grad(lambda w, x: (x @ w).sum()), w, x) == product  # nobody asks for the value
+    assert flops.count(jax.grad(lambda w, x: (x @ w).sum()), w, x) == product  # the value is not needed
     assert flops.count(jax.value_and_grad(lambda w, x: (x @ w).sum()), w, x) == 2 * product
     assert flops.count(jax.value_and_grad(jax.checkpoint(lambda w, x: jnp.sin(x @ w).sum())), w, x) == 3 * product
     assert flops.count(lambda x, w: (x @ w, x @ w @ w)[0], x, w) == product
@@ -323,7 +323,7 @@ def test_the_plan_is_of_the_step_that_training_runs(program):
 
 
 def test_a_program_that_jax_cannot_read_is_one_line(program, monkeypatch):
-    """As those that a libtpu made for a later JAX; the stand-in fails where theirs do."""
+    """Like the programs of a libtpu for a later JAX; the stand-in fails in the same call."""
     def unreadable():
         raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: unknown opcode 131\nof a later version")
 
@@ -346,7 +346,7 @@ def test_operations_are_those_of_a_hand_count(program):
                           step_program.batch_shapes(task, records.info, config.batch_size))
     similarities = 2 * config.batch_size**2 * config.projection.dim  # forward once, backward at most four times
     assert by_hand + similarities <= counted <= by_hand + 5 * similarities
-    # The compiler adds what is no product: mostly the optimizer, 20 or so per parameter on every device. On a CPU the
+    # The compiler counts more operations: mostly the optimizer, 20 or so per parameter on every device. On a CPU the
     # images of 2 and 1 pixels go through patches: of their 9 products, 4 and 1 are with pixels and counted by hand.
     assert counted / 8 <= planned.flops < 9 / 4 * counted / 8 + 30 * planned.parameters
     assert planned.bytes_accessed == pytest.approx(planned.traffic, rel=0.02)  # no loop of weight in this program
@@ -467,7 +467,7 @@ def test_steps_and_hours_are_those_of_the_schedule(made_up_chip, tmp_path, capsy
 
 
 def test_the_limit_is_what_a_program_may_use_of_the_chip(made_up_chip, capsys):
-    """16,000 rows need 16.625 GiB; 14.75 GiB beside the state hold 15,104."""
+    """16,000 rows need 16.625 GiB; the 14.75 GiB that the state leaves are enough for 15,104."""
     with pytest.raises(SystemExit) as ended:
         plan.main([*made_up_chip, "--config.batch_size=16000"])
     out, _ = capsys.readouterr()
@@ -605,7 +605,7 @@ def test_advice_to_split_the_batch_says_what_becomes_of_batch_norm(micro_batch, 
     assert split.startswith("a smaller ") == (split == advice[0]) == bool(micro_batch)
 
 
-# What users meet
+# The command
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -627,7 +627,7 @@ def test_advice_to_split_the_batch_says_what_becomes_of_batch_norm(micro_batch, 
     (["--topology=cpu:8", *TINY, "--sensors=s1_grd,s2"], "unknown sensor 's2'"),
     (["--topology=cpu:8", *TINY, "--config.batch_size=12"], "not a multiple of the 8 devices; use 8 or 16"),
     (["--topology=cpu:8", *TINY, "--config.augment.crop=64"], "config.augment.crop is 64, the images have 40 pixels"),
-    (["--topology=cpu:8", "--config=configs/pretrain.py"], "config.data.dir is ''; give it, or the side of the images"),
+    (["--topology=cpu:8", "--config=configs/pretrain.py"], "config.data.dir is ''; set it, or give the side"),
     (["--topology=cpu:8", "--config=configs/pretrain.py", "--config.data.dir=nowhere"], "'nowhere' does not exist"),
     (["--topology=cpu:8", "--config=configs/evaluate.py", "--size=64", "--config.init_from=x"], "plans are for"),
     (["--topology=cpu:8", "--config=configs/finetune.py", "--size=64", "--config.augment.crop=32"],

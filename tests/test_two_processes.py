@@ -1,4 +1,4 @@
-"""The processes of one run: two that train together on loopback, and those that read for one."""
+"""The processes of one run: two that train together on loopback, and the readers of a single one."""
 
 import json
 import os
@@ -144,7 +144,7 @@ def test_a_dead_or_silent_process_ends_the_other_one_with_the_reason(write_datas
         two[1].communicate()
     if event == signal.SIGKILL:
         assert two[0].returncode == mesh.LOST, output
-        assert "error: process 0 of 2 lost another one" in output and "Traceback" not in output
+        assert "error: process 0 of 2 lost another process" in output and "Traceback" not in output
     else:
         assert two[0].returncode == -signal.SIGABRT and "stopped sending heartbeats" in output
 
@@ -156,7 +156,7 @@ def test_a_step_that_fails_on_one_of_many_processes_is_one_line_and_code_76(monk
         raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed:\nConnection reset by peer")
     assert ended.value.code == mesh.LOST == 76
     line = capsys.readouterr().err
-    assert line.startswith("error: process 0 of 2 lost another one") and line.count("\n") == 1
+    assert line.startswith("error: process 0 of 2 lost another process") and line.count("\n") == 1
     with pytest.raises(jax.errors.JaxRuntimeError), mesh.together():  # no other process is the cause of this
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
@@ -169,7 +169,7 @@ def test_a_mistake_on_one_of_two_processes_is_its_line_and_code_2(write_dataset,
     assert output.startswith("error: data folder") and output.count("\n") == 1
     output = sound.communicate(timeout=120)[0]
     assert sound.returncode in (mesh.LOST, -signal.SIGABRT)
-    assert "task died" in output or "lost another one" in output
+    assert "task died" in output or "lost another process" in output
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_a_mistake_on_both_processes_is_one_line_each(tmp_path):
 @pytest.mark.slow
 def test_processes_of_unequal_devices_are_told_so(write_dataset, tmp_path):
     for output in finish(start_two(write_dataset(), tmp_path / "run", devices=(1, 3)), 2):
-        assert output.count("error: the processes of the run have 1, 3 devices, expected as many in each") == 1
+        assert output.count("error: the processes of the run have 1, 3 devices, expected the same number in each") == 1
         assert "Traceback" not in output
 
 
@@ -237,13 +237,13 @@ def test_a_port_that_is_taken_is_one_line(write_dataset, tmp_path):
         taken.listen()
         output = finish([start(write_dataset(), tmp_path / "run", 1, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID="0",
                                JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{taken.getsockname()[1]}")], 2)[0]
-    assert output.startswith("error: the processes of the run cannot meet: the port of 127.0.0.1:")
+    assert output.startswith("error: the processes of the run cannot connect: the port of 127.0.0.1:")
     assert output.count("\n") == 1
 
 
 def test_a_start_that_waits_for_other_processes_says_so(monkeypatch, capfd):
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    monkeypatch.setattr(mesh, "_PATIENCE", 0.01)
+    monkeypatch.setattr(mesh, "_NOTICE_AFTER", 0.01)
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
     monkeypatch.setattr(jax.distributed, "initialize", lambda **limits: time.sleep(0.5))
     mesh.start(400)
@@ -253,7 +253,7 @@ def test_a_start_that_waits_for_other_processes_says_so(monkeypatch, capfd):
         raise jax.errors.JaxRuntimeError("UNKNOWN: Failed to start RPC server")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    with pytest.raises(UserError, match="cannot meet: UNKNOWN: Failed to start RPC server; if an earlier"):
+    with pytest.raises(UserError, match="cannot connect: UNKNOWN: Failed to start RPC server; if an earlier"):
         mesh.start(400)
 
 

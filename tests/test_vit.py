@@ -166,7 +166,7 @@ def test_fixed_positions_follow_the_formula_and_never_move():
         positions = variables["params"]["pos_embed"]
         np.testing.assert_array_equal(positions[0, -16:], sincos(4, 128))
         assert not positions[0, :-16].any()
-        # One channel: the sum of all is that of normalised values, which is zero whatever the tokens are.
+        # One channel, because the sum of all normalised values is zero for any tokens.
         grads = jax.jit(jax.grad(lambda v, m=model: m.apply(v, image(24, 32, 2), True).pooled[0, 0]))(variables)
         assert not grads["params"]["pos_embed"].any()
         if pool == "token":

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The part of run_tpu.sh that runs on a host of the slice, from the code that `run_tpu.sh setup` sent there.
+# The part of run_tpu.sh that runs on a host of the slice. `run_tpu.sh setup` sends it there with the code.
 #
-# ~/run_tpu holds code/, venv/, log and ready (the boot that setup was for), and of the last launch: arguments, process
-# (its id, and that of the boot), exit_code (once it has ended) and stopped (when `stop` ended it).
+# ~/run_tpu contains code/, venv/, log and ready (the id of the boot in which setup ran). For the last launch it
+# contains arguments, process (the ids of the process and of the boot), exit_code (once the process has ended) and
+# stopped (if `stop` ended it).
 
 set -u -o pipefail
 
@@ -15,7 +16,7 @@ program() {  # idle | running | lost (the host has booted since) | exited CODE T
   [[ ! -f process ]] || read -r pid boot <process
   [[ ! -f exit_code ]] || code=$(<exit_code)
   [[ ! -f stopped ]] || kind=stopped
-  # What saved as its host went down is to go on.
+  # A program that saved while its host was shutting down must be launched again: it counts as lost.
   if [[ -n $code && ($kind:$code != exited:75 || $boot == "$(<$BOOT)") ]]; then
     echo "$kind $code $(date -u -r exit_code +%FT%T.%3NZ)"
   elif [[ -z $pid ]]; then echo idle
@@ -24,11 +25,11 @@ program() {  # idle | running | lost (the host has booted since) | exited CODE T
   fi
 }
 
-# A host updates itself after its boot, which holds the lock for minutes.
+# After its boot a host updates its packages, and the update locks apt for minutes.
 apt() { sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" >/dev/null; }
 
 mount_shared() {  # BUCKET or SERVER:/SHARE
-  ! findmnt --mountpoint /mnt/shared >/dev/null || sudo umount /mnt/shared || return  # also one whose gcsfuse died
+  ! findmnt --mountpoint /mnt/shared >/dev/null || sudo umount /mnt/shared || return  # also if its gcsfuse has ended
   sudo mkdir -p /mnt/shared || return
   if [[ $1 == *:/* ]]; then
     command -v mount.nfs >/dev/null || { apt update && apt install nfs-common; } || return
@@ -43,16 +44,16 @@ mount_shared() {  # BUCKET or SERVER:/SHARE
     { apt update && apt install gcsfuse; } || return
   fi
   sudo chown "$(id -u):$(id -g)" /mnt/shared || return
-  # No cached metadata: a host must see the others' files at once.
+  # No cached metadata, because a host must see the other hosts' files at once.
   gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 "$1" /mnt/shared >/dev/null
 }
 
 setup() {  # EXTRAS MOUNT, in ~/run_tpu/new
-  [[ $(program) != running ]] || die 4 "a program runs; run: ./run_tpu.sh stop"
+  [[ $(program) != running ]] || die 4 "a program is running; run: ./run_tpu.sh stop"
   { rm -rf ready code && mv new code; } || die 1 "the code cannot be moved to its place"
   [[ -z $2 ]] || mount_shared "$2" 9>&- || die 1 "$2 cannot be mounted at /mnt/shared"
   sudo sh -c 'echo always >/sys/kernel/mm/transparent_hugepage/enabled'  # libtpu starts and ends faster
-  PATH=$HOME/.local/bin:$PATH  # uv, since the images have Python 3.10 and the project needs 3.11
+  PATH=$HOME/.local/bin:$PATH  # uv: the images have Python 3.10, the project needs 3.11
   command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh >/dev/null 2>&1 ||
     die 1 "uv cannot be fetched"
   uv venv --quiet --allow-existing --python=3.11 venv || die 1 "no Python 3.11"
@@ -63,7 +64,7 @@ setup() {  # EXTRAS MOUNT, in ~/run_tpu/new
 launch() {  # ARGUMENTS OF main.py
   if [[ $(program) == running ]]; then
     [[ $(<arguments) == "${*@Q}" ]] || die 2 "another command runs: $(<arguments); run: ./run_tpu.sh stop"
-    echo "$(hostname) runs it already"
+    echo "$(hostname) already running"
     return
   fi
   [[ -f ready && $(<ready) == "$(<$BOOT)" ]] || die 4 "it is not set up since its last boot; run: ./run_tpu.sh setup"
@@ -74,7 +75,7 @@ launch() {  # ARGUMENTS OF main.py
   echo "$(hostname) launched"
 }
 
-run() {  # ARGUMENTS OF main.py: keeps its exit code, hands SIGTERM on
+run() {  # ARGUMENTS OF main.py: runs it, writes its exit code to a file, forwards SIGTERM to it
   local child code again=1
   echo "=== $(date -u +%FT%TZ) main.py ${*@Q}"
   cd code || exit
@@ -85,7 +86,7 @@ run() {  # ARGUMENTS OF main.py: keeps its exit code, hands SIGTERM on
   echo "$code" >../exit_code.new && mv ../exit_code.new ../exit_code
 }
 
-stop() {  # SECONDS until SIGKILL, and anything if the program is to be launched again
+stop() {  # SECONDS until SIGKILL [restart]: any second argument if the program will be launched again
   local pid state end=$((SECONDS + $1))
   state=$(program)
   [[ -n ${2:-} || $state != @(running|exited 75 *) ]] || touch stopped
@@ -106,7 +107,7 @@ main() {
     run) "$@" ;;
     setup | launch | stop)
       exec 9>lock
-      flock --timeout 30 9 || die 4 "another call of run_tpu.sh is at work there; wait for its end, then try again"
+      flock --timeout 30 9 || die 4 "another call of run_tpu.sh is running there; wait until it ends, then try again"
       "$@" ;;
   esac
 }

@@ -19,7 +19,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -138,28 +138,49 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
     own = split_by == "source" and any(number != names.get("") for number in set(own_splits))
     if split_by == "source" and begins and not own:
         print("the raw data has no splits: split by area instead", flush=True)
-    starts, chosen = np.array(begins, np.int64), np.array(own_splits if own else area_splits, np.int64)
-    if own and "" in names and (without := int((chosen == names[""]).sum())):
-        print(f"left out {without} of {len(starts)} entries that are in no split of the raw data (take them with "
+    offsets = _offsets(begins, own_splits if own else area_splits, names)
+    if own and (without := sum(number == names.get("") for number in own_splits)):
+        print(f"left out {without} of {len(begins)} entries that are in no split of the raw data (take them with "
               "--split-by=area)", flush=True)
-    offsets = {name: starts[chosen == number] for name, number in names.items() if name}
-    counts = {name: len(offsets[name]) for name in splits_in_order(offsets) if len(offsets[name])}
+    counts = {name: len(offsets[name]) for name in splits_in_order(offsets)}
     if not counts:
         raise UserError(f"the raw folder gives no record: {_why(folder, turned_away)}; check --raw and the filters")
-    for name in counts:
-        file = io.BytesIO()
-        np.save(file, offsets[name])
-        atomic.write(folder / f"{name}.npy", file.getvalue())
     plan = Plan(folder, facts, counts, {name: count_shards(count) for name, count in counts.items()},
-                turned_away["fault"], _rule(own, block_degrees, without_place, len(starts)))
-    values = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "folder"}
-    atomic.write(folder / "plan.json", json.dumps(values | {"format": _FORMAT}).encode())
-    summary = ", ".join(f"{split} {count}" for split, count in counts.items())
-    print(f"listed {sum(counts.values())} entries ({summary})"
+                turned_away["fault"], _rule(own, block_degrees, without_place, len(begins)))
+    _save(plan, offsets)
+    _report(plan, turned_away, own)
+    return plan
+
+
+def _offsets(begins: Sequence[int], splits: Sequence[int], names: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Returns split -> int64, the beginnings of its entries; without those that are in no split.
+
+    Args:
+      begins: of the line of each entry.
+      splits: number of the split of each entry.
+      names: split -> its number; '' = no split.
+    """
+    starts, numbers = np.array(begins, np.int64), np.array(splits, np.int64)
+    found = {name: starts[numbers == number] for name, number in names.items() if name}
+    return {name: offsets for name, offsets in found.items() if len(offsets)}
+
+
+def _report(plan: Plan, turned_away: Mapping[str, int], own: bool) -> None:
+    summary = ", ".join(f"{split} {count}" for split, count in plan.entries.items())
+    print(f"listed {sum(plan.entries.values())} entries ({summary})"
           + "".join(f", {count} turned away by {kind}" for kind, count in sorted(turned_away.items())), flush=True)
     if not own:
         print(f"split by {plan.split_by}", flush=True)
-    return plan
+
+
+def _save(plan: Plan, offsets: Mapping[str, np.ndarray]) -> None:
+    """Writes the beginnings of the entries of each split, then plan.json."""
+    for name in plan.entries:
+        file = io.BytesIO()
+        np.save(file, offsets[name])
+        atomic.write(plan.folder / f"{name}.npy", file.getvalue())
+    values = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "folder"}
+    atomic.write(plan.folder / "plan.json", json.dumps(values | {"format": _FORMAT}).encode())
 
 
 def _with_progress(entries: Iterable[Entry | Reject]) -> Iterator[Entry | Reject]:

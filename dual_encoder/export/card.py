@@ -8,6 +8,10 @@ from dual_encoder.imagery.sensors import SensorSpec
 if TYPE_CHECKING:
     from dual_encoder.workdir.checkpoint import LoadedModel
 
+_PURPOSES = {"pretrain": "by contrastive pre-training on co-located image pairs",
+             "finetune": "by fine-tuning for segmentation", "classify": "by fine-tuning for classification"}
+
+
 def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any], library: str, loading: str) -> str:
     """Returns the card of one encoder as Markdown.
 
@@ -22,8 +26,7 @@ def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any], lib
     bands = description["model_args"]["in_chans"]
     size = description["pretrained_cfg"]["input_size"][1]
     others = [f"{name} ({other.name})" for name, other in sorted(model.sensors.items()) if name != sensor]
-    purpose = {"pretrain": "by contrastive pre-training on co-located image pairs",
-               "finetune": "by fine-tuning for segmentation"}[model.config["task"]]
+    purpose = _PURPOSES.get(model.config["task"], f"for the task '{model.config['task']}'")
     return f"""---
 library_name: {library}
 tags: [{", ".join(("remote-sensing", *spec.tags, "contrastive", spec.modality))}]
@@ -64,7 +67,11 @@ Statistics: {spec.provenance}.
 **Trap:** timm accepts any other `in_chans` for these weights without an error and re-mixes the first convolution. The
 numbers that come out mean nothing. Give all {bands} bands, in the order above.
 
-## Provenance
+{_provenance(model)}"""
+
+
+def _provenance(model: "LoadedModel") -> str:
+    return f"""## Provenance
 
 | | |
 |---|---|

@@ -1,7 +1,7 @@
 """Objectives on the statistics of embeddings over the global batch, without negatives.
 
-Each takes embeddings [batch, dim] float32, row i of all of them from one place and time, and returns the loss, []
-float32, and metrics.
+Each objective takes embeddings, [batch, dim] float32, and returns the loss, [] float32, and metrics. Row i of each
+array comes from one place and time.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,14 @@ Result = tuple[jax.Array, dict[str, jax.Array]]
 
 
 def barlow(z1: jax.Array, z2: jax.Array, off_diagonal: float) -> Result:
-    """Barlow Twins (Zbontar et al. 2021, eq. 1), C the correlation matrix [dim, dim] of z1 with z2 over the batch.
+    """Barlow Twins (Zbontar et al. 2021, eq. 1). C is the correlation matrix [dim, dim] of z1 with z2 over the batch.
 
         L = sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2
+
+    >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> loss, metrics = barlow(z, -z, off_diagonal=0.005)
+    >>> round(float(loss), 2), round(float(metrics["correlation"]), 2)  # two dimensions, each (1 - (-1))^2
+    (8.0, -1.0)
     """
     matrix = _correlation(z1, z2)
     return _redundancy(matrix, 1.0, off_diagonal), {"correlation": jnp.diagonal(matrix).mean()}
@@ -23,14 +28,25 @@ def barlow(z1: jax.Array, z2: jax.Array, off_diagonal: float) -> Result:
 
 def decur(z1: jax.Array, z2: jax.Array, z1_again: jax.Array, z2_again: jax.Array, off_diagonal: float, common: int
           ) -> Result:
-    """DeCUR: common dimensions agree between the sensors, the others do not (Wang et al. 2024, arXiv 2309.05300).
+    """DeCUR: makes the first dimensions agree between the sensors, and the others differ.
 
-    With B(C, t) = sum_i (t - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2 and C the correlation matrix of z1 with z2:
+    The method is that of Wang et al. 2024 (arXiv 2309.05300), with the weights of the authors' code. With
+    B(C, t) = sum_i (t - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2 and C the correlation
+    matrix of z1 with z2:
 
         L = 1/3 [ 1/2 ( B(C of the first `common` dimensions, 1) + B(C of the others, 0) )
                   + B(C of z1 with z1_again, 1) + B(C of z2 with z2_again, 1) ]
 
-    weighted as in the authors' code. z1_again and z2_again come from a second augmentation of the images.
+    Args:
+      z1, z2: [batch, dim] float32.
+      z1_again, z2_again: the same, from a second augmentation of the images.
+      off_diagonal: weight of the correlations between different dimensions.
+      common: the number of dimensions that shall agree.
+
+    >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> loss, _ = decur(z, z, z, z, off_diagonal=0.005, common=1)
+    >>> round(float(loss), 3)  # 1/3 of 1/2 of (0 - 1)^2: the second dimension agrees, and shall not
+    0.167
     """
     between = _correlation(z1, z2)
     agree, differ = between[:common, :common], between[common:, common:]
@@ -50,13 +66,20 @@ def vicreg(z1: jax.Array, z2: jax.Array, weights: Sequence[float]) -> Result:
     The first term is a mean over batch and dimensions, as in the algorithm; the paper's eq. 5 sums the dimensions.
 
     Args:
-      z1, z2: [batch, dim] float32, used as they are.
-      weights: (w0, w1, w2); the paper's are (25, 25, 1).
+      z1, z2: [batch, dim] float32; they are not normalised.
+      weights: (w0, w1, w2); the paper uses (25, 25, 1).
+
+    >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> loss, terms = vicreg(z, -z, weights=(25.0, 25.0, 1.0))
+    >>> round(float(loss), 2), {name: round(float(term), 2) for name, term in terms.items()}
+    (100.0, {'invariance': 4.0, 'variance': 0.0, 'covariance': 0.0})
     """
     invariance = jnp.square(z1 - z2).mean()
-    variance, covariance = (sum(terms) for terms in zip(_spread(z1), _spread(z2), strict=True))
+    variance, covariance = (sum(terms, start=jnp.float32(0))
+                            for terms in zip(_spread(z1), _spread(z2), strict=True))
     terms = {"invariance": invariance, "variance": variance, "covariance": covariance}
-    return sum(weight * term for weight, term in zip(weights, terms.values(), strict=True)), terms
+    weighted = (weight * term for weight, term in zip(weights, terms.values(), strict=True))
+    return sum(weighted, start=jnp.float32(0)), terms
 
 
 def _correlation(z1: jax.Array, z2: jax.Array) -> jax.Array:
@@ -68,6 +91,7 @@ def _correlation(z1: jax.Array, z2: jax.Array) -> jax.Array:
 
 
 def _redundancy(matrix: jax.Array, target: float, off_diagonal: float) -> jax.Array:
+    """Returns B(matrix, target) of `decur`."""
     on_diagonal = jnp.eye(len(matrix), dtype=bool)
     return jnp.where(on_diagonal, jnp.square(target - matrix), off_diagonal * jnp.square(matrix)).sum()
 
@@ -82,5 +106,5 @@ def _spread(z: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _products(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[batch, d1], [batch, d2] -> a^T b, [d1, d2], in full float32."""
+    """Returns a^T b, [d1, d2], of [batch, d1] and [batch, d2], in full float32."""
     return jnp.matmul(a.T, b, precision=jax.lax.Precision.HIGHEST)

@@ -1,25 +1,33 @@
 """Log-sum-exp over all pairs of two sets of embeddings, for losses of the softmax family."""
 
 import functools
-from typing import Any
+from typing import overload
 
 import jax
 import jax.numpy as jnp
 
 from dual_encoder.losses.tiles import EXCLUDED, PairSums, Side, Tiles, fold_tiles, product, tile
 
+BothSums = PairSums[jax.Array, jax.Array]
+RowSums = PairSums[None, None]
+State = tuple[jax.Array, jax.Array]
 
-def log_sum_exp(a: jax.Array, b: jax.Array | None, group: jax.Array, tiles: Tiles | None) -> PairSums:
+
+@overload
+def log_sum_exp(a: jax.Array, b: jax.Array, group: jax.Array, tiles: Tiles | None) -> BothSums: ...
+@overload
+def log_sum_exp(a: jax.Array, b: None, group: jax.Array, tiles: Tiles | None) -> RowSums: ...
+def log_sum_exp(a: jax.Array, b: jax.Array | None, group: jax.Array, tiles: Tiles | None) -> BothSums | RowSums:
     """Sums exp(a_i.b_j) over pairs of different groups, per row i and per column j, and takes the logarithm.
 
     Args:
       a: [n, dim] float32.
       b: the same, or None for pairs within `a`.
-      group: [n] int32, of row i and of column i alike.
-      tiles: how to visit the pairs; None holds the whole matrix, here and for the backward pass.
+      group: [n] int32, the group of row i and also of column i.
+      tiles: how to visit the pairs; None computes the whole matrix and keeps it for the backward pass.
 
     Returns:
-      The logarithms, near EXCLUDED where no pair counts; of the rows alone without `b`.
+      The logarithms. They are near EXCLUDED if no pair counts. Without `b` there are no sums of columns.
     """
     if tiles is not None:
         return _tiled(a, b, group, tiles)
@@ -32,7 +40,7 @@ def log_sum_exp(a: jax.Array, b: jax.Array | None, group: jax.Array, tiles: Tile
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _tiled(a: jax.Array, b: jax.Array | None, group: jax.Array, tiles: Tiles) -> PairSums:
+def _tiled(a: jax.Array, b: jax.Array | None, group: jax.Array, tiles: Tiles) -> BothSums | RowSums:
     return _forward(a, b, group, tiles)[0]
 
 
@@ -45,7 +53,7 @@ def _forward(a, b, group, tiles):
 
     def local(rows, columns, axis):
         row, column = fold_tiles(fold, rows, _empty(rows), columns, _empty(columns) if both else None, tiles.side)
-        if both:  # so far over this device's rows
+        if both:  # these sums are over this device's rows only
             top = jax.lax.pmax(column[0], axis)
             column = top, jax.lax.psum(column[1] * jnp.exp(column[0] - top), axis)
         return _log(row), _log(column) if both else (None, None)
@@ -63,7 +71,7 @@ def _backward(tiles, saved, gradient):
                 + column_gradient[None] * jnp.exp(logits - column_sums[None]))
 
     rows, columns, row_sums, column_sums = saved
-    within = column_sums is None  # then a pair's logit is that of row i and, mirrored, that of row j
+    within = column_sums is None  # then each logit belongs to row i and, mirrored, to row j
     da, db, _ = tiles.backward(slope, (rows, row_sums, gradient.rows), (
         columns, row_sums if within else column_sums, gradient.rows if within else gradient.columns), not within)
     return da, db, None
@@ -73,22 +81,26 @@ _tiled.defvjp(_forward, _backward)
 
 
 def _logits(rows: Side, columns: Side) -> jax.Array:
+    """Returns the products of one tile, [rows, columns], with EXCLUDED for pairs that do not count."""
     logits, same, exists = tile(rows, columns)
     return jnp.where(same | ~exists, EXCLUDED, logits)
 
 
-def _empty(side: Side) -> tuple[jax.Array, jax.Array]:
-    """Largest logit so far, sum of exp(logit - largest): max-subtracted, so nothing overflows.
+def _empty(side: Side) -> State:
+    """Returns the state before the first tile: the largest logit so far, and the sum of exp(logit - largest).
 
-    The online form of Milakov and Gimelshein 2018 (arXiv 1805.02867, algorithm 3).
+    The largest logit is subtracted, so nothing overflows: the online form of Milakov and Gimelshein 2018 (arXiv
+    1805.02867, algorithm 3).
     """
     return jnp.full(len(side.z), EXCLUDED), jnp.zeros(len(side.z))
 
 
-def _add(state: Any, logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+def _add(state: State, logits: jax.Array, axis: int) -> State:
+    """Returns the state after the logits of one tile."""
     top = jnp.maximum(state[0], logits.max(axis))
     return top, state[1] * jnp.exp(state[0] - top) + jnp.exp(logits - jnp.expand_dims(top, axis)).sum(axis)
 
 
-def _log(state: Any) -> tuple[jax.Array, jax.Array]:
+def _log(state: State) -> tuple[jax.Array, jax.Array]:
+    """Returns the logarithm of the sum, and the largest logit."""
     return state[0] + jnp.log(state[1]), state[0]

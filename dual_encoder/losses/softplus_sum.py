@@ -7,20 +7,22 @@ import jax.numpy as jnp
 
 from dual_encoder.losses.tiles import EXCLUDED, PairSums, Side, Tiles, fold_tiles, product, tile
 
+Sums = PairSums[None, jax.Array]
+
 
 def softplus_sum(a: jax.Array, b: jax.Array, bias: jax.Array, group: jax.Array, tiles: Tiles | None, positives: bool
-                 ) -> PairSums:
-    """Sums log(1 + exp(x_ij)), x_ij = a_i.b_j + bias_i, over pairs of different groups, per row i.
+                 ) -> Sums:
+    """Sums log(1 + exp(x_ij)) with x_ij = a_i.b_j + bias_i over pairs of different groups, per row i.
 
     Args:
       a, b: [n, dim] float32.
       bias: [n] float32.
-      group: [n] int32, of row i and of column i alike.
-      tiles: how to visit the pairs; None holds the whole matrix, here and for the backward pass.
+      group: [n] int32, the group of row i and also of column i.
+      tiles: how to visit the pairs; None computes the whole matrix and keeps it for the backward pass.
       positives: also sum log(1 + exp(-x_ij)) over pairs of one group.
 
     Returns:
-      The sums of the rows, none of the columns.
+      The sums of the rows. There are no sums of columns.
     """
     if tiles is not None:
         return _tiled(a, b, bias, group, tiles, positives)
@@ -31,7 +33,7 @@ def softplus_sum(a: jax.Array, b: jax.Array, bias: jax.Array, group: jax.Array, 
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _tiled(a: jax.Array, b: jax.Array, bias: jax.Array, group: jax.Array, tiles: Tiles, positives: bool) -> PairSums:
+def _tiled(a: jax.Array, b: jax.Array, bias: jax.Array, group: jax.Array, tiles: Tiles, positives: bool) -> Sums:
     return _forward(a, b, bias, group, tiles, positives)[0]
 
 
@@ -69,7 +71,7 @@ _tiled.defvjp(_forward, _backward)
 
 
 def _logits(rows: tuple[Side, jax.Array], columns: Side, positives: bool) -> tuple[jax.Array, jax.Array]:
-    """Returns of one tile: logits with the sign that the loss wants low, and those of negatives alone."""
+    """Returns, for one tile, the logits with the sign in which the loss makes them small, and those of negatives."""
     side, bias = rows
     products, same, exists = tile(side, columns)
     logits = products + bias[:, None]

@@ -1,15 +1,15 @@
-"""The matrix of all pairs of two sets of embeddings, visited tile by tile instead of held as a whole.
+"""Computes the matrix of all pairs of two sets of embeddings tile by tile, so that it is never in memory as a whole.
 
-One product per tile serves rows and columns. The backward pass makes each tile again (as FlashAttention does, Dao et
-al. 2022, arXiv 2205.14135, section 3.1), so memory is a few tiles and a few copies of the embeddings. Over many
-devices each holds its own rows; the columns are gathered once and their gradient is scattered once. That gradient is
-written out for the whole mesh, with custom_vjp around shard_map: derived inside shard_map and then averaged over the
-devices it would come out too large by their number.
+One product per tile gives the sums of its rows and of its columns. The backward pass computes each tile again, as in
+FlashAttention (Dao et al. 2022, arXiv 2205.14135, section 3.1). So the memory is that of a few tiles and a few copies
+of the embeddings. With several devices each holds its own rows; the columns are gathered once, and their gradient is
+scattered once. The gradient is written out for the whole mesh, with custom_vjp around shard_map. If it were derived
+inside shard_map and then averaged over the devices, it would be too large by the number of devices.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +17,23 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 EXCLUDED = -1e30  # logit of a pair that does not count; finite, so that a row without pairs has gradient 0, not NaN
 
+Columns = TypeVar("Columns", jax.Array, None)
+ColumnTop = TypeVar("ColumnTop", jax.Array, None)
 
-class PairSums(NamedTuple):
+
+class PairSums(NamedTuple, Generic[Columns, ColumnTop]):
     """Sums over the matrix of pairs [n, n].
 
     Attributes:
-      rows, columns: [n] float32, per row and per column; None where not asked for.
-      row_top, column_top: [n] float32, the largest logit of pairs of different groups; no gradient flows through them.
+      rows, columns: [n] float32, per row and per column; `columns` is None if only rows are summed.
+      row_top, column_top: [n] float32, the largest logit of pairs of different groups, without a gradient; `column_top`
+        may be None.
     """
 
     rows: jax.Array
-    columns: jax.Array | None
+    columns: Columns
     row_top: jax.Array
-    column_top: jax.Array | None
+    column_top: ColumnTop
 
 
 class Side(NamedTuple):
@@ -37,8 +41,8 @@ class Side(NamedTuple):
 
     Attributes:
       z: [n, dim] float32, embeddings.
-      group: [n] int32.
-      exists: [n] bool; False after the last one, where tiles do not come out even.
+      group: [n] int32; a pair of one group does not count as negative.
+      exists: [n] bool; False for the rows that fill up the last tile.
     """
 
     z: jax.Array
@@ -47,7 +51,7 @@ class Side(NamedTuple):
 
     @classmethod
     def of(cls, z: jax.Array, group: jax.Array) -> "Side":
-        """All of them exist."""
+        """Returns a side whose rows all exist."""
         return cls(z, group, jnp.ones(len(z), bool))
 
 
@@ -56,41 +60,42 @@ class Tiles:
     """How to visit the pairs.
 
     Attributes:
-      side: of a tile, at most.
-      mesh: of one axis; the rows are sharded over it.
+      side: the largest number of rows and of columns of a tile.
+      mesh: the mesh of one axis over which the rows are sharded.
     """
 
     side: int
     mesh: Mesh
 
     def gather(self, x: jax.Array) -> jax.Array:
-        """Returns `x`, as a whole on every device."""
+        """Returns `x` with all its rows on every device."""
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec()))
 
     def forward(self, function: Callable, rows: Any, columns: Any) -> tuple[Any, Any]:
-        """Returns function(rows, columns, axis) of the whole mesh.
+        """Returns function(rows, columns, axis) for the whole mesh.
 
         Args:
-          function: takes a device's own rows, all columns and the name of the mesh axis; returns (results of its rows,
-            results of all columns, the same on every device).
+          function: takes a device's own rows, all columns and the name of the mesh axis. It returns the results of the
+            device's rows, and the results of all columns, which are the same on every device.
           rows, columns: trees of arrays.
         """
         own, every, axis = self._specs()
-        # check_vma guards differentiation through shard_map, which does not happen here.
+        # check_vma checks differentiation through shard_map, which is not used here.
         return jax.shard_map(lambda r, c: function(r, c, axis), mesh=self.mesh, in_specs=(own, every),
                              out_specs=(own, every), check_vma=False)(rows, columns)
 
     def backward(self, slope: Callable, rows: Any, columns: Any, of_columns: bool = True
                  ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-        """Returns the gradient of the embeddings from that of their products.
+        """Returns the gradient of the embeddings, computed from the gradient of their products.
 
         Args:
-          slope: (rows, columns), those of one tile -> gradient of its products, 0 for pairs that do not exist.
-          rows, columns: trees of arrays; the first of each is a `Side`.
-          of_columns: also give the gradient of the columns.
+          slope: takes the rows and the columns of one tile; returns the gradient of the tile's products, 0 for pairs
+            that do not exist.
+          rows, columns: trees of arrays; the first item of each is a `Side`.
+          of_columns: also return the gradient of the columns.
 
         Returns:
-          gradient of rows[0].z, of columns[0].z or None, and sums of the slopes per row.
+          The gradient of rows[0].z, that of columns[0].z or None, and the sums of the slopes per row.
         """
         def fold(rows, row_state, columns, db):
             slopes = slope(rows, columns)
@@ -113,25 +118,25 @@ class Tiles:
 
 
 def product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[n, dim], [m, dim] -> a b^T, [n, m], in full float32: accelerators would round to fewer bits."""
+    """Returns a b^T, [n, m], of [n, dim] and [m, dim], in full float32: accelerators would round to fewer bits."""
     return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def tile(rows: Side, columns: Side) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns products, whether a pair is of one group, and whether it exists; [rows, columns] each."""
+    """Returns the products, whether a pair has one group, and whether a pair exists; [rows, columns] each."""
     return (product(rows.z, columns.z), rows.group[:, None] == columns.group[None],
             rows.exists[:, None] & columns.exists[None])
 
 
 def fold_tiles(fold: Callable, rows: Any, row_state: Any, columns: Any, column_state: Any, side: int
                ) -> tuple[Any, Any]:
-    """Folds every tile into a state of its rows and a state of its columns.
+    """Updates a state of the rows and a state of the columns with every tile.
 
     Args:
-      fold: (rows, row_state, columns, column_state), those of one tile -> (row_state, column_state).
+      fold: takes (rows, row_state, columns, column_state) of one tile; returns the new (row_state, column_state).
       rows, row_state: trees of arrays [n, ...].
       columns, column_state: trees of arrays [m, ...].
-      side: of a tile, at most.
+      side: the largest number of rows and of columns of a tile.
 
     Returns:
       (row_state, column_state) after all tiles.
@@ -149,7 +154,7 @@ def fold_tiles(fold: Callable, rows: Any, row_state: Any, columns: Any, column_s
 
 
 def _blocks(tree: Any, side: int) -> Any:
-    """[n, ...] -> [blocks, height, ...]: as few blocks as possible, as even as possible, filled up with zeros."""
+    """Splits [n, ...] into [blocks, height, ...]: as few blocks as possible, of equal height, padded with zeros."""
     def split(x):
         blocks = -(-len(x) // side)
         height = -(-len(x) // blocks)
@@ -160,4 +165,5 @@ def _blocks(tree: Any, side: int) -> Any:
 
 
 def _whole(tree: Any, n: int) -> Any:
+    """Joins the blocks of `_blocks` to [n, ...] again, without the padding."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], tree)

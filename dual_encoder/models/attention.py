@@ -1,20 +1,27 @@
-"""Attention: XLA's, and on NVIDIA GPUs cuDNN's, which keeps the weights of a head on the chip.
+"""Attention. XLA computes it; on NVIDIA GPUs cuDNN does, which keeps the weights of a head on the chip.
 
 On an H200 a step of two ViT-B at 224 px takes 155 ms instead of 207, and the values are closer to those of float32
 (docs/performance.md).
 """
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+# The version of jaxlib that the choice of cuDNN and the even number of tokens were measured with, on a GPU. With a
+# newer one tests/test_workarounds.py fails until both are measured again.
+_MEASURED_WITH = "0.10"
+
+Implementation = Literal["xla", "cudnn"]
+
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """softmax(q k^T / sqrt(channels)) v for each head (Vaswani et al. 2017, equation 1), the softmax in float32.
+    """Returns softmax(q k^T / sqrt(channels)) v for each head (Vaswani et al. 2017, equation 1), softmax in float32.
 
     Args:
-      q, k, v: [batch, tokens, heads, channels], of one dtype; cuDNN takes bfloat16 only.
+      q, k, v: [batch, tokens, heads, channels], of one dtype; cuDNN is used for bfloat16 only.
 
     Returns:
       [batch, tokens, heads, channels], of that dtype.
@@ -26,29 +33,35 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(q, k, v, cuda=by_cudnn, default=by_xla)
 
 
-@functools.cache  # every block asks
+@functools.cache  # called once per block of the network
 def _has_cudnn() -> bool:
-    """True where JAX has cuDNN, so that a program for GPUs may be traced, and the GPUs of this process can run it."""
+    """Returns whether cuDNN is installed, so that a program for GPUs can be traced, and runs on this process's GPUs."""
     device = jax.local_devices()[0]
     if "cuda" in device.client.platform_version:
         return float(device.compute_capability) >= 8
     x = jax.ShapeDtypeStruct((1, 2, 1, 64), jnp.bfloat16)
     try:
         jax.eval_shape(functools.partial(_attend_in_pairs, implementation="cudnn"), x, x, x)
-    except RuntimeError:  # it is not installed
+    except RuntimeError:  # cuDNN is not installed
         return False
     return True
 
 
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str, **options: jax.Array) -> jax.Array:
-    with jax.numpy_dtype_promotion("standard"):  # it mixes bfloat16 with its float32 softmax
-        return jax.nn.dot_product_attention(q, k, v, implementation=implementation, **options)
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, implementation: Implementation,
+            tokens: jax.Array | None = None) -> jax.Array:
+    """Returns the attention of the first `tokens` [batch] int32 tokens of each image; None: of all."""
+    with jax.numpy_dtype_promotion("standard"):  # JAX's function mixes bfloat16 with its float32 softmax
+        return jax.nn.dot_product_attention(q, k, v, implementation=implementation, query_seq_lengths=tokens,
+                                            key_value_seq_lengths=tokens)
 
 
-def _attend_in_pairs(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str) -> jax.Array:
-    """For an even number of tokens, as JAX asks of cuDNN in training: one more, which nobody attends to."""
+def _attend_in_pairs(q: jax.Array, k: jax.Array, v: jax.Array, implementation: Implementation) -> jax.Array:
+    """Returns the attention, after padding to an even number of tokens, which JAX requires of cuDNN in training.
+
+    The extra token is masked.
+    """
     tokens = q.shape[1]
     count = jnp.full(len(q), tokens, jnp.int32)
     q, k, v = (jnp.pad(x, ((0, 0), (0, tokens % 2), (0, 0), (0, 0))) for x in (q, k, v))
-    y = _attend(q, k, v, implementation, query_seq_lengths=count, key_value_seq_lengths=count)
+    y = _attend(q, k, v, implementation, count)
     return y[:, :tokens]

@@ -1,10 +1,28 @@
-"""Convolution and max-pooling: XLA's; on a CPU the same sums in forms that XLA compiles well, on a GPU that of pooling.
+"""Convolution and max-pooling. TPUs use XLA's own operations.
 
-In jaxlib 0.10.2 a convolution whose kernel is larger than its image takes 20 times as long as the matrix product of
-its patches, the input gradient of a strided one up to 14 times; the transposed copies for kernel gradients compute what
-they copy once more, and the sums read from memory again what could be in the cache; max-pooling goes element by
-element, its gradient through a scatter, which on a GPU moves three times the bytes. The choice is made when a program
-is lowered for a platform; TPUs get `jax.lax`. benchmarks/train_step.py measures the whole.
+On a CPU both are rewritten into forms that XLA compiles to faster code; on a GPU only pooling is. The form is chosen
+when a program is lowered for a platform. Each rewrite gives the same sums; only their order may differ. The factors
+were measured with jaxlib 0.10.2 on a CPU, if not said otherwise:
+
+  patches           If the kernel is larger than the image, XLA's convolution takes 20 times as long as the matrix
+                    product of the image's patches. Such convolutions and those with 1x1 kernels are matrix products.
+  input gradient    At stride 2 XLA's input gradient takes up to 14 times as long as this form for 3x3 kernels: multiply
+                    the gradient by the kernel, then add up the resulting patches.
+  fusion barrier    A kernel gradient needs transposed copies of its inputs. XLA fuses these copies with the operations
+                    before them, and computes these again in a slow order: 31 of the 212 ms of a step.
+  parts             A kernel gradient reads its inputs many times. In parts that fit the processor's cache it takes two
+                    thirds of the time in the first layers, and one third in the first convolution.
+  longer rows       The rows of a kernel gradient have 3 pixels, too few for two threads. In these parts the channels of
+                    the input become columns of the rows: a step takes 102 ms instead of 113 (width 16, 64 px).
+  pixel groups      XLA's fast code for convolutions needs more than 16 output channels. With 8 to 16 of them, several
+                    pixels are computed as one: half of the time, for a third more arithmetic.
+  operand order     Inside a loop XLA does not put the operands of a convolution into the order that its fast code
+                    needs. So both gradients are written in that order.
+  max-pooling       XLA visits one element after the other, and its gradient is a scatter. Maxima of shifted images take
+                    0.3 ms instead of 1.0, and their gradient 0.6 instead of 4.1. On a GPU the scatter moves three times
+                    the bytes.
+
+`python -m benchmarks.convolutions` measures each convolution, benchmarks/train_step.py the whole step.
 """
 
 import functools
@@ -16,25 +34,33 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+# The version of jaxlib that the factors above come from. With a newer one tests/test_workarounds.py fails until the
+# forms are measured again.
+_MEASURED_WITH = "0.10"
+_POOLING_MEASURED_WITH = "0.10"  # on a CPU and on a GPU
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Cross-correlation with torch's padding of (size - 1) / 2 on each side.
+    """Returns the cross-correlation with torch's padding of (size - 1) / 2 on each side.
 
     Args:
       x: [batch, height, width, channels].
       kernel: [size, size, channels, features], `size` odd, of the dtype of `x`.
-      stride: of rows and columns.
+      stride: step from one output pixel to the next, along rows and columns.
 
     Returns:
       [batch, ceil(height / stride), ceil(width / stride), features], of the dtype of `x`.
     """
     def on_cpu(x, kernel):
-        if _is_for_patches(x, kernel):
+        if _is_faster_as_patches(x, kernel):
             return _patches(x, len(kernel), stride) @ kernel.reshape(-1, kernel.shape[-1])
-        return _by_neighbours(x, kernel, stride)
+        return _convolve_pixel_groups(x, kernel, stride)
 
-    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=lambda x, kernel: _xla(x, kernel, stride))
+    def by_xla(x, kernel):
+        return _convolve_by_xla(x, kernel, stride)
+
+    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=by_xla)
 
 
 def _forward(x, kernel, stride):
@@ -43,17 +69,17 @@ def _forward(x, kernel, stride):
 
 def _backward(stride, saved, gradient):
     def by_xla(x, kernel, gradient):
-        return jax.vjp(lambda x, kernel: _xla(x, kernel, stride), x, kernel)[1](gradient)
+        return jax.vjp(lambda x, kernel: _convolve_by_xla(x, kernel, stride), x, kernel)[1](gradient)
 
     def on_cpu(x, kernel, gradient):
-        x, gradient = _held(x, kernel), _held(gradient, kernel)
+        x, gradient = _fusion_barrier(x, kernel), _fusion_barrier(gradient, kernel)
         flat = kernel.reshape(-1, kernel.shape[-1])
         columns, into_x = jax.vjp(lambda x: _patches(x, len(kernel), stride), x)
-        if _is_for_patches(x, kernel):
+        if _is_faster_as_patches(x, kernel):
             dkernel = columns.reshape(-1, len(flat)).T @ gradient.reshape(-1, flat.shape[1])
             return into_x(gradient @ flat.T)[0], dkernel.reshape(kernel.shape)
         if stride == 1:
-            dx = _turned(gradient, kernel)
+            dx = _input_gradient_at_stride_1(gradient, kernel)
         elif len(kernel) == 3:
             dx, = into_x(gradient @ flat.T)
         else:
@@ -66,11 +92,11 @@ def _backward(stride, saved, gradient):
 convolution.defvjp(_forward, _backward)
 
 
-def _held(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns `x`, in memory: XLA would compute it again, element by element, in the order of a transposed copy.
+def _fusion_barrier(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns `x`, and makes XLA store it in memory instead of computing it again inside a transposed copy.
 
-    A condition that the compiler cannot decide is what it does not look through. It asks whether the kernel, which
-    every device has, is a number; if not, all is NaN anyway.
+    XLA does not fuse across a `cond` that it cannot evaluate at compile time. The test is `probe == probe`: it fails
+    only if the kernel is NaN, and then the result is NaN anyway. The kernel is used because every device holds it.
     """
     probe = kernel[0, 0, 0, 0]
     return jax.lax.cond(probe == probe, lambda x: x, lambda x: jnp.full_like(x, probe), x)
@@ -79,25 +105,27 @@ def _held(x: jax.Array, kernel: jax.Array) -> jax.Array:
 _convolve = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _convolve_by_xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Returns the convolution as one operation of XLA."""
     pad = (len(kernel) - 1) // 2  # torch's; 'SAME' would pad unevenly at stride 2
     return _convolve(x, kernel, (stride, stride), [(pad, pad)] * 2)
 
 
-def _by_neighbours(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`_xla`; where features are few, 2 to 4 neighbouring pixels of a row are computed as one with as many more.
+def _convolve_pixel_groups(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Returns the same as `_convolve_by_xla`. If there are few output channels, it computes several pixels at once.
 
-    XLA's fast code wants more than 16 features. The kernel of each pixel has zeros where only its neighbours look: a
-    third more arithmetic, in half of the time. But it does not divide a small convolution among threads, as XLA's other
-    code does: with more than two that wins.
+    With 8 to 16 output channels, 2 to 4 neighbouring pixels of a row become one pixel with 2 to 4 times the channels,
+    because XLA's fast CPU path needs more than 16. The kernel of each pixel is padded with zeros at the columns that
+    only its neighbours use: a third more arithmetic, in half of the time. The fast path does not divide a small
+    convolution among threads, but XLA's other code does: with more than two threads the other code is faster.
     """
     size, channels, features = kernel.shape[1:]
     columns = (x.shape[2] - 1) // stride + 1
     pixels = 32 // features
-    even = channels == 1 or channels % 2 == 0  # XLA's fast code has no other
+    even = channels == 1 or channels % 2 == 0  # XLA's fast code takes no other number
     narrow = 8 <= features <= 16 and channels <= 16 and even and columns % pixels == 0
     if not narrow or x.dtype != jnp.float32 or (os.cpu_count() or 1) > 2:
-        return _xla(x, kernel, stride)
+        return _convolve_by_xla(x, kernel, stride)
     more, step = (pixels - 1) * stride, pixels * stride
     shifted = [jnp.pad(kernel, ((0, 0), (shift, more - shift), (0, 0), (0, 0))) for shift in range(0, step, stride)]
     pad = (size - 1) // 2
@@ -106,58 +134,61 @@ def _by_neighbours(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return y.reshape(*y.shape[:2], columns, features)
 
 
-# XLA's CPU compiler puts convolutions into the order that its fast code wants in the outermost program only, not in
-# loops; the two gradients are therefore written in that order.
+# XLA's CPU compiler reorders the operands of a convolution for its fast code in the outermost program only, not inside
+# loops. So the two gradients are written in the order that the fast code needs.
 
 
-def _turned(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The gradient of the input at stride 1: a convolution with the kernel turned by half a turn."""
-    return _by_neighbours(gradient, kernel[::-1, ::-1].transpose(0, 1, 3, 2), 1)
+def _input_gradient_at_stride_1(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the gradient of the input: a convolution of `gradient` with the kernel rotated by 180 degrees."""
+    return _convolve_pixel_groups(gradient, kernel[::-1, ::-1].transpose(0, 1, 3, 2), 1)
 
 
 def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) -> jax.Array:
-    """The gradient of the kernel: the images are the channels that are summed over, the gradient is the kernel.
+    """Returns the gradient of the kernel, [size, size, channels, features], computed as a convolution.
 
-    The channels of `x` are the images of that convolution. In parts that the cache holds they lie beside each other in
-    its rows instead: rows of 3 pixels are too short for XLA's fast code, and for more than one thread.
+    The convolution takes the channels of `x` as its batch, the images as its channels, and `gradient` as its kernel. If
+    the sum is computed in parts that fit the processor's cache, the channels of `x` are columns of one image instead:
+    the result then has longer rows. Rows of 3 pixels are too short for XLA's fast code, and cannot be divided among
+    threads.
     """
     channels = x.shape[3]
-    images, rows = _part(x, gradient)
-    whole = jax.device_count() > 1 or images == len(x)  # each part would be summed over the devices, one by one
-    step = channels if channels >= 16 and not whole else 1  # from a pixel to the next
+    images, rows = _part_size(x, gradient)
+    # On several devices each part would need its own sum over the devices.
+    whole = jax.device_count() > 1 or images == len(x)
+    step = channels if channels >= 16 and not whole else 1  # columns from one pixel to the next
     pad = (size - 1) // 2
     columns = (pad * step, (size - pad + (gradient.shape[2] - 1) * stride - x.shape[2]) * step)
     x = x.reshape(*x.shape[:2], x.shape[2] * step, channels // step)
 
-    def of(x, gradient, top):
-        """The sum over rows of the gradient, the first of which is number `top`."""
+    def sum_over_rows(x, gradient, top):
+        """Returns the sum over some rows of the gradient, of which the first is row number `top`."""
         first = top * stride - pad
         last = first + (gradient.shape[1] - 1) * stride + size
-        seen = slice(max(first, 0), min(last, x.shape[1]))
-        return _convolve(x[:, seen].transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), (1, 1),
-                         [(seen.start - first, last - seen.stop), columns], rhs_dilation=(stride, stride * step))
+        used = slice(max(first, 0), min(last, x.shape[1]))  # rows of x
+        return _convolve(x[:, used].transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), (1, 1),
+                         [(used.start - first, last - used.stop), columns], rhs_dilation=(stride, stride * step))
 
-    def add(part, total):
-        x, gradient = (jax.lax.dynamic_index_in_dim(y, part, keepdims=False) for y in apart)
-        return sum((of(x, gradient[:, top:top + rows], top) for top in tops), start=total)
+    def add_part(number, total):
+        x, gradient = (jax.lax.dynamic_index_in_dim(y, number, keepdims=False) for y in parts)
+        return sum((sum_over_rows(x, gradient[:, top:top + rows], top) for top in tops), start=total)
 
     if whole:
-        total = of(x, gradient, 0)
+        total = sum_over_rows(x, gradient, 0)
     else:
-        parts, tops = len(x) // images, range(0, gradient.shape[1], rows)
-        apart = [y.reshape(parts, images, *y.shape[1:]) for y in (x, gradient)]
+        count, tops = len(x) // images, range(0, gradient.shape[1], rows)
+        parts = [y.reshape(count, images, *y.shape[1:]) for y in (x, gradient)]
         zero = jnp.zeros((channels // step, size, size * step, gradient.shape[-1]), x.dtype)
-        # Unrolled: XLA gives work to another thread only when it has more than 8 operations to choose from.
-        total = jax.lax.fori_loop(0, parts, add, zero, unroll=min(parts, 16))
+        # Unrolled, because XLA uses another thread only if more than 8 operations are ready to run.
+        total = jax.lax.fori_loop(0, count, add_part, zero, unroll=min(count, 16))
     return total.transpose(1, 2, 0, 3).reshape(size, size, channels, -1)
 
 
-def _part(x: jax.Array, gradient: jax.Array) -> tuple[int, int]:
-    """How many images, and how many rows of their gradient, to sum over at a time: what is read again and again is to
-    stay in the processor's cache.
+def _part_size(x: jax.Array, gradient: jax.Array) -> tuple[int, int]:
+    """Returns how many images, and how many rows of their gradient, to sum over at a time.
 
-    Found by trying: parts of 1 MiB, but no fewer than 4 images, or 32 below 32 features. Sums of bfloat16, which would
-    lose digits between the parts, are left whole.
+    The numbers keep the arrays of a part in the processor's cache, because a kernel gradient reads them many times.
+    They were found by trying: parts of 1 MiB, but at least 4 images, or 32 images if there are fewer than 32 output
+    channels. A sum in bfloat16 would lose digits between the parts, so it is not split.
     """
     rows = gradient.shape[1]
     image = (x[0].size + gradient[0].size) * x.dtype.itemsize
@@ -168,18 +199,23 @@ def _part(x: jax.Array, gradient: jax.Array) -> tuple[int, int]:
     return images, min(rows, max(4, 2**20 * rows // (images * image)))
 
 
-def _is_for_patches(x: jax.Array, kernel: jax.Array) -> bool:
-    """True where the matrix product of patches is faster: at images smaller than the kernel, and at 1x1 kernels."""
+def _is_faster_as_patches(x: jax.Array, kernel: jax.Array) -> bool:
+    """Returns whether the matrix product of patches is faster: if the image is smaller than the kernel, or at 1x1."""
     return min(x.shape[1:3]) < len(kernel) or len(kernel) == 1
 
 
 def _patches(x: jax.Array, size: int, stride: int) -> jax.Array:
-    """[batch, height, width, channels] -> [batch, rows, columns, size * size * channels]."""
-    return jnp.concatenate(list(_shifted(x, size, stride, 0.0)), axis=-1)
+    """Returns the patch of each output pixel: [batch, height, width, channels] -> [batch, rows, columns, size * size *
+    channels], padded with zeros at the border.
+    """
+    return jnp.concatenate(list(_window_places(x, size, stride, 0.0)), axis=-1)
 
 
-def _shifted(x: jax.Array, size: int, stride: int, fill: float) -> Iterator[jax.Array]:
-    """Yields what each place of a window sees, [batch, rows, columns, channels], in the order of the kernel."""
+def _window_places(x: jax.Array, size: int, stride: int, fill: float) -> Iterator[jax.Array]:
+    """Yields, for each place in a window, the pixels of all windows at that place, in the order of the kernel.
+
+    Each is [batch, rows, columns, channels]. `fill` pads the border.
+    """
     pad = (size - 1) // 2
     rows, columns = ((side - 1) // stride + 1 for side in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
@@ -190,18 +226,25 @@ def _shifted(x: jax.Array, size: int, stride: int, fill: float) -> Iterator[jax.
 
 @jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
-    """The largest of each 3x3 window, stride 2, torch's padding; [batch, height, width, channels] float.
+    """Returns the largest value of each 3x3 window, at stride 2 and with torch's padding.
 
-    The gradient goes to the first of equal largest values, as in torch and XLA.
+    If several values are the largest, the first one gets the gradient, as in torch and XLA.
+
+    Args:
+      x: [batch, height, width, channels] float.
+
+    Returns:
+      [batch, ceil(height / 2), ceil(width / 2), channels], of the dtype of `x`.
     """
     def largest(x):
-        return functools.reduce(jnp.maximum, _shifted(x, 3, 2, -jnp.inf))
+        return functools.reduce(jnp.maximum, _window_places(x, 3, 2, -jnp.inf))
 
-    return jax.lax.platform_dependent(x, cpu=largest, cuda=largest, default=_xla_max_pool)
+    return jax.lax.platform_dependent(x, cpu=largest, cuda=largest, default=_max_pool_by_xla)
 
 
-def _xla_max_pool(x: jax.Array) -> jax.Array:
-    # Padded by hand and pooled as 'VALID': exact at odd sizes, and exporters understand it.
+def _max_pool_by_xla(x: jax.Array) -> jax.Array:
+    """Returns the pooling as one operation of XLA."""
+    # Padding first and then 'VALID' is exact at odd sizes, and exporters support it.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     return nn.max_pool(x, (3, 3), (2, 2), "VALID")
 
@@ -213,33 +256,37 @@ def _max_pool_forward(x):
 
 def _max_pool_backward(saved, gradient):
     def by_xla(x, y, gradient):
-        return jax.vjp(_xla_max_pool, x)[1](gradient)[0]
+        return jax.vjp(_max_pool_by_xla, x)[1](gradient)[0]
 
     return (jax.lax.platform_dependent(*saved, gradient, cpu=_max_pool_gradient, cuda=_max_pool_gradient,
                                        default=by_xla),)
 
 
 def _max_pool_gradient(x: jax.Array, y: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Each pixel asks the windows that see it whether it is their largest; there are one or two per axis."""
-    place = jnp.full(y.shape, 9, jnp.uint8)  # of the first of the largest in its window
-    for number, seen in reversed(list(enumerate(_shifted(x, 3, 2, -jnp.inf)))):
-        place = jnp.where(seen == y, jnp.uint8(number), place)
+    """Returns the gradient of `x`: for each pixel, the sum over the windows in which it is the first largest value.
+
+    A pixel lies in one or two windows along each axis.
+    """
+    place = jnp.full(y.shape, 9, jnp.uint8)  # of the first largest value in its window, 0 to 8
+    for number, pixels in reversed(list(enumerate(_window_places(x, 3, 2, -jnp.inf)))):
+        place = jnp.where(pixels == y, jnp.uint8(number), place)
     after = ((0, 0), (0, 1), (0, 1), (0, 0))
     place, gradient = jnp.pad(place, after, constant_values=9), jnp.pad(gradient, after)
     rows, columns = y.shape[1:3]
-    # (window after the pixel's own, place of the pixel in it): an even pixel is the middle of its window, the odd one
-    # after it the last of the same and the first of the next.
+    # (windows from the pixel's own one, place of the pixel in it), along one axis. An even pixel is in the middle of
+    # its window. The odd pixel after it is the last of the same window and the first of the next one.
     even, odd = ((0, 1),), ((0, 2), (1, 0))
 
-    def of(seen_by_rows, seen_by_columns):
+    def sum_over_windows(windows_along_rows, windows_along_columns):
         total = 0.0
-        for below, row in seen_by_rows:
-            for right, column in seen_by_columns:
+        for below, row in windows_along_rows:
+            for right, column in windows_along_columns:
                 here = (slice(None), slice(below, below + rows), slice(right, right + columns))
                 total += jnp.where(place[here] == 3 * row + column, gradient[here], 0.0)
         return total
 
-    pixels = jnp.stack([jnp.stack([of(row, column) for column in (even, odd)], axis=3) for row in (even, odd)], axis=2)
+    pixels = jnp.stack([jnp.stack([sum_over_windows(row, column) for column in (even, odd)], axis=3)
+                        for row in (even, odd)], axis=2)
     return pixels.reshape(len(x), 2 * rows, 2 * columns, -1)[:, :x.shape[1], :x.shape[2]]
 
 

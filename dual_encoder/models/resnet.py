@@ -1,4 +1,4 @@
-"""ResNet-18/34/50/101 as in torchvision and timm, so that exported weights load there without a difference.
+"""ResNet-18/34/50/101 as in torchvision and timm, so that exported weights give the same features there.
 
 He et al. 2016 (arXiv 1512.03385) with two later habits: the stride of a bottleneck block is on its 3x3 convolution
 ("v1.5"), and the last BatchNorm scale of every block starts at zero (Goyal et al. 2017, arXiv 1706.02677).
@@ -26,7 +26,7 @@ def feature_widths(depth: int, width: int = 64) -> tuple[int, int, int, int, int
 
 
 def groups(channels: int) -> int:
-    """Returns the number of groups of a GroupNorm: 32, fewer in narrow networks so that a group has two channels."""
+    """Returns the number of groups of a GroupNorm: 32; in narrow networks fewer, so that a group has two channels."""
     return max(1, math.gcd(64, channels) // 2)
 
 
@@ -34,17 +34,17 @@ class ResNet(nn.Module):
     """A ResNet without classifier.
 
     Parameters and BatchNorm statistics are float32 and named as in torchvision (`conv1`, `bn1`, `layer1_0/conv1`, ...,
-    `layer2_0/downsample_conv`). BatchNorm takes its statistics over the whole batch array: under `jit` over a batch
-    that is sharded they are global.
+    `layer2_0/downsample_conv`). BatchNorm takes its statistics over the whole batch array. So they are global if `jit`
+    runs on a batch that is sharded over devices.
 
     Attributes:
       depth: 18, 34, 50 or 101.
       width: channels of the stem; 64 is the published network.
-      norm: 'batch', or 'group': GroupNorm (Wu and He 2018, arXiv 1803.08494) keeps no statistics and treats every image
-        for itself; its names are the same.
-      remat: recompute the inside of each block in the backward pass instead of keeping it.
+      norm: 'batch', or 'group': GroupNorm (Wu and He 2018, arXiv 1803.08494) keeps no statistics and normalises each
+        image on its own; its names are the same.
+      remat: recompute the activations inside each block in the backward pass, to save memory.
       dtype: of the convolutions and of the feature maps; norms compute in float32.
-      zero_init_residual: the last norm scale of each block starts at 0, so that every block starts as identity.
+      zero_init_residual: the last norm scale of each block starts at 0, so that every block starts as the identity.
     """
 
     depth: int
@@ -60,11 +60,11 @@ class ResNet(nn.Module):
 
         Args:
           x: [batch, height, width, bands] float, normalised.
-          train: use and update batch statistics (collection 'batch_stats', mutable); else use the running ones.
+          train: use and update batch statistics (collection 'batch_stats', mutable); otherwise use the running ones.
 
         Returns:
-          five maps [batch, ceil(height / stride), ceil(width / stride), channels] `dtype`, after their ReLU; channels
-          as `feature_widths` says.
+          five maps [batch, ceil(height / stride), ceil(width / stride), channels] `dtype`, after their ReLU.
+          `feature_widths` gives their channels.
 
         Raises:
           UserError: unknown depth.
@@ -85,7 +85,7 @@ class ResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """A residual block: two 3x3 convolutions, or the bottleneck 1x1, 3x3, 1x1 that widens four times."""
+    """A residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1 with four times the channels."""
 
     width: int
     bottleneck: bool
@@ -139,10 +139,12 @@ def _conv(features: int, kernel: int, stride: int, dtype: jax.typing.DTypeLike, 
 
 
 def _norm(kind: str, x: jax.Array, train: bool, name: str, zero_scale: bool = False) -> jax.Array:
-    options = dict(epsilon=1e-5, dtype=jnp.float32, name=name,
-                   scale_init=nn.initializers.zeros if zero_scale else nn.initializers.ones)
+    scale = nn.initializers.zeros if zero_scale else nn.initializers.ones
+    norm: nn.Module
     if kind == "group":
-        norm = nn.GroupNorm(groups(x.shape[-1]), use_fast_variance=False, **options)
+        norm = nn.GroupNorm(groups(x.shape[-1]), use_fast_variance=False, epsilon=1e-5, dtype=jnp.float32, name=name,
+                            scale_init=scale)
     else:
-        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, **options)
+        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, name=name,
+                            scale_init=scale)
     return norm(x.astype(jnp.float32)).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""Vision transformer with the geometry of timm, so that exported weights load there without a difference.
+"""Vision transformer with timm's geometry, so that exported weights give the same features there.
 
 Dosovitskiy et al. 2021 (arXiv 2010.11929), appendix D: pre-norm blocks, biases everywhere, heads of 64 channels, an MLP
 of four times the width. ViT-Ti/S/B/L are depth 12/12/12/24 and width 192/384/768/1024.
@@ -14,23 +14,28 @@ from dual_encoder.models.features import Features
 
 HEAD = 64  # channels of an attention head
 
+# The version of jaxlib that the single axis of tokens in `_Block` was measured with, on a GPU. With a newer one
+# tests/test_workarounds.py fails until it is measured again.
+_MEASURED_WITH = "0.10"
+
 
 class ViT(nn.Module):
     """A vision transformer without classifier.
 
-    Parameters are float32 and named as in timm (`patch_embed`, `pos_embed`, `blocks_0/attn_qkv`, ...). Any number of
-    bands, and images of any size: positions are resampled (`resample`), and sides that are no multiple of the patch
-    are filled up with zeros, the mean, at the bottom and at the right (timm's `dynamic_img_size`, `dynamic_img_pad`).
+    Parameters are float32 and named as in timm (`patch_embed`, `pos_embed`, `blocks_0/attn_qkv`, ...). Images may have
+    any number of bands and any size: positions are resampled (`resample`). If a side is not a multiple of the patch,
+    the image is padded with zeros, the mean, at the bottom and at the right (timm's `dynamic_img_size` and
+    `dynamic_img_pad`).
 
     Attributes:
       depth: number of blocks.
       width: channels of a token, a multiple of 64.
       patch: side of a patch in pixels.
-      image_size: side of the images that `pos_embed` is kept for, a multiple of `patch`.
+      image_size: side in pixels of the images that `pos_embed` is stored for, a multiple of `patch`.
       pool: 'token' takes the class token as the image's vector; 'mean' has no class token and takes the mean of the
         tokens (timm's global_pool='avg' with fc_norm=False).
-      positions: 'learned', or 'sincos', which are fixed (and kept in `pos_embed` all the same).
-      remat: recompute the inside of each block in the backward pass instead of keeping it.
+      positions: 'learned', or 'sincos', which are fixed, but also stored in `pos_embed`.
+      remat: recompute the activations inside each block in the backward pass, to save memory.
       dtype: of the products and of the tokens; norms and softmax compute in float32.
     """
 
@@ -49,14 +54,14 @@ class ViT(nn.Module):
 
         Args:
           x: [batch, height, width, bands] float, normalised.
-          train: changes nothing here: there are neither batch statistics nor dropout.
+          train: has no effect, because there are neither batch statistics nor dropout.
 
         Returns:
           vectors [batch, width] float32; maps [batch, ceil(height / patch), ceil(width / patch), width] `dtype`, before
-          the last norm, without the class token.
+          the last norm and without the class token.
 
         Raises:
-          UserError: `width` or `image_size` cannot be divided as described.
+          UserError: `width` is not a multiple of 64, or `image_size` is not a multiple of `patch`.
         """
         if self.width % HEAD or self.image_size % self.patch:
             raise UserError(f"a ViT of width {self.width} and patch {self.patch} for images of {self.image_size} px: "
@@ -95,7 +100,7 @@ class ViT(nn.Module):
 def sincos(side: int, width: int) -> jax.Array:
     """Returns fixed 2-D positions of a square grid, [side * side, width] float32.
 
-    The formula of Vaswani et al. 2017, section 3.5, for rows and columns apart: sin(row w_k), sin(column w_k),
+    The formula of Vaswani et al. 2017, section 3.5, for rows and columns separately: sin(row w_k), sin(column w_k),
     cos(row w_k), cos(column w_k) with w_k = 10000^(-k / K), k = 0 .. K - 1, K = width / 4.
     """
     count = width // 4
@@ -108,9 +113,9 @@ def sincos(side: int, width: int) -> jax.Array:
 
 
 def resample(grid: jax.Array, rows: int, columns: int) -> jax.Array:
-    """Resamples [side, side, channels] to [rows, columns, channels] as timm does: bicubic, antialiased when smaller.
+    """Resamples [side, side, channels] to [rows, columns, channels] as timm does: bicubic, antialiased if it shrinks.
 
-    Keys 1981 with a = -0.5, which is also what torch's bicubic interpolation takes when it antialiases.
+    The kernel is that of Keys 1981 with a = -0.5. Torch's bicubic interpolation uses the same one when it antialiases.
     """
     if grid.shape[:2] == (rows, columns):
         return grid
@@ -123,7 +128,7 @@ def layer_norm(name: str) -> nn.LayerNorm:
 
 
 class _PatchEmbed(nn.Module):
-    """A linear layer on every patch; its kernel [patch, patch, bands, width] is that of the same convolution."""
+    """A linear layer on every patch, with the kernel [patch, patch, bands, width] of the equivalent convolution."""
 
     width: int
     patch: int
@@ -143,10 +148,10 @@ class _PatchEmbed(nn.Module):
 
 
 class _Block(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x)); x: [batch * tokens, width].
+    """A transformer block: x + attention(norm(x)), then x + MLP(norm(x)), for x [batch * tokens, width].
 
-    The tokens of all images are one axis: with two, XLA's GPU compiler keeps them transposed, and turns them round for
-    every product (a seventh of the bytes of a step).
+    The tokens of all images are one axis. With two axes XLA's GPU compiler stores them transposed, and transposes them
+    again for every product (a seventh of the bytes of a step).
     """
 
     dtype: jax.typing.DTypeLike
@@ -155,7 +160,7 @@ class _Block(nn.Module):
     def __call__(self, x: jax.Array, batch: int) -> jax.Array:
         width = x.shape[-1]
         xavier = nn.initializers.xavier_uniform()
-        each_xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # of q, k and v each, not of the three
+        each_xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # for q, k and v separately
 
         def dense(features, init, name):
             return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)

@@ -1,4 +1,4 @@
-"""Accelerators by name: what they can do at best, and topologies that programs are compiled for without having them."""
+"""Accelerators by name: their peak rates, and topologies to compile programs for without the hardware."""
 
 import dataclasses
 import importlib.util
@@ -16,18 +16,18 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One JAX device.
+    """An accelerator that is one JAX device.
 
     Attributes:
-      name: as in a topology, 'v5e'.
-      kind: for people.
-      device_kind: how JAX's own name for it begins (`jax.Device.device_kind`).
+      name: its name in a topology, such as 'v5e'.
+      kind: its name in texts, such as 'TPU v5e'.
+      device_kind: the beginning of JAX's name for it (`jax.Device.device_kind`).
       memory: main memory, bytes.
-      usable: what of it a program may use, bytes.
+      usable: the part of the memory that a program may use, bytes.
       flops: peak bfloat16 operations per second.
       memory_rate: peak bytes per second from and to the main memory.
-      link_rate: peak bytes per second that leave the chip for others of its kind, over all links.
-      slices: shapes that one can have; () for GPUs, whose shapes are N or HOSTSxN.
+      link_rate: peak bytes per second that the chip can send to other chips, over all links.
+      slices: the shapes of the slices that exist; () for GPUs, whose shapes are N or HOSTSxN.
     """
 
     name: str
@@ -57,12 +57,12 @@ def _gpu(name: str, kind: str, device_kind: str, memory: float, teraflops: float
 _FLAT = "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16"
 _CUBES = "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16"
 
-# Published peaks and slices: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, as of November 2026. They give the
-# links in both directions together; half of that leaves a chip. v4: six links of 50 GB/s (Jouppi et al. 2023, arXiv
-# 2304.01433, table 4). A TPU7x chip is two JAX devices, and these are half of its figures. `usable`: the "available
-# HBM" that the compiler of libtpu 0.0.42 names when a program needs more.
-# NVIDIA: data sheets of A100 80GB SXM, H100 SXM, H200 SXM; bfloat16 without sparsity, NVLink in one direction;
-# memory in GiB as CUDA reports it, some of it being the driver's.
+# TPUs: published peaks and slices from docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, as of November 2026.
+# These pages give the rate of the links in both directions together; here it is half of that, for one direction. v4 has
+# six links of 50 GB/s (Jouppi et al. 2023, arXiv 2304.01433, table 4). A TPU7x chip is two JAX devices; the figures
+# here are half of the chip's. `usable` is the "available HBM" in the message of libtpu 0.0.42 if a program needs more.
+# NVIDIA: data sheets of A100 80GB SXM, H100 SXM and H200 SXM; bfloat16 without sparsity, NVLink in one direction.
+# Memory is in GiB as CUDA reports it; the driver uses some of it.
 CHIPS: Mapping[str, Chip] = {chip.name: chip for chip in (
     _tpu("v4", "TPU v4", 32, 30.75, 275, 1200, 300, _CUBES),
     _tpu("v5e", "TPU v5 lite", 16, 15.75, 197, 819, 200, _FLAT),
@@ -74,22 +74,23 @@ CHIPS: Mapping[str, Chip] = {chip.name: chip for chip in (
     _gpu("h200", "H200 141GB", "NVIDIA H200", 139.7, 989, 4800, 450),
 )}
 
-# What the compiler asks about a GPU: NVIDIA's CUDA C++ Programming Guide, table "Technical Specifications per Compute
-# Capability", and the data sheets. (major, cores, shared memory per core, per block at most, L2, GHz)
+# The facts about a GPU that the compiler needs, from NVIDIA's CUDA C++ Programming Guide, table "Technical
+# Specifications per Compute Capability", and the data sheets: (major version of the compute capability, cores, shared
+# memory per core in bytes, the most shared memory per block in bytes, L2 cache in bytes, GHz).
 _GPU_FACTS = {"a100": (8, 108, 167936, 166912, 41943040, 1.41), "h100": (9, 132, 233472, 232448, 52428800, 1.98),
               "h200": (9, 132, 233472, 232448, 52428800, 1.98)}
 
 
 def topology(name: str) -> tuple[list[jax.Device], Chip | None]:
-    """Returns the devices of a topology, in JAX's order, and the chip; of 'cpu:N' simulated ones, and None.
+    """Returns the devices of a topology, in JAX's order, and the chip; for 'cpu:N', simulated devices and None.
 
-    TPU and GPU devices can be compiled for, not used.
+    Programs can be compiled for the TPU and GPU devices, but cannot run on them.
 
     Args:
       name: 'cpu:8', 'v5e:16x16', 'h100:8' or 'h100:2x8' (hosts x GPUs).
 
     Raises:
-      UserError: no such chip or shape, or the package with the compiler is not installed.
+      UserError: there is no such chip or shape, or the package with the compiler is not installed.
     """
     kind, _, shape = name.partition(":")
     chip = CHIPS.get(kind)
@@ -121,12 +122,14 @@ def _tpus(name: str, shape: str) -> list[jax.Device]:
     if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
         raise UserError(f"--topology={name} needs libtpu, the compiler for TPUs; run pip install -e "
                         "'.[tpu-plan]', or use --topology=cpu:8")
-    # libtpu looks for the machine that it is on, in the network too, and writes logs; these keep it quiet.
+    # libtpu looks for a TPU machine, also in the network, and writes logs. These variables prevent both.
     for key, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_ACCELERATOR_TYPE", "v5litepod-4"), ("TPU_WORKER_ID", "0"),
                        ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_LOG_DIR", "disabled"),
                        ("TPU_STDERR_LOG_LEVEL", "3"), ("TPU_MIN_LOG_LEVEL", "3")):
         os.environ.setdefault(key, value)
-    options = {"chips_per_host_bounds": (1, 1, 1)} if shape == "1x1" else {}
+    options: dict[str, str | tuple[int, int, int]] = {}
+    if shape == "1x1":
+        options["chips_per_host_bounds"] = (1, 1, 1)
     if name.startswith("v4:"):
         options["chip_config_name"] = "megacore"  # both cores of a chip are one device, as on a real v4
     try:
@@ -135,7 +138,7 @@ def _tpus(name: str, shape: str) -> list[jax.Device]:
         if "lockfile" not in str(error):
             raise
         raise UserError(f"--topology={name}: another process of this machine uses libtpu; wait until it ends (or "
-                        "delete /tmp/libtpu_lockfile if none does)") from error
+                        "delete /tmp/libtpu_lockfile if there is no such process)") from error
 
 
 def _gpus(name: str, chip: Chip, shape: str) -> list[jax.Device]:
@@ -149,7 +152,7 @@ def _gpus(name: str, chip: Chip, shape: str) -> list[jax.Device]:
 
 
 def _target(chip: Chip) -> str:
-    """Returns XLA's GpuTargetConfigProto, as text."""
+    """Returns the description of a GPU for XLA's compiler: the text of a GpuTargetConfigProto."""
     major, cores, shared, shared_block, cache, clock = _GPU_FACTS[chip.name]
     device = {
         "threads_per_block_limit": 1024, "threads_per_warp": 32, "shared_memory_per_block": 49152,

@@ -1,6 +1,6 @@
-"""Counts the arithmetic of convolutions and matrix products in a traced function, loops included.
+"""Counts the operations of convolutions and matrix products in a traced function, loops included.
 
-XLA's own count takes the body of a loop once, however often it runs, and GPU programs have none.
+XLA's own count includes the body of a loop only once, and GPU programs have no such count.
 """
 
 import math
@@ -9,25 +9,28 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> int:
-    """Returns the floating-point operations of one call; a multiplication and an addition are two.
+    """Returns the number of floating-point operations of one call; a multiplication with an addition counts as two.
 
-    Loops without a known length are taken once, the costliest branch of a condition is taken; of code that differs
-    between platforms, what all others but the named ones run.
+    A loop without a known length counts once, and a condition counts as its most expensive branch. For code that
+    differs between platforms, the default branch counts.
 
     Args:
-      function: it is traced, not run.
-      arguments: arrays or `jax.ShapeDtypeStruct`s. Over a mesh: of the global arrays; the count is that of all devices.
+      function: is traced, not run.
+      arguments: arrays or `jax.ShapeDtypeStruct`s. On a mesh they have the shapes of the global arrays, and the count
+        is the sum over all devices.
     """
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
     return _count(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
 def _count(jaxpr: Jaxpr, wanted: Sequence[bool]) -> tuple[int, list[bool]]:
-    """Counts what the wanted outputs need, as the compiler drops the rest; also returns which inputs they need."""
+    """Counts the operations that the wanted outputs need (the compiler drops the others), and returns which inputs
+    these outputs need.
+    """
     live = {var for var, want in zip(jaxpr.outvars, wanted, strict=True) if want and not isinstance(var, Literal)}
     total = 0
     for equation in reversed(jaxpr.eqns):
@@ -41,17 +44,17 @@ def _count(jaxpr: Jaxpr, wanted: Sequence[bool]) -> tuple[int, list[bool]]:
 
 
 def _operations(equation: JaxprEqn, used: list[bool]) -> tuple[int, list[bool]]:
-    """Counts an equation whose `used` outputs are wanted; also returns which of its inputs that needs."""
+    """Counts the operations of an equation whose `used` outputs are needed, and returns which inputs they need."""
     name, parameters, every = equation.primitive.name, equation.params, [True] * len(equation.invars)
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted), every
+        left = _shape(equation.invars[0])
+        return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted), every
     if name == "conv_general_dilated":
         return _convolution(equation), every
     inner = [jaxpr for value in parameters.values() for jaxpr in _jaxprs(value)]
     if name == "cond":
-        platforms = parameters.get("branches_platforms") or ()  # of jax.lax.platform_dependent; None is the default
+        platforms = parameters.get("branches_platforms") or ()  # from jax.lax.platform_dependent; None is the default
         branches = [inner[platforms.index(None)]] if None in platforms else inner
         counts, needs = zip(*(_count(branch, used) for branch in branches), strict=True)
         return max(counts), [True, *map(any, zip(*needs, strict=True))]
@@ -62,23 +65,29 @@ def _operations(equation: JaxprEqn, used: list[bool]) -> tuple[int, list[bool]]:
     return operations * (parameters["length"] if name == "scan" else 1), every
 
 
+def _shape(variable: Var | Literal) -> tuple[int, ...]:
+    assert isinstance(variable.aval, jax.core.ShapedArray)
+    return variable.aval.shape
+
+
 def _jaxprs(value: Any) -> list[Jaxpr]:
+    """Returns the programs in a parameter of an equation."""
     if isinstance(value, (tuple, list)):
         return [jaxpr for one in value for jaxpr in _jaxprs(one)]
     return [value.jaxpr] if isinstance(value, ClosedJaxpr) else [value] if isinstance(value, Jaxpr) else []
 
 
 def _convolution(equation: JaxprEqn) -> int:
-    """Counts the products with values of the input: not those with padding, nor with zeros between values."""
+    """Counts the products with values of the input, without those with padding and with zeros between values."""
     parameters, (left, right), out = equation.params, equation.invars, equation.outvars[0]
     numbers = parameters["dimension_numbers"]
-    sides = [[array.aval.shape[axis] for axis in spec[2:]] for array, spec in zip((left, right, out), numbers,
-                                                                                strict=True)]
+    sides = [[_shape(array)[axis] for axis in spec[2:]]
+             for array, spec in zip((left, right, out), numbers, strict=True)]
     positions = 1
     for axis, ((low, _), size, kernel, outputs) in enumerate(zip(parameters["padding"], *sides, strict=True)):
         stride, between = parameters["window_strides"][axis], parameters["lhs_dilation"][axis]
         place = (np.arange(outputs)[:, None] * stride - low
                  + np.arange(kernel)[None] * parameters["rhs_dilation"][axis])
         positions *= int(((place >= 0) & (place <= (size - 1) * between) & (place % between == 0)).sum())
-    batch, features = (out.aval.shape[numbers.out_spec[i]] for i in (0, 1))
-    return 2 * batch * features * right.aval.shape[numbers.rhs_spec[1]] * positions
+    batch, features = (_shape(out)[numbers.out_spec[i]] for i in (0, 1))
+    return 2 * batch * features * _shape(right)[numbers.rhs_spec[1]] * positions

@@ -1,7 +1,7 @@
-"""Reads the text of a compiled program (optimised HLO): what crosses between devices, and what memory is touched.
+"""Reads the text of a compiled program (optimised HLO): its collectives between devices, and its memory traffic.
 
-The text is that of one device's program; shapes in it are per device. The body of a loop stands there once and runs as
-often as the compiler noted (`known_trip_count`); all figures here count every run of it.
+The text is the program of one device; its shapes are per device. It contains the body of a loop once. The compiler
+notes how often the body runs (`known_trip_count`), and all figures here count every run.
 """
 
 import dataclasses
@@ -20,7 +20,13 @@ _CALLED_MANY = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
-    """One array: number of values, bytes, and whether it lies in main memory (HBM) or on the chip (VMEM, SMEM)."""
+    """One array of the program.
+
+    Attributes:
+      values: number of values.
+      bytes: size.
+      main: whether it is in main memory (HBM), not in a memory on the chip (VMEM, SMEM).
+    """
 
     values: int
     bytes: int
@@ -29,7 +35,15 @@ class Buffer:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line: `buffers` are the arrays of its result, `operands` the names of what it reads."""
+    """One instruction, which is one line of the text.
+
+    Attributes:
+      name: its name in the computation.
+      opcode: the operation, such as 'fusion'.
+      buffers: the arrays of its result.
+      operands: the names of the instructions whose results it reads; of a parameter, its number.
+      attributes: the rest of the line.
+    """
 
     name: str
     opcode: str
@@ -44,11 +58,11 @@ class Collective:
 
     Attributes:
       kind: one of KINDS.
-      arrays: (number of values, bytes) of each array on one device: of what all-reduce, reduce-scatter and all-to-all
-        take in, of what all-gather gives out, of what a permute sends.
+      arrays: (number of values, bytes) of each array on one device: of the inputs of all-reduce, reduce-scatter and
+        all-to-all, of the output of all-gather, and of the arrays that a permute sends.
       group: number of devices that take part together.
       times: runs per step.
-      source: the operation of the model that it came from, as JAX names it; '' when unknown.
+      source: JAX's name for the operation of the model that caused it; '' if unknown.
     """
 
     kind: str
@@ -64,7 +78,7 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that one device must send per run, at least (ring algorithms; Patarasuk and Yuan 2009, theorem 1)."""
+        """The least bytes that one device must send per run (ring algorithms; Patarasuk and Yuan 2009, theorem 1)."""
         share = (self.group - 1) / self.group
         return self.bytes * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
 
@@ -74,7 +88,9 @@ Computation = Mapping[str, Instruction]
 
 def parse(text: str) -> tuple[str, dict[str, Computation]]:
     """Returns the name of the entry computation, and name -> computation; a computation maps names to instructions."""
-    entry, computations, current = "", {}, {}
+    entry = ""
+    computations: dict[str, Computation] = {}
+    current: dict[str, Instruction] = {}
     for line in text.splitlines():
         if line.endswith("{") and not line.startswith((" ", "HloModule")) and "(" in line:
             name = line.removeprefix("ENTRY ").split(" ")[0].lstrip("%")
@@ -87,14 +103,14 @@ def parse(text: str) -> tuple[str, dict[str, Computation]]:
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
-    """Returns the collectives of a program on `devices` devices; a start/done pair is one."""
+    """Returns the collectives of a program on `devices` devices; a start and its done count as one."""
     entry, computations = parse(text)
     found, chains = [], set()
     for computation, instruction, times in _executed(entry, computations, 1, inside_fusions=True):
         kind = instruction.opcode.removesuffix("-start")
         if kind not in KINDS:
             continue
-        # TPU: one asynchronous collective stands in several fusions, a step of it in each.
+        # On a TPU several fusions can each contain one step of the same asynchronous collective.
         if chain := re.search(r'chain_id="(\d+)"', instruction.attributes):
             if chain[1] in chains:
                 continue
@@ -111,8 +127,8 @@ def collectives(text: str, devices: int) -> list[Collective]:
 def memory_traffic(text: str) -> int:
     """Returns the bytes of main memory that one run of the program reads and writes.
 
-    Each instruction reads its operands and writes its result; a fusion is one instruction, and reads only the slices
-    that it takes of an operand. Arrays that the compiler keeps on the chip cost nothing.
+    Each instruction reads its operands and writes its result. A fusion counts as one instruction; if it uses only
+    slices of an operand, it reads only these. Arrays that the compiler keeps on the chip are not counted.
     """
     entry, computations = parse(text)
     return sum(times * _traffic(instruction, computation, computations)
@@ -121,7 +137,7 @@ def memory_traffic(text: str) -> int:
 
 def _executed(name: str, computations: Mapping[str, Computation], times: int, inside_fusions: bool
               ) -> Iterator[tuple[Computation, Instruction, int]]:
-    """Yields (computation, instruction, runs) of all that runs, loops included."""
+    """Yields (computation, instruction, runs) for every instruction that runs, also in loops."""
     for instruction in computations[name].values():
         yield computations[name], instruction, times
         if instruction.opcode.endswith(("-done", "-update")) or (instruction.opcode == "fusion" and not inside_fusions):
@@ -133,7 +149,7 @@ def _executed(name: str, computations: Mapping[str, Computation], times: int, in
 
 def _called(instruction: Instruction) -> Iterator[str]:
     for role, name in _CALLED.findall(instruction.attributes):
-        if role != "to_apply" or instruction.opcode == "call":  # elsewhere it is the sum or comparison of a reduction
+        if role != "to_apply" or instruction.opcode == "call":  # otherwise it is the sum or comparison of a reduction
             yield name
     for names in _CALLED_MANY.findall(instruction.attributes):
         yield from re.findall(r"[\w.-]+", names)
@@ -148,7 +164,7 @@ def _group_size(attributes: str, devices: int) -> int:
     """Reads replica_groups, in its three notations: mesh['x'=8,'y'=2] {'x'}, [32,8]<=[256] and {{0,1},{2,3}}."""
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", attributes):
         sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
-        # A part of an axis is written 'x':(1)4: the product of what comes before, and the size of the part.
+        # A part of an axis is written 'x':(1)4: the product of the parts before it, and its size.
         parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
         return math.prod(int(size) if size else sizes[axis] for axis, size in parts)
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", attributes):
@@ -169,7 +185,7 @@ def _traffic(instruction: Instruction, computation: Computation, computations: M
         return 2 * min(read[0], _main_bytes(instruction)) + sum(read[1:])
     if opcode == "dynamic-update-slice":
         return 2 * read[1]
-    if opcode == "slice-start":  # (source, target, context): no more is read than written
+    if opcode == "slice-start":  # (source, target, context): it reads as much as it writes
         source, target = instruction.buffers[:2]
         return target.bytes * (source.main + target.main)
     if opcode in ("copy-start", "all-gather-start", "collective-permute-start"):  # the result repeats the operands
@@ -225,11 +241,16 @@ def _closing(text: str) -> int:
 
 
 def _buffers(shape: str) -> tuple[Buffer, ...]:
-    """Reads 'f32[16,8]{1,0:T(8,128)S(1)}' or a tuple of such; S(1) and up are memories on the chip."""
+    """Reads 'f32[16,8]{1,0:T(8,128)S(1)}' or a tuple of such shapes; S(1) and up are memories on the chip."""
     found = []
     for dtype, sizes, layout in _SHAPE.findall(shape):
-        bits = {"pred": 8, "token": 0, "opaque": 0}.get(dtype)
-        bits = int(re.search(r"\d+", dtype)[0]) if bits is None else bits  # 'bf16', 'f8e4m3fn', 'c64', 's4'
         values = math.prod(int(size.lstrip("<=")) for size in sizes.split(",") if size)
-        found.append(Buffer(values, -(-values * bits // 8), not re.search(r"S\([1-9]", layout)))
+        found.append(Buffer(values, -(-values * _bits(dtype) // 8), not re.search(r"S\([1-9]", layout)))
     return tuple(found)
+
+
+def _bits(dtype: str) -> int:
+    """Returns the bits of one value of 'pred', 'bf16', 'f8e4m3fn', 'c64', 's4', ...; 0 for a value without data."""
+    if number := re.search(r"\d+", dtype):
+        return int(number[0])
+    return {"pred": 8, "token": 0, "opaque": 0}[dtype]

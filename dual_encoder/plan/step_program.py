@@ -1,7 +1,7 @@
-"""The training step of a configuration as a compiled program, without data and without running anything.
+"""Compiles the training step of a configuration, without data and without running it.
 
-It is `training.step.compile_step` of the configured task, for the devices of any topology, with arguments that have
-shapes only.
+The step is that of `training.step.compile_step` for the configured task. It can be compiled for the devices of any
+topology, because its arguments need shapes only.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from dual_encoder.training.step import bind_step, compile_step, init_state
 
 
 class TooLarge(Exception):
-    """The compiler found no way to fit the program into the memory of a device; the message is the compiler's."""
+    """The compiler cannot make the program fit into the memory of a device. The message is the compiler's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Memory:
     Attributes:
       arguments: state and batch.
       outputs: state and metrics.
-      aliased: outputs that lie where donated arguments lay.
-      temporaries: activations, gradients and whatever else lives only during the step.
+      aliased: outputs that use the memory of donated arguments.
+      temporaries: activations, gradients and all other arrays that exist only during the step.
       code: the program.
       next_batch: the batch that the trainer sends while this step runs.
     """
@@ -45,23 +45,24 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it, what is aliased once."""
+        """The sum, with aliased memory counted once."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code + self.next_batch
 
 
 @dataclasses.dataclass(frozen=True)
 class StepProgram:
-    """One device's share of the compiled step.
+    """The figures of the compiled step, for one device.
 
     Attributes:
       parameters: number of trained values.
-      state: bytes of the training state, parameters included; part of `memory.arguments`.
-      memory: what a step needs.
+      state: bytes of the training state with the parameters; part of `memory.arguments`.
+      memory: the memory that a step needs.
       flops: floating-point operations of a step.
-      bytes_accessed: the compiler's own count: memory on the chip included, bodies of loops once; None: it has none.
-      traffic: bytes that a step reads from and writes to the main memory, loops included.
-      collectives: what crosses between the devices.
-      compile_seconds: time it took.
+      bytes_accessed: the compiler's own count, with the memory on the chip, and with the body of a loop once; None if
+        the compiler has no count.
+      traffic: bytes that a step reads from and writes to the main memory, with every run of a loop.
+      collectives: the communication between the devices.
+      compile_seconds: the time of the compilation.
     """
 
     parameters: int
@@ -75,7 +76,7 @@ class StepProgram:
 
 
 def batch_shapes(task: Task, info: DatasetInfo, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the global batch as `mesh.to_global` makes it, without values."""
+    """Returns the shapes and dtypes of the global batch that `mesh.to_global` makes."""
     batch = {name: jax.ShapeDtypeStruct((batch_size, *info.tensors[name].shape), jnp.dtype(info.tensors[name].dtype))
              for name in task.features}
     return batch | {name: jax.ShapeDtypeStruct((batch_size,), dtype)
@@ -87,15 +88,15 @@ def compile_program(config: TaskConfig, task: Task, info: DatasetInfo, mesh: jax
     """Compiles the step of `task` for the devices of `mesh`.
 
     Args:
-      config: of the run; its batch_size is the global batch, of as many rows for each device.
-      task: of `tasks.build`.
-      info: shapes of the records.
-      mesh: over the devices; they need not exist.
-      steps: length of the schedule; it changes constants only.
+      config: of the run; its batch_size is the global batch, a multiple of the number of devices.
+      task: from `tasks.build`.
+      info: the shapes of the records.
+      mesh: over the devices, which need not exist.
+      steps: the length of the schedule; it changes only constants.
 
     Raises:
-      UserError: the model does not fit the images, the compiler fails, or JAX cannot read what it made.
-      TooLarge: the compiler refuses, for want of memory.
+      UserError: the model does not fit the images, the compiler fails, or JAX cannot read the compiled program.
+      TooLarge: the compiler refuses because the memory of a device is too small.
     """
     optimizer = make_optimizer(config.optimizer, config.batch_size, steps, task.frozen)
     state = jax.eval_shape(lambda: init_state(task, optimizer, config, mesh))
@@ -112,29 +113,35 @@ def compile_program(config: TaskConfig, task: Task, info: DatasetInfo, mesh: jax
     seconds = time.perf_counter() - began
     try:
         text = compiled.as_text()
-    except jax.errors.JaxRuntimeError as error:  # libtpu 0.0.52 makes programs for TPU7x that jax 0.10.2 cannot read
+    except jax.errors.JaxRuntimeError as error:  # jax 0.10.2 cannot read the programs of libtpu 0.0.52 for TPU7x
         raise UserError(f"JAX cannot read the program that the compiler made ({str(error).splitlines()[0][:200]}); "
-                        "install the version of it that goes with this JAX: pip install 'jax[tpu]'") from error
+                        "install the version of the compiler that fits this JAX: pip install 'jax[tpu]'") from error
     costs = compiled.cost_analysis() or {}  # GPU programs have none
     counted = flops.count(bind_step(task, optimizer, config), state, batch) / mesh.size
     return StepProgram(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)), state=_bytes(state),
         memory=_memory(compiled, _bytes(batch) // mesh.size),
-        flops=max(costs.get("flops", 0.0), counted),  # XLA's has all operations, ours the loops
+        flops=max(costs.get("flops", 0.0), counted),  # XLA counts all operations, `flops` counts loops
         bytes_accessed=costs.get("bytes accessed"), traffic=hlo.memory_traffic(text),
         collectives=tuple(hlo.collectives(text, mesh.size)), compile_seconds=seconds)
 
 
 def _options(mesh: jax.sharding.Mesh) -> dict[str, bool]:
-    """Returns the compiler's options: without a GPU it cannot try Triton's tiles for products, and may find none."""
+    """Returns the options of the compiler.
+
+    Triton's products are off for GPUs: the compiler chooses their tiles by trial on a GPU, and fails without one.
+    """
     return {"xla_gpu_enable_triton_gemm": False} if mesh.devices.flat[0].platform == "gpu" else {}
 
 
 def _memory(compiled: jax.stages.Compiled, next_batch: int) -> Memory:
     stats = compiled.memory_analysis()
+    if stats is None:
+        raise UserError("the compiler for this platform gives no memory figures; use another --topology")
     return Memory(stats.argument_size_in_bytes, stats.output_size_in_bytes, stats.alias_size_in_bytes,
                   stats.temp_size_in_bytes, stats.generated_code_size_in_bytes, next_batch)
 
 
 def _bytes(tree: Any) -> int:
+    """Returns the size of all arrays of a tree."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

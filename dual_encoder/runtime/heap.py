@@ -1,7 +1,7 @@
-"""The memory of a step stays with the process on a CPU, where XLA asks for it anew each time.
+"""Makes glibc keep freed memory on a CPU.
 
-As glibc is, it gives large blocks back to the kernel, which clears them page by page when they are asked for again: up
-to a fifth of the time of a step (docs/performance.md).
+XLA allocates each step's memory anew. By default glibc returns it to the kernel, and the page faults to get it back
+cost up to a fifth of a step (docs/performance.md).
 """
 
 import ctypes
@@ -11,19 +11,23 @@ import os
 
 import jax
 
-# The parameters of mallopt(3), <malloc.h>.
+# The version of jaxlib that the fifth was measured with. With a newer one tests/test_workarounds.py fails until it is
+# measured again.
+_MEASURED_WITH = "0.10"
+
+# The parameters of mallopt(3), from <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep() -> bool:
-    """Makes glibc keep what is freed and use it again. To be called before JAX starts its threads.
+    """Makes glibc keep freed memory and use it again. Call this before JAX starts its threads.
 
-    Blocks of any size come from one heap, which is never trimmed: the threads that a machine with an accelerator has
-    would wait for each other there, so only where JAX can choose nothing but the CPU, or was told to. A user who sets
-    glibc's own variables has chosen.
+    After this call, blocks of any size come from one heap, which is never trimmed. On a machine with an accelerator
+    many threads would wait for each other at this heap. So nothing is changed unless JAX can only use the CPU, or is
+    set to use it. Nothing is changed either if the user has set one of glibc's own variables.
 
     Returns:
-      whether it does.
+      whether glibc keeps freed memory now.
     """
     chosen = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(v.startswith("MALLOC_") for v in os.environ)
     if chosen or not _cpu_only() or not _is_glibc():
@@ -34,9 +38,10 @@ def keep() -> bool:
 
 
 def _cpu_only() -> bool:
-    """Whether JAX will run on the CPU; asking JAX itself would start it."""
-    if jax.config.jax_platforms:
-        return jax.config.jax_platforms == "cpu"
+    """Returns whether JAX will run on the CPU, without starting JAX's backends."""
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]  # JAX adds its options at run time
+    if platforms:
+        return platforms == "cpu"
     return not (importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("jax_plugins")
                 or importlib.util.find_spec("libtpu"))
 
@@ -44,5 +49,5 @@ def _cpu_only() -> bool:
 def _is_glibc() -> bool:
     try:
         return "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
-    except (ValueError, OSError, AttributeError):  # another libc; AttributeError: Windows
+    except (ValueError, OSError, AttributeError):  # another libc; AttributeError on Windows
         return False

@@ -1,7 +1,7 @@
-"""The distribution module: start of many hosts, the device mesh, shardings, host batch -> global array.
+"""Runs one program on many devices: the start of all processes, the device mesh, shardings, and global batches.
 
-One program runs on every device: `jax.jit` over arrays sharded on the axis 'data'. Models and losses are written for
-the global batch, so BatchNorm statistics and gradients are global by construction.
+The program is a `jax.jit` over arrays that are sharded on the axis 'data'. Models and losses are written for the global
+batch, so BatchNorm statistics and gradients are global by construction.
 """
 
 import collections
@@ -24,24 +24,25 @@ from dual_encoder.errors import UserError, one_line
 
 LOST = 76  # exit code: another process of the run is dead (EX_PROTOCOL)
 _AXIS = "data"
-_MEETING = 300  # seconds that the first process waits for the last one to start
-_PATIENCE = 20  # seconds until a process says that it waits
-_LEAVING = 5  # seconds that a process waits at its end for others that end like it;
-_LEAVING_LAST = 60  # the first one, without which JAX aborts the others, for longer
+_START_LIMIT = 300  # seconds that the first process waits for the last one to start
+_NOTICE_AFTER = 20  # seconds until a waiting process prints that it waits
+_EXIT_LIMIT = 5  # seconds that a process waits at its exit for the other processes
+_EXIT_LIMIT_FIRST = 60  # the same for the first process: without it JAX aborts the others
 _MANUAL = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def start(peer_timeout: int) -> None:
-    """Joins the other hosts when this process is one of many.
+    """Joins the other processes of the run, if there are several.
 
-    The three variables of `_MANUAL` say so, or SLURM, or a TPU: JAX asks its metadata server for the others. They
-    may start `_MEETING` seconds apart, or `peer_timeout` where that is longer; then JAX aborts those that came.
+    A run has several processes if the three `JAX_*` variables of `_MANUAL` are set, under SLURM, or on a TPU slice (JAX
+    finds them through the slice's metadata server). Processes may start up to max(300, `peer_timeout`) seconds apart;
+    after that JAX aborts those that are waiting.
 
     Args:
-      peer_timeout: seconds without a sign of life after which a process counts as dead, and all others end.
+      peer_timeout: seconds without a heartbeat after which a process counts as dead, and all others end.
 
     Raises:
-      UserError: some of the three are set, others are missing or no numbers; no meeting with the others.
+      UserError: only some of the three variables are set, or they have no valid values; the processes cannot connect.
     """
     place = _given_place()
     many = bool(place) or int(os.environ.get("SLURM_NTASKS", "1")) > 1 or (
@@ -49,17 +50,21 @@ def start(peer_timeout: int) -> None:
     if not many and not _has_tpu():
         return
     try:
-        _join(peer_timeout, *place)
+        _join(peer_timeout, place)
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(f"the processes of the run cannot meet: {one_line(error)}; if an earlier run still has "
-                        "the port of the first one, end it or give another port") from error
-    except ValueError:  # no metadata server that knows of a slice: where only chips spoke for one, a machine alone
+        raise UserError(f"the processes of the run cannot connect: {one_line(error)}; if an earlier run still uses "
+                        "the port of the first process, end it or give another port") from error
+    except ValueError:  # no metadata server describes a slice
         if many:
             raise
+        # Only the chips suggested a slice: this is a single machine with TPU chips.
 
 
 def _given_place() -> tuple[()] | tuple[str, int, int]:
-    """Returns the address of the first process, the number of processes and that of this one, or () if not given."""
+    """Returns the address of the first process, the number of processes, and the number of this process from 0.
+
+    Returns () if none of the three variables is set.
+    """
     given = {name: os.environ[name] for name in _MANUAL if name in os.environ}
     if not given:
         return ()
@@ -67,17 +72,17 @@ def _given_place() -> tuple[()] | tuple[str, int, int]:
         address, count, number = given[_MANUAL[0]], int(given[_MANUAL[1]]), int(given[_MANUAL[2]])
         port = int(address.rsplit(":", 1)[1])
     except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"{given} do not describe one process of many; set all of {', '.join(_MANUAL)} "
+        raise UserError(f"{given} do not describe one process of several; set all of {', '.join(_MANUAL)} "
                         "(HOST:PORT, a number, a number from 0)") from error
-    if number == 0 and _is_taken(port):  # JAX would crash now and then
-        raise UserError(f"the processes of the run cannot meet: the port of {address} is in use; if an earlier run "
-                        "still has it, end it or give another port")
+    if number == 0 and _is_taken(port):  # JAX sometimes crashes if the port is in use
+        raise UserError(f"the processes of the run cannot connect: the port of {address} is in use; if an earlier run "
+                        "still uses it, end it or give another port")
     return address, count, number
 
 
 def _is_taken(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what an ended run left behind does not count
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an ended run may have left the port in TIME_WAIT
         try:
             probe.bind(("", port))
         except OSError:
@@ -85,35 +90,40 @@ def _is_taken(port: int) -> bool:
     return False
 
 
-def _join(peer_timeout: int, *place: str | int) -> None:
-    """Starts `jax.distributed`; says what a long start waits for: where it is in vain, JAX aborts without a reason."""
-    limit = max(peer_timeout, _MEETING)  # a report that is written takes its time, too
+def _join(peer_timeout: int, place: tuple[()] | tuple[str, int, int]) -> None:
+    """Starts `jax.distributed`.
+
+    After 20 seconds it prints what it is waiting for, because JAX gives no reason when it times out.
+    """
+    limit = max(peer_timeout, _START_LIMIT)  # also at the exit, when the first process may still write the report
     line = (f"waiting for the other processes of the run, up to {limit} s; start the same command on all hosts, and "
-            "see that each can reach the first one")
-    timer = threading.Timer(_PATIENCE, print, (line,), {"file": sys.stderr, "flush": True})
+            "check that each can reach the first one")
+    timer = threading.Timer(_NOTICE_AFTER, print, (line,), {"file": sys.stderr, "flush": True})
     timer.daemon = True
     timer.start()
-    # JAX's notice of SIGTERM mixes up our steps with those that Orbax names on another thread; ours is in the batch.
+    # JAX's own handling of SIGTERM confuses our steps with the steps of Orbax on another thread. We send the request to
+    # stop in the batch instead (`to_global`).
     jax.config.update("jax_enable_preemption_service", False)
+    address, count, number = place or (None, None, None)
     try:
-        jax.distributed.initialize(*place, heartbeat_timeout_seconds=peer_timeout, initialization_timeout=limit,
-                                   shutdown_timeout_seconds=limit)
+        jax.distributed.initialize(address, count, number, heartbeat_timeout_seconds=peer_timeout,
+                                   initialization_timeout=limit, shutdown_timeout_seconds=limit)
     finally:
         timer.cancel()
 
 
 def _has_tpu() -> bool:
-    """True on a host with TPU chips that this process may use."""
+    """Returns whether this host has TPU chips that this process may use."""
     platforms = os.environ.get("JAX_PLATFORMS", "tpu").split(",")
     chips = [*glob.glob("/dev/accel[0-9]*"), *glob.glob("/dev/vfio/[0-9]*")]
     return "tpu" in platforms and bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the one-axis mesh over `devices` (all devices of all hosts when None), in the order of processes.
+    """Returns the one-axis mesh over `devices` (None: all devices of all hosts), in the order of the processes.
 
-    So the rows of a process are one block of the global batch, as `local_rows` says; `jax.make_mesh` would order TPU
-    chips by their place in the torus.
+    So the rows of a process are one block of the global batch, which `local_rows` gives. `jax.make_mesh` would order
+    TPU chips by their place in the torus.
 
     Raises:
       UserError: one process has more devices than another.
@@ -121,26 +131,27 @@ def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
     devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     counts = collections.Counter(device.process_index for device in devices)
     if len(set(counts.values())) > 1:
-        raise UserError(f"the processes of the run have {', '.join(map(str, counts.values()))} devices, expected as "
-                        "many in each; hide as many everywhere, as with CUDA_VISIBLE_DEVICES")
+        raise UserError(f"the processes of the run have {', '.join(map(str, counts.values()))} devices, expected the "
+                        "same number in each; hide some of them, for example with CUDA_VISIBLE_DEVICES")
     # Auto: the compiler places the collectives; JAX's default (Explicit) refuses `z1 @ z2.T` of two sharded operands.
     return Mesh(np.array(devices), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Returns the sharding in which every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def by_row(mesh: Mesh) -> NamedSharding:
-    """The first axis is split over the devices."""
+    """Returns the sharding in which the first axis is split over the devices."""
     return NamedSharding(mesh, PartitionSpec(_AXIS))
 
 
 def check_rows(key: str, rows: int, mesh: Mesh, of: int = 0) -> None:
-    """Raises UserError, naming the config key, unless so many rows can be split evenly over the devices.
+    """Raises UserError unless `rows` rows can be split evenly over the devices.
 
-    It advises the next smaller and the next larger number; those that divide `of` where the rows are a part of that.
+    The message names the config key, and the next smaller and the next larger number that fits. If the rows are a part
+    of `of` rows, it names numbers that divide `of`.
     """
     if rows % mesh.size:
         fit = [number for number in range(mesh.size, rows + of + mesh.size, mesh.size) if of % number == 0]
@@ -158,7 +169,8 @@ def local_rows(batch_size: int) -> range:
 def to_global(local_batch: Mapping[str, np.ndarray], mesh: Mesh, stop: bool = False) -> dict[str, jax.Array]:
     """Turns this process's rows into arrays of the global batch, sharded by row.
 
-    Its `stop` [batch] bool says of each row whether the process that feeds it was asked to end the run.
+    The result has one more array, `stop` [batch] bool: for each row, whether the process that feeds it has received a
+    request to end the run.
     """
     sharding, rows = by_row(mesh), len(next(iter(local_batch.values())))
     return {name: jax.make_array_from_process_local_data(sharding, array)
@@ -166,39 +178,39 @@ def to_global(local_batch: Mapping[str, np.ndarray], mesh: Mesh, stop: bool = Fa
 
 
 def is_main_process() -> bool:
-    """True on the one process that writes metrics, reports and progress."""
+    """Returns whether this is the one process that writes metrics, reports and progress."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Around work on all processes: when it fails on this one, it ends at once, with code LOST and one line.
+    """Ends this process at once, with exit code LOST and one line, if work that all processes share fails here.
 
-    It does not wait for the others: most often one of them is dead. Want of memory is a fault of its own.
+    Use it around that work. The process does not wait for the others, because most often one of them is dead. If memory
+    is short the error is raised as it is, because that is this process's own fault.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if is_alone() or "RESOURCE_EXHAUSTED" in str(error):
             raise
-        print(f"error: process {jax.process_index()} of {jax.process_count()} lost another one, or failed itself: "
-              f"{one_line(error)}; look for an earlier error in the logs of the others, and start "
-              "the same command on all of them again", file=sys.stderr, flush=True)
+        print(f"error: process {jax.process_index()} of {jax.process_count()} lost another process, or failed "
+              f"itself: {one_line(error)}; look for an earlier error in the logs of the others, and start the same "
+              "command on all hosts again", file=sys.stderr, flush=True)
         os._exit(LOST)
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process, whatever the others of the run do.
+    """Ends this process with exit code `code`, even if the other processes of the run go on.
 
-    JAX has all processes meet at their exit, waits for minutes, and aborts. So those that end for the same reason meet
-    here; one that ends alone does not wait for the others, which lose it as they would a dead one.
+    At exit JAX waits minutes for all processes and then aborts. So we wait a few seconds for processes that end for the
+    same reason, and otherwise exit; the others treat this process as dead.
     """
     if jax.distributed.is_initialized():
-        meeting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-        patience = _LEAVING_LAST if is_main_process() else _LEAVING
-        meeting.start()
-        meeting.join(patience)
-        if meeting.is_alive():
+        shutdown = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        shutdown.start()
+        shutdown.join(_EXIT_LIMIT_FIRST if is_main_process() else _EXIT_LIMIT)
+        if shutdown.is_alive():
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
@@ -206,7 +218,7 @@ def leave(code: int) -> NoReturn:
 
 
 def is_alone() -> bool:
-    """True when this process is the only one of the run."""
+    """Returns whether this process is the only one of the run."""
     return jax.process_count() == 1
 
 

@@ -1,30 +1,28 @@
-"""SIGTERM and SIGINT as a request to stop after the current step."""
+"""Turns SIGTERM and SIGINT into a request to stop after the current step."""
 
 import signal
-from typing import Any
+from types import FrameType, TracebackType
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGINT, which would end the process; a second SIGINT interrupts at once.
-
-    Use it as a context manager.
+    """Records SIGTERM and SIGINT instead of ending the process. A second SIGINT interrupts at once.
 
     Attributes:
-      requested: True after a signal.
+      requested: whether one of the two signals has arrived.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.requested = False
 
     def __enter__(self) -> "StopRequest":
         self._old = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: Any) -> None:
+    def _note(self, number: int, _: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True

@@ -1,4 +1,4 @@
-"""Files that are either complete or not there."""
+"""Writes files that are either complete or absent."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 from dual_encoder.errors import UserError
 
-_STRETCH = 16 << 20  # bytes
+_CHUNK = 16 << 20  # bytes that are sent to the disk at a time
 
 
 class NewFile:
-    """A file that is being written; what the disk refuses becomes a UserError.
+    """A file that is being written. An error of the disk becomes a UserError.
 
     Attributes:
       size: bytes written so far.
@@ -28,20 +28,20 @@ class NewFile:
         with _explained(self._path):
             self._file.write(data)
         self.size += len(data)
-        if self.size - self._sent >= _STRETCH and hasattr(os, "posix_fadvise"):
-            # Linux sends a stretch that is not needed to the disk at once; `sync` then has little to wait for.
-            with contextlib.suppress(OSError):  # advice; some file systems take none
+        if self.size - self._sent >= _CHUNK and hasattr(os, "posix_fadvise"):
+            # This makes Linux send the new bytes to the disk at once, so that `sync` waits for few bytes only.
+            with contextlib.suppress(OSError):  # it is advice, which some file systems do not accept
                 os.posix_fadvise(self._file.fileno(), self._sent, self.size - self._sent, os.POSIX_FADV_DONTNEED)
             self._sent = self.size
 
     def sync(self) -> None:
-        """Returns when the disk holds everything."""
+        """Waits until the disk holds all bytes."""
         with _explained(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes the file, whatever is still in its buffer."""
+        """Closes the file, even if the last bytes cannot be written."""
         with contextlib.suppress(OSError):
             self._file.close()
 
@@ -54,9 +54,9 @@ def write(path: str | os.PathLike, data: bytes) -> None:
 
 @contextlib.contextmanager
 def create(path: str | os.PathLike) -> Iterator[NewFile]:
-    """Opens a new file that appears as `path` when the block ends without an error; an old file stays until then.
+    """Opens a new file that appears as `path` when the block ends without an error. An old file stays until then.
 
-    It is written under a temporary name that no other host or process takes, synced, and renamed.
+    The file is written under a temporary name that no other host or process uses, synced, and renamed.
 
     Raises:
       UserError: the folder is missing or not writable, or the disk is full.
@@ -79,8 +79,9 @@ def create(path: str | os.PathLike) -> Iterator[NewFile]:
 
 @contextlib.contextmanager
 def _explained(path: pathlib.Path) -> Iterator[None]:
+    """Turns an OSError into a UserError of one line."""
     try:
         yield
     except OSError as error:
         raise UserError(f"cannot write '{path}' ({error.strerror or error}); name a folder that exists, is writable "
-                        "and has space left") from error
+                        "and has free space") from error

@@ -1,7 +1,8 @@
-"""Reading by path: folders on disk, and buckets (gs://, s3://, az://) through fsspec.
+"""Reads files by path: from disks, and from buckets (gs://, s3://, az://) through fsspec.
 
-Every path of a data set goes through here. `etils.epath` only spells paths: its bucket I/O imports TensorFlow wherever
-TensorFlow is installed, and training never does. gs:// needs the package gcsfs, s3:// needs s3fs, az:// needs adlfs.
+All reading of a data set uses this module. `etils.epath` is used for path names only: its bucket I/O imports TensorFlow
+if TensorFlow is installed, and training must not import it. gs:// needs the package gcsfs, s3:// needs s3fs, az://
+needs adlfs.
 """
 
 import contextlib
@@ -18,33 +19,37 @@ from dual_encoder.errors import UserError, one_line
 
 
 class Ranges(Protocol):
-    """An open file that is read by position; safe to share between threads."""
+    """An open file that is read by position. Several threads may share it.
 
-    size: int  # bytes, when it was opened
+    Attributes:
+      size: bytes, when it was opened.
+    """
+
+    size: int
 
     def read(self, offset: int, length: int) -> bytes:
-        """Returns the bytes at `offset`; fewer than `length` where the file ends."""
+        """Returns `length` bytes from `offset` on; fewer if the file ends before."""
 
     def read_into(self, offset: int, buffers: Sequence) -> int:
-        """Fills writable buffers, one after the other, with the bytes at `offset`; returns how many there were."""
+        """Fills writable buffers one after the other with the bytes from `offset` on; returns the number of bytes."""
 
 
 def read(path: epath.PathLike) -> bytes:
-    """Returns the whole file; FileNotFoundError when it is missing, UserError when a bucket refuses."""
+    """Returns the whole file; FileNotFoundError if it is missing, UserError if a bucket refuses."""
     with _explained(path):
         system, name = fsspec.core.url_to_fs(os.fspath(path))
         return system.cat_file(name)
 
 
 def exists(path: epath.PathLike) -> bool:
-    """Returns whether a file or folder `path` exists; UserError when a bucket refuses."""
+    """Returns whether a file or folder `path` exists; UserError if a bucket refuses."""
     with _explained(path):
         system, name = fsspec.core.url_to_fs(os.fspath(path))
         return system.exists(name)
 
 
 def sizes(folder: epath.PathLike) -> dict[str, int]:
-    """Returns file name -> bytes of the files and links in `folder`, from one listing (buckets charge per question).
+    """Returns file name -> bytes of the files and links in `folder`, from one listing (buckets charge per request).
 
     Raises:
       FileNotFoundError: no such folder.
@@ -75,7 +80,10 @@ def open_ranges(path: epath.PathLike) -> Ranges:
 
 
 class _LocalFile:
-    """Closed with its last reference, so a cache may drop one that another thread is reading."""
+    """A file on a disk.
+
+    It is closed when its last reference is gone, so a cache may drop it while another thread is reading.
+    """
 
     def __init__(self, path: epath.PathLike):
         self._descriptor = os.open(path, os.O_RDONLY)
@@ -90,6 +98,8 @@ class _LocalFile:
 
 
 class _BucketFile:
+    """A file in a bucket, read by range requests."""
+
     def __init__(self, path: epath.PathLike):
         self._path = path
         with _explained(path):
@@ -116,12 +126,12 @@ def _is_bucket(path: epath.PathLike) -> bool:
 
 @contextlib.contextmanager
 def _explained(path: epath.PathLike) -> Iterator[None]:
-    """Turns what a bucket's library raises into one line; a missing file stays FileNotFoundError."""
+    """Turns an error of a bucket's library into a UserError of one line; a missing file stays FileNotFoundError."""
     try:
         yield
     except FileNotFoundError:
         raise
-    except Exception as error:  # each library has its own: credentials, permissions, network, not installed
+    except Exception as error:  # every library raises its own: credentials, permissions, network, not installed
         if not _is_bucket(path):
             raise
         raise UserError(f"'{os.fspath(path)}' cannot be read ({type(error).__name__}: {one_line(error)}); check the "

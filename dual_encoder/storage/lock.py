@@ -1,13 +1,14 @@
-"""One process at a time: a lock of the kernel, which goes with the process that holds it, however it ends."""
+"""Lets one process at a time hold a file: a lock of the kernel, which is released whenever its process ends."""
 
 import fcntl
 from typing import IO
 
 
 def take(file: IO) -> bool:
-    """Locks an open file for this process until it is closed; False when another one has it.
+    """Locks an open file for this process until the file is closed.
 
-    A file system without locks gives none and stops nobody: True.
+    Returns:
+      False if another process holds the lock; otherwise True, also on a file system that has no locks.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

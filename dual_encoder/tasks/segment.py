@@ -55,6 +55,10 @@ class Segment:
 
     def __init__(self, config: SegmentConfig, sensors: Mapping[str, SensorSpec], records: Records | Shapes,
                  pretrained: Mapping[str, Any] | None):
+        label = records.info.label
+        if label is None or not label.per_pixel:
+            raise UserError(f"the labels of the data set are of kind '{label.kind if label else 'none'}', segmentation "
+                            "needs a class for each pixel; use configs/classify.py for labels of whole images")
         self.config, self.pretrained = config, pretrained
         self.inputs, self.features = config.sensors, config.features
         self.sensors = {name: sensors[name] for name in self.inputs}

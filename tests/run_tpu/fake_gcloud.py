@@ -1,4 +1,4 @@
-"""A stand-in for gcloud that knows one queued resource and runs what is sent by ssh in folders that play the hosts.
+"""A stand-in for gcloud with one queued resource. It runs ssh commands in folders that stand for the hosts.
 
 The folder that the environment variable WORLD names holds all of it:
     calls       one JSON list of arguments a line
@@ -30,7 +30,7 @@ HOSTS = WORLD / "hosts"
 def main():
     arguments, plan = sys.argv[1:], json.loads((WORLD / "plan.json").read_text())
     verb = arguments[3]
-    with (WORLD / "lock").open("w") as lock:  # one call at a time, but for what runs on the hosts
+    with (WORLD / "lock").open("w") as lock:  # one call at a time, except on the hosts
         fcntl.flock(lock, fcntl.LOCK_EX)
         with (WORLD / "calls").open("a") as calls:
             calls.write(json.dumps(arguments) + "\n")

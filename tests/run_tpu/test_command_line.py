@@ -1,4 +1,4 @@
-"""run_tpu.sh as a user types it: help, mistakes, dry runs, the lines of the documentation, and what shellcheck says."""
+"""The command line of run_tpu.sh: help, mistakes, dry runs, the lines of the documentation, and shellcheck."""
 
 import os
 import re
@@ -82,7 +82,7 @@ def test_the_lines_of_the_documentation_are_understood(world):
 
 @pytest.mark.slow
 def test_the_real_gcloud_understands_every_call(world, tmp_path):
-    """Without an account it reads its arguments, then says that it has none; it asks nobody."""
+    """Without an account gcloud parses its arguments, then reports the missing account; it makes no request."""
     tool = shutil.which("gcloud")
     if tool is None:
         pytest.skip("gcloud is not installed; its own reading of the calls was not tried")

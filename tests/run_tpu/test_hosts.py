@@ -1,4 +1,4 @@
-"""The hosts: what setup puts there, what launch starts, how it is watched and stopped."""
+"""The hosts: setup, launch, status, logs and stop."""
 
 import fcntl
 import signal
@@ -11,7 +11,7 @@ def test_setup_installs_the_commit_on_every_host(world, repository):
     world.run("create")
     (repository / "main.py").write_text("not committed")
     try:
-        assert "what is not committed is not sent" in world.run("setup", "--extras=tpu")
+        assert "uncommitted changes are not sent" in world.run("setup", "--extras=tpu")
     finally:
         git(repository, "checkout", "--quiet", "main.py")
     for host in (0, 1):
@@ -55,9 +55,9 @@ def test_the_same_command_runs_on_every_host(world):
     for host in (0, 1):
         assert f"first launch 0 {PROGRAM[1:]}" in world.text(host, "run_tpu/log")
     assert world.states() == [["running"]] * 2
-    assert "2 host(s) runs it already" in world.run("launch", *PROGRAM)
+    assert "2 host(s) already running" in world.run("launch", *PROGRAM)
     assert "another command runs" in world.run("launch", "--", "--config=configs/finetune.py", code=2)
-    assert "a program runs" in world.run("setup", code=4)
+    assert "a program is running" in world.run("setup", code=4)
     assert "2 host(s) stopped with exit code 75" in world.run("stop")
     assert world.states() == [["stopped", "75"]] * 2
     assert "2 host(s) ran nothing" in world.run("stop")
@@ -106,7 +106,7 @@ def test_calls_that_change_a_host_wait_for_each_other(world):
         assert process.poll() is None and world.states() == [["idle"], ["running"]]
     assert "2 host(s) launched" in world.finish(process)
     world.run("stop")
-    world.run("launch", *PROGRAM)  # what was launched does not hold the lock
+    world.run("launch", *PROGRAM)  # the launched program does not hold the lock
 
 
 def test_logs_can_be_followed(world):

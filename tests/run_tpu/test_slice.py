@@ -50,7 +50,7 @@ def test_delete_goes_on_waiting_for_an_earlier_one(world):
 def test_a_deletion_that_never_shows_comes_to_nothing(world):
     world.run("create")
     world.plan(deleted=["ACTIVE"])
-    assert "the deletion came to nothing: slice is ACTIVE; slice may still cost money" in world.run("delete", code=1)
+    assert "the deletion had no effect: slice is ACTIVE; slice may still cost money" in world.run("delete", code=1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

@@ -1,4 +1,4 @@
-"""`launch --supervise`: preemption, exit code 75, failures of the program, faults of gcloud, other people's hands."""
+"""`launch --supervise`: preemption, exit code 75, failures of the program and of gcloud, other terminals."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ SUPERVISE = ["launch", "--supervise", *PROGRAM]
 def test_supervision_ends_with_the_program(world):
     world.plan(created=["WAITING_FOR_RESOURCES", "ACTIVE"])
     text = world.run(*SUPERVISE)
-    assert "without --mount a preempted slice takes the workdir with it" in text
+    assert "without --mount the workdir is lost" in text
     assert "ended with exit code 0" in text and "slice still costs money" in text
     assert len(world.calls("create")) == 1 and not world.calls("delete")
     assert "without --mount" not in world.run(*SUPERVISE[:2], "--mount=bucket", "--delete-when-done", *PROGRAM)
@@ -32,7 +32,7 @@ def test_a_preempted_slice_is_made_again_with_the_same_commit(world, repository)
         text = world.finish(process)
     finally:
         git(repository, "reset", "--quiet", "--hard", "HEAD~1")
-    assert "slice is SUSPENDED; making it again" in text
+    assert "slice is SUSPENDED; creating it again" in text
     assert len(world.calls("create")) == 2 and world.calls("create")[0] == world.calls("create")[1]
     assert len(world.calls("delete")) == 1 and "gcsfuse" in world.text(0, "system")
     assert f"first launch 1 {PROGRAM[1:]}" in world.text(0, "run_tpu/log")
@@ -42,7 +42,7 @@ def test_a_node_that_is_gone_before_its_request_is_made_again(world):
     world.plan(gone=[2])
     world.program("run", "0")
     text = world.run(*SUPERVISE)
-    assert "looking again" in text and "the hosts of slice are preempted; making it again" in text
+    assert "looking again" in text and "the hosts of slice are preempted; creating it again" in text
     assert len(world.calls("create")) == 2 and len(world.calls("delete")) == 1
 
 
@@ -96,7 +96,7 @@ def test_hosts_that_fail_while_the_slice_is_taken_away_do_not_count(world):
     world.plan(created=["ACTIVE"] * 4 + ["SUSPENDED"])  # create, setup, launch, a survey; then the next finds it out
     world.program("3", "0")
     text = world.run(*SUPERVISE, POLL="1")  # by then both have failed
-    assert "looking again" in text and "slice is SUSPENDED; making it again" in text
+    assert "looking again" in text and "slice is SUSPENDED; creating it again" in text
 
 
 def test_supervision_ends_when_the_program_is_stopped_by_hand(world):
@@ -126,7 +126,7 @@ def test_supervision_takes_over_a_running_program(world):
     process = world.start(*SUPERVISE)
     world.until(lambda: len(world.calls("ssh")) > before + 4)
     process.send_signal(signal.SIGINT)
-    assert "runs it already" in world.finish(process, 130)
+    assert "already running" in world.finish(process, 130)
     assert world.states() == [["running"]] * 2 and len(world.calls("scp")) == 1
 
 
@@ -179,7 +179,7 @@ def test_a_slice_that_is_taken_before_the_first_launch_is_made_again(world, stat
     (world.folder / "state").write_text("WAITING_FOR_RESOURCES")  # of an earlier `create`
     (world.folder / "upcoming").write_text("\n".join(states))
     text = world.run(*SUPERVISE)
-    assert "slice is SUSPENDED; making it again" in text and "ended with exit code 0" in text
+    assert "slice is SUSPENDED; creating it again" in text and "ended with exit code 0" in text
     assert len(world.calls("create")) == len(world.calls("delete")) == 1
 
 
@@ -192,7 +192,7 @@ def test_a_restarted_supervision_outlives_a_fault_too(world):
     world.until(lambda: len(world.calls("ssh")) > 8)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert "runs it already" in world.finish(process, 130)
+    assert "already running" in world.finish(process, 130)
 
 
 def test_a_request_that_is_not_granted_at_first_ends_the_supervision(world):
@@ -236,7 +236,7 @@ def test_supervision_looks_again_after_a_pause(world):
     before = len(world.calls("ssh"))
     world.until(lambda: len(world.calls("ssh")) > before + 3)
     process.terminate()
-    assert "slice is SUSPENDED; making it again" in world.finish(process, 130)
+    assert "slice is SUSPENDED; creating it again" in world.finish(process, 130)
     assert len(world.calls("delete")) == 1 and world.states() == [["running"]] * 2
 
 
@@ -249,7 +249,7 @@ def test_pauses_grow_while_nothing_comes_of_it(world):
 def test_words_that_gcloud_does_not_take_end_the_supervision(world):
     world.plan(fail={"scp": ["ERROR: (gcloud.compute.tpus.tpu-vm.scp) unrecognized arguments: --nonsense"]})
     text = world.run(*SUPERVISE, "--ssh-args=--nonsense", code=2)
-    assert "does not take these words" in text and "trying again" not in text
+    assert "does not accept these arguments" in text and "trying again" not in text
 
 
 def test_a_stop_between_two_programs_ends_the_supervision(world):
@@ -285,7 +285,7 @@ def test_a_deletion_that_comes_to_nothing_is_tried_again(world):
     world.plan(preempt=[1], deleted=["DELETING", "SUSPENDED"])
     world.program("run")
     text = world.run(*SUPERVISE, code=1)
-    assert "the deletion came to nothing: slice is SUSPENDED" in text and "gave up on slice after 4 attempts" in text
+    assert "the deletion had no effect: slice is SUSPENDED" in text and "gave up on slice after 4 attempts" in text
     assert len(world.calls("delete")) > 1
 
 

@@ -82,7 +82,7 @@ class World:
         return self._started[-1]
 
     def run(self, *arguments, code=0, **settings):
-        """Returns what run_tpu.sh said; a failure must end with a line on it."""
+        """Returns the output of run_tpu.sh; a failure must end with a line that explains it."""
         return self.finish(self.start(*arguments, **settings), code)
 
     def finish(self, process, code=0):

@@ -1,4 +1,4 @@
-"""Contestants in processes of their own: in one process the waiting threads of a runtime slow the other one down."""
+"""Runs each contestant in its own process: in one process the waiting threads of one runtime slow down the other."""
 
 import importlib.util
 import multiprocessing
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def start(side: Callable[..., None], *arguments: Any) -> Connection:
-    """Starts `side(*arguments, pipe)`, a function of a module, in another process; returns our end of the pipe."""
+    """Starts `side(*arguments, pipe)`, a function of a module, in another process; returns this end of the pipe."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     context.Process(target=side, args=(*arguments, there), daemon=True).start()
@@ -18,17 +18,17 @@ def start(side: Callable[..., None], *arguments: Any) -> Connection:
 
 
 def contestants(ours: Callable[..., None], torch: Callable[..., None], *arguments: Any) -> dict[str, Connection]:
-    """Starts both sides, PyTorch's where it is installed; returns our end of each pipe by name, 'ours' and 'torch'."""
+    """Starts our side, and PyTorch's if it is installed; returns this end of each pipe by name, 'ours' and 'torch'."""
     pipes = {"ours": start(ours, *arguments)}
     if importlib.util.find_spec("torch"):
         pipes["torch"] = start(torch, *arguments)
     else:
-        print("PyTorch is not installed: no peer")
+        print("PyTorch is not installed: there is no peer")
     return pipes
 
 
 def answer(name: str, pipe: Connection) -> Any:
-    """Waits for what `name` sends; exits where its process has ended instead."""
+    """Returns the next message of `name`; exits if its process has ended."""
     try:
         return pipe.recv()
     except EOFError:
@@ -36,7 +36,7 @@ def answer(name: str, pipe: Connection) -> Any:
 
 
 def requests(pipe: Connection) -> Iterator[Any]:
-    """In the other process: yields what is sent to it, until the first has ended."""
+    """Yields the messages of the first process in the other one, until the first process has ended."""
     try:
         while True:
             yield pipe.recv()
