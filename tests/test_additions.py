@@ -16,6 +16,8 @@ import tomllib
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.quick
+
 ROOT = pathlib.Path(__file__).parent.parent
 ADDITIONS = pathlib.Path(__file__).parent / "additions"
 KINDS = sorted(path.name for path in ADDITIONS.iterdir())
