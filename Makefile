@@ -1,13 +1,15 @@
 # make demo      real Sentinel pairs -> shards -> pre-training -> fine-tuning -> export -> report, on a CPU
-# make test      the tests (S1S2_DATA=DIR adds those on real data)
-# make install   the first half of both: .venv with the project in it
+# make check     before a commit: style, types and the quick tests, under 3 minutes
+# make lint      style alone
+# make test      style, types and all tests (S1S2_DATA=DIR adds those on real data)
+# make install   the first part of all of them: .venv with the project in it
 # make bench-train  memory, communication and time of the training step, against others; prints ratios
 # make bench-data   how fast shards are built and read, against others, in some ten minutes; prints ratios
 PYTHON ?= python3
 DEMO ?= demo_run
 RUN := .venv/bin/python
 
-.PHONY: install demo test bench-data bench-train
+.PHONY: install demo lint types check test bench-data bench-train
 .DELETE_ON_ERROR:
 
 install: .venv/installed
@@ -40,8 +42,16 @@ demo: install
 	@echo "segmentation:       $(DEMO)/water/report.html"
 	@echo "exported encoder:   $(DEMO)/encoder_s2"
 
-test: install
+lint: install
 	$(RUN) -m ruff check --quiet .
+
+types: install
+	$(RUN) -m mypy
+
+check: lint types
+	$(RUN) -m pytest -q -n 2 --dist=loadfile -m "quick and not slow"
+
+test: lint types
 	$(RUN) -m pytest -n 2 --dist=loadfile
 
 bench-data: install

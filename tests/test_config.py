@@ -12,6 +12,8 @@ from dual_encoder.errors import UserError
 from dual_encoder.tasks import pretrain as pretrain_task
 from dual_encoder.tasks.build import AnyConfig
 
+pytestmark = pytest.mark.quick
+
 
 def parse(values, **options):
     return parse_as(AnyConfig, values, **options)

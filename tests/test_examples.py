@@ -5,6 +5,8 @@ import importlib
 
 import pytest
 
+pytestmark = pytest.mark.quick
+
 # Module -> its public functions; each must have an example.
 EXAMPLES = {
     "dual_encoder.losses.contrastive": {"info_nce", "nt_xent", "iai_simclr", "sigmoid"},

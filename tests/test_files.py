@@ -18,6 +18,8 @@ from dual_encoder.data.manifest import load_info
 from dual_encoder.errors import UserError
 from dual_encoder.storage import files
 
+pytestmark = pytest.mark.quick
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 

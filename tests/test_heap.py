@@ -11,6 +11,8 @@ import pytest
 
 from dual_encoder.runtime import heap
 
+pytestmark = pytest.mark.quick
+
 # Runs a step whose result has 64 MB, and prints the median number of page faults of 4 kB per step. The median, because
 # the heap may grow if a result is freed later than usual.
 STEP = """

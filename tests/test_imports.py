@@ -3,6 +3,10 @@
 import ast
 import pathlib
 
+import pytest
+
+pytestmark = pytest.mark.quick
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 # Room -> the rooms of dual_encoder that it may import. A room is a folder, or a file that lies flat. An arrow only ever

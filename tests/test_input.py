@@ -11,6 +11,8 @@ from dual_encoder.data.manifest import load_sensors
 from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 FEATURES = ("s1", "s2")
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from dual_encoder.data.batch_memory import Memory
 
+pytestmark = pytest.mark.quick
+
 
 def address(array):
     return array.__array_interface__["data"][0]

@@ -9,6 +9,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from dual_encoder.workdir import metrics
 
+pytestmark = pytest.mark.quick
+
 
 def events(workdir):
     """The events of all files, in order: each record is a length, its CRC, the event and its CRC."""

@@ -8,6 +8,8 @@ import pytest
 from dual_encoder.optim.optimizer import OptimizerConfig, learning_rate, make_optimizer, update_average
 from dual_encoder.optim.schedules import Cosine
 
+pytestmark = pytest.mark.quick
+
 PARAMS = {"encoder": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "log_scale": jnp.float32(1.0)}
 GRADS = jax.tree.map(lambda p: 0.5 * jnp.ones_like(p), PARAMS)
 

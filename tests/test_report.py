@@ -22,6 +22,8 @@ from dual_encoder.report.curves import plot, thin
 from dual_encoder.report.page import write_report
 from dual_encoder.workdir.scores import save_evaluation
 
+pytestmark = pytest.mark.quick
+
 SCORES = {"recall@1": 0.4, "recall@5": 0.75, "recall@10": None, "median_rank": 2.0, "mean_reciprocal_rank": 0.55,
           "gallery_size": 8}
 ROW = ["0.400", "0.750", "–", "2", "0.550", "8"]  # SCORES, as the page shows them

@@ -17,6 +17,8 @@ from dual_encoder.evaluation.retrieval import (
 from dual_encoder.evaluation.table import scores as scores_of
 from dual_encoder.imagery.sensors import SENSORS
 
+pytestmark = pytest.mark.quick
+
 
 def slow_ranks(query, gallery):
     """Rank of row i's partner, in float64 and Python loops."""

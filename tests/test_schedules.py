@@ -10,6 +10,8 @@ from dual_encoder.optim.optimizer import learning_rate, make_optimizer, rate_at
 from dual_encoder.optim.schedules import Constant, Cosine, CosineRestarts, Linear, warmup_and_decay
 from tests.test_optim import config
 
+pytestmark = pytest.mark.quick
+
 STEPS, PEAK = 100, 0.4
 
 

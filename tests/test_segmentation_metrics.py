@@ -14,6 +14,8 @@ from dual_encoder.evaluation.segmentation import (
 from dual_encoder.evaluation.table import scores as scores_of
 from dual_encoder.imagery.sensors import SENSORS
 
+pytestmark = pytest.mark.quick
+
 
 def tiles(count=3, classes=4, seed=0):
     """Labels with ignored pixels and predictions that are right about half the time, uint8 [count, 9, 7]."""

@@ -14,6 +14,8 @@ from dual_encoder.tasks import pretrain
 from dual_encoder.workdir.scores import save_evaluation
 from tests import runs
 
+pytestmark = pytest.mark.quick
+
 COLUMNS = (Column("top1", "accuracy", "share", "higher"), Column("size", "records", "count"),
            Column("part", "part", "percent", in_scores=False))
 ROWS = (Row("s1", "S1", (0.5, 3, 0.1)), Row("s2", "S2", (None, 4, 0.2)))

@@ -7,6 +7,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 from dual_encoder.data import tf_example
 from dual_encoder.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 NAMES = (b"s1", b"s2", b"location_id")
 
 

@@ -14,6 +14,8 @@ from dual_encoder.data import tfrecord
 from dual_encoder.data.manifest import load_info
 from dual_encoder.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 
 def payloads(path):
     """The slow reference: walks through the file, trusting nothing but the framing."""

@@ -17,6 +17,8 @@ from etils import epath
 from dual_encoder.errors import UserError
 from dual_encoder.workdir import folder as workdir
 
+pytestmark = pytest.mark.quick
+
 HOLDER = ("import sys, time\nfrom etils import epath\nfrom dual_encoder.workdir import folder as workdir\n"
           "with workdir.claim(epath.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(600)\n")
 

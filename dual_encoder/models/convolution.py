@@ -278,7 +278,7 @@ def _max_pool_gradient(x: jax.Array, y: jax.Array, gradient: jax.Array) -> jax.A
     even, odd = ((0, 1),), ((0, 2), (1, 0))
 
     def sum_over_windows(windows_along_rows, windows_along_columns):
-        total = 0.0
+        total: jax.Array | float = 0.0
         for below, row in windows_along_rows:
             for right, column in windows_along_columns:
                 here = (slice(None), slice(below, below + rows), slice(right, right + columns))

@@ -17,6 +17,8 @@ from data_prep.importers import Entry, Reject
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS, sensor
 
+pytestmark = pytest.mark.quick
+
 S2_BANDS = SENSORS["s2_l2a"].bands
 S1 = {"bands": ["VV", "VH"], "unit": "dB", "product": "grd"}
 S2 = {"bands": list(S2_BANDS), "level": "l2a", "offset": 0}

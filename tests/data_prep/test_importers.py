@@ -14,6 +14,8 @@ from data_prep.importers import Entry, Reject
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS, sensor
 
+pytestmark = pytest.mark.quick
+
 BOTH = ("s1", "s2")
 
 

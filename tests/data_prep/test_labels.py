@@ -24,6 +24,8 @@ from dual_encoder.errors import UserError
 from dual_encoder.imagery import pictures, sensors
 from dual_encoder.imagery.sensors import SENSORS, SensorSpec
 
+pytestmark = pytest.mark.quick
+
 SIZE, COUNT, DAY = 12, 9, 86400
 SPECS = {
     "pixel_classes": LabelSpec("pixel_classes", ("a", "b")), "change": LabelSpec("change", ("same", "flooded")),

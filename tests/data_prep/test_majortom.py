@@ -17,6 +17,8 @@ from data_prep.importers import Reject, majortom
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS, sensor
 
+pytestmark = pytest.mark.quick
+
 L2A, L1C = {"s1": "s1_rtc", "s2": "s2_l2a"}, {"s1": "s1_rtc", "s2": "s2_l1c"}
 COARSE = {"B01": 6, "B09": 6, "B10": 6} | dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 2)
 CORNER = (207801.0219440222, 8917004.962866273)  # of a published image: not on whole pixels

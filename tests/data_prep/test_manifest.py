@@ -10,6 +10,8 @@ from dual_encoder.data.manifest import load_info
 from dual_encoder.data.tfrecord import ShardedRecords
 from dual_encoder.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 
 def test_written_index_reads_every_record(tiny):
     folder, images = tiny

@@ -11,6 +11,8 @@ from data_prep.importers import Entry, Reject
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS, sensor
 
+pytestmark = pytest.mark.quick
+
 # As in the authors' code, in their spelling.
 S2 = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8A", "B8", "B9", "B10", "B11", "B12"]
 S1 = ["asc_VV", "asc_VH", "asc_HH", "asc_HV", "desc_VV", "desc_VH", "desc_HH", "desc_HV"]

@@ -9,6 +9,8 @@ import pytest
 from data_prep.pairing import DAY, GapHistogram, acquisition_time, nearest_in_time
 from dual_encoder.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("name, time", [
     ("S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57", (2017, 6, 13, 10, 10, 31)),

@@ -9,6 +9,8 @@ from data_prep.build.selection import Filters
 from data_prep.importers import Entry, Reject
 from dual_encoder.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 
 def make(folder, entries, split_by="source", shards=lambda count: 1, **options):
     return plan.make(folder, iter(entries), {"raw": "r"}, split_by=split_by, count_shards=shards,

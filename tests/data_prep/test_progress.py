@@ -2,7 +2,11 @@
 
 import re
 
+import pytest
+
 from dual_encoder import console
+
+pytestmark = pytest.mark.quick
 
 
 def run(capsys, monkeypatch, counts, seconds, total=100):

@@ -9,6 +9,8 @@ from dual_encoder.errors import UserError
 from dual_encoder.imagery import radiometry
 from dual_encoder.imagery.sensors import SENSORS
 
+pytestmark = pytest.mark.quick
+
 
 def test_linear_to_db():
     power = np.array([[1.0, 0.1, 100.0], [0.0, -1.0, np.nan], [np.inf, 1e-5, 2.0]], np.float32)

@@ -11,6 +11,8 @@ from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
 from dual_encoder.imagery.raster import Grid
 
+pytestmark = pytest.mark.quick
+
 UTM = rasterio.crs.CRS.from_epsg(32632)
 NORTH_UP = Affine(10, 0, 600000, 0, -10, 5200000)
 

@@ -11,6 +11,8 @@ from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS
 
+pytestmark = pytest.mark.quick
+
 SPECS = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]}
 
 

@@ -8,6 +8,8 @@ from dual_encoder.errors import UserError
 from dual_encoder.imagery.s2_offset import detect_s2_offset
 from dual_encoder.imagery.sensors import SENSORS
 
+pytestmark = pytest.mark.quick
+
 L1C, L2A = SENSORS["s2_l1c"].bands, SENSORS["s2_l2a"].bands
 
 

@@ -11,6 +11,8 @@ import pytest
 from data_prep import sample
 from dual_encoder.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 INSIDE = "configilm/extra/mock_data/"
 FILES = {"BENv2/BigEarthNet-V2-LMDB/data.mdb": b"pixels", "BENv2/metadata.parquet": b"table"}
 

@@ -12,6 +12,8 @@ from data_prep.record import Pair
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS
 
+pytestmark = pytest.mark.quick
+
 DAY = 86400
 
 

@@ -12,6 +12,8 @@ from data_prep.importers import Entry, Reject, sen12ms_cr
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS
 
+pytestmark = pytest.mark.quick
+
 SPECS = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l1c"]}
 NAMES = ("ROIs1970_fall_139_p839", "ROIs2017_winter_112_p797")
 

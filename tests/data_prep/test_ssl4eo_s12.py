@@ -14,6 +14,8 @@ from dual_encoder.errors import UserError
 from dual_encoder.imagery.s2_offset import detect_s2_offset
 from dual_encoder.imagery.sensors import SENSORS
 
+pytestmark = pytest.mark.quick
+
 S1_NAMES = ("S1A_IW_GRDH_1SDV_20200510T174031_20200510T174056_032506_03C3BC_30A2",
             "S1A_IW_GRDH_1SDV_20210210T174036_20210210T174101_036531_044A3A_3DC8",
             "S1B_IW_GRDH_1SDV_20200808T174006_20200808T174031_022835_02B578_CC7B",

@@ -13,6 +13,8 @@ from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS
 from tests.data_prep.zarr_writing import write_tar, zarr_zip
 
+pytestmark = pytest.mark.quick
+
 # In the order of names, as the products were written: not that of time (issue 4 of the data set's repository).
 S1_IDS = ("S1A_IW_GRDH_1SDV_20200510T174031_20200510T174056_032506_03C3BC_30A2",
           "S1A_IW_GRDH_1SDV_20210210T174036_20210210T174101_036531_044A3A_3DC8",

@@ -15,6 +15,8 @@ from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS
 from tests.data_prep.zarr_writing import write_tar, zarr_zip
 
+pytestmark = pytest.mark.quick
+
 RTC, GRD = {"s1": "s1_rtc", "s2": "s2_l2a"}, {"s1": "s1_grd", "s2": "s2_l2a"}
 TILES = ("282D_485L_3_3", "38D_378R_2_3", "433D_629L_3_1", "609U_541L_3_0")
 WITH_OFFSET = "433D_629L_3_1"

@@ -12,6 +12,8 @@ from data_prep.zarr_zip import ZarrZip, tar_members
 from dual_encoder.errors import UserError
 from tests.data_prep.zarr_writing import BLOSC, write_tar, zarr_zip
 
+pytestmark = pytest.mark.quick
+
 DIMS = ("time", "band", "y", "x")
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.run_tpu.world import PROGRAM, ROOT, documented_commands
 
+pytestmark = pytest.mark.quick
+
 COMMANDS = ("create", "setup", "launch", "status", "logs", "stop", "delete")
 
 
