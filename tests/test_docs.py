@@ -113,6 +113,7 @@ def test_the_changelog_and_the_citation_have_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == dual_encoder.__version__
     assert {"cff-version", "message", "title", "authors", "license", "references"} <= set(citation)
+    assert f'version="{dual_encoder.__version__}"' in (ROOT / "setup.py").read_text()
     assert f"## [{dual_encoder.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 

@@ -229,7 +229,7 @@ def card_of(spec):
         dataset={"name": "n", "config": "c", "version": "v", "fingerprint": "f", "source": {}})
     return card.write(model, spec.feature, {
         "architecture": "resnet18", "num_features": 512, "model_args": {"in_chans": len(spec.bands)},
-        "pretrained_cfg": {"input_size": [len(spec.bands), SIZE, SIZE]}})
+        "pretrained_cfg": {"input_size": [len(spec.bands), SIZE, SIZE]}}, "timm", "")
 
 
 def test_a_third_sensor_stands_next_to_the_two(toy, tmp_path, monkeypatch, capsys):
