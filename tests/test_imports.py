@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+import dual_encoder
+
 pytestmark = pytest.mark.quick
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -144,3 +146,20 @@ def test_models_losses_and_evaluation_know_nothing_of_devices():
 def test_no_file_hides_many_reasons():
     for path in sources():
         assert len(path.read_text().splitlines()) <= 450, path
+
+
+def test_functions_fit_on_a_screen_and_classes_say_what_they_are():
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
+            if isinstance(node, ast.ClassDef):
+                first = (ast.get_docstring(node) or "").split("\n")[0]
+                assert not first.startswith(("Attributes:", "Args:")), f"{path}: {node.name}"
+
+
+def test_a_module_that_has_moved_names_its_new_place():
+    with pytest.raises(ImportError, match="dual_encoder.trainer has moved to dual_encoder.training.loop; change"):
+        from dual_encoder import trainer  # noqa: F401
+    for new in dual_encoder._MOVED.values():
+        assert (ROOT / "dual_encoder" / f"{new.replace('.', '/')}.py").exists(), new

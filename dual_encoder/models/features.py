@@ -1,4 +1,4 @@
-"""What an encoder returns."""
+"""The output of an encoder."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,9 @@ import jax
 
 
 class Features(NamedTuple):
-    """Attributes:
+    """The vector and the feature maps of each image of a batch.
+
+    Attributes:
       pooled: one vector per image, [batch, channels] float32.
       maps: feature maps [batch, rows, columns, channels] in the encoder's compute dtype, from shallow to deep.
     """
