@@ -1,0 +1,1 @@
+"""Builds data sets: the plan, the workers that write its shards, the manifest, the check of a finished one."""

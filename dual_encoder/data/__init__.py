@@ -1,0 +1,1 @@
+"""Reads data sets: manifest, labels, records, their order, batches."""

@@ -1,0 +1,1 @@
+"""Encoders for other programs: weights and a card that says how to feed them."""

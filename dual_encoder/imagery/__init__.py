@@ -1,0 +1,1 @@
+"""All facts about an image: sensors, units, no-data, grids, normalisation, pictures."""

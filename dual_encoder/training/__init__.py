@@ -1,0 +1,1 @@
+"""The training step, the loop, its hooks, and the evaluation of a checkpoint."""
