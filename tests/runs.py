@@ -6,6 +6,7 @@ from etils import epath
 from configs import classify, finetune, pretrain
 from dual_encoder.config import parse
 from dual_encoder.data.records import Records
+from dual_encoder.report.page import write_report
 from dual_encoder.runtime import mesh
 from dual_encoder.tasks.build import AnyConfig, Built, make_task
 from dual_encoder.training.loop import fit as train
@@ -48,7 +49,7 @@ def fit(config, workdir, devices=None, pretrained=None):
     devices = mesh.make(devices)
     task, records = open_run(config, pretrained, devices)
     eval_records = Records(config.data.dir, config.data.eval_split, config.features)
-    train(Built(config, task, records, eval_records), devices, epath.Path(workdir))
+    train(Built(config, task, records, eval_records), devices, epath.Path(workdir), after_evaluation=write_report)
     return task
 
 

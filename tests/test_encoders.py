@@ -12,7 +12,6 @@ from configs import pretrain
 from dual_encoder.config import parse
 from dual_encoder.data.batches import batches
 from dual_encoder.errors import UserError
-from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.models.pyramid import Pyramid
 from dual_encoder.optim.optimizer import make_optimizer
 from dual_encoder.runtime import mesh
@@ -80,7 +79,7 @@ def test_every_key_reaches_the_encoder():
                 dtype="bfloat16")
     for family, unused in (("vit", {"norm"}), ("resnet", {"patch", "image_size", "pool", "positions"})):
         keys["depth"] = 18 if family == "resnet" else 7
-        encoder = parse(AnyEncoder, {"family": family, **keys}).make()
+        encoder = runs.configure("unread", augment__crop=0, encoder={"family": family} | keys).encoder.make()
         assert type(encoder).__name__.lower() == family
         for key, value in keys.items():
             if key not in unused:
@@ -223,14 +222,14 @@ def test_layer_wise_adaptation_leaves_positions_and_class_token_alone(pairs):
 
 @pytest.mark.parametrize("change, message", [
     ({"family": "swin"}, r"config.encoder.family is 'swin'; valid: resnet, vit"),
-    ({"depth": 0}, r"config.encoder.depth is 0; expected at least 1 block"),
+    ({"depth": 0}, r"config.encoder.depth is 0; expected at least 1"),
     ({"width": 100}, r"config.encoder.width is 100; expected a multiple of 64, the width of a head"),
     ({"patch": 14}, r"config.encoder.patch is 14; expected 4, 8, 16 or 32"),
     ({"image_size": 30}, r"config.encoder.image_size is 30; expected a multiple of config.encoder.patch, 8"),
     ({"patch": 16, "image_size": 0}, r"config.encoder.image_size is 0; expected a multiple of"),
     ({"patch": 32, "image_size": 224, "crop": 48},
      r"config.augment.crop is 48; expected a multiple of config.encoder.patch, 32, or 0 for whole images"),
-    ({"norm": "layer"}, r"config.encoder.norm is 'layer'; "),
+    ({"family": "resnet", "depth": 18, "norm": "layer"}, r"config.encoder.norm is 'layer'; "),
     ({"pool": "cls"}, r"config.encoder.pool is 'cls'; "),
 ])
 def test_a_mistake_is_one_line(change, message):

@@ -101,14 +101,15 @@ def test_a_signal_before_the_first_step_of_a_resumed_run_stops_all(write_dataset
 def test_two_processes_of_four_devices_equal_one_of_eight(write_dataset, tmp_path):
     """Only the order of the sums over devices differs: 1e-8 after 5 steps.
 
-    Training doubles any difference every step or two, so 20 gentle steps, without BatchNorm and its amplification.
+    Training doubles any difference every step or two, and how fast depends on the processor: 1e-6 after 10 steps on an
+    AMD EPYC, below it after 20 on an Intel Xeon. So 8 gentle steps, without BatchNorm and its amplification.
     """
     data = write_dataset()
     further = [f"--config.{key}={value}" for key, value in (
         ("encoder.family", "vit"), ("encoder.width", 64), ("encoder.depth", 2), ("encoder.patch", 8),
         ("encoder.image_size", 32), ("loss.learnable_temperature", False), ("loss.temperature", 1.0),
-        ("optimizer.learning_rate", 0.003), ("schedule.steps", 20), ("schedule.checkpoint_every", 1),
-        ("schedule.keep", 20), ("batch_size", 16))]
+        ("optimizer.learning_rate", 0.003), ("schedule.steps", 8), ("schedule.checkpoint_every", 1),
+        ("schedule.keep", 8), ("batch_size", 16))]
     finish(start_two(data, tmp_path / "two", *further, devices=(4, 4)), 0)
     finish([start(data, tmp_path / "one", 8, *further)], 0)
 
@@ -116,7 +117,7 @@ def test_two_processes_of_four_devices_equal_one_of_eight(write_dataset, tmp_pat
         leaves = jax.tree.leaves(checkpoint.load_model(tmp_path / name, step).variables)
         return np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in leaves])
 
-    first, one, two = parameters("one", 1), parameters("one", 20), parameters("two", 20)
+    first, one, two = parameters("one", 1), parameters("one", 8), parameters("two", 8)
     assert np.linalg.norm(two - one) < 1e-6 * np.linalg.norm(one)
     assert np.linalg.norm(one - first) > 1000 * np.linalg.norm(two - one), "they moved"
     losses = [[row["loss"] for row in metrics.read(tmp_path / name) if row["kind"] == "train"]
@@ -245,11 +246,11 @@ def test_a_start_that_waits_for_other_processes_says_so(monkeypatch, capfd):
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setattr(mesh, "_NOTICE_AFTER", 0.01)
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
-    monkeypatch.setattr(jax.distributed, "initialize", lambda **limits: time.sleep(0.5))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *place, **limits: time.sleep(0.5))
     mesh.start(400)
     assert "waiting for the other processes of the run, up to 400 s" in capfd.readouterr().err
 
-    def initialize(**limits):
+    def initialize(*place, **limits):
         raise jax.errors.JaxRuntimeError("UNKNOWN: Failed to start RPC server")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
@@ -277,7 +278,7 @@ def test_a_host_with_chips_looks_for_its_slice(monkeypatch, chips, platforms, ex
     monkeypatch.setattr(mesh.importlib.util, "find_spec", lambda name: name)
     asked = []
 
-    def initialize(**limits):
+    def initialize(*place, **limits):
         asked.append(limits)
         raise ValueError("coordinator_address should be defined.")
 
