@@ -125,11 +125,20 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     return {key: pair for key, pair in pairs.items() if len({json.dumps(value) for value in pair}) > 1}
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns 'a.b' -> value of the leaves of a nested mapping."""
+def flatten(values: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested dictionaries, named by their path: 'a.b' -> leaf.
+
+    Args:
+      values: nested dictionaries; all else is a leaf.
+      separator: between the keys of a path.
+      prefix: goes before every name.
+    """
     flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, separator, f"{prefix}{name}{separator}")
+        else:
+            flat[f"{prefix}{name}"] = value
     return flat
 
 

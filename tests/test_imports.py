@@ -31,7 +31,7 @@ ARROWS = {
     "workdir": {"config", "console", "data", "errors", "evaluation", "imagery", "runtime", "state", "storage"},
     "tasks": {"augment", "config", "data", "errors", "evaluation", "imagery", "losses", "models", "optim", "runtime",
               "workdir"},
-    "report": {"errors", "evaluation", "imagery", "storage", "workdir"},
+    "report": {"config", "errors", "evaluation", "imagery", "storage", "workdir"},
     "training": {"config", "console", "data", "errors", "evaluation", "optim", "runtime", "state", "tasks", "workdir"},
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
     "weights": {"errors", "models"},

@@ -7,6 +7,7 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from dual_encoder.config import flatten
 from dual_encoder.workdir import metrics
 
 pytestmark = pytest.mark.quick
@@ -60,8 +61,8 @@ def test_damaged_lines_cost_no_other_row(tmp_path):
 
 def test_nested_scores_are_named_by_their_path():
     scores = {"a": {"b": {"c": 1}, "d": None}, "e": "text", "f": [1], "g": {}, "h": True}
-    assert metrics.flatten(scores) == {"a/b/c": 1, "a/d": None, "e": "text", "f": [1], "h": True}
-    assert metrics.flatten({"a": {"b/c": {"d": 1}}}, ".", "config.") == {"config.a.b/c.d": 1}
+    assert flatten(scores, "/") == {"a/b/c": 1, "a/d": None, "e": "text", "f": [1], "h": True}
+    assert flatten({"a": {"b/c": {"d": 1}}}, ".", "config.") == {"config.a.b/c.d": 1}
     assert metrics.numbers(scores) == {"a/b/c": 1.0, "h": 1.0}
     assert all(type(number) is float for number in metrics.numbers(scores).values())
 

@@ -5,12 +5,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dual_encoder.config import flatten
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.table import Table
 from dual_encoder.report import html, sections
 from dual_encoder.report.old_scores import tables_of_scores
 from dual_encoder.storage import atomic
-from dual_encoder.workdir.metrics import flatten, rows_and_damage
+from dual_encoder.workdir.metrics import rows_and_damage
 
 
 def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -87,5 +88,5 @@ def _tables(saved: Mapping[str, Any], scores: Mapping[str, Any], problems: list[
 def _in_no_table(files: Mapping[str, Mapping[str, Any]], tables: Sequence[Table]) -> dict[str, Any]:
     """Returns 'file: a/b' -> value for the values in evaluation/*.json (file stem -> content) that no table holds."""
     in_tables = {("scores", "/".join(cell.path)) for table in tables for cell in table.cells()}
-    return {f"{file}: {name}": value for file, content in files.items() for name, value in flatten(content).items()
+    return {f"{file}: {name}": value for file, content in files.items() for name, value in flatten(content, "/").items()
             if name != "step" and (file, name) not in in_tables}

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dual_encoder.config import flatten
 from dual_encoder.evaluation.table import Cell, Table
 from dual_encoder.report import html
 from dual_encoder.report.curves import Series
-from dual_encoder.workdir.metrics import flatten
 
 # The metrics of training in the order of the page, with their titles; others follow by name.
 _FIRST = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm", "temperature": "temperature",
@@ -158,7 +158,7 @@ def data(run: Mapping[str, Any]) -> str:
 def config(values: Mapping[str, Any]) -> str:
     """Returns the configuration, a row per key."""
     return html.section("Configuration",
-                        html.table([], [[key, json.dumps(value)] for key, value in flatten(values, ".").items()]))
+                        html.table([], [[key, json.dumps(value)] for key, value in flatten(values).items()]))
 
 
 def versions(run: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from dual_encoder.config import flatten
 from dual_encoder.storage import atomic
 
 
@@ -83,23 +84,6 @@ def rows_and_damage(path: epath.PathLike) -> tuple[list[dict[str, Any]], list[in
     return rows, [] if damaged == [len(lines)] else damaged
 
 
-def flatten(values: Mapping[str, Any], separator: str = "/", prefix: str = "") -> dict[str, Any]:
-    """Returns the leaves of nested dictionaries, named by their path: 'a/b' -> leaf.
-
-    Args:
-      values: nested dictionaries; all else is a leaf.
-      separator: between the keys of a path.
-      prefix: goes before every name.
-    """
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, separator, f"{prefix}{name}{separator}")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
 def numbers(scores: Mapping[str, Any]) -> dict[str, float]:
     """Returns 'a/b' -> number of the numbers in nested dictionaries; other leaves are left out."""
-    return {name: float(value) for name, value in flatten(scores).items() if isinstance(value, int | float)}
+    return {name: float(value) for name, value in flatten(scores, "/").items() if isinstance(value, int | float)}
