@@ -48,6 +48,8 @@ def test_scores_of_several_classes_by_hand():
     # a: 1 of 2 found; b: 2 found and 1 too many; c: none in either
     assert scores["f1"] == {"a": pytest.approx(2 / 3), "b": pytest.approx(4 / 5), "c": None}
     assert scores["micro_f1"] == pytest.approx(2 * 3 / (4 + 4))
+    table = evaluate_classes(label, probability, ("a", "b", "c")).tables[0]
+    assert table.references[0].values[0] == pytest.approx(2 / 3), "the mean share of the two classes that occur"
 
 
 def test_scores_of_one_class_by_hand():

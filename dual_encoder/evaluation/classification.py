@@ -45,14 +45,16 @@ def evaluate_classes(label: np.ndarray, probability: np.ndarray, class_names: Se
     found, truth = probability >= 0.5, label > 0
     precision = [average_precision(truth[:, i], probability[:, i]) for i in range(len(class_names))]
     present = [value for value in precision if value is not None]
+    shares = truth.mean(axis=0)
+    chance = float(shares[shares > 0].mean()) if present else None  # of the same classes
     whole = Table(
         name="classification", title="Classification", row_title="", keys=(COLUMN,),
         columns=(Column("map", "mean average precision", "share", "higher"),
                  Column("micro_f1", "micro F1", "share", "higher")),
         rows=(Row("split", "whole split", (float(np.mean(present)) if present else None, _f1(truth, found))),),
-        references=(Row("chance", "by chance", (float(truth.mean()), None)),),
+        references=(Row("chance", "by chance", (chance, None)),),
         headlines=(Headline("split", "map", f"mean average precision of {len(class_names)} classes"),),
-        note="By chance: the average precision of random scores is the share of images that hold the class.")
+        note="Random scores have an average precision of about the share of images that hold the class.")
     classes = _class_table(
         (Column("average_precision", "average precision", "share", "higher"), Column("f1", "F1", "share", "higher")),
         class_names, [(precision[i], _f1(truth[:, i], found[:, i])) for i in range(len(class_names))],

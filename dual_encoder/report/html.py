@@ -24,7 +24,7 @@ section { background: #fff; border: 1px solid #e1e6eb; border-radius: 8px; paddi
 .facts span { color: #5c6b7a; font-size: 13px; }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 10px; }
 img { max-width: 100%; height: auto; } figure { margin: 14px 0 0; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; } .scroll + .scroll { margin-top: 16px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 14px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid #edf0f3; }
 th { color: #5c6b7a; font-weight: 600; font-size: 13px; } td { overflow-wrap: anywhere; }
