@@ -418,7 +418,7 @@ def test_the_similarity_scale_leaves_its_clamp_again(write_dataset):
     params, stats = task.init(jax.random.key(0))
     above = task.project(params | {"log_scale": jnp.float32(5.0)})
     np.testing.assert_allclose(jnp.exp(above["log_scale"]), 100.0, rtol=1e-5)
-    batch = {k: np.stack([records[n][k] for n in range(8)]) for k in records[0]}
+    batch = {k: jnp.stack([records[n][k] for n in range(8)]) for k in records[0]}
     gradient = jax.jit(jax.grad(lambda p: task.loss(p, stats, batch, jax.random.key(0))[0]))(above)
     assert gradient["log_scale"] > 0, "random embeddings want a lower scale"
 
