@@ -1,5 +1,6 @@
 """An objective of pre-training on the embeddings of any number of sensors."""
 
+import abc
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ Result = tuple[jax.Array, dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(abc.ABC):
     """Compares the embeddings of two sensors, or of two augmentations of one; the fields are its settings.
 
     A subclass is one choice of config.loss: its field `name` is the Literal that the configuration gives.
@@ -35,7 +36,9 @@ class Objective:
 
     def check_embeddings(self, sensors: Sequence[str], dim: int) -> None:
         """Raises UserError when embeddings of `dim` values of these sensors cannot be compared."""
+        return  # most objectives compare any
 
+    @abc.abstractmethod
     def compare(self, first: Views, second: Views, params: Mapping[str, jax.Array],
                 location: jax.Array, mesh: Mesh | None) -> Result:
         """Returns the loss, [] float32, and metrics with '1_to_2' and '2_to_1' in the names of directed ones.
@@ -46,7 +49,6 @@ class Objective:
           location: [batch] int32, the place of each row.
           mesh: the batch is sharded over it; None if the caller has none.
         """
-        raise NotImplementedError
 
 
 def views(objective: Objective, sensors: Sequence[str]) -> int:

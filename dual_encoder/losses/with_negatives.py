@@ -1,5 +1,6 @@
 """The objectives that compare each pair with the other pairs of the batch; `contrastive` has their formulas."""
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, NamedTuple
@@ -58,10 +59,10 @@ class _WithNegatives(Objective):
         loss, metrics = self.formula(first, second, scale, params, rows)
         return loss, metrics | {"temperature": 1.0 / scale}
 
+    @abc.abstractmethod
     def formula(self, first: Views, second: Views, scale: jax.Array, params: Mapping[str, jax.Array], rows: Rows
                 ) -> Result:
         """Returns the loss and its metrics; the arguments are those of `compare` and of `contrastive`."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

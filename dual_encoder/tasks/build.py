@@ -102,7 +102,7 @@ def build(config: AnyTask, mesh: Mesh) -> Built:
     records, eval_records = _open(config.data, config.features)
     sensors, pretrained = load_sensors(records.info, config.data.statistics), None
     if isinstance(config, DownstreamConfig) and config.init_from:
-        model = load_step(config.init_from, config.init_step)
+        model = _load(config.init_from, config.init_step)
         sensors = {name: _checked(model, name, records) for name in config.sensors}
         pretrained = model.variables
     return Built(config, make_task(config, sensors, records, mesh, pretrained), records, eval_records)
@@ -149,7 +149,7 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
     Raises:
       UserError: the checkpoint is not of a pre-training run, or does not fit the data.
     """
-    model = load_step(config.init_from, config.init_step)
+    model = _load(config.init_from, config.init_step)
     trained: AnyConfig = parse(AnyConfig, model.config, stored=True)
     if not isinstance(trained, PretrainConfig):
         raise UserError(f"config.init_from '{config.init_from}' is a {trained.task} run; give a pre-training run")
@@ -161,7 +161,7 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
     return BuiltEvaluation(model, make_task(trained, sensors, records, None), records, split, own)
 
 
-def load_step(workdir: str, step: int) -> LoadedModel:
+def _load(workdir: str, step: int) -> LoadedModel:
     """Returns a checkpoint of a run; step -1 is the newest sound one."""
     return load_model(workdir, None if step < 0 else step)
 
