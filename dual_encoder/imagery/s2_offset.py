@@ -38,6 +38,11 @@ _SHARE = 0.01
 _VISIBLE, _INFRARED = ("B01", "B02", "B03", "B04"), ("B10", "B11", "B12")
 
 
+def shows_offset(bands: Sequence[str]) -> bool:
+    """Returns True if these bands are dark enough in some image to show the offset: a visible and an infrared one."""
+    return bool(set(bands) & set(_VISIBLE) and set(bands) & set(_INFRARED))
+
+
 def detect_s2_offset(dn: np.ndarray, bands: Sequence[str]) -> int:
     """Returns the DN offset of one image.
 
@@ -54,7 +59,7 @@ def detect_s2_offset(dn: np.ndarray, bands: Sequence[str]) -> int:
     if dn.ndim != 3 or dn.shape[-1] != len(bands):
         raise UserError(f"S2 image of shape {list(dn.shape)} does not fit {len(bands)} band names; expected [height, "
                         "width, bands]")
-    if not (set(bands) & set(_VISIBLE) and set(bands) & set(_INFRARED)):
+    if not shows_offset(bands):
         raise UserError(f"bands {' '.join(bands)} do not show the S2 offset; expected one of {' '.join(_VISIBLE)} and "
                         f"one of {' '.join(_INFRARED)}")
     pixels = dn[(dn != 0).any(axis=-1)]
