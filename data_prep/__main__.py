@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--min-valid", type=float, default=0.0, metavar="SHARE",
                      help="least share of pixels with data in each image, 0..1")
     sub.add_argument("--max-cloud", type=float, default=100.0, metavar="PERCENT", help="most cloud over the S2 image")
+    sub.add_argument("--keep-unlabelled", action="store_true", help="take tiles without a labelled pixel, too")
     sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
                      help="processes; the result is the same for any number (default: all cores)")
     sub.add_argument("--max-rejected", type=int, default=-1, metavar="N",
@@ -118,7 +119,7 @@ def _build(options: argparse.Namespace) -> None:
     config = make_config(
         options.importer, kind, raw=options.raw, labels=options.labels, split_by=options.split_by, size=options.size,
         block_degrees=options.block_degrees, name=options.name, sensors=tuple(filter(None, options.sensors.split(","))),
-        filters=Filters(options.max_gap_days, options.min_valid, options.max_cloud))
+        filters=Filters(options.max_gap_days, options.min_valid, options.max_cloud, options.keep_unlabelled))
     if kind == "pairs":
         from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
     else:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_prep import importers
-from data_prep.build import finish, plan, shards, workers
+from data_prep.build import finish, plan, shards, summary, workers
 from data_prep.build.config import Config
 from data_prep.pairing import GapHistogram
 from data_prep.record import timed
@@ -202,6 +202,10 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             for split, parts in splits.items()]))
         facts = self.info.metadata[finish.FACTS]
         facts["source"]["split_by"] = made.split_by
+        contents = summary.join([(task.split, note.content) for task, note in zip(tasks, notes, strict=True)],
+                                job.label)
+        if text := summary.text(contents, job.label):
+            facts["source"]["content"] = text
         self.info.write_to_directory(folder)
         atomic.write(folder / ASKED, (json.dumps(made.facts, indent=1) + "\n").encode())
         finish.save(folder, dict(facts), {
@@ -209,7 +213,7 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
                      "sha256": note.sha256} for task, note in parts] for split, parts in splits.items()},
             {split: np.concatenate([note.index for _, note in parts]) for split, parts in splits.items()})
         final = folder.parent.parent / folder.parent.name.removeprefix("incomplete.")
-        for line in _summary(notes, rejected, final, timed(job.sensors)):
+        for line in (*_summary(notes, rejected, final, timed(job.sensors)), *summary.lines(contents, job.label)):
             print(line, flush=True)
 
 

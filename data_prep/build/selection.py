@@ -19,11 +19,13 @@ class Filters:
       max_gap_days: most days between the images; a record whose times are unknown is unusable.
       min_valid: least share of pixels with data, in every image, 0..1.
       max_cloud: most cloud in percent, as the data set states it; a record without the figure is unusable.
+      keep_unlabelled: take tiles without a labelled pixel, too.
     """
 
     max_gap_days: float = math.inf
     min_valid: float = 0.0
     max_cloud: float = 100.0
+    keep_unlabelled: bool = False
 
     def __post_init__(self):
         for name, low, high in (("max_gap_days", 0, math.inf), ("min_valid", 0, 1), ("max_cloud", 0, 100)):

@@ -19,6 +19,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from data_prep import importers
 from data_prep.build.plan import Plan, Task
 from data_prep.build.selection import Filters
+from data_prep.build.summary import Content, is_unlabelled
 from data_prep.pairing import GapHistogram
 from data_prep.record import Pair, Tile, check, cut, time_of, timed
 from dual_encoder.data.labels import LabelSpec
@@ -111,6 +112,7 @@ class Note:
       gaps: time between the images.
       rejected: rows of rejected.jsonl.
       seconds: 'read' (raw files to records), 'check' (cut, checks, weak labels), 'write'.
+      content: records, places and classes; None in a note from before they were counted.
     """
 
     bytes: int
@@ -120,6 +122,7 @@ class Note:
     gaps: GapHistogram
     rejected: list[dict[str, str]]
     seconds: dict[str, float]
+    content: Content | None = None
 
     @property
     def faults(self) -> int:
@@ -129,13 +132,16 @@ class Note:
     def to_json(self) -> str:
         """Returns the note as text."""
         return json.dumps(vars(self) | {"index": base64.b64encode(self.index.tobytes()).decode(),
-                                        "gaps": self.gaps.counts})
+                                        "gaps": self.gaps.counts,
+                                        "content": self.content and self.content.to_json()})
 
     @classmethod
     def from_json(cls, text: str) -> "Note":
         """Reads what `to_json` returned."""
         values = json.loads(text)
-        return cls(**values | {"index": np.frombuffer(base64.b64decode(values["index"]), INDEX_DTYPE),
+        content = values.get("content")
+        return cls(**values | {"content": content and Content.from_json(content),
+                               "index": np.frombuffer(base64.b64decode(values["index"]), INDEX_DTYPE),
                                "gaps": GapHistogram(values["gaps"])})
 
 
@@ -154,7 +160,7 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
     Raises:
       UserError: too many unusable records, or the disk is full.
     """
-    digest, rows, gaps = hashlib.sha256(), [], GapHistogram()
+    digest, rows, gaps, content = hashlib.sha256(), [], GapHistogram(), Content(job.label)
     rejected: list[dict[str, str]] = []
     seconds = dict.fromkeys(("read", "check", "write"), 0.0)
     clock = _Clock(seconds)
@@ -170,7 +176,8 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
                 for part in _frame(outcome.payload):
                     file.write(part)
                     digest.update(part)
-                gaps.add(outcome.times)
+                gaps.add(outcome.record.times)
+                content.add(outcome.record)
                 clock.lap("write")
             meter.add(1, file.size - size_before, faults)
             if faults:
@@ -181,7 +188,7 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
                                     "--max-rejected, then run the same command again: finished shards are kept")
         size = file.size
     clock.lap("write")
-    note = Note(size, len(rows), digest.hexdigest(), np.array(rows, INDEX_DTYPE), gaps, rejected, seconds)
+    note = Note(size, len(rows), digest.hexdigest(), np.array(rows, INDEX_DTYPE), gaps, rejected, seconds, content)
     atomic.write(job.note(task), note.to_json().encode())
 
 
@@ -230,7 +237,7 @@ class Rejected:
 @dataclasses.dataclass(frozen=True)
 class _Stored:
     payload: bytes
-    times: Mapping[str, int]
+    record: Pair | Tile
 
 
 def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, clock: "_Clock"
@@ -252,7 +259,9 @@ def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, cl
             if not reason:
                 if job.labels == WATER_WEAK and isinstance(patch, Pair):
                     patch = label_by_indices(patch, job.specs)
-                stored = _Stored(serialize(job, patch), patch.times)
+                stored = _Stored(serialize(job, patch), patch)
+                if is_unlabelled(patch, job.label) and not job.filters.keep_unlabelled:
+                    reason = "no pixel has a label (keep such tiles with --keep-unlabelled)"
             clock.lap("check")
             yield Rejected(name, "filter", reason) if reason else stored
     except Exception as error:  # a fault of any kind in one of a million entries must not lose the others

@@ -145,7 +145,7 @@ def read(raw: pathlib.Path, item: Entry, features: Iterable[str], source: str, *
       georeferenced: True if the files have a georeference.
 
     Raises:
-      UserError: damaged file, wrong number of bands, a label value that is no class, no label at all.
+      UserError: damaged file, wrong number of bands, a label value that is no class.
     """
     images = {feature: {"s1": _s1, "s2": _s2}[feature](raw / item.where[feature]) for feature in features}
     lat, lon = raster.centre(raw / item.where[next(iter(images))]) if georeferenced else (item.lat, item.lon)
@@ -176,6 +176,4 @@ def _label(path: pathlib.Path, classes: Classes) -> np.ndarray:
     if not np.isin(values, known).all():
         raise UserError(f"'{path}' holds values {np.setdiff1d(values, known)[:6].tolist()} that are no class; is it a "
                         f"file of layer '{classes.layer}'?")
-    if (label == IGNORED).all():
-        raise UserError(f"'{path}' has no class in any pixel; it cannot be a label")
     return label

@@ -7,8 +7,8 @@
 
 All of it may lie in <raw>/v1.1, or HandLabeled or its layers in <raw> itself.
 
-Chips without one of the layers, with radar that is all NaN or with a label that is all -1 become rejects. Bolivia is a
-region of its own and becomes the split 'bolivia' in addition to train, validation and test, as in the paper.
+Chips without one of the layers or with radar that is all NaN become rejects. Bolivia is a region of its own and becomes
+the split 'bolivia' in addition to train, validation and test, as in the paper.
 """
 
 import calendar
@@ -96,8 +96,6 @@ class Importer:
             return Pair.of(entry, images=images, source=source)
         label = self._file(entry.id, "LabelHand")
         raw_label = raster.read(label, 1)[0]
-        if (raw_label == -1).all():
-            raise UserError(f"'{label}' is -1 (no data) everywhere; it cannot be a label")
         if not np.isin(raw_label, (-1, 0, 1)).all():
             raise UserError(f"'{label}' holds values {np.unique(raw_label)[:6].tolist()}, expected -1, "
                             "0 and 1; is it a LabelHand file of v1.1?")

@@ -222,11 +222,12 @@ def test_unusable_records_are_set_aside(cli, real_data, tmp_path):
     folder = data_dir / "s1s2_tiles/sen1floods11/1.0.0"
     rows = {row["id"]: row for row in map(json.loads, (folder / "rejected.jsonl").read_text().splitlines())}
     assert set(rows) == {"India_900498", "Paraguay_34417", "Ghana_83483"}
-    assert {row["kind"] for row in rows.values()} == {"fault"}
+    assert {name: row["kind"] for name, row in rows.items()} == {
+        "India_900498": "fault", "Paraguay_34417": "fault", "Ghana_83483": "filter"}
     assert "India_900498_S1Hand.tif' cannot be read as GeoTIFF" in rows["India_900498"]["reason"]
     assert "without data in every pixel" in rows["Paraguay_34417"]["reason"]
-    assert "is -1 (no data) everywhere" in rows["Ghana_83483"]["reason"]
-    assert f"3 unusable and 0 filtered out, see {folder / 'rejected.jsonl'}" in process.stdout
+    assert "no pixel has a label (keep such tiles with --keep-unlabelled)" in rows["Ghana_83483"]["reason"]
+    assert f"2 unusable and 1 filtered out, see {folder / 'rejected.jsonl'}" in process.stdout
     records = ShardedRecords(folder, hashed_split("Spain_7370579"))
     assert [records[i]["id"] for i in range(len(records))] == [b"Spain_7370579"]
 
