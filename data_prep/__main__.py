@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
                      help="processes; the result is the same for any number (default: all cores)")
     sub.add_argument("--max-rejected", type=int, default=-1, metavar="N",
                      help="more unusable records stop the build (default: 10, or 1 %% of the entries if that is more)")
+    sub.add_argument("--accept", default="", metavar="RULES",
+                     help="build although many images break these rules of plausibility, joined by ','")
     sub.add_argument("--num-shards", type=int, default=0, metavar="N", help="shards per split (default: as TFDS does)")
     sub.add_argument("--beam", metavar="OPTIONS",
                      help="write with an Apache Beam pipeline; its options joined by ',', e.g. runner=DirectRunner")
@@ -107,6 +109,7 @@ def _build(options: argparse.Namespace) -> None:
                         "the bucket, where training can read it")
     if options.workers < 1 or options.num_shards < 0:
         raise UserError(f"--workers={options.workers} --num-shards={options.num_shards} must be positive")
+    accepted = tuple(filter(None, options.accept.split(",")))
     kind = "tiles" if options.labels else options.kind or "pairs"
     import absl.logging
 
@@ -114,7 +117,9 @@ def _build(options: argparse.Namespace) -> None:
     from data_prep.build.config import make_config
     from data_prep.build.selection import Filters
     from dual_encoder.data.manifest import load_info
+    from dual_encoder.imagery import plausibility
 
+    plausibility.check_names(accepted)
     absl.logging.set_verbosity(absl.logging.ERROR)
     config = make_config(
         options.importer, kind, raw=options.raw, labels=options.labels, split_by=options.split_by, size=options.size,
@@ -128,7 +133,7 @@ def _build(options: argparse.Namespace) -> None:
     there = builder.is_prepared()
     start = time.monotonic()
     builder.build(options.raw, How(
-        workers=options.workers, shards=options.num_shards, max_rejected=options.max_rejected,
+        workers=options.workers, shards=options.num_shards, max_rejected=options.max_rejected, accepted=accepted,
         beam=None if options.beam is None else [f"--{option}" for option in options.beam.split(",")]))
     info = load_info(builder.data_path)
     counts = {split: sum(entry["records"] for entry in entries) for split, entries in info.shards.items()}

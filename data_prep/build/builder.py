@@ -15,12 +15,14 @@ import tensorflow_datasets as tfds
 from data_prep import importers
 from data_prep.build import finish, plan, shards, summary, workers
 from data_prep.build.config import Config
+from data_prep.build.doubts import Doubts
 from data_prep.pairing import GapHistogram
 from data_prep.record import timed
 from dual_encoder.errors import UserError
 from dual_encoder.storage import atomic, lock
 
 REJECTED = "rejected.jsonl"
+_DOUBTED = "doubted.json"  # rules that stopped the build
 ASKED = "build.json"  # the options that decided the bytes
 _TEXTS = ("licence", "attribution", "notes")  # of a data set; a later version may word them in another way
 _OVERHEAD = 512  # bytes of a record in addition to its tensors, more or less
@@ -35,12 +37,14 @@ class How:
       shards: number of shards of each split; 0 = as TFDS chooses (64 MiB to 1 GiB each).
       max_rejected: more unusable records stop the build; -1 = 10, or 1 % of the entries if that is more.
       beam: options of a Beam pipeline to use instead of workers; None = no Beam.
+      accepted: rules of plausibility that many images may break; see `imagery.plausibility`.
     """
 
     workers: int = 1
     shards: int = 0
     max_rejected: int = -1
     beam: Sequence[str] | None = None
+    accepted: tuple[str, ...] = ()
 
 
 class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -119,6 +123,7 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
 
     def _build(self, raw: pathlib.Path, how: How, facts: dict[str, Any], work: pathlib.Path, final: pathlib.Path
                ) -> None:
+        _start_anew_after_doubts(work, how.accepted)
         for name in ("data", "notes", "plan"):
             (work / name).mkdir(exist_ok=True)
         for leftover in work.glob("*/.*.tmp"):  # of a killed worker
@@ -128,6 +133,7 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         job = self._job(work / "data", raw, facts["kind"], made, how)
         _check_space(job, made, self._record_bytes())
         run = workers.run(job, made, how.workers) if how.beam is None else workers.run_beam(job, made, how.beam)
+        _stop_at_doubts(work, run, how.accepted)
         self._finish(job, made, run)
         (work / "data").rename(final)
 
@@ -170,7 +176,7 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         return shards.Job(importer=config.importer, raw=str(raw), kind=kind, sensors=dict(config.sensors),
                           size=config.size, raw_size=config.raw_size, label=config.label_spec,
                           labels=config.labels, filters=config.filters, name=self.name, folder=os.fspath(folder),
-                          max_rejected=bound)
+                          max_rejected=bound, accepted=how.accepted)
 
     def _record_bytes(self) -> int:
         facts = self.info.metadata[finish.FACTS]["tensors"].values()
@@ -206,6 +212,9 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
                                 job.label)
         if text := summary.text(contents, job.label):
             facts["source"]["content"] = text
+        doubts = _join_doubts(notes)
+        facts["source"]["plausibility"] = doubts.text() + (
+            f"; accepted: {', '.join(job.accepted)}" if job.accepted else "")
         self.info.write_to_directory(folder)
         atomic.write(folder / ASKED, (json.dumps(made.facts, indent=1) + "\n").encode())
         finish.save(folder, dict(facts), {
@@ -213,7 +222,8 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
                      "sha256": note.sha256} for task, note in parts] for split, parts in splits.items()},
             {split: np.concatenate([note.index for _, note in parts]) for split, parts in splits.items()})
         final = folder.parent.parent / folder.parent.name.removeprefix("incomplete.")
-        for line in (*_summary(notes, rejected, final, timed(job.sensors)), *summary.lines(contents, job.label)):
+        for line in (*_summary(notes, rejected, final, timed(job.sensors)), *summary.lines(contents, job.label),
+                     *(f"implausible: {line}" for line in doubts.lines())):
             print(line, flush=True)
 
 
@@ -240,6 +250,31 @@ def _summary(notes: list[shards.Note], rejected: list[str], folder: pathlib.Path
     yield from gaps.lines(features)
     total = max(sum(seconds.values()), 1e-9)
     yield "time of the workers: " + ", ".join(f"{name} {value / total:.0%}" for name, value in seconds.items())
+
+
+def _join_doubts(notes: Sequence[shards.Note]) -> Doubts:
+    joined = Doubts()
+    for note in notes:
+        joined.merge(note.doubts or Doubts())
+    return joined
+
+
+def _stop_at_doubts(work: pathlib.Path, notes: Sequence[shards.Note], accepted: Sequence[str]) -> None:
+    """Raises UserError if too many images break a rule; the shards stay, in case the user accepts the values."""
+    doubts = _join_doubts(notes)
+    if rules := doubts.too_many(accepted):
+        atomic.write(work / _DOUBTED, json.dumps(rules).encode())
+        raise UserError(doubts.refusal(rules))
+
+
+def _start_anew_after_doubts(work: pathlib.Path, accepted: Sequence[str]) -> None:
+    """Removes shards that were stopped for their values, unless the user accepts them now: the raw data were mended."""
+    marker = work / _DOUBTED
+    if marker.exists():
+        if not set(json.loads(marker.read_text())) <= set(accepted):
+            for name in ("data", "notes", "plan"):
+                shutil.rmtree(work / name, ignore_errors=True)
+        marker.unlink()
 
 
 def _check_space(job: shards.Job, made: plan.Plan, record_bytes: int) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep import importers
+from data_prep.build.doubts import Doubts
 from data_prep.build.plan import Plan, Task
 from data_prep.build.selection import Filters
 from data_prep.build.summary import Content, is_unlabelled
@@ -53,6 +54,7 @@ class Job:
       name: name of the data set, the first part of a shard's name.
       folder: of the shards; notes go to its sibling 'notes'.
       max_rejected: more unusable records are too many.
+      accepted: rules of plausibility that many images may break.
     """
 
     importer: str
@@ -67,6 +69,7 @@ class Job:
     name: str
     folder: str
     max_rejected: int
+    accepted: tuple[str, ...] = ()
 
     @property
     def specs(self) -> dict[str, SensorSpec]:
@@ -111,8 +114,9 @@ class Note:
       index: INDEX_DTYPE [records], with shard numbers.
       gaps: time between the images.
       rejected: rows of rejected.jsonl.
-      seconds: 'read' (raw files to records), 'check' (cut, checks, weak labels), 'write'.
+      seconds: 'read' (raw files to records), 'check' (cut, checks, weak labels), 'judge' (plausibility), 'write'.
       content: records, places and classes; None in a note from before they were counted.
+      doubts: images with implausible values; None in a note from before values were looked at.
     """
 
     bytes: int
@@ -123,6 +127,7 @@ class Note:
     rejected: list[dict[str, str]]
     seconds: dict[str, float]
     content: Content | None = None
+    doubts: Doubts | None = None
 
     @property
     def faults(self) -> int:
@@ -133,14 +138,16 @@ class Note:
         """Returns the note as text."""
         return json.dumps(vars(self) | {"index": base64.b64encode(self.index.tobytes()).decode(),
                                         "gaps": self.gaps.counts,
-                                        "content": self.content and self.content.to_json()})
+                                        "content": self.content and self.content.to_json(),
+                                        "doubts": self.doubts and self.doubts.to_json()})
 
     @classmethod
     def from_json(cls, text: str) -> "Note":
         """Reads what `to_json` returned."""
         values = json.loads(text)
-        content = values.get("content")
+        content, doubts = values.get("content"), values.get("doubts")
         return cls(**values | {"content": content and Content.from_json(content),
+                               "doubts": None if doubts is None else Doubts.from_json(doubts),
                                "index": np.frombuffer(base64.b64decode(values["index"]), INDEX_DTYPE),
                                "gaps": GapHistogram(values["gaps"])})
 
@@ -158,11 +165,12 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
     """Writes a shard, then its note.
 
     Raises:
-      UserError: too many unusable records, or the disk is full.
+      UserError: too many unusable records or implausible images, or the disk is full.
     """
+    doubts = Doubts()
     digest, rows, gaps, content = hashlib.sha256(), [], GapHistogram(), Content(job.label)
     rejected: list[dict[str, str]] = []
-    seconds = dict.fromkeys(("read", "check", "write"), 0.0)
+    seconds = dict.fromkeys(("read", "check", "judge", "write"), 0.0)
     clock = _Clock(seconds)
     with atomic.create(job.shard(task)) as file:
         for entry in plan.read(task):
@@ -179,6 +187,8 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
                 gaps.add(outcome.record.times)
                 content.add(outcome.record)
                 clock.lap("write")
+                doubts.add(outcome.record.id, outcome.record.images, job.specs, outcome.record.s2_offset_removed)
+                clock.lap("judge")
             meter.add(1, file.size - size_before, faults)
             if faults:
                 _log(job, rejected[-1])
@@ -187,8 +197,10 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
                                     f"'{rejected[-1]['id']}': {rejected[-1]['reason']}; mend the raw data or raise "
                                     "--max-rejected, then run the same command again: finished shards are kept")
         size = file.size
+        doubts.stop_early(job.accepted)
     clock.lap("write")
-    note = Note(size, len(rows), digest.hexdigest(), np.array(rows, INDEX_DTYPE), gaps, rejected, seconds, content)
+    note = Note(size, len(rows), digest.hexdigest(), np.array(rows, INDEX_DTYPE), gaps, rejected, seconds, content,
+                doubts)
     atomic.write(job.note(task), note.to_json().encode())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from data_prep.build.doubts import Doubts
 from data_prep.pairing import GapHistogram
 from data_prep.record import UNKNOWN_TIME, timed
 from dual_encoder.data.labels import LabelSpec
@@ -80,6 +81,7 @@ class _Summary:
         self._gaps = GapHistogram()
         self._label = _LabelSummary(info.label) if info.label else None
         self._places: set[bytes] = set()
+        self._doubts = Doubts()
         self._records = 0
 
     def add(self, record: dict[str, Any]) -> None:
@@ -88,6 +90,7 @@ class _Summary:
         self._gaps.add({feature: record.get(f"{feature}_time", UNKNOWN_TIME) for feature in timed(self._info.sensors)})
         if self._label:
             self._label.add(record["label"])
+        self._doubts.add(record["id"].decode(), record, self._info.sensors, record.get("s2_offset_removed", 0))
         for feature, spec in self._info.sensors.items():
             image = record[feature]
             pixels = image[spec.holds_data(image)]
@@ -112,6 +115,7 @@ class _Summary:
         yield f"{len(self._places)} distinct locations in {self._records} records"
         if len(self._info.sensors) > 1:
             yield from self._gaps.lines(timed(self._info.sensors))
+        yield from (f"implausible: {line}" for line in self._doubts.lines())
         if self._label:
             yield from self._label.lines()
 

@@ -1,10 +1,10 @@
 """Finds images whose values are not those of their sensor: wrong unit, wrong offset, swapped bands, an untagged border.
 
-A statement about files is easily wrong: a radar image in linear power that is called decibels is stored without a word, and
-nobody sees it in a training curve. Each rule here looks at a stored image and says what is not possible, or not usual.
+A statement about files is easily wrong: radar images in linear power that are called decibels can be stored, and nobody
+sees it in a training curve. Each rule here looks at a stored image and says what is not possible, or not usual.
 
-The limits come from physics and from the real images of tests/data_prep/test_plausibility.py (BigEarthNet with open sea,
-Sen1Floods11, SEN12MS-CR, SSL4EO-S12, TerraMesh, WorldCereal). There:
+The limits come from physics and from the real images of tests/data_prep/test_plausibility.py (BigEarthNet with open
+sea, Sen1Floods11, SEN12MS-CR, SSL4EO-S12, TerraMesh, WorldCereal). There:
 
     radar    median of VV -29.8 to -6.5 dB, of VH -32.2 to -14.0 dB, VV - VH -1.0 to 15.1 dB
     optical  land has pixels above a reflectance of 0.3, and its infrared is brighter than its green;
@@ -47,7 +47,7 @@ class Rule:
 
 
 RULES = {rule.name: rule for rule in (
-    Rule("radar_scale", True, "state the right unit (dB or linear power), and calibrate digital numbers to sigma0 or gamma0"),
+    Rule("radar_scale", True, "state the right unit, dB or linear power; calibrate digital numbers to sigma0"),
     Rule("radar_amplitude", False, "if the files hold amplitude, square it: power = amplitude^2"),
     Rule("radar_dark", False, "check that dB is 10 log10 of power, not 20 log10"),
     Rule("polarisations_swapped", True, "list the bands in the order of the files"),
@@ -165,11 +165,10 @@ def _band_scale(middle: dict[str, float], spec: SensorSpec) -> Iterator[Finding]
     bands = [band for band in spec.bands if band not in ("B01", "B09", "B10")]
     for before, band, after in zip(bands, bands[1:], bands[2:], strict=False):
         beside = min(middle[before], middle[after])
-        if beside >= 300:
-            if middle[band] < 0.08 * beside:
-                yield Finding("band_scale", f"median of {band} is {middle[band]:.0f}, of {before} {middle[before]:.0f} and "
-                              f"of {after} {middle[after]:.0f}")
-                return
+        if beside >= 300 and middle[band] < 0.08 * beside:
+            yield Finding("band_scale", f"median of {band} is {middle[band]:.0f}, of {before} {middle[before]:.0f} and "
+                          f"of {after} {middle[after]:.0f}")
+            return
     yield Finding("band_scale", "")
 
 
