@@ -91,11 +91,14 @@ def judge(image: np.ndarray, spec: SensorSpec, removed: int = 0) -> list[Finding
 def _findings(pixels: np.ndarray, spec: SensorSpec, removed: int) -> Iterator[Finding]:
     # Sorting along the last axis of a copy is faster than along the first.
     ordered = np.sort(np.ascontiguousarray(pixels.T), axis=1).T  # of each band; percentiles are rows
-    yield _one_value(pixels, spec)
+    found: list[Finding] = []
     if spec.modality == "sar" and spec.unit.startswith("dB"):
-        yield from _radar(ordered, spec)
+        found = list(_radar(ordered, spec))
     elif spec.modality == "optical" and spec.scale == 1e-4:
-        yield from _optical(pixels, ordered, spec, removed)
+        found = list(_optical(pixels, ordered, spec, removed))
+    yield from found
+    if not any(finding.seen for finding in found if finding.rule.endswith("_scale")):
+        yield _one_value(pixels, spec)  # on a wrong scale, rounding makes many pixels equal
 
 
 def _one_value(pixels: np.ndarray, spec: SensorSpec) -> Finding:
