@@ -37,6 +37,28 @@ def _parser() -> argparse.ArgumentParser:
                      help="a configilm 0.6.3 or 0.7.1 wheel at hand, instead of a download; may be repeated")
 
     sub = command("build", _build, "turn a raw data set into TFRecord shards, index and manifest")
+    _add_build_options(sub)
+
+    sub = command("inspect", _inspect, "print the content of a data set and draw a contact sheet")
+    sub.add_argument("folder", type=epath.Path)
+    sub.add_argument("--split", default="", help="one split (default: all)")
+    sub.add_argument("--records", type=int, default=512, help="read at most so many records")
+    sub.add_argument("--out", type=pathlib.Path, help="the contact sheet (default: inspect.png in the folder)")
+
+    sub = command("stats", _stats, "compute per-band mean and std for --config.data.statistics")
+    sub.add_argument("folder", type=epath.Path)
+    sub.add_argument("--split", default="train")
+    sub.add_argument("--out", type=pathlib.Path, required=True, help="the JSON file")
+
+    sub = command("verify", _verify, "check every record and shard; exit code 1 if something is damaged")
+    sub.add_argument("folder", type=epath.Path)
+    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
+                     help="processes (default: all cores)")
+    sub.add_argument("--rewrite", action="store_true", help="write manifest and index again from sound shards")
+    return parser
+
+
+def _add_build_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--importer", required=True, help=f"one of: {', '.join(importers.names())}")
     sub.add_argument("--raw", type=pathlib.Path, required=True, help="folder of the raw data")
     sub.add_argument("--data_dir", required=True, help="folder of all built data sets")
@@ -65,24 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--beam", metavar="OPTIONS",
                      help="write with an Apache Beam pipeline; its options joined by ',', e.g. runner=DirectRunner")
     sub.add_argument("--name", default="", help="name of the config (default: made of the options)")
-
-    sub = command("inspect", _inspect, "print the content of a data set and draw a contact sheet")
-    sub.add_argument("folder", type=epath.Path)
-    sub.add_argument("--split", default="", help="one split (default: all)")
-    sub.add_argument("--records", type=int, default=512, help="read at most so many records")
-    sub.add_argument("--out", type=pathlib.Path, help="the contact sheet (default: inspect.png in the folder)")
-
-    sub = command("stats", _stats, "compute per-band mean and std for --config.data.statistics")
-    sub.add_argument("folder", type=epath.Path)
-    sub.add_argument("--split", default="train")
-    sub.add_argument("--out", type=pathlib.Path, required=True, help="the JSON file")
-
-    sub = command("verify", _verify, "check every record and shard; exit code 1 if something is damaged")
-    sub.add_argument("folder", type=epath.Path)
-    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
-                     help="processes (default: all cores)")
-    sub.add_argument("--rewrite", action="store_true", help="write manifest and index again from sound shards")
-    return parser
 
 
 def _sample(options: argparse.Namespace) -> None:

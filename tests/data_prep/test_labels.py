@@ -72,7 +72,10 @@ def toy(monkeypatch):
                     yield Entry(f"r{number}", f"r{number}", "train", {"number": number}, times=times)
 
             def read(self, entry):
-                images = {feature: rng.integers(100, 5000, (SIZE, SIZE, len(spec.bands))).astype(spec.dtype)
+                # Radar of -15 to -10 dB, VH 7 dB less: other values are refused.
+                images = {feature: (rng.integers(-1500, -1000, (SIZE, SIZE, 2)) - (0, 700)
+                                    if spec.modality == "sar" else
+                                    rng.integers(100, 5000, (SIZE, SIZE, len(spec.bands)))).astype(spec.dtype)
                           for feature, spec in self.specs.items()}
                 if label is None:
                     return Pair.of(entry, images=images, source="toy")
