@@ -1,28 +1,46 @@
 """Counts images whose values are not plausible: over a shard, a build, or the records that `inspect` reads."""
 
+import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from dual_encoder.errors import UserError
-from dual_encoder.imagery.plausibility import RULES, judge
+from dual_encoder.imagery.plausibility import RULES, judge, sample
 from dual_encoder.imagery.sensors import SensorSpec
 
 _SHARE = 0.2  # of the images that a rule can judge; more stop a build
 _EARLY, _EARLY_SHARE = 200, 0.5  # of one shard, so that a build of days stops on its first day
+_TOGETHER = 64  # images are judged together: one by one would take ten times as long
+
+
+@dataclasses.dataclass
+class _Count:
+    """One rule on one of the images: how many were judged, how many break it, id and figures of the first."""
+
+    judged: int = 0
+    broken: int = 0
+    name: str = ""
+    seen: str = ""
+
+    def add(self, judged: int, broken: int, name: str, seen: str) -> None:
+        if broken and not self.broken:
+            self.name, self.seen = name, seen
+        self.judged += judged
+        self.broken += broken
 
 
 class Doubts:
     """For each image and rule: how many images were judged, how many break the rule, and the first one that does."""
 
     def __init__(self) -> None:
-        self._judged: dict[tuple[str, str], int] = {}
-        self._broken: dict[tuple[str, str], int] = {}
-        self._first: dict[tuple[str, str], tuple[str, str]] = {}
+        self._judged: dict[tuple[str, str], _Count] = {}
+        self._waiting: list[tuple[str, dict[str, np.ndarray], int]] = []  # id, pixels of each image, S2 offset
+        self._sensors: Mapping[str, SensorSpec] = {}
 
     def add(self, name: str, images: Mapping[str, np.ndarray], sensors: Mapping[str, SensorSpec], removed: int) -> None:
-        """Judges the images of a record.
+        """Adds the images of a record; all records have the same size and sensors.
 
         Args:
           name: id of the record.
@@ -30,34 +48,25 @@ class Doubts:
           sensors: feature -> spec.
           removed: the DN offset that was subtracted from its S2 values.
         """
-        for feature, spec in sensors.items():
-            for finding in judge(images[feature], spec, removed if spec.modality == "optical" else 0):
-                key = feature, finding.rule
-                self._judged[key] = self._judged.get(key, 0) + 1
-                if finding.seen:
-                    self._broken[key] = self._broken.get(key, 0) + 1
-                    self._first.setdefault(key, (name, finding.seen))
+        self._sensors = sensors
+        self._waiting.append((name, {feature: sample(images[feature]) for feature in sensors}, removed))
+        if len(self._waiting) == _TOGETHER:
+            self._counts()
 
     def merge(self, other: "Doubts") -> None:
         """Adds the counts of other records, which come after these."""
-        for mine, theirs in ((self._judged, other._judged), (self._broken, other._broken)):
-            for key, count in theirs.items():
-                mine[key] = mine.get(key, 0) + count
-        self._first = other._first | self._first
+        counts = self._counts()
+        for key, count in other._counts().items():
+            counts.setdefault(key, _Count()).add(count.judged, count.broken, count.name, count.seen)
 
     def lines(self) -> Iterator[str]:
         """Yields a line for each rule that is broken: the share, the first example, and what to do."""
-        for key, broken in sorted(self._broken.items(), key=lambda item: -item[1] / self._judged[item[0]]):
-            feature, rule = key
-            name, seen = self._first[key]
-            yield (f"{feature} {rule}: {broken} of {self._judged[key]} images, first '{name}': {seen}; "
-                   f"{RULES[rule].advice}")
+        return (_line(*key, count) for key, count in self._broken())
 
     def text(self) -> str:
         """Returns the counts on one line, for the manifest."""
-        broken = (f"{' '.join(key)} {count} of {self._judged[key]} (first '{self._first[key][0]}')"
-                  for key, count in sorted(self._broken.items()))
-        return "; ".join(broken) or "no image breaks a rule"
+        return "; ".join(f"{' '.join(key)} {count.broken} of {count.judged} (first '{count.name}')"
+                         for key, count in self._broken()) or "no image breaks a rule"
 
     def too_many(self, accepted: Collection[str]) -> list[str]:
         """Returns the rules, not accepted ones, that more than a fifth of the images break."""
@@ -70,27 +79,43 @@ class Doubts:
 
     def refusal(self, rules: Collection[str]) -> str:
         """Returns the message that names rules that are broken too often."""
-        broken = [line for line in self.lines() if line.split(" ")[1].rstrip(":") in rules]
-        return (f"the values of many images are not what was stated: {' | '.join(broken)}; then run the same command "
-                f"again, or accept the values with --accept={','.join(rules)}")
+        lines = " | ".join(_line(*key, count) for key, count in self._broken() if key[1] in rules)
+        return (f"the values of many images are not what was stated: {lines}; then run the same command again, or "
+                f"accept the values with --accept={','.join(rules)}")
 
     def _above(self, accepted: Collection[str], least: int, share: float) -> list[str]:
-        return sorted({rule for (feature, rule), broken in self._broken.items()
-                       if RULES[rule].stops and rule not in accepted and self._judged[feature, rule] >= least
-                       and broken > share * self._judged[feature, rule]})
+        return sorted({rule for (_, rule), count in self._broken() if RULES[rule].stops and rule not in accepted
+                       and count.judged >= least and count.broken > share * count.judged})
+
+    def _broken(self) -> list[tuple[tuple[str, str], _Count]]:
+        """The rules that are broken, the largest share first."""
+        found = [(key, count) for key, count in self._counts().items() if count.broken]
+        return sorted(found, key=lambda item: (-item[1].broken / item[1].judged, item[0]))
+
+    def _counts(self) -> dict[tuple[str, str], _Count]:
+        """Judges the images that wait, and returns all counts."""
+        waiting, self._waiting = self._waiting, []
+        for feature, spec in self._sensors.items() if waiting else ():
+            removed = np.array([offset if spec.modality == "optical" else 0 for _, _, offset in waiting])
+            for outcome in judge(np.stack([pixels[feature] for _, pixels, _ in waiting]), spec, removed):
+                broken = np.flatnonzero(outcome.broken)
+                first = (waiting[broken[0]][0], outcome.seen(int(broken[0]))) if len(broken) else ("", "")
+                self._judged.setdefault((feature, outcome.rule), _Count()).add(
+                    int(outcome.judged.sum()), len(broken), *first)
+        return self._judged
 
     def to_json(self) -> list[list[Any]]:
         """Returns JSON values."""
-        return [[*key, judged, self._broken.get(key, 0), *self._first.get(key, ("", ""))]
-                for key, judged in self._judged.items()]
+        return [[*key, *dataclasses.astuple(count)] for key, count in self._counts().items()]
 
     @classmethod
     def from_json(cls, rows: list[list[Any]]) -> "Doubts":
         """Reads what `to_json` returned."""
         doubts = cls()
-        for feature, rule, judged, broken, name, seen in rows:
-            doubts._judged[feature, rule] = judged
-            if broken:
-                doubts._broken[feature, rule] = broken
-                doubts._first[feature, rule] = name, seen
+        doubts._judged = {(feature, rule): _Count(*count) for feature, rule, *count in rows}
         return doubts
+
+
+def _line(feature: str, rule: str, count: _Count) -> str:
+    return (f"{feature} {rule}: {count.broken} of {count.judged} images, first '{count.name}': {count.seen}; "
+            f"{RULES[rule].advice}")

@@ -15,14 +15,16 @@ An image that a rule cannot judge does not count for it: thick cloud, snow and d
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dual_encoder.imagery.s2_offset import OFFSET, detect_s2_offset, shows_offset
+from dual_encoder.errors import UserError, nearest
+from dual_encoder.imagery.s2_offset import DARK, DARK_SHARE, shows_offset
 from dual_encoder.imagery.sensors import SensorSpec
 
-_PIXELS = 576  # of an image, evenly spaced: the figures below need no more
+_PIXELS = 256  # of an image, evenly spaced: the figures below need no more
 _LEAST = 64  # pixels with data; fewer say nothing
 _ONE_VALUE = 0.05  # share of one pixel value; a border of 3 pixels around 120 is 10 %
 _WEIGHTS = np.random.default_rng(0).integers(0, 2**64, 64, np.uint64)  # of the bands in a hash of a pixel
@@ -60,154 +62,187 @@ RULES = {rule.name: rule for rule in (
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """The outcome of one rule on one image.
+class Outcome:
+    """One rule on n images.
 
     Attributes:
       rule: its name.
-      seen: the figures, as 'median of VV +21.9 dB, expected below -2'; '' if the image keeps the rule.
+      judged: bool [n], True for an image that the rule can judge.
+      broken: bool [n], True for an image that breaks it.
+      seen: number of an image that breaks it -> the figures, as 'VV is +21.9 dB at 50 % ..., expected ...'.
     """
 
     rule: str
-    seen: str
+    judged: np.ndarray
+    broken: np.ndarray
+    seen: Callable[[int], str]
 
 
-def judge(image: np.ndarray, spec: SensorSpec, removed: int = 0) -> list[Finding]:
-    """Looks at a stored image; returns a finding for each rule that can judge it.
+def sample(image: np.ndarray) -> np.ndarray:
+    """Returns the pixels of an image that `judge` looks at: some 256, evenly spaced, [pixels, bands], a copy."""
+    step = max(1, math.isqrt(image.shape[0] * image.shape[1] // _PIXELS))
+    return image[step // 2::step, step // 2::step].reshape(-1, image.shape[2])
+
+
+def judge(samples: np.ndarray, spec: SensorSpec, removed: np.ndarray) -> list[Outcome]:
+    """Looks at stored images. Many at once cost a few microseconds each.
 
     Args:
-      image: [height, width, bands], stored integers of `spec`.
+      samples: [n, pixels, bands], stored integers of `spec`, as of `sample`.
       spec: the sensor. Of one that has no physical unit (grey levels), only 'one_value' is looked at.
-      removed: the DN offset that was subtracted from a Sentinel-2 image.
+      removed: int [n], the DN offset that was subtracted from each Sentinel-2 image.
     """
-    step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / _PIXELS)))
-    part = image[step // 2::step, step // 2::step]
-    pixels = part[spec.holds_data(part)]
-    if len(pixels) < _LEAST:
-        return []
-    return list(_findings(pixels, spec, removed))
-
-
-def _findings(pixels: np.ndarray, spec: SensorSpec, removed: int) -> Iterator[Finding]:
-    # Sorting along the last axis of a copy is faster than along the first.
-    ordered = np.sort(np.ascontiguousarray(pixels.T), axis=1).T  # of each band; percentiles are rows
-    found: list[Finding] = []
+    part = _Sample(samples, spec)
+    found: list[Outcome] = []
     if spec.modality == "sar" and spec.unit.startswith("dB"):
-        found = list(_radar(ordered, spec))
+        found = list(_radar(part))
     elif spec.modality == "optical" and spec.scale == 1e-4:
-        found = list(_optical(pixels, ordered, spec, removed))
-    yield from found
-    if not any(finding.seen for finding in found if finding.rule.endswith("_scale")):
-        yield _one_value(pixels, spec)  # on a wrong scale, rounding makes many pixels equal
+        found = list(_optical(part, removed))
+    scaled = np.zeros(len(samples), bool)
+    for outcome in found:
+        if outcome.rule.endswith("_scale"):
+            scaled |= outcome.broken
+    found.append(_one_value(part, ~scaled))  # on a wrong scale, rounding makes many pixels equal
+    return [dataclasses.replace(outcome, judged=outcome.judged & part.enough, broken=outcome.broken & part.enough)
+            for outcome in found]
 
 
-def _one_value(pixels: np.ndarray, spec: SensorSpec) -> Finding:
-    limit = _ONE_VALUE if spec.dtype != "uint8" else 0.99  # grey levels: black water is common, a constant is not
-    # Two pixels of one hash by chance: once in 10^13 images.
-    hashes = pixels.astype(np.uint64) @ _WEIGHTS[:pixels.shape[1]]
-    ordered = np.sort(hashes)
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    counts = np.diff(starts, append=len(ordered))
-    share = counts.max() / len(pixels)
-    if share <= limit:
-        return Finding("one_value", "")
-    value = pixels[(hashes == ordered[starts[counts.argmax()]]).argmax()] * spec.scale
-    return Finding("one_value", f"{share:.0%} of the pixels hold exactly {' '.join(f'{v:.4g}' for v in value[:3])}"
-                   f"{' ...' * (len(value) > 3)} in {' '.join(spec.bands[:3])}{' ...' * (len(value) > 3)}")
+class _Sample:
+    """Pixels of n images, those with data in order of their values.
+
+    Attributes:
+      pixels: [n, pixels, bands]; valid: bool [n, pixels]; count: int [n], of the valid ones.
+      enough: bool [n], True for an image with enough valid pixels.
+      spec: the sensor.
+    """
+
+    def __init__(self, pixels: np.ndarray, spec: SensorSpec):
+        self.pixels, self.spec = pixels, spec
+        self.valid = spec.holds_data(pixels)
+        self.count = self.valid.sum(axis=1)
+        self.enough = self.count >= _LEAST
+        last = np.where(self.valid[..., None], pixels, np.iinfo(pixels.dtype).max)  # pixels without data come last
+        self._ordered = np.sort(np.ascontiguousarray(last.transpose(0, 2, 1)), axis=2)
+
+    def at(self, share: float) -> np.ndarray:
+        """Returns the value below which this share of the valid pixels lies, float64 [n, bands]."""
+        rank = np.clip((share * self.count).astype(int), 0, np.maximum(self.count - 1, 0))
+        return np.take_along_axis(self._ordered, rank[:, None, None], axis=2)[..., 0].astype(np.float64)
+
+    def share(self, where: np.ndarray) -> np.ndarray:
+        """Returns the share of the valid pixels at which `where` holds: [n, pixels, ...] -> [n, ...]."""
+        valid = self.valid.reshape(*self.valid.shape, *(1,) * (where.ndim - 2))
+        total = (where & valid).sum(axis=1)
+        return total / np.maximum(self.count, 1).reshape(-1, *(1,) * (total.ndim - 1))
 
 
-def _radar(ordered: np.ndarray, spec: SensorSpec) -> Iterator[Finding]:
-    low, middle = (_percentile(ordered, share) * spec.scale for share in (0.05, 0.5))
-    brightest = int(middle.argmax())
+def _one_value(part: _Sample, judged: np.ndarray) -> Outcome:
+    limit = _ONE_VALUE if part.spec.dtype != "uint8" else 0.99  # grey levels: black water is common, a constant is not
+    # Two pixels of one hash by chance: once in 10^14 images. Pixels without data get numbers of their own.
+    hashes = part.pixels.astype(np.uint64) @ _WEIGHTS[:part.pixels.shape[2]]
+    hashes = np.where(part.valid, hashes, np.arange(hashes.shape[1], dtype=np.uint64)[None])
+    ordered = np.sort(hashes, axis=1)
+    broken = np.zeros(len(ordered), bool)
+    for count in np.unique(part.count):
+        same, run = part.count == count, int(limit * count)
+        if run:  # a run of more than `run` equal hashes has equal ends
+            broken[same] = (ordered[same, run:] == ordered[same, :-run]).any(axis=1)
+
+    def seen(image: int) -> str:
+        _, first, counts = np.unique(hashes[image], return_index=True, return_counts=True)
+        value = part.pixels[image, first[counts.argmax()]] * part.spec.scale
+        more = " ..." * (len(value) > 3)
+        return (f"{counts.max() / part.count[image]:.0%} of the pixels hold exactly "
+                f"{' '.join(f'{v:.4g}' for v in value[:3])}{more} in {' '.join(part.spec.bands[:3])}{more}")
+
+    return Outcome("one_value", judged, judged & broken, seen)
+
+
+def _radar(part: _Sample) -> Iterator[Outcome]:
+    low, middle = part.at(0.05) * part.spec.scale, part.at(0.5) * part.spec.scale
+    bands, rows, all_of_them = part.spec.bands, np.arange(len(low)), np.ones(len(low), bool)
+    brightest = middle.argmax(axis=1)
     # No surface sends so much back from nearly every pixel: cities have a median of -7 dB, and dark pixels as well.
-    wrong = low[brightest] > -2 or middle[brightest] < -60
-    name, values = spec.bands[brightest], f"{low[brightest]:+.1f} dB at 5 % and {middle[brightest]:+.1f} dB at 50 %"
-    yield Finding("radar_scale", f"{name} is {values} of the pixels, expected -30 to -2 dB" if wrong else "")
-    crossed = [(spec.bands.index(cross), spec.bands.index(same)) for cross, same in _CROSS.items()
-               if cross in spec.bands and same in spec.bands]
-    for cross, same in crossed:
-        difference = middle[same] - middle[cross]
-        # Depolarised backscatter is the weaker one; over calm sea both are noise, and equal within 1 dB.
-        yield Finding("polarisations_swapped", "" if difference > -2 else
-                      f"{spec.bands[cross]} is {-difference:.1f} dB above {spec.bands[same]}, expected below it")
-        if wrong:
-            continue
-        yield Finding("radar_amplitude", "" if middle[cross] < -12 else
-                      f"median of {spec.bands[cross]} is {middle[cross]:+.1f} dB, expected below -12")
-        yield Finding("radar_dark", "" if middle[cross] > -36 else
-                      f"median of {spec.bands[cross]} is {middle[cross]:+.1f} dB, below the noise of the instrument")
+    wrong = (low[rows, brightest] > -2) | (middle[rows, brightest] < -60)
+    yield Outcome("radar_scale", all_of_them, wrong, lambda i: (
+        f"{bands[brightest[i]]} is {low[i, brightest[i]]:+.1f} dB at 5 % and {middle[i, brightest[i]]:+.1f} dB at 50 % "
+        "of the pixels, expected -30 to -2 dB"))
+    for cross, same in _CROSS.items():
+        if cross in bands and same in bands:
+            crossed, direct = middle[:, bands.index(cross)], middle[:, bands.index(same)]
+            # Depolarised backscatter is the weaker one; over calm sea both are noise, and equal within 1 dB.
+            above = crossed - direct
+            yield Outcome("polarisations_swapped", all_of_them, above >= 2, lambda i, a=cross, b=same, by=above: (
+                f"{a} is {by[i]:.1f} dB above {b}, expected below it"))
+            yield Outcome("radar_amplitude", ~wrong, ~wrong & (crossed >= -12), lambda i, a=cross, c=crossed: (
+                f"median of {a} is {c[i]:+.1f} dB, expected below -12"))
+            yield Outcome("radar_dark", ~wrong, ~wrong & (crossed <= -36), lambda i, a=cross, c=crossed: (
+                f"median of {a} is {c[i]:+.1f} dB, below the noise of the instrument"))
 
 
-def _optical(pixels: np.ndarray, ordered: np.ndarray, spec: SensorSpec, removed: int) -> Iterator[Finding]:
-    middle = {band: float(value) for band, value in zip(spec.bands, _percentile(ordered, 0.5), strict=True)}
-    infrared = max((middle[band] for band in _INFRARED if band in middle), default=None)
-    visible = [middle[band] for band in _VISIBLE if band in middle]
-    if infrared is None or not visible:
+def _optical(part: _Sample, removed: np.ndarray) -> Iterator[Outcome]:
+    bands = part.spec.bands
+    infrared = [bands.index(band) for band in _INFRARED if band in bands]
+    visible = [bands.index(band) for band in _VISIBLE if band in bands]
+    if not infrared or not visible:
         return
-    largest = float(ordered[-1].max())
-    spread = _percentile(ordered, 0.98) - _percentile(ordered, 0.02).astype(np.float64)
-    scale = ""
-    if float((pixels.max(axis=1) > 20000).mean()) > 0.2:
-        scale = f"a fifth of the pixels is above a reflectance of 2 (largest {largest:.0f})"
-    elif largest <= 10:
-        scale = f"no value is above {largest:.0f}"
-    elif largest <= 1000 and infrared > max(10, 1.2 * visible[len(visible) // 2]):
+    middle, largest = part.at(0.5), part.at(1.0).max(axis=1)
+    red_and_beyond, green = middle[:, infrared].max(axis=1), middle[:, visible[len(visible) // 2]]
+    spread = part.at(0.98) - part.at(0.02)
+    reasons = (
+        (part.share(part.pixels.max(axis=2) > 20000) > 0.2, "a fifth of the pixels is above a reflectance of 2"),
+        (largest <= 10, "nearly all is 0"),
         # Sea is darkest in the infrared, and so are its images; land is brighter there, and has pixels above 0.1.
-        scale = f"no value is above {largest:.0f}, with the infrared ({infrared:.0f}) above the green"
-    elif largest <= 255 and float((spread > 80).mean()) >= 0.5:
-        scale = f"no value is above {largest:.0f}, and most bands use the whole range"
-    yield Finding("reflectance_scale", scale and f"{scale}; expected reflectance x 10000")
-    if scale:
-        return
-    yield from _band_scale(middle, spec)
-    yield from _offset(pixels, middle, spec, removed)
+        ((largest <= 1000) & (red_and_beyond > np.maximum(10, 1.2 * green)), "yet the infrared is above the green"),
+        ((largest <= 255) & ((spread > 80).mean(axis=1) >= 0.5), "and most bands use the whole range"))
+    wrong = np.any([broken for broken, _ in reasons], axis=0)
+    yield Outcome("reflectance_scale", np.ones(len(middle), bool), wrong, lambda i: (
+        f"the largest value is {largest[i]:.0f}, {next(why for broken, why in reasons if broken[i])}; expected "
+        "reflectance x 10000"))
+    yield from _band_scale(middle, bands, ~wrong)
+    yield from _offset(part, middle, removed, ~wrong)
 
 
-def _band_scale(middle: dict[str, float], spec: SensorSpec) -> Iterator[Finding]:
+def _band_scale(middle: np.ndarray, bands: Sequence[str], judged: np.ndarray) -> Iterator[Outcome]:
     """Compares each band with the next shorter and longer wavelength; spectra are smooth, apart from water vapour."""
-    bands = [band for band in spec.bands if band not in ("B01", "B09", "B10")]
-    for before, band, after in zip(bands, bands[1:], bands[2:], strict=False):
-        beside = min(middle[before], middle[after])
-        if beside >= 300 and middle[band] < 0.08 * beside:
-            yield Finding("band_scale", f"median of {band} is {middle[band]:.0f}, of {before} {middle[before]:.0f} and "
-                          f"of {after} {middle[after]:.0f}")
-            return
-    yield Finding("band_scale", "")
+    at = [number for number, band in enumerate(bands) if band not in ("B01", "B09", "B10")]
+    if len(at) < 3:
+        return
+    before, here, after = (middle[:, at[start:len(at) - 2 + start]] for start in range(3))
+    beside = np.minimum(before, after)
+    low = (beside >= 300) & (here < 0.08 * beside)
+
+    def seen(image: int) -> str:
+        worst = int(low[image].argmax())
+        return (f"median of {bands[at[worst + 1]]} is {here[image, worst]:.0f}, of {bands[at[worst]]} "
+                f"{before[image, worst]:.0f} and of {bands[at[worst + 2]]} {after[image, worst]:.0f}")
+
+    yield Outcome("band_scale", judged, judged & low.any(axis=1), seen)
 
 
-def _offset(pixels: np.ndarray, middle: dict[str, float], spec: SensorSpec, removed: int) -> Iterator[Finding]:
-    if removed:
-        floor = (pixels == 1).mean(axis=0)
-        crushed = [band for band in _VISIBLE if band in middle and floor[spec.bands.index(band)] > 0.3]
-        if max(middle.values()) > 500:  # land; over sea the subtraction may leave nothing in most bands
-            yield Finding("offset_absent", "" if len(crushed) < 2 else
-                          f"after the subtraction of {removed} most of {' '.join(crushed)} is at 0")
-        else:
-            yield Finding("offset_absent", "" if floor.mean() < 0.9 else
-                          f"after the subtraction of {removed} {floor.mean():.0%} of all values are at 0")
-    if shows_offset(spec.bands) and not _hides_offset(middle):
-        found = detect_s2_offset(pixels[None], spec.bands)
-        dark = float(np.percentile(pixels, 1, axis=0).min())
-        yield Finding("offset_present", "" if found != OFFSET else
-                      f"no band is dark anywhere (the darkest has {dark:.0f} at 1 % of the pixels), as with +1000; "
-                      f"{removed} was subtracted")
-
-
-def _hides_offset(middle: dict[str, float]) -> bool:
-    """True for cloud and snow, bright in the visible, and for desert, whose red is far above its blue."""
-    blue, red = middle.get("B02"), middle.get("B04")
-    return blue is None or red is None or blue > 3000 or red > 1.4 * blue
-
-
-def _percentile(ordered: np.ndarray, share: float) -> np.ndarray:
-    """The value of each band below which this share of the pixels lies; `ordered` is sorted along its first axis."""
-    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+def _offset(part: _Sample, middle: np.ndarray, removed: np.ndarray, judged: np.ndarray) -> Iterator[Outcome]:
+    bands = part.spec.bands
+    floor = part.share(part.pixels == 1)
+    visible = [bands.index(band) for band in _VISIBLE if band in bands]
+    # Over sea the subtraction may leave nothing in most bands, over land not in two of the visible ones.
+    land = middle.max(axis=1) > 500
+    crushed = np.where(land, (floor[:, visible] > 0.3).sum(axis=1) >= 2, floor.mean(axis=1) >= 0.9)
+    yield Outcome("offset_absent", judged & (removed != 0), judged & (removed != 0) & crushed, lambda i: (
+        f"after the subtraction of {removed[i]}, {floor[i].mean():.0%} of all values are at 0"))
+    if not shows_offset(bands) or "B02" not in bands or "B04" not in bands:
+        return
+    blue, red, dark = middle[:, bands.index("B02")], middle[:, bands.index("B04")], part.at(DARK_SHARE)
+    # Cloud and snow, bright in the visible, hide the offset, and so does desert, whose red is far above its blue.
+    tells = judged & (blue <= 3000) & (red <= 1.4 * blue)
+    filled = part.at(1.0) <= 1  # a product without a band may fill it with a constant
+    bright = ((dark >= DARK) | filled).all(axis=1)
+    yield Outcome("offset_present", tells, tells & bright, lambda i: (
+        f"no band is dark anywhere (the darkest has {dark[i][~filled[i]].min():.0f} at 1 % of the pixels), as with "
+        f"+1000; {removed[i]} was subtracted"))
 
 
 def check_names(names: Sequence[str]) -> None:
     """Raises UserError for a name that is no rule that stops a build."""
-    from dual_encoder.errors import UserError, nearest
-
     for name in names:
         if name not in RULES or not RULES[name].stops:
             stopping = [rule.name for rule in RULES.values() if rule.stops]

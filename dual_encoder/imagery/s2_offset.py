@@ -33,8 +33,8 @@ import numpy as np
 from dual_encoder.errors import UserError
 
 OFFSET = 1000
-_DARK = 700  # DN
-_SHARE = 0.01
+DARK = 700  # DN
+DARK_SHARE = 0.01
 _VISIBLE, _INFRARED = ("B01", "B02", "B03", "B04"), ("B10", "B11", "B12")
 
 
@@ -64,5 +64,5 @@ def detect_s2_offset(dn: np.ndarray, bands: Sequence[str]) -> int:
                         f"one of {' '.join(_INFRARED)}")
     pixels = dn[(dn != 0).any(axis=-1)]
     pixels = pixels[:, (pixels != 0).any(axis=0)]  # a product without a band may fill it with 0
-    dark = (pixels < _DARK).mean(axis=0) if pixels.size else np.ones(1)
-    return 0 if dark.max() > _SHARE else OFFSET
+    dark = (pixels < DARK).mean(axis=0) if pixels.size else np.ones(1)
+    return 0 if dark.max() > DARK_SHARE else OFFSET

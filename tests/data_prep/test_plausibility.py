@@ -12,7 +12,7 @@ from data_prep.build.doubts import Doubts
 from data_prep.importers import Entry
 from dual_encoder.data.manifest import load_info
 from dual_encoder.errors import UserError
-from dual_encoder.imagery.plausibility import RULES, check_names, judge
+from dual_encoder.imagery.plausibility import RULES, check_names, judge, sample
 from dual_encoder.imagery.sensors import SENSORS
 
 S1, S2 = SENSORS["s1_grd"], SENSORS["s2_l2a"]
@@ -49,8 +49,14 @@ def real(real_data):
     return found
 
 
+def outcomes(image, spec, removed=0):
+    """{rule: is it broken} for the rules that can judge this image."""
+    return {outcome.rule: bool(outcome.broken[0]) for outcome in judge(sample(image)[None], spec, np.array([removed]))
+            if outcome.judged[0]}
+
+
 def broken(image, spec, removed=0):
-    return {finding.rule for finding in judge(image, spec, removed) if finding.seen}
+    return {rule for rule, is_broken in outcomes(image, spec, removed).items() if is_broken}
 
 
 def test_no_real_image_breaks_a_rule(real):
@@ -115,9 +121,9 @@ def test_every_kind_is_found_on_real_images(real, kind):
     judged = found = 0
     for _, spec, image in real:
         if spec.modality == modality and spec.dtype != "uint8" and len(spec.bands) > 1:
-            outcomes = {finding.rule: bool(finding.seen) for finding in judge(change(image, spec), spec)}
-            judged += rule in outcomes
-            found += outcomes.get(rule, False)
+            seen = outcomes(change(image, spec), spec)
+            judged += rule in seen
+            found += seen.get(rule, False)
     assert judged > 100
     assert found >= least * judged, (found, judged)
 
@@ -166,10 +172,29 @@ def test_extreme_surfaces_are_not_doubted(name, image):
     assert broken(image, S2) == set()
 
 
+def test_many_images_at_once_are_judged_as_one_by_one():
+    rng = np.random.default_rng(0)
+    images = [land(seed=seed) for seed in range(12)]
+    images[2] += 1000
+    images[3][:, :40] = 0
+    images[4][:, :62] = 0
+    images[5][:, :20] = 777
+    images[6][:40], images[6][40:, :10] = 0, 777
+    images[7] = np.clip(images[7] // 16, 1, None)
+    images[8] = rng.integers(1, 60000, images[8].shape).astype(np.uint16)
+    removed = np.array([0] * 9 + [1000] * 3)
+    together = judge(np.stack([sample(image) for image in images]), S2, removed)
+    for number, image in enumerate(images):
+        alone = outcomes(image, S2, int(removed[number]))
+        assert alone == {outcome.rule: bool(outcome.broken[number]) for outcome in together if outcome.judged[number]}
+        for outcome in together:
+            assert not outcome.broken[number] or outcome.seen(number)
+
+
 def test_too_few_pixels_say_nothing():
     image = np.zeros((64, 64, 12), np.uint16)
     image[:4, :4] = 1
-    assert judge(image, S2) == []
+    assert outcomes(image, S2) == {}
 
 
 def test_counts_over_workers_are_those_of_all():
