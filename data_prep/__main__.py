@@ -1,4 +1,4 @@
-"""python -m data_prep {sample,build,inspect,stats,verify}: from raw products to checked training data."""
+"""python -m data_prep {sample,build,inspect,stats,verify,overlap}: from raw products to checked training data."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 
 from etils import epath
 
@@ -75,12 +76,26 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", default="train")
     sub.add_argument("--out", type=pathlib.Path, required=True, help="the JSON file")
 
+    _add_checks(command)
+    return parser
+
+
+def _add_checks(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds the commands that check finished data sets."""
     sub = command("verify", _verify, "check every record and shard; exit code 1 if something is damaged")
     sub.add_argument("folder", type=epath.Path)
     sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
                      help="processes (default: all cores)")
     sub.add_argument("--rewrite", action="store_true", help="write manifest and index again from sound shards")
-    return parser
+
+    sub = command("overlap", _overlap, "find records that another data set, or another split, holds as well")
+    sub.add_argument("folder", type=epath.Path, help="a data set, usually the one to train on")
+    sub.add_argument("other", type=epath.Path, nargs="?",
+                     help="the data set to evaluate on (default: the splits of the first are compared)")
+    sub.add_argument("--out", type=pathlib.Path, metavar="FILE",
+                     help="the pairs, as .jsonl (default: overlap.jsonl in the data set to evaluate on)")
+    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
+                     help="processes (default: all cores)")
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -189,6 +204,16 @@ def _verify(options: argparse.Namespace) -> None:
     entries = [entry for shards in info.shards.values() for entry in shards]
     print(f"sound: {sum(entry['records'] for entry in entries)} records in {len(entries)} shards, fingerprint "
           f"{info.fingerprint[:16]}")
+
+
+def _overlap(options: argparse.Namespace) -> None:
+    from data_prep.look import overlap
+
+    if options.workers < 1:
+        raise UserError(f"--workers={options.workers} must be at least 1")
+    out = options.out or (options.other or options.folder) / "overlap.jsonl"
+    for line in overlap.audit(options.folder, options.other, pathlib.Path(out), options.workers):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
