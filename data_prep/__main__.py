@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
                      help="least share of pixels with data in each image, 0..1")
     sub.add_argument("--max-cloud", type=float, default=100.0, metavar="PERCENT", help="most cloud over the S2 image")
     sub.add_argument("--keep-unlabelled", action="store_true", help="take tiles without a labelled pixel, too")
+    sub.add_argument("--exclude", action="append", default=[], metavar="FOLDER",
+                     help="leave out records that overlap this data set (see `overlap`); may be repeated")
     sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
                      help="processes; the result is the same for any number (default: all cores)")
     sub.add_argument("--max-rejected", type=int, default=-1, metavar="N",
@@ -125,16 +127,19 @@ def _build(options: argparse.Namespace) -> None:
     kind = "tiles" if options.labels else options.kind or "pairs"
     import absl.logging
 
+    from data_prep.build import exclusion
     from data_prep.build.builder import How
     from data_prep.build.config import make_config
     from data_prep.build.selection import Filters
     from dual_encoder.data.manifest import load_info
 
     absl.logging.set_verbosity(absl.logging.ERROR)
+    exclusion.check(options.exclude)
     config = make_config(
         options.importer, kind, raw=options.raw, labels=options.labels, split_by=options.split_by, size=options.size,
         block_degrees=options.block_degrees, name=options.name, sensors=tuple(filter(None, options.sensors.split(","))),
-        filters=Filters(options.max_gap_days, options.min_valid, options.max_cloud, options.keep_unlabelled))
+        filters=Filters(options.max_gap_days, options.min_valid, options.max_cloud, options.keep_unlabelled),
+        exclude=options.exclude)
     if kind == "pairs":
         from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
     else:

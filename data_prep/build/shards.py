@@ -10,16 +10,18 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep import importers
+from data_prep.build.exclusion import Exclusion
 from data_prep.build.plan import Plan, Task
 from data_prep.build.selection import Filters
 from data_prep.build.summary import Content, is_unlabelled
+from data_prep.look import footprints
 from data_prep.pairing import GapHistogram
 from data_prep.record import Pair, Tile, check, cut, time_of, timed
 from dual_encoder.data.labels import LabelSpec
@@ -53,6 +55,7 @@ class Job:
       name: name of the data set, the first part of a shard's name.
       folder: of the shards; notes go to its sibling 'notes'.
       max_rejected: more unusable records are too many.
+      exclude: folders of data sets; records that overlap theirs are left out.
     """
 
     importer: str
@@ -67,6 +70,7 @@ class Job:
     name: str
     folder: str
     max_rejected: int
+    exclude: tuple[str, ...] = ()
 
     @property
     def specs(self) -> dict[str, SensorSpec]:
@@ -77,6 +81,12 @@ class Job:
         """Returns the importer, ready to read."""
         labels = "" if self.labels == WATER_WEAK else self.labels
         return importers.open_raw(self.importer, pathlib.Path(self.raw), self.kind, self.sensors, labels)
+
+    def exclusions(self, plan: Plan) -> list[Exclusion]:
+        """Returns the data sets whose records are left out, ready to compare."""
+        entries = sum(plan.entries.values()) * (self.raw_size // self.size) ** 2
+        return [Exclusion(plan.folder, number, folder, self.specs, footprints.PIXEL * self.raw_size, entries)
+                for number, folder in enumerate(self.exclude)]
 
     def shard(self, task: Task) -> pathlib.Path:
         """Returns the path of a shard."""
@@ -163,11 +173,11 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
     digest, rows, gaps, content = hashlib.sha256(), [], GapHistogram(), Content(job.label)
     rejected: list[dict[str, str]] = []
     seconds = dict.fromkeys(("read", "check", "write"), 0.0)
-    clock = _Clock(seconds)
+    clock, exclusions = _Clock(seconds), job.exclusions(plan)
     with atomic.create(job.shard(task)) as file:
         for entry in plan.read(task):
             size_before, faults = file.size, 0
-            for outcome in _outcomes(job, importer, entry, clock):
+            for outcome in _outcomes(job, importer, entry, clock, exclusions):
                 if isinstance(outcome, Rejected):
                     rejected.append(dataclasses.asdict(outcome) | {"stage": "read", "split": task.split})
                     faults += outcome.kind == "fault"
@@ -240,8 +250,8 @@ class _Stored:
     record: Pair | Tile
 
 
-def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, clock: "_Clock"
-              ) -> Iterator[Rejected | _Stored]:
+def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, clock: "_Clock",
+              exclusions: Sequence[Exclusion]) -> Iterator[Rejected | _Stored]:
     """Yields the outcome of an entry, or one for each patch that is cut from it."""
     clock.lap("write")
     name = entry.id
@@ -256,6 +266,7 @@ def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, cl
         for patch in cut(item, job.size):
             name = patch.id
             reason = job.filters.refuse_pixels(patch, job.specs)
+            reason = reason or next(filter(None, (other.reason(patch) for other in exclusions)), "")
             if not reason:
                 if job.labels == WATER_WEAK and isinstance(patch, Pair):
                     patch = label_by_indices(patch, job.specs)

@@ -14,33 +14,39 @@ MARGIN = 20.0  # metres that footprints must share: coordinates are stored as fl
 _PAIRS = 1 << 20  # that are compared at a time
 
 
-def intersecting(ours: np.ndarray, our_metres: float, theirs: np.ndarray, their_metres: float,
-                 margin: float = MARGIN) -> Iterator[np.ndarray]:
-    """Yields the records whose footprints share more than `margin`, int64 [pairs, 2]: rows of ours and of theirs.
+class Index:
+    """The footprints of a data set, to find those of other records that they intersect.
 
     Args:
-      ours, theirs: float64 [records, 2], latitude and longitude of the centres in degrees; NaN = unknown, in no pair.
-      our_metres, their_metres: side of the footprints.
-      margin: in metres, of the north and of the east; a negative one lets footprints be so far apart.
+      points: float64 [records, 2], latitude and longitude of the centres in degrees; NaN = unknown, in no pair.
+      metres, their_metres: side of the footprints, and of those that are looked up.
+      margin: metres of the north and of the east that they must share; a negative one lets them be so far apart.
     """
-    reach = (our_metres + their_metres) / 2 - margin
-    known = np.flatnonzero(~np.isnan(ours).any(axis=1))
-    if reach <= 0 or not len(known):
-        return
-    keys = _cell(ours[known], reach, 0)
-    order = np.argsort(keys, kind="stable")
-    known, keys = known[order], keys[order]
-    there = np.flatnonzero(~np.isnan(theirs).any(axis=1))
-    for row in (-1, 0, 1):
-        for column in _columns(reach, row, theirs[there]):
-            low, high = (np.searchsorted(keys, column, side) for side in ("left", "right"))
-            for part in _parts(high - low):
-                counts = (high - low)[part]
-                their = np.repeat(there[part], counts)
-                our = known[np.repeat(low[part], counts) + _count_up(counts)]
-                close = _share(ours[our], theirs[their], reach)
-                if close.any():
-                    yield np.stack([our[close], their[close]], axis=1)
+
+    def __init__(self, points: np.ndarray, metres: float, their_metres: float, margin: float = MARGIN):
+        self._reach, self._points = (metres + their_metres) / 2 - margin, points
+        known = np.flatnonzero(~np.isnan(points).any(axis=1)) if self._reach > 0 else np.zeros(0, np.int64)
+        keys = _cell(points[known], self._reach) if len(known) else np.zeros(0, np.int64)
+        order = np.argsort(keys, kind="stable")
+        self._known, self._keys = known[order], keys[order]
+
+    def pairs(self, theirs: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields the records whose footprints intersect, int64 [pairs, 2]: rows of this index, and of `theirs`.
+
+        Args:
+          theirs: float64 [others, 2], as `points`.
+        """
+        there = np.flatnonzero(~np.isnan(theirs).any(axis=1)) if len(self._keys) else np.zeros(0, np.int64)
+        for row in (-1, 0, 1):
+            for cells in _columns(self._reach, row, theirs[there]):
+                low, high = (np.searchsorted(self._keys, cells, side) for side in ("left", "right"))
+                for part in _parts(high - low):
+                    counts = (high - low)[part]
+                    their = np.repeat(there[part], counts)
+                    our = self._known[np.repeat(low[part], counts) + _count_up(counts)]
+                    close = (metres_apart(self._points[our], theirs[their]) < self._reach).all(axis=-1)
+                    if close.any():
+                        yield np.stack([our[close], their[close]], axis=1)
 
 
 def metres_apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -55,10 +61,6 @@ def metres_apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.stack([north, east], axis=-1) * METRES
 
 
-def _share(ours: np.ndarray, theirs: np.ndarray, reach: float) -> np.ndarray:
-    return (metres_apart(ours, theirs) < reach).all(axis=-1)
-
-
 def _rows_and_widths(points: np.ndarray, reach: float, row: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the row of cells of each point, moved by `row`, and how many cells go round the earth there."""
     rows = np.floor((points[:, 0] + 90) * METRES / reach).astype(np.int64) + row
@@ -67,9 +69,9 @@ def _rows_and_widths(points: np.ndarray, reach: float, row: int) -> tuple[np.nda
     return rows, np.maximum(np.floor(360 * METRES * np.cos(np.radians(edge)) / reach).astype(np.int64), 1)
 
 
-def _cell(points: np.ndarray, reach: float, row: int) -> np.ndarray:
+def _cell(points: np.ndarray, reach: float) -> np.ndarray:
     """Returns the cell of each point as a number."""
-    rows, around = _rows_and_widths(points, reach, row)
+    rows, around = _rows_and_widths(points, reach, 0)
     return rows * (1 << 32) + np.floor((points[:, 1] % 360) / 360 * around).astype(np.int64) % around
 
 

@@ -10,7 +10,7 @@ from data_prep.look.views import Images, Looks, View
 from dual_encoder.console import Progress
 
 FOOTPRINT, DUPLICATE, NEIGHBOUR = KINDS = ("footprint", "duplicate", "neighbour")
-_TOUCH = -15.0  # metres between two footprints that still touch
+TOUCH = -15.0  # metres between two footprints that still touch
 _BLOCK = 2048  # records whose spots are looked up at a time
 
 
@@ -47,7 +47,7 @@ def match(ours: Looks, theirs: Looks, views: Sequence[View], within: bool) -> li
 def _by_place(ours: Looks, theirs: Looks, within: bool) -> list[Pairs]:
     """Returns the footprints that intersect, and those that only touch."""
     parts = [np.zeros((0, 2), np.int64)]
-    for part in footprints.intersecting(ours.points, ours.metres, theirs.points, theirs.metres, _TOUCH):
+    for part in footprints.Index(ours.points, ours.metres, theirs.metres, TOUCH).pairs(theirs.points):
         parts.append(_between_splits(part, ours, theirs, within))
     rows = np.concatenate(parts)
     apart = footprints.metres_apart(ours.points[rows[:, 0]], theirs.points[rows[:, 1]])
@@ -81,7 +81,7 @@ def _neighbours(ours: Looks, theirs: Looks, views: Sequence[View], within: bool)
     parts = [np.zeros((0, 4), np.int64)]
     if ours.size == theirs.size:
         for number, (our_edges, their_edges) in enumerate(zip(ours.edges, theirs.edges, strict=True)):
-            for part in sides.candidates(our_edges, their_edges):
+            for part in sides.Index(our_edges).candidates(their_edges):
                 unplaced = ~(ours.placed[part[:, 0]] & theirs.placed[part[:, 1]])
                 part = part[unplaced & ((part[:, 0] < part[:, 1]) | (not within))]
                 parts.append(np.concatenate([part, np.full((len(part), 1), number)], axis=1))

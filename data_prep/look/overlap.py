@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from data_prep.look import matching, views
 from data_prep.look.matching import NEIGHBOUR, Pairs
@@ -51,7 +49,7 @@ def audit(first: epath.PathLike, second: epath.PathLike | None, out: pathlib.Pat
     if within and len(infos[0].shards) < 2:
         raise UserError(f"'{first}' has one split, {next(iter(infos[0].shards), 'none')}; name another data set to "
                         "compare it with")
-    seen = views.shared(infos[0], infos[-1])
+    seen = views.shared(infos[0].sensors, infos[-1].sensors)
     edges = not all(map(views.places_are_known, folders))
     ours = views.look(first, seen, edges, workers)
     theirs = ours if second is None else views.look(second, seen, edges, workers)
@@ -108,10 +106,15 @@ def _report(ours: Looks, theirs: Looks, found: Sequence[Pairs], within: bool) ->
 def _scenes(ours: int, theirs: int, neighbours: np.ndarray, within: bool) -> tuple[np.ndarray, np.ndarray]:
     """Returns the scene of each record of both data sets as a number: a chain of neighbours is of one scene."""
     size = ours if within else ours + theirs
-    right = neighbours[:, 1] + (0 if within else ours)
-    graph = sparse.coo_array((np.ones(len(neighbours), np.int8), (neighbours[:, 0], right)), shape=(size, size))
-    _, scene = csgraph.connected_components(graph, directed=False)
-    return scene[:ours], scene[size - theirs:]
+    left, right = neighbours[:, 0], neighbours[:, 1] + (0 if within else ours)
+    scene = np.arange(size)  # becomes the least number of its chain
+    while True:
+        least, before = np.minimum(scene[left], scene[right]), scene.copy()
+        np.minimum.at(scene, left, least)
+        np.minimum.at(scene, right, least)
+        scene = scene[scene]
+        if np.array_equal(scene, before):
+            return scene[:ours], scene[size - theirs:]
 
 
 def _of_two_splits(pairs: Pairs, ours: Looks, theirs: Looks, within: bool) -> Pairs:

@@ -50,7 +50,7 @@ def segments(image: np.ndarray, holds_data: np.ndarray) -> np.ndarray:
     there = np.stack([holds_data[0], holds_data[-1], holds_data[:, 0], holds_data[:, -1]])
     width = max(1, sides.shape[1] // _SEGMENTS)
     count = sides.shape[1] // width
-    whole = there[:, :count * width].reshape(4, count, width).all(axis=2)
+    whole: np.ndarray = there[:, :count * width].reshape(4, count, width).all(axis=2)
     means = sides[:, :count * width].reshape(4, count, width, -1).mean(axis=2)
     steps = _roots(np.diff(means, axis=1) * (whole[:, 1:] & whole[:, :-1])[..., None]).transpose(0, 2, 1)
     return (_normal(steps) / np.sqrt(steps.shape[1])).reshape(4, -1).astype(np.float16)
@@ -66,7 +66,7 @@ def correlation(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     Args:
       ours, theirs: [bands, steps], sides of `profiles`; the mean over the bands counts.
     """
-    use = ((ours != 0) & (theirs != 0)).mean(axis=1) >= _FILLED
+    use = np.mean((ours != 0) & (theirs != 0), axis=1) >= _FILLED
     if not use.any():
         return 0.0, 0.0
     ours, theirs = _normal(ours[use]), _normal(theirs[use])
@@ -90,17 +90,27 @@ def continues(ours: np.ndarray, theirs: np.ndarray, compared: int) -> float:
     return score if score >= SAME and deviations >= np.sqrt(2 * np.log(len(PARTNERS) * max(compared, 1))) else 0.0
 
 
-def candidates(ours: np.ndarray, theirs: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields pairs of images whose sides may continue one another, int64 [pairs, 3]: ours, theirs, row of `PARTNERS`.
+class Index:
+    """The sides of a data set, to find those of other images that continue them.
 
     Args:
-      ours, theirs: [images, 4, numbers], as of `segments`.
+      edges: float16 [images, 4, numbers], as of `segments`.
     """
-    for partners, (our_side, their_side) in enumerate(PARTNERS):
-        cells = _Cells(ours[:, our_side])
-        for start in range(0, len(theirs), _ROWS):
-            for our, their in cells.search(theirs[start:start + _ROWS, their_side].astype(np.float32)):
-                yield np.stack([our, their + start, np.full(len(our), partners)], axis=1)
+
+    def __init__(self, edges: np.ndarray):
+        self._cells = [_Cells(edges[:, side]) for side, _ in PARTNERS]
+
+    def candidates(self, edges: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields the pairs that may continue one another, int64 [pairs, 3]: image here, image there, row of `PARTNERS`.
+
+        Args:
+          edges: float16 [others, 4, numbers], as of `segments`.
+        """
+        for partners, (_, side) in enumerate(PARTNERS):
+            for start in range(0, len(edges), _ROWS):
+                part = edges[start:start + _ROWS, side].astype(np.float32)
+                for our, their in self._cells[partners].search(part):
+                    yield np.stack([our, their + start, np.full(len(our), partners)], axis=1)
 
 
 class _Cells:

@@ -96,11 +96,11 @@ def window(values: np.ndarray, width: int, combine: Callable) -> np.ndarray:
     """
     result = np.pad(values, width // 2, mode="symmetric")
     for axis in (0, 1):
-        count, block, length, start, total = result.shape[axis] - width + 1, result, 1, 0, None
+        count, block, length, start = result.shape[axis] - width + 1, result, 1, 1
+        total = _cut(result, axis, 0, count)  # the odd value
         while length <= width:
-            if width & length:
-                part = _cut(block, axis, start, start + count)
-                total, start = part if total is None else combine(total, part), start + length
+            if width & length and length > 1:
+                total, start = combine(total, _cut(block, axis, start, start + count)), start + length
             if 2 * length <= width:
                 block = combine(_cut(block, axis, 0, -length), _cut(block, axis, length, None))
             length *= 2

@@ -7,13 +7,12 @@ import concurrent.futures
 import dataclasses
 import multiprocessing
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from data_prep.build.workers import end_with_parent
 from data_prep.look import footprints, sides, spots
 from dual_encoder.console import Progress
 from dual_encoder.data.manifest import DatasetInfo, load_info
@@ -80,7 +79,7 @@ class Looks:
     @property
     def placed(self) -> np.ndarray:
         """bool [records]: the place is known."""
-        return ~np.isnan(self.points).any(axis=1)
+        return np.logical_not(np.isnan(self.points).any(axis=1))
 
     @property
     def size(self) -> int:
@@ -99,22 +98,25 @@ def size_of(info: DatasetInfo) -> int:
     return info.tensors[next(iter(info.sensors))].shape[0]
 
 
-def shared(one: DatasetInfo, other: DatasetInfo) -> list[View]:
+def shared(one: Mapping[str, SensorSpec], other: Mapping[str, SensorSpec]) -> list[View]:
     """Returns what can be compared: optical images first, up to three bands each.
+
+    Args:
+      one, other: feature name -> sensor of two data sets.
 
     Raises:
       UserError: the data sets have no band in common.
     """
     views = []
-    for feature in sorted(one.sensors, key=lambda name: one.sensors[name].modality != "optical"):
-        if feature in other.sensors:
-            both = [band for band in one.sensors[feature].bands if band in other.sensors[feature].bands]
+    for feature in sorted(one, key=lambda name: one[name].modality != "optical"):
+        if feature in other:
+            both = [band for band in one[feature].bands if band in other[feature].bands]
             both.sort(key=lambda band: _FIRST.index(band) if band in _FIRST else len(_FIRST))
             if both:
                 views.append(View(feature, tuple(both[:sides.BANDS])))
     if not views:
-        bands = [", ".join(f"{feature} {' '.join(spec.bands)}" for feature, spec in info.sensors.items())
-                 for info in (one, other)]
+        bands = [", ".join(f"{feature} {' '.join(spec.bands)}" for feature, spec in sensors.items())
+                 for sensors in (one, other)]
         raise UserError(f"the data sets have no band in common ({bands[0]}; {bands[1]}); their pixels cannot be "
                         "compared")
     return views
@@ -166,6 +168,8 @@ def _look_at_all(chunks: list[tuple], workers: int) -> Iterator[dict[str, Any]]:
     if min(workers, len(chunks) // 4) < 2:  # a new process takes seconds to start
         yield from (_look_at(*chunk) for chunk in chunks)
         return
+    from data_prep.build.workers import end_with_parent  # which imports this file, to leave records out
+
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         yield from pool.map(_look_at, *zip(*chunks, strict=True))

@@ -12,8 +12,9 @@ def brute(ours, our_metres, theirs, their_metres):
             if (footprints.metres_apart(one, other) < reach).all()}
 
 
-def found(*arguments):
-    pairs = [tuple(pair) for part in footprints.intersecting(*arguments) for pair in part.tolist()]
+def found(ours, our_metres, theirs, their_metres):
+    index = footprints.Index(ours, our_metres, their_metres)
+    pairs = [tuple(pair) for part in index.pairs(theirs) for pair in part.tolist()]
     assert len(pairs) == len(set(pairs))
     return set(pairs)
 

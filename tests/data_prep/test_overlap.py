@@ -118,11 +118,60 @@ def test_mistakes_end_with_one_line(cli, training, evaluation, arguments, messag
 
 def test_data_sets_without_a_common_band_are_named(cli, training, tiny):
     from data_prep.look import views
-    info, other = load_info(training), load_info(tiny[0])
-    radar = type(other)(**vars(other) | {"sensors": {"s1": other.sensors["s1"]}})
+    ours, both = load_info(training).sensors, load_info(tiny[0]).sensors
     with pytest.raises(UserError, match=r"no band in common \(s2 B01 .* B12; s1 VV VH\)"):
-        views.shared(info, radar)
-    assert [view.bands for view in views.shared(other, other)] == [("B08", "B03", "B04"), ("VV", "VH")]
+        views.shared(ours, {"s1": both["s1"]})
+    assert [view.bands for view in views.shared(both, both)] == [("B08", "B03", "B04"), ("VV", "VH")]
+
+
+# build --exclude
+
+def test_a_build_leaves_out_what_overlaps_another_data_set(cli, build, training, evaluation, tmp_path):
+    images = [optical(texture(seed)) for seed in range(12)]
+    lat = np.where(np.arange(12) < 6, 50 + np.arange(12) * 0.02, np.nan)
+    raw = write_raw(tmp_path / "raw", images, [f"a{at}" for at in range(12)], lat=lat,
+                    lon=np.where(np.isnan(lat), np.nan, 8.0), split=np.array(["train"] * 12))
+    folder, process = build(raw, f"--exclude={evaluation}", "--num-shards=2")
+    rows = {row["id"]: row for row in map(json.loads, (folder / "rejected.jsonl").read_text().splitlines())}
+    assert set(rows) == {"a3", "a4", "a9"} and {row["kind"] for row in rows.values()} == {"filter"}
+    name = load_info(evaluation).name + "/npz/1.0.0"
+    assert rows["a4"]["reason"] == f"shows the same as 'b0' of {name}, split test (--exclude)"
+    assert rows["a3"]["reason"] == f"shares ground with 'b2' of {name}, split test (--exclude)"
+    assert "built 9 records" in process.stdout
+    info = load_info(folder)
+    assert info.source["exclude"] == f"{name} {load_info(evaluation).fingerprint[:16]}"
+    alone, _ = build(raw, f"--exclude={evaluation}", "--num-shards=2", "--workers=1")
+    assert load_info(alone).fingerprint == info.fingerprint != load_info(training).fingerprint
+    process = cli("build", "--importer=npz", "--kind=tiles", f"--raw={raw}", f"--data_dir={folder.parents[2]}")
+    assert process.returncode == 2 and f"exclude {name}" in process.stderr and ", not None" in process.stderr
+    process = cli("overlap", folder, evaluation, f"--out={tmp_path / 'pairs.jsonl'}")
+    assert "test: 0 of 4 records overlap train" in process.stdout, process.stderr
+
+
+def test_neighbours_of_an_excluded_scene_are_left_out(build, tmp_path):
+    places = cut_tiles(scene(0, 288), 96)
+    raws = {}
+    for name, chosen in (("held", lambda row, column: column == 2), ("rest", lambda row, column: column != 2)):
+        kept = {f"r{row}c{column}": optical(image) for (row, column), image in places.items() if chosen(row, column)}
+        raws[name] = write_raw(tmp_path / name, list(kept.values()), list(kept), split=np.array(["train"] * len(kept)))
+    held, _ = build(raws["held"])
+    folder, _ = build(raws["rest"], f"--exclude={held}")
+    rows = {row["id"]: row["reason"] for row in map(json.loads, (folder / "rejected.jsonl").read_text().splitlines())}
+    assert set(rows) == {"r0c1", "r1c1", "r2c1"}
+    assert all(f"is a neighbour of 'r{row}c2'" in rows[f"r{row}c1"] for row in range(3))
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--exclude=nowhere"], "data folder 'nowhere' does not exist"),
+    (["--exclude=gs://bucket/b"], "--exclude=gs://bucket/b is a bucket; copy the data set to a folder"),
+    (["--exclude={b}", "--exclude={b}"], "--exclude names '{b}' twice; name each data set once"),
+])
+def test_mistakes_with_exclude_end_with_one_line(cli, evaluation, tmp_path, options, message):
+    raw = write_raw(tmp_path / "raw", [optical(texture(0))], ["a"])
+    process = cli("build", "--importer=npz", "--kind=tiles", f"--raw={raw}", f"--data_dir={tmp_path / 'data'}",
+                  *(option.format(b=evaluation) for option in options))
+    assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
+    assert message.format(b=evaluation) in process.stderr
 
 
 # What training prints

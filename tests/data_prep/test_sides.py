@@ -33,7 +33,7 @@ def segments(images):
 def found(ours, theirs):
     """Pairs (ours, theirs) whose sides continue one another."""
     pairs = set()
-    for part in sides.candidates(segments(ours), segments(theirs)):
+    for part in sides.Index(segments(ours)).candidates(segments(theirs)):
         for our, their, partners in part.tolist():
             one, other = (sides.profiles(image, np.ones(image.shape[:2], bool))[side] for image, side in zip(
                 (ours[our], theirs[their]), sides.PARTNERS[partners], strict=True))
@@ -92,8 +92,8 @@ def test_candidates_are_those_of_a_comparison_of_all():
     ours, theirs = segments(images[:15]).astype(np.float64), segments(images[5:]).astype(np.float64)
     expected = {(i, j, k) for k, (one, other) in enumerate(sides.PARTNERS) for i in range(len(ours))
                 for j in range(len(theirs)) if ours[i, one] @ theirs[j, other] > sides._LIKELY}
-    pairs = [tuple(row) for part in sides.candidates(*(values.astype(np.float16) for values in (ours, theirs)))
-             for row in part.tolist()]
+    index = sides.Index(ours.astype(np.float16))
+    pairs = [tuple(row) for part in index.candidates(theirs.astype(np.float16)) for row in part.tolist()]
     assert set(pairs) == expected and len(pairs) == len(expected)
 
 
