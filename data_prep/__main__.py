@@ -1,4 +1,4 @@
-"""python -m data_prep {sample,build,inspect,stats,verify}: from raw products to checked training data."""
+"""python -m data_prep {sample,build,inspect,stats,verify,overlap}: from raw products to checked training data."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 
 from etils import epath
 
@@ -50,11 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", default="train")
     sub.add_argument("--out", type=pathlib.Path, required=True, help="the JSON file")
 
-    sub = command("verify", _verify, "check every record and shard; exit code 1 if something is damaged")
-    sub.add_argument("folder", type=epath.Path)
-    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
-                     help="processes (default: all cores)")
-    sub.add_argument("--rewrite", action="store_true", help="write manifest and index again from sound shards")
+    _add_checks(command)
     return parser
 
 
@@ -77,6 +74,8 @@ def _add_build_options(sub: argparse.ArgumentParser) -> None:
                      help="least share of pixels with data in each image, 0..1")
     sub.add_argument("--max-cloud", type=float, default=100.0, metavar="PERCENT", help="most cloud over the S2 image")
     sub.add_argument("--keep-unlabelled", action="store_true", help="take tiles without a labelled pixel, too")
+    sub.add_argument("--exclude", action="append", default=[], metavar="FOLDER",
+                     help="leave out records that overlap this data set (see `overlap`); may be repeated")
     sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
                      help="processes; the result is the same for any number (default: all cores)")
     sub.add_argument("--max-rejected", type=int, default=-1, metavar="N",
@@ -87,6 +86,24 @@ def _add_build_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--beam", metavar="OPTIONS",
                      help="write with an Apache Beam pipeline; its options joined by ',', e.g. runner=DirectRunner")
     sub.add_argument("--name", default="", help="name of the config (default: made of the options)")
+
+
+def _add_checks(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds the commands that check finished data sets."""
+    sub = command("verify", _verify, "check every record and shard; exit code 1 if something is damaged")
+    sub.add_argument("folder", type=epath.Path)
+    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
+                     help="processes (default: all cores)")
+    sub.add_argument("--rewrite", action="store_true", help="write manifest and index again from sound shards")
+
+    sub = command("overlap", _overlap, "find records that another data set, or another split, holds as well")
+    sub.add_argument("folder", type=epath.Path, help="a data set, usually the one to train on")
+    sub.add_argument("other", type=epath.Path, nargs="?",
+                     help="the data set to evaluate on (default: the splits of the first are compared)")
+    sub.add_argument("--out", type=pathlib.Path, metavar="FILE",
+                     help="the pairs, as .jsonl (default: overlap.jsonl in the data set to evaluate on)")
+    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
+                     help="processes (default: all cores)")
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -117,6 +134,7 @@ def _build(options: argparse.Namespace) -> None:
     kind = "tiles" if options.labels else options.kind or "pairs"
     import absl.logging
 
+    from data_prep.build import exclusion
     from data_prep.build.builder import How
     from data_prep.build.config import make_config
     from data_prep.build.selection import Filters
@@ -125,10 +143,12 @@ def _build(options: argparse.Namespace) -> None:
 
     plausibility.check_names(accepted)
     absl.logging.set_verbosity(absl.logging.ERROR)
+    exclusion.check(options.exclude)
     config = make_config(
         options.importer, kind, raw=options.raw, labels=options.labels, split_by=options.split_by, size=options.size,
         block_degrees=options.block_degrees, name=options.name, sensors=tuple(filter(None, options.sensors.split(","))),
-        filters=Filters(options.max_gap_days, options.min_valid, options.max_cloud, options.keep_unlabelled))
+        filters=Filters(options.max_gap_days, options.min_valid, options.max_cloud, options.keep_unlabelled),
+        exclude=options.exclude)
     if kind == "pairs":
         from data_prep.s1s2_pairs.s1s2_pairs_dataset_builder import Builder
     else:
@@ -198,6 +218,16 @@ def _verify(options: argparse.Namespace) -> None:
     entries = [entry for shards in info.shards.values() for entry in shards]
     print(f"sound: {sum(entry['records'] for entry in entries)} records in {len(entries)} shards, fingerprint "
           f"{info.fingerprint[:16]}")
+
+
+def _overlap(options: argparse.Namespace) -> None:
+    from data_prep.look import overlap
+
+    if options.workers < 1:
+        raise UserError(f"--workers={options.workers} must be at least 1")
+    out = options.out or (options.other or options.folder) / "overlap.jsonl"
+    for line in overlap.audit(options.folder, options.other, pathlib.Path(out), options.workers):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

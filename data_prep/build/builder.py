@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_prep import importers
-from data_prep.build import finish, plan, shards, summary, workers
+from data_prep.build import exclusion, finish, plan, shards, summary, workers
 from data_prep.build.config import Config
 from data_prep.build.doubts import Doubts
 from data_prep.pairing import GapHistogram
@@ -132,6 +132,7 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         made = self._plan(work, raw, facts)
         job = self._job(work / "data", raw, facts["kind"], made, how)
         _check_space(job, made, self._record_bytes())
+        exclusion.prepare(made.folder, job.exclude, job.specs, how.workers)
         run = workers.run(job, made, how.workers) if how.beam is None else workers.run_beam(job, made, how.beam)
         _stop_at_doubts(work, run, how.accepted)
         self._finish(job, made, run)
@@ -176,7 +177,7 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         return shards.Job(importer=config.importer, raw=str(raw), kind=kind, sensors=dict(config.sensors),
                           size=config.size, raw_size=config.raw_size, label=config.label_spec,
                           labels=config.labels, filters=config.filters, name=self.name, folder=os.fspath(folder),
-                          max_rejected=bound, accepted=how.accepted)
+                          max_rejected=bound, accepted=how.accepted, exclude=config.exclude)
 
     def _record_bytes(self) -> int:
         facts = self.info.metadata[finish.FACTS]["tensors"].values()

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from data_prep import importers
+from data_prep.build import exclusion
 from data_prep.build.selection import Filters
 from data_prep.build.shards import WATER_WEAK
 from dual_encoder.data.labels import LabelSpec
@@ -38,6 +39,7 @@ class Config(tfds.core.BuilderConfig):
       split_by: 'source', the authors' splits (by area if they gave none), or 'area', by hash of the block 80/10/10.
       block_degrees: side of such a block.
       filters: limits that records must keep.
+      exclude: folders of data sets; records that overlap theirs are left out.
       source: facts of the origin, for the manifest.
     """
 
@@ -51,6 +53,7 @@ class Config(tfds.core.BuilderConfig):
     split_by: str = "source"
     block_degrees: float = 1.0
     filters: Filters = dataclasses.field(default_factory=Filters)
+    exclude: tuple[str, ...] = ()
     source: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
@@ -93,13 +96,15 @@ class Config(tfds.core.BuilderConfig):
             origin["labels"] = self.labels
         if text := self.filters.to_text():
             origin["filters"] = text
+        if self.exclude:
+            origin["exclude"] = exclusion.facts(self.exclude)
         return {"sensors": {name: spec.to_json() for name, spec in self.specs.items()}, "classes": list(self.classes),
                 "source": {**self.source, **origin}}
 
 
 def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, sensors: Sequence[str] = (),
                 labels: str = "", split_by: str = "source", block_degrees: float = 1.0, size: int = 0,
-                filters: Filters | None = None, name: str = "") -> Config:
+                filters: Filters | None = None, exclude: Sequence[str] = (), name: str = "") -> Config:
     """Makes a Config of the importer's layout and the options of a build.
 
     Args:
@@ -107,7 +112,7 @@ def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, se
       kind: 'pairs' or 'tiles'.
       raw: the raw folder, for importers whose layout depends on it.
       sensors: the images to store, by feature ('s2': the usual sensor) or by sensor ('s2_l1c'); () = the usual ones.
-      labels, split_by, block_degrees, filters: as in `Config`.
+      labels, split_by, block_degrees, filters, exclude: as in `Config`.
       size: pixels of a record; 0 = those of the raw images.
       name: the config's name; '' = made from the options.
 
@@ -134,7 +139,7 @@ def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, se
     return Config(name=name or "_".join(filter(None, parts)), importer=importer, sensors=chosen,
                   size=size or layout.size, raw_size=layout.size,
                   label=label, labels=labels, split_by=split_by, block_degrees=block_degrees,
-                  filters=filters or Filters(), source=source)
+                  filters=filters or Filters(), exclude=tuple(exclude), source=source)
 
 
 def _choose(layout: importers.Layout, wanted: Sequence[str], importer: str) -> dict[str, str]:

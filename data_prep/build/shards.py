@@ -10,7 +10,7 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,9 +18,11 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep import importers
 from data_prep.build.doubts import Doubts
+from data_prep.build.exclusion import Exclusion
 from data_prep.build.plan import Plan, Task
 from data_prep.build.selection import Filters
 from data_prep.build.summary import Content, is_unlabelled
+from data_prep.look import footprints
 from data_prep.pairing import GapHistogram
 from data_prep.record import Pair, Tile, check, cut, time_of, timed
 from dual_encoder.data.labels import LabelSpec
@@ -55,6 +57,7 @@ class Job:
       folder: of the shards; notes go to its sibling 'notes'.
       max_rejected: more unusable records are too many.
       accepted: rules of plausibility that many images may break.
+      exclude: folders of data sets; records that overlap theirs are left out.
     """
 
     importer: str
@@ -70,6 +73,7 @@ class Job:
     folder: str
     max_rejected: int
     accepted: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
     @property
     def specs(self) -> dict[str, SensorSpec]:
@@ -80,6 +84,12 @@ class Job:
         """Returns the importer, ready to read."""
         labels = "" if self.labels == WATER_WEAK else self.labels
         return importers.open_raw(self.importer, pathlib.Path(self.raw), self.kind, self.sensors, labels)
+
+    def exclusions(self, plan: Plan) -> list[Exclusion]:
+        """Returns the data sets whose records are left out, ready to compare."""
+        entries = sum(plan.entries.values()) * (self.raw_size // self.size) ** 2
+        return [Exclusion(plan.folder, number, folder, self.specs, footprints.PIXEL * self.raw_size, entries)
+                for number, folder in enumerate(self.exclude)]
 
     def shard(self, task: Task) -> pathlib.Path:
         """Returns the path of a shard."""
@@ -171,11 +181,11 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
     digest, rows, gaps, content = hashlib.sha256(), [], GapHistogram(), Content(job.label)
     rejected: list[dict[str, str]] = []
     seconds = dict.fromkeys(("read", "check", "judge", "write"), 0.0)
-    clock = _Clock(seconds)
+    clock, exclusions = _Clock(seconds), job.exclusions(plan)
     with atomic.create(job.shard(task)) as file:
         for entry in plan.read(task):
             size_before, faults = file.size, 0
-            for outcome in _outcomes(job, importer, entry, clock):
+            for outcome in _outcomes(job, importer, entry, clock, exclusions):
                 if isinstance(outcome, Rejected):
                     rejected.append(dataclasses.asdict(outcome) | {"stage": "read", "split": task.split})
                     faults += outcome.kind == "fault"
@@ -252,8 +262,8 @@ class _Stored:
     record: Pair | Tile
 
 
-def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, clock: "_Clock"
-              ) -> Iterator[Rejected | _Stored]:
+def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, clock: "_Clock",
+              exclusions: Sequence[Exclusion]) -> Iterator[Rejected | _Stored]:
     """Yields the outcome of an entry, or one for each patch that is cut from it."""
     clock.lap("write")
     name = entry.id
@@ -268,6 +278,7 @@ def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, cl
         for patch in cut(item, job.size):
             name = patch.id
             reason = job.filters.refuse_pixels(patch, job.specs)
+            reason = reason or next(filter(None, (other.reason(patch) for other in exclusions)), "")
             if not reason:
                 if job.labels == WATER_WEAK and isinstance(patch, Pair):
                     patch = label_by_indices(patch, job.specs)

@@ -133,9 +133,10 @@ def warnings(splits: Mapping[str, Content], label: LabelSpec | None) -> Iterator
             if shared := len(np.intersect1d(full[split].places, full[other].places, assume_unique=True)):
                 yield (f"warning: {shared} places are in split '{split}' and in '{other}'; scores on one measure "
                        "places of the other (--split-by=area keeps places whole)")
+    classes = label.classes if label else ()
     for split, content in full.items():
-        gone = [name for name, count in zip(label.classes if label else (), content.counts, strict=False)
-                if not count and any(other.counts[label.classes.index(name)] for other in full.values())]
+        gone = [name for at, name in enumerate(classes)
+                if not content.counts[at] and any(other.counts[at] for other in full.values())]
         if gone:
             more = f" and {len(gone) - _NAMED} more" * (len(gone) > _NAMED)
             yield (f"warning: split '{split}' has no {', '.join(gone[:_NAMED])}{more}, other splits have; its scores "

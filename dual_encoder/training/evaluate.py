@@ -1,6 +1,7 @@
 """Evaluation of a state, and of a finished run, over a whole split."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 
 from dual_encoder.config import to_dict
 from dual_encoder.console import say
+from dual_encoder.data import overlap
 from dual_encoder.data.batches import in_order
 from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
@@ -24,9 +26,14 @@ from dual_encoder.workdir.scores import save_evaluation, summary
 _EVAL_BATCH = 64  # images per forward pass of an evaluation, at most; it changes no figure
 
 
-def evaluator(task: Task, records: Records, batch_size: int, mesh: Mesh
+def evaluator(task: Task, records: Records, batch_size: int, mesh: Mesh, notes: Sequence[str] = ()
               ) -> Callable[[TrainState], Evaluation]:
-    """Returns state -> evaluation: `task.predict` over the split, compiled once, then `task.evaluate`."""
+    """Returns state -> evaluation: `task.predict` over the split, compiled once, then `task.evaluate`.
+
+    Args:
+      task, records, batch_size, mesh: of the evaluation.
+      notes: lines about the records, such as those of `overlap.lines`; they go into the note of the first table.
+    """
     predict = jax.jit(task.predict, out_shardings=mesh_lib.replicated(mesh))
     batch_size = -(-min(batch_size, _EVAL_BATCH) // mesh.size) * mesh.size
     rows = mesh_lib.local_rows(batch_size)
@@ -37,7 +44,16 @@ def evaluator(task: Task, records: Records, batch_size: int, mesh: Mesh
             result = jax.device_get(predict(**state.model, batch=mesh_lib.to_global(mine, mesh)))
             yield batch["record"][:valid], {name: array[:valid] for name, array in result.items()}
 
-    return lambda state: task.evaluate(outputs(state), records)
+    return lambda state: _noted(task.evaluate(outputs(state), records), notes)
+
+
+def _noted(evaluation: Evaluation, notes: Sequence[str]) -> Evaluation:
+    """Returns the evaluation with lines in the note of its first table, which the report shows."""
+    if not (evaluation.tables and notes):
+        return evaluation
+    first, *others = evaluation.tables
+    text = " ".join(filter(None, [first.note, *(f"{line[0].upper()}{line[1:]}." for line in notes)]))
+    return dataclasses.replace(evaluation, tables=(dataclasses.replace(first, note=text), *others))
 
 
 def evaluate(config: EvaluateConfig, mesh: Mesh, workdir: epath.Path) -> None:
@@ -60,7 +76,9 @@ def evaluate(config: EvaluateConfig, mesh: Mesh, workdir: epath.Path) -> None:
     state = jax.device_put(TrainState(step=jnp.int32(model.step), params=model.variables["params"],
                                       batch_stats=model.variables["batch_stats"], opt_state=(), average={}),
                            mesh_lib.replicated(mesh))
-    evaluation = evaluator(built.task, records, config.batch_size, mesh)(state)
+    notes = overlap.lines(records, [(model.dataset["fingerprint"], split)
+                                    for split in model.config["data"]["split"].split("+")])
+    evaluation = evaluator(built.task, records, config.batch_size, mesh, notes)(state)
     if not mesh_lib.is_main_process():
         return
     if workdir != run:
@@ -70,3 +88,5 @@ def evaluate(config: EvaluateConfig, mesh: Mesh, workdir: epath.Path) -> None:
     save_evaluation(workdir, model.step, evaluation)
     say(f"checkpoint {model.step}, data set '{records.info.config}', split '{built.split}', one record per place")
     say(summary(evaluation.scores()))
+    for line in notes:
+        say(f"  {line}")

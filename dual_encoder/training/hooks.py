@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -219,12 +219,13 @@ class Evaluate(Hook):
       every, last: the evaluated steps are those of `is_due`.
       resume_clock: called after each evaluation, so that its time does not count in the rates of training.
       done: called after each evaluation, on the main process.
+      notes: lines about the records of the evaluation, printed below the scores.
     """
 
     def __init__(self, evaluate: Callable[[TrainState], Evaluation], writer: MetricWriter | None,
                  workdir: epath.Path, every: int, last: int, resume_clock: Callable[[], None],
-                 done: Callable[[], Any]):
-        self._evaluate, self._writer, self._workdir = evaluate, writer, workdir
+                 done: Callable[[], Any], notes: Sequence[str] = ()):
+        self._evaluate, self._writer, self._workdir, self._notes = evaluate, writer, workdir, notes
         self._every, self._last, self._resume_clock, self._done = every, last, resume_clock, done
 
     def begin(self, step: int, state: TrainState) -> None:
@@ -248,7 +249,8 @@ class Evaluate(Hook):
         if self._writer:
             save_evaluation(self._workdir, step, evaluation)  # before the row that says so
             self._writer.write(step, "eval", numbers(evaluation.scores()))
-            say(f"evaluation at step {step}\n{summary(evaluation.scores())}")
+            say("\n".join([f"evaluation at step {step}", summary(evaluation.scores()),
+                           *(f"  {line}" for line in self._notes)]))
             self._done()
         self._resume_clock()
 

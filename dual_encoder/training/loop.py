@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from dual_encoder.config import to_dict, upgrade
 from dual_encoder.console import say
+from dual_encoder.data import overlap
 from dual_encoder.data.batches import batches
 from dual_encoder.data.order import Order
 from dual_encoder.optim.optimizer import learning_rate, make_optimizer, rate_at
@@ -124,13 +125,15 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
         schedule = built.config.schedule
         profile = hooks.Profile(workdir, run.start + 3, profile_steps, log.settle)
         stack.callback(profile.close)
-        evaluate = evaluator(built.task, built.eval_records, built.config.batch_size, mesh)
+        trained = [(part.info.fingerprint, part.split) for part in built.records.parts]
+        notes = overlap.lines(built.eval_records, trained)
+        evaluate = evaluator(built.task, built.eval_records, built.config.batch_size, mesh, notes)
         train(run, log, [
             profile,
             hooks.NameDamage(built.records, run.writer),
             hooks.SaveCheckpoint(run.checkpoints, run.writer, schedule.checkpoint_every, run.last),
             hooks.Evaluate(evaluate, run.writer, workdir, schedule.eval_every, run.last, log.resume_clock,
-                           lambda: after_evaluation(workdir)),
+                           lambda: after_evaluation(workdir), notes),
         ])
 
 
