@@ -32,8 +32,9 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.dates import acquisition_time
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
-from data_prep.pairing import acquisition_time, nearest_in_time
+from data_prep.pairing import nearest_in_time
 from data_prep.record import Pair
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster

@@ -24,10 +24,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from data_prep.dates import acquisition_time
 from data_prep.importers import Entry, Layout, Reject
 from data_prep.importers import _zarr_samples as zarr_samples
 from data_prep.importers._zarr_samples import PRODUCTS, SPLITS
-from data_prep.pairing import acquisition_time
 from data_prep.record import UNKNOWN_TIME, Pair, Tile
 from data_prep.zarr_zip import ZarrZip
 from dual_encoder.data.labels import LabelSpec

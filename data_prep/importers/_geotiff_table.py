@@ -1,0 +1,99 @@
+"""The files that a table of own GeoTIFFs names: found on disk as written, and those beside them counted."""
+
+import array
+import pathlib
+import posixpath
+import sqlite3
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from data_prep.importers import Unmatched
+from data_prep.importers._unmatched import UnmatchedFiles, in_folder
+
+
+class NamedFiles:
+    """Remembers the files that a table names: 8 bytes each in memory, the folders in a database on disk."""
+
+    def __init__(self, raw: pathlib.Path, table: str):
+        self._raw, self._beside = raw, UnmatchedFiles(f"a row of {table}")
+        self._digests = array.array("q")
+        self._folders = sqlite3.connect("")
+        self._folders.execute("CREATE TABLE folder (name TEXT PRIMARY KEY)")
+        self._last: set[str] = set()  # folders of the last rows, to spare look-ups
+
+    def close(self) -> None:
+        """Removes the database."""
+        self._folders.close()
+
+    def resolve(self, paths: Sequence[str], text: str) -> str:
+        """Returns a path of the table as the disk has it, and remembers its files.
+
+        Separators may be backslashes; accents may be written in either form of Unicode.
+
+        Args:
+          paths: the files that `text` stands for.
+          text: the cell, perhaps with {band}.
+
+        Returns:
+          `text`, or the first of its other forms whose files all exist.
+        """
+        if not text or "\0" in text:  # no name of a file
+            return text
+        for form in (*_FORMS, self._part_by_part):
+            found = [form(path) for path in paths]
+            if all(map(self._is_file, found)):
+                for path in found:
+                    self._remember(path)
+                return form(text)
+        for path in map(_plain, paths):
+            self._remember(path)
+        return _plain(text)
+
+    def unmatched(self) -> Iterator[Unmatched]:
+        """Yields the count of files that lie in a folder of the table's files and that it does not name."""
+        digests = np.sort(np.frombuffer(self._digests, np.int64)) if self._digests else np.zeros(0, np.int64)
+
+        for (folder,) in self._folders.execute("SELECT name FROM folder ORDER BY name"):
+            if (self._raw / folder).is_dir():
+                for name in in_folder(self._raw, folder, lambda name: True, self._beside):
+                    path = posixpath.join(folder, name)
+                    at = np.searchsorted(digests, hash(path))
+                    if (at == len(digests) or digests[at] != hash(path)) and not (self._raw / path).is_dir():
+                        self._beside.add_data(folder, name)
+        yield from self._beside.result()
+
+    def _is_file(self, path: str) -> bool:
+        try:
+            return (self._raw / path).is_file()
+        except OSError:  # a name that is too long
+            return False
+
+    def _part_by_part(self, path: str) -> str:
+        """Returns a path with each part in the form of Unicode that exists."""
+        found = ""
+        for part in _slashed(path).split("/"):
+            forms = [posixpath.join(found, unicodedata.normalize(form, part)) for form in ("NFC", "NFD")]
+            found = next((form for form in forms if (self._raw / form).exists()), forms[0])
+        return found
+
+    def _remember(self, path: str) -> None:
+        self._digests.append(hash(path))
+        folder = posixpath.dirname(path)
+        if folder not in self._last:
+            self._last = {*self._last, folder} if len(self._last) < 8 else {folder}
+            self._folders.execute("INSERT OR IGNORE INTO folder VALUES (?)", (folder,))
+
+
+def _plain(path: str) -> str:
+    """Returns a path without './' and '//'."""
+    return pathlib.PurePosixPath(path).as_posix()
+
+
+def _slashed(path: str) -> str:
+    return _plain(path.replace("\\", "/"))
+
+
+_FORMS = (_plain, _slashed, lambda path: unicodedata.normalize("NFC", _slashed(path)),
+          lambda path: unicodedata.normalize("NFD", _slashed(path)))
