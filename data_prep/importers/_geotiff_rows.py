@@ -146,7 +146,8 @@ def _by_place(raw: pathlib.Path, wanted: Sequence[Pattern], listing: Listing) ->
     A database on disk holds the names: memory must not grow with their number.
     """
     with contextlib.closing(sqlite3.connect("")) as found:
-        found.execute("CREATE TABLE image (place, section, date, path, bits, stars, UNIQUE (place, section, date, path))")
+        found.execute("CREATE TABLE image (place, section, date, path, bits, stars, "
+                      "UNIQUE (place, section, date, path))")
         for pattern in wanted:
             rows = ((os.fsencode(file.place), pattern.section, file.date, os.fsencode(file.path), file.bits,
                      os.fsencode(file.stars)) for file in listing.find(pattern))  # names on disk need not be UTF-8
