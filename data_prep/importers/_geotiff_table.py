@@ -1,16 +1,13 @@
 """The files that a table of own GeoTIFFs names: found on disk as written, and those beside them counted."""
 
-import array
 import pathlib
 import posixpath
 import sqlite3
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from data_prep.importers import Unmatched
-from data_prep.importers._unmatched import UnmatchedFiles, in_folder
+from data_prep.importers._unmatched import NamedPaths, UnmatchedFiles, in_folder
 
 
 class NamedFiles:
@@ -18,7 +15,7 @@ class NamedFiles:
 
     def __init__(self, raw: pathlib.Path, table: str):
         self._raw, self._beside = raw, UnmatchedFiles(f"a row of {table}")
-        self._digests = array.array("q")
+        self._named = NamedPaths()
         self._folders = sqlite3.connect("")
         self._folders.execute("CREATE TABLE folder (name TEXT PRIMARY KEY)")
         self._last: set[str] = set()  # folders of the last rows, to spare look-ups
@@ -53,14 +50,11 @@ class NamedFiles:
 
     def unmatched(self) -> Iterator[Unmatched]:
         """Yields the count of files that lie in a folder of the table's files and that it does not name."""
-        digests = np.sort(np.frombuffer(self._digests, np.int64)) if self._digests else np.zeros(0, np.int64)
-
         for (folder,) in self._folders.execute("SELECT name FROM folder ORDER BY name"):
             if (self._raw / folder).is_dir():
                 for name in in_folder(self._raw, folder, lambda name: True, self._beside):
                     path = posixpath.join(folder, name)
-                    at = np.searchsorted(digests, hash(path))
-                    if (at == len(digests) or digests[at] != hash(path)) and not (self._raw / path).is_dir():
+                    if path not in self._named and not (self._raw / path).is_dir():
                         self._beside.add_data(folder, name)
         yield from self._beside.result()
 
@@ -79,7 +73,7 @@ class NamedFiles:
         return found
 
     def _remember(self, path: str) -> None:
-        self._digests.append(hash(path))
+        self._named.add(path)
         folder = posixpath.dirname(path)
         if folder not in self._last:
             self._last = {*self._last, folder} if len(self._last) < 8 else {folder}
