@@ -55,7 +55,8 @@ def read(path: pathlib.Path, known: Collection[str], needed: Sequence[str]) -> I
         if names.count(name) > 1:
             raise UserError(f"'{path}' has the column '{name}' {names.count(name)} times; keep one")
     if missing := [name for name in needed if name not in names]:
-        raise UserError(f"'{path}' has no column {' '.join(missing)} (it has {' '.join(columns)}); add it")
+        seen = "".join(c if c.isprintable() else "?" for c in " ".join(columns)[:300])
+        raise UserError(f"'{path}' has no column {' '.join(missing)} (it has {seen}); add it")
     if other := [column for column, name in zip(columns, names, strict=True) if name and name not in known]:
         print(f"'{path}': not used: column {', '.join(map(repr, other))}; {nearest(other[0], list(known))}", flush=True)
     at = {name: number for number, name in enumerate(names) if name in known}

@@ -116,7 +116,8 @@ def load(name: str) -> type[Importer]:
 def open_raw(name: str, raw: pathlib.Path, kind: str, sensors: Mapping[str, str], labels: str = "") -> Importer:
     """Returns importer `name`, ready to read; arguments as of `Importer`, `labels` out of `Layout.other_labels`."""
     options = {"labels": labels} if labels else {}
-    return load(name)(raw, kind, sensors, **options)
+    # GDAL takes a relative path like 'zip+file:x' or 'GTIFF_DIR:1:x' for something else than a folder.
+    return load(name)(raw.absolute(), kind, sensors, **options)
 
 
 def no_such_kind(importer: str, kind: str, instead: str) -> UserError:

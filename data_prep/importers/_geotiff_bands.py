@@ -34,8 +34,8 @@ def whole_images(parts: Sequence[Part], tokens: Sequence[str]) -> Iterator[str]:
     """Yields the path of each image of a place and date.
 
     A path for which all bands were found is an image. The others belong together if they differ in one * and each band
-    is there once, such as the folders R10m and R20m or the numbers at the end of radar names. Those that stay
-    incomplete are yielded as they are: the check of their files names the band that is missing.
+    is there once, such as the folders R10m and R20m or the numbers at the end of radar names. If a band is missing
+    there, an image is yielded all the same: the check of its files names the band.
 
     Args:
       parts: of one place and date.
@@ -44,24 +44,25 @@ def whole_images(parts: Sequence[Part], tokens: Sequence[str]) -> Iterator[str]:
     complete = (1 << len(tokens)) - 1
     yield from (part.path for part in parts if not complete or part.bits & complete == complete)
     left = [part for part in parts if complete and part.bits & complete != complete]
-    for varied in range(max((part.stars.count("/") for part in left), default=0)):
+    stars = range(max((part.stars.count("/") for part in left), default=0))
+    for all_bands, varied in itertools.product((True, False), stars):
         def others(part: Part, varied: int = varied) -> list[str]:
             return [text for number, text in enumerate(part.stars.split("/")[:-1]) if number != varied]
 
         for _, grouped in itertools.groupby(sorted(left, key=others), key=others):
             group = list(grouped)
             bits = [part.bits & complete for part in group]
-            if sum(bits) == complete and len(group) > 1 and not any(a & b for a, b in itertools.combinations(bits, 2)):
-                joined = _joined([part.path.replace(BAND, token) for number, token in enumerate(tokens)
-                                  for part in group if part.bits >> number & 1])
-                if joined:
-                    left = [part for part in left if part not in group]
-                    yield joined
+            once = len(group) > 1 and not any(a & b for a, b in itertools.combinations(bits, 2))
+            if once and (sum(bits) == complete or not all_bands) and (joined := _joined(group, tokens)):
+                left = [part for part in left if part not in group]
+                yield joined
     yield from (part.path for part in left)
 
 
-def _joined(paths: Sequence[str]) -> str:
+def _joined(group: Sequence[Part], tokens: Sequence[str]) -> str:
     """Returns one path with the alternatives of all bands; '' if a name has a character that would confuse it."""
+    paths = [next((part for part in group if part.bits >> number & 1), group[0]).path.replace(BAND, token)
+             for number, token in enumerate(tokens)]
     if re.search(r"[{}|]", "".join(paths)):
         return ""
     start = os.path.commonprefix(paths)

@@ -9,6 +9,7 @@ from typing import Any
 from data_prep import dates, tables
 from data_prep.importers import Entry, Reject
 from data_prep.importers._geotiff_json import COLUMN, Images
+from data_prep.importers._geotiff_table import is_file
 from data_prep.importers._unmatched import shown
 from data_prep.record import fold_longitude
 from data_prep.tables import Row
@@ -30,11 +31,11 @@ def make(row: Row, raw: pathlib.Path, images: Mapping[str, Images], needed: Sequ
     where: dict[str, Any] = {column: _path(row, column) for column in needed}
     main = where.get("s2") or where.get("s1") or row.where
     name = texts["id"] or tables.text(re.sub(r"[/_]*\{band\}|\.\w+$", "", main))
-    if not name.isprintable():
-        return Reject(shown(name), "its name has characters that are no text in UTF-8; rename it")
+    if shown(name) != name:
+        return Reject(shown(name), "its name has line breaks, or bytes that are no UTF-8; rename it")
     for column, path in where.items():
         paths = [path] if column == "label" else [*images[column].paths(path).values()]
-        gone = [path for path in paths if "\0" in path or not (raw / path).is_file()]
+        gone = [path for path in paths if not is_file(raw, path)]
         if gone:
             return Reject(name, f"'{shown(gone[0])}' is missing" if path else f"no {column} in {row.where}")
     try:

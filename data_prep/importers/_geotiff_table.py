@@ -1,5 +1,6 @@
 """The files that a table of own GeoTIFFs names: found on disk as written, and those beside them counted."""
 
+import os
 import pathlib
 import posixpath
 import sqlite3
@@ -8,6 +9,14 @@ from collections.abc import Iterator, Sequence
 
 from data_prep.importers import Unmatched
 from data_prep.importers._unmatched import NamedPaths, UnmatchedFiles, in_folder
+
+
+def is_file(raw: pathlib.Path, path: str) -> bool:
+    """Returns True if there is such a file below `raw`; False also for a text that can be no file's name."""
+    try:
+        return os.path.isfile(raw / path)  # unlike Path.is_file, False for a name that is too long
+    except ValueError:  # it holds NUL
+        return False
 
 
 class NamedFiles:
@@ -36,11 +45,11 @@ class NamedFiles:
         Returns:
           `text`, or the first of its other forms whose files all exist.
         """
-        if not text or "\0" in text:  # no name of a file
-            return text
+        if not text:
+            return ""
         for form in (*_FORMS, self._part_by_part):
             found = [form(path) for path in paths]
-            if all(map(self._is_file, found)):
+            if all(is_file(self._raw, path) for path in found):
                 for path in found:
                     self._remember(path)
                 return form(text)
@@ -58,18 +67,12 @@ class NamedFiles:
                         self._beside.add_data(folder, name)
         yield from self._beside.result()
 
-    def _is_file(self, path: str) -> bool:
-        try:
-            return (self._raw / path).is_file()
-        except OSError:  # a name that is too long
-            return False
-
     def _part_by_part(self, path: str) -> str:
         """Returns a path with each part in the form of Unicode that exists."""
         found = ""
         for part in _slashed(path).split("/"):
             forms = [posixpath.join(found, unicodedata.normalize(form, part)) for form in ("NFC", "NFD")]
-            found = next((form for form in forms if (self._raw / form).exists()), forms[0])
+            found = next((form for form in forms if os.path.exists(self._raw / form)), forms[0])
         return found
 
     def _remember(self, path: str) -> None:

@@ -8,6 +8,7 @@ import array
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -30,7 +31,8 @@ def is_data(name: str) -> bool:
 
 def shown(name: str) -> str:
     """Returns a name as one line of text that can be printed: line breaks and bytes that are no UTF-8 as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c
+                   for c in name)
 
 
 class UnmatchedFiles:
