@@ -11,6 +11,7 @@ A day without a clock is its midnight. Fractions of a second are dropped. Text t
 """
 
 import datetime
+import functools
 import math
 import re
 from typing import Any
@@ -48,7 +49,11 @@ def parse(value: Any) -> int:
     """
     if isinstance(value, float) and math.isfinite(value):
         value = repr(int(value)) if value == int(value) else f"{value:.6f}"  # no exponent: nothing was rounded
-    text = "" if value is None else str(value).strip()
+    return UNKNOWN_TIME if value is None else _parse(str(value).strip())
+
+
+@functools.lru_cache(maxsize=4096)  # the dates of one pass occur again and again
+def _parse(text: str) -> int:
     if text.lower() in _NOTHING:
         return UNKNOWN_TIME
     if match := re.fullmatch(r"([0-9]{7,8})\.0*", text):  # a day that became a decimal number

@@ -21,10 +21,17 @@ _NOTHING = {"", "nan", "none", "null", "na", "n/a", "<na>", "-"}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """One row: `where` is 'line 3' (CSV, the header is line 1) or 'row 3'; `cells`: column -> value, texts in a CSV."""
+    """One row.
+
+    Attributes:
+      where: 'line 3' (CSV, the header is line 1) or 'row 3'.
+      cells: column -> value, texts in a CSV.
+      exists: column of a path -> whether its files were found; without those that were not looked for.
+    """
 
     where: str
     cells: dict[str, Any]
+    exists: dict[str, bool] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def whole_images(parts: Sequence[Part], tokens: Sequence[str]) -> Iterator[str]:
       parts: of one place and date.
       tokens: the text of each band, in the order of the bits.
     """
-    complete = (1 << len(tokens)) - 1
+    complete = (1 << len(tokens)) - 1  # 0: a file holds all bands
     yield from (part.path for part in parts if not complete or part.bits & complete == complete)
     left = [part for part in parts if complete and part.bits & complete != complete]
     stars = range(max((part.stars.count("/") for part in left), default=0))

@@ -34,6 +34,8 @@ def make(row: Row, raw: pathlib.Path, images: Mapping[str, Images], needed: Sequ
     if shown(name) != name:
         return Reject(shown(name), "its name has line breaks, or bytes that are no UTF-8; rename it")
     for column, path in where.items():
+        if row.exists.get(column):
+            continue
         paths = [path] if column == "label" else [*images[column].paths(path).values()]
         gone = [path for path in paths if not is_file(raw, path)]
         if gone:

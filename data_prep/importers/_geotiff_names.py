@@ -78,7 +78,7 @@ class Pattern:
         """Returns True if a path of so many parts fits the pattern's beginning, or if `whole` all of it."""
         if parts > len(self.parts) or whole != (parts == len(self.parts)):
             return False
-        return self.regex(parts).fullmatch(unicodedata.normalize("NFC", path)) is not None
+        return self.regex(parts).fullmatch(_composed(path)) is not None
 
     @functools.lru_cache(maxsize=16)  # noqa: B019 (patterns live as long as a listing)
     def regex(self, parts: int, flags: int = 0) -> re.Pattern[str]:
@@ -99,17 +99,19 @@ class Pattern:
             texts.append(text)
         return re.compile("".join(texts), flags)
 
-    @property
+    @functools.cached_property
     def tokens(self) -> list[str]:
         """The text of each band of the sensor; [] if a file holds all bands."""
         return [self._tokens[band] for band in self._bands] if any("{band}" in part for part in self._pieces) else []
 
     def found(self, path: str) -> Found | None:
         """Returns what a file is, None if its path does not fit."""
-        match = self.regex(len(self.parts)).fullmatch(unicodedata.normalize("NFC", path))
+        match = self.regex(len(self.parts)).fullmatch(_composed(path))
         if match is None:
             return None
         texts = match.groupdict()
+        if not self.tokens:
+            return Found(texts.get("place", ""), texts.get("date", ""), path, 0, "")
         stars = "".join(text + "/" for name, text in texts.items() if name.startswith("star"))
         bits = geotiff_bands.bits(texts.get("band", ""), self._tokens, self._bands)
         texts["band"] = geotiff_bands.BAND
@@ -178,6 +180,10 @@ class Listing:
         """Returns a plain name in the Unicode form that the folder has."""
         other = unicodedata.normalize("NFD", name)
         return name if (self._raw / folder / name).exists() or not (self._raw / folder / other).exists() else other
+
+
+def _composed(path: str) -> str:
+    return path if path.isascii() else unicodedata.normalize("NFC", path)
 
 
 def _is_wild(piece: str) -> bool:

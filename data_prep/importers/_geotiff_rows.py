@@ -89,7 +89,8 @@ def by_table(raw: pathlib.Path, said: Description, needed: Sequence[str]) -> Ite
             for name in _PATHS:
                 text = "" if row.cells.get(name) is None else str(row.cells[name])
                 images = said.images.get(name)
-                row.cells[name] = named.resolve([*images.paths(text).values()] if images else [text], text)
+                row.cells[name], row.exists[name] = named.resolve(
+                    [*images.paths(text).values()] if images else [text], text)
             yield row
         yield from named.unmatched()
 

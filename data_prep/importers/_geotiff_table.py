@@ -14,7 +14,7 @@ from data_prep.importers._unmatched import NamedPaths, UnmatchedFiles, in_folder
 def is_file(raw: pathlib.Path, path: str) -> bool:
     """Returns True if there is such a file below `raw`; False also for a text that can be no file's name."""
     try:
-        return os.path.isfile(raw / path)  # unlike Path.is_file, False for a name that is too long
+        return os.path.isfile(os.path.join(raw, path))  # fast; unlike Path.is_file, False for a name that is too long
     except ValueError:  # it holds NUL
         return False
 
@@ -33,8 +33,8 @@ class NamedFiles:
         """Removes the database."""
         self._folders.close()
 
-    def resolve(self, paths: Sequence[str], text: str) -> str:
-        """Returns a path of the table as the disk has it, and remembers its files.
+    def resolve(self, paths: Sequence[str], text: str) -> tuple[str, bool]:
+        """Returns a path of the table as the disk has it, and whether all its files exist; remembers them.
 
         Separators may be backslashes; accents may be written in either form of Unicode.
 
@@ -43,19 +43,19 @@ class NamedFiles:
           text: the cell, perhaps with {band}.
 
         Returns:
-          `text`, or the first of its other forms whose files all exist.
+          `text`, or the first of its other forms whose files all exist; True if there is such a form.
         """
         if not text:
-            return ""
+            return "", False
         for form in (*_FORMS, self._part_by_part):
             found = [form(path) for path in paths]
             if all(is_file(self._raw, path) for path in found):
                 for path in found:
                     self._remember(path)
-                return form(text)
+                return form(text), True
         for path in map(_plain, paths):
             self._remember(path)
-        return _plain(text)
+        return _plain(text), False
 
     def unmatched(self) -> Iterator[Unmatched]:
         """Yields the count of files that lie in a folder of the table's files and that it does not name."""
@@ -85,7 +85,7 @@ class NamedFiles:
 
 def _plain(path: str) -> str:
     """Returns a path without './' and '//'."""
-    return pathlib.PurePosixPath(path).as_posix()
+    return pathlib.PurePosixPath(path).as_posix() if "./" in path or "//" in path else path
 
 
 def _slashed(path: str) -> str:

@@ -31,6 +31,8 @@ def is_data(name: str) -> bool:
 
 def shown(name: str) -> str:
     """Returns a name as one line of text that can be printed: line breaks and bytes that are no UTF-8 as escapes."""
+    if name.isprintable():  # fast, and true of most
+        return name
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c
                    for c in name)
 
