@@ -1,5 +1,6 @@
 """Pairs radar and optical images by place and time, never by list position."""
 
+import collections
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,9 +36,10 @@ def nearest_in_time(s1_times: Sequence[int], s2_times: Sequence[int],
     pairs = []
     for _, equal in itertools.groupby(closest, key=lambda candidate: candidate[0]):
         left = [(i, j) for _, _, _, i, j in equal if i not in used_1 and j not in used_2]
-        if share is not None and (len({i for i, _ in left}) < len(left) or len({j for _, j in left}) < len(left)):
-            shares = {pair: share(*pair) for pair in left}
-            left.sort(key=lambda pair: -shares[pair])  # stable: equal shares keep their order
+        if share is not None:
+            of_1, of_2 = collections.Counter(i for i, _ in left), collections.Counter(j for _, j in left)
+            shares = {(i, j): share(i, j) for i, j in left if of_1[i] > 1 or of_2[j] > 1}
+            left.sort(key=lambda pair: -shares.get(pair, 0.0))  # stable: equal shares keep their order
         for i, j in left:
             if i not in used_1 and j not in used_2:
                 used_1.add(i)

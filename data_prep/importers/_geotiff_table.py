@@ -1,5 +1,6 @@
 """The files that a table of own GeoTIFFs names: found on disk as written, and those beside them counted."""
 
+import functools
 import os
 import pathlib
 import posixpath
@@ -47,7 +48,7 @@ class NamedFiles:
         """
         if not text:
             return "", False
-        for form in (*_FORMS, self._part_by_part):
+        for form in (*_FORMS, *(functools.partial(self._part_by_part, last) for last in ("NFC", "NFD"))):
             found = [form(path) for path in paths]
             if all(is_file(self._raw, path) for path in found):
                 for path in found:
@@ -67,13 +68,14 @@ class NamedFiles:
                         self._beside.add_data(folder, name)
         yield from self._beside.result()
 
-    def _part_by_part(self, path: str) -> str:
-        """Returns a path with each part in the form of Unicode that exists."""
+    def _part_by_part(self, last: str, path: str) -> str:
+        """Returns a path with each folder in the form of Unicode that exists, and the file in the form `last`."""
         found = ""
-        for part in _slashed(path).split("/"):
-            forms = [posixpath.join(found, unicodedata.normalize(form, part)) for form in ("NFC", "NFD")]
-            found = next((form for form in forms if os.path.exists(self._raw / form)), forms[0])
-        return found
+        *folders, name = _slashed(path).split("/")
+        for folder in folders:
+            forms = [posixpath.join(found, unicodedata.normalize(form, folder)) for form in ("NFC", "NFD")]
+            found = next((form for form in forms if os.path.isdir(os.path.join(self._raw, form))), forms[0])
+        return posixpath.join(found, unicodedata.normalize(last, name))
 
     def _remember(self, path: str) -> None:
         self._named.add(path)
