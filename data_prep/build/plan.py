@@ -147,8 +147,7 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
               "--split-by=area)", flush=True)
     counts = {name: len(offsets[name]) for name in splits_in_order(offsets)}
     if not counts:
-        raise UserError(f"the raw folder gives no record: {_why(folder, turned_away)}{unmatched_text(unmatched)}; "
-                        "check --raw and the filters")
+        raise UserError(f"the raw folder gives no record: {_why(folder, turned_away, unmatched)}")
     plan = Plan(folder, facts, counts, {name: count_shards(count) for name, count in counts.items()},
                 turned_away["fault"], _rule(own, block_degrees, without_place, len(begins)))
     _save(plan, offsets)
@@ -217,8 +216,9 @@ def _rule(own: bool, block_degrees: float, without_place: int, count: int) -> st
     return rule + (f"; {without_place} of {count} entries, without coordinates, by place" if without_place else "")
 
 
-def _why(folder: pathlib.Path, turned_away: Mapping[str, int]) -> str:
-    if not turned_away:
-        return "it holds no entry"
-    first = first_reason((folder / "rejected.jsonl").read_text().splitlines())
-    return f"all {sum(turned_away.values())} entries were turned away, first {first}"
+def _why(folder: pathlib.Path, turned_away: Mapping[str, int], unmatched: Sequence[Unmatched]) -> str:
+    why = "it holds no entry"
+    if turned_away:
+        first = first_reason((folder / "rejected.jsonl").read_text().splitlines())
+        why = f"all {sum(turned_away.values())} entries were turned away, first {first}"
+    return f"{why}{unmatched_text(unmatched)}; check --raw and the filters"

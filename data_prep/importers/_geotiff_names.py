@@ -158,6 +158,8 @@ class Listing:
                           for done in self._done if depth < len(done.parts))
         with os.scandir(self._raw / folder) as items:
             for item in items:
+                if item.name[0] == "." and pattern.parts[depth][0] != ".":  # hidden: '._a.tif' is no image
+                    continue
                 path = posixpath.join(folder, item.name)
                 is_folder = item.is_dir()
                 if last and not is_folder and (found := pattern.found(path)):

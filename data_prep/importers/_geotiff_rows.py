@@ -6,6 +6,7 @@ import os
 import pathlib
 import sqlite3
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from data_prep import dates, tables
 from data_prep.importers import Reject
@@ -119,7 +120,7 @@ def _of_place(place: str, images: _Images, cover: Cover) -> Iterator[Row | Rejec
     for pair in chosen:
         main = "s2" if "s2" in pair else "s1"
         date = images[main][pair[main]][0]
-        cells = {"id": f"{place}_{date}".rstrip("_"), "location_id": place, "date": date}
+        cells: dict[str, Any] = {"id": f"{place}_{date}".rstrip("_"), "location_id": place, "date": date}
         for feature, i in pair.items():
             cells |= {feature: images[feature][i][1], f"{feature}_time": times[feature][i]}
         yield Row(f"place '{shown(place)}'", cells)

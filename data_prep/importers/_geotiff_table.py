@@ -6,7 +6,8 @@ import pathlib
 import posixpath
 import sqlite3
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 from data_prep.importers import Unmatched
 from data_prep.importers._unmatched import NamedPaths, UnmatchedFiles, in_folder
@@ -48,7 +49,9 @@ class NamedFiles:
         """
         if not text:
             return "", False
-        for form in (*_FORMS, *(functools.partial(self._part_by_part, last) for last in ("NFC", "NFD"))):
+        forms: list[Callable[[str], str]] = [*_FORMS, functools.partial(self._part_by_part, "NFC"),
+                                             functools.partial(self._part_by_part, "NFD")]
+        for form in forms:
             found = [form(path) for path in paths]
             if all(is_file(self._raw, path) for path in found):
                 for path in found:
@@ -68,12 +71,13 @@ class NamedFiles:
                         self._beside.add_data(folder, name)
         yield from self._beside.result()
 
-    def _part_by_part(self, last: str, path: str) -> str:
+    def _part_by_part(self, last: Literal["NFC", "NFD"], path: str) -> str:
         """Returns a path with each folder in the form of Unicode that exists, and the file in the form `last`."""
         found = ""
         *folders, name = _slashed(path).split("/")
         for folder in folders:
-            forms = [posixpath.join(found, unicodedata.normalize(form, folder)) for form in ("NFC", "NFD")]
+            forms = [posixpath.join(found, form) for form in (unicodedata.normalize("NFC", folder),
+                                                              unicodedata.normalize("NFD", folder))]
             found = next((form for form in forms if os.path.isdir(os.path.join(self._raw, form))), forms[0])
         return posixpath.join(found, unicodedata.normalize(last, name))
 
@@ -94,5 +98,6 @@ def _slashed(path: str) -> str:
     return _plain(path.replace("\\", "/"))
 
 
-_FORMS = (_plain, _slashed, lambda path: unicodedata.normalize("NFC", _slashed(path)),
-          lambda path: unicodedata.normalize("NFD", _slashed(path)))
+_FORMS: tuple[Callable[[str], str], ...] = (
+    _plain, _slashed, lambda path: unicodedata.normalize("NFC", _slashed(path)),
+    lambda path: unicodedata.normalize("NFD", _slashed(path)))

@@ -131,7 +131,7 @@ def _together(raw: pathlib.Path, folders: Mapping[str, str], beside: UnmatchedFi
             match = _NAME.fullmatch(name)
             return match is not None and match[2] in (layer, None)
 
-        for name in sorted(in_folder(raw, folder, fits, beside)):
+        for name in sorted(in_folder(raw, folder, fits, beside), key=lambda name: (f"_{layer}_" not in name, name)):
             match = _NAME.fullmatch(name)
             assert match is not None
             patch = files.setdefault((match[1], match[3], int(match[4])), {})

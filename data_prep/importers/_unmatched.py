@@ -17,7 +17,7 @@ from data_prep.importers import Unmatched
 
 _EXAMPLES = 3
 _NO_DATA = re.compile(
-    r"\..*|~\$.*|(readme|licen[cs]e|copying|notice|citation|changelog|attribution|authors)([._-].*)?"
+    r"\..*|~\$.*|(readme|licen[cs]e|copying|notice|citation|changelog|attribution|authors)([._-].*)?(?<!\.tif)"
     r"|thumbs\.db|desktop\.ini|__macosx|__pycache__|@eadir|lost\+found|\$recycle\.bin|system volume information"
     r"|.*\.(json|geojson|jsonl|csv|tsv|parquet|txt|md|rst|pdf|html?|xml|kml|bib|ya?ml|toml|ini|cfg|log|py|ipynb|sh|m|r|lock"
     r"|md5|sha1|sha256|ovr|msk|tfw|tifw|tiffw|pgw|wld|prj|qgz|qgs|qml|qpj|shp|shx|dbf|cpg|gpkg|xlsx?|ods|docx?)",
@@ -89,12 +89,12 @@ def in_folder(raw: pathlib.Path, folder: str, fits: Callable[[str], bool], besid
     Args:
       raw: the raw folder.
       folder: in it, '' = the raw folder itself.
-      fits: name -> True if the importer takes it. Names are literal, letter case included.
+      fits: name -> True if the importer takes it. Names are literal, letter case included. Hidden files never fit.
       beside: counts the others.
     """
     with os.scandir(raw / folder) as found:
         for item in found:
-            if fits(item.name):
+            if fits(item.name) and item.name[0] != ".":  # '._a.tif' is no image
                 yield item.name
             else:
                 beside.add_data(folder, item.name, item.is_dir)

@@ -81,8 +81,8 @@ def samples(raw: pathlib.Path, split: str, products: Sequence[str]) -> Iterator[
                 yield Reject(f"{folder}/{name}", str(error))
         for member in shards[-1]:
             yield member, [shard.get(member) for shard in shards]
-        for number, (shard, following) in enumerate(itertools.pairwise(shards)):
-            alone[number] += len(shard.keys() - following.keys()) if following else 0
+        for number, (shard, after) in enumerate(itertools.pairwise(shards)):
+            alone[number] += len(shard.keys() - after.keys()) if after else 0
     for number, (folder, following) in enumerate(itertools.pairwise(folders)):
         if (raw / folder).is_dir():
             alone[number] += sum(_count(raw / folder / name) for name in in_folder(raw, folder, _is_container, beside)

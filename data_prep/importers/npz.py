@@ -107,7 +107,7 @@ class Importer:
 def _files(raw: pathlib.Path) -> list[pathlib.Path]:
     if raw.is_file():
         raise UserError(f"'{raw}' is a file; --raw must name the folder that holds it, '{raw.parent}'")
-    files = sorted(raw.glob("*.npz"))
+    files = sorted(path for path in raw.glob("*.npz") if path.name[0] != ".")
     if not files:
         raise UserError(f"'{raw}' holds no .npz file; see data_prep/importers/npz.py for the layout")
     return files
@@ -117,7 +117,7 @@ def _beside(raw: pathlib.Path) -> Iterator[Unmatched]:
     """Yields the count of files beside the .npz files, and of folders that hold some."""
     beside = UnmatchedFiles("a name that ends in .npz, in the folder itself")
     for item in raw.iterdir():
-        if next(item.glob("*.npz"), None) if item.is_dir() else item.suffix != ".npz":
+        if next(item.glob("[!.]*.npz"), None) if item.is_dir() else item.suffix != ".npz":
             beside.add_data("", item.name, item.is_dir)
     yield from beside.result()
 

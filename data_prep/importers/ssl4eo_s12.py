@@ -134,7 +134,8 @@ def pair_dates(place: str, s1: Sequence[tuple[str, Any]], s2: Sequence[tuple[str
                 dated[-1].append((acquisition_time(name), anything, name))
             except UserError as error:
                 rejects.append(Reject(f"{place}_{name}", str(error)))
-    pairs = nearest_in_time(*([time for time, _, _ in of_sensor] for of_sensor in dated))
+    s1_times, s2_times = ([time for time, _, _ in of_sensor] for of_sensor in dated)
+    pairs = nearest_in_time(s1_times, s2_times)
     for i, j in pairs:
         yield dated[0][i][:2], dated[1][j][:2]
     paired = [{i for i, _ in pairs}, {j for _, j in pairs}]

@@ -150,7 +150,8 @@ def test_what_fits_no_pattern_is_counted_with_examples_and_what_is_no_data_is_no
     found = names(raw, [
         "a_s1_20200607.tif", "a_s2_20200607.tif", "a_s1_2020.tif", "a.zip", "b.tif.part", "old/a_s1_20200607.tif",
         "label/a.tif", "README", "readme.md", "LICENSE.txt", "pairs.csv", "a_s1_20200607.tif.aux.xml",
-        "a_s2_20200607.tif.ovr", "a_s2_20200607.tif.msk", ".hidden.tif", "Thumbs.db", ".DS_Store", "scene.json",
+        "a_s2_20200607.tif.ovr", "a_s2_20200607.tif.msk", ".hidden.tif", "._b_s1_20200607.tif",
+        "Thumbs.db", ".DS_Store", "scene.json",
         "__MACOSX/a_s1_20200607.tif", "preview.xml"])
     entries, rejects, (unmatched,) = parted(found)
     assert len(entries) == 1 and not rejects  # one folder of two patterns counts once; `label` has a pattern of its own
