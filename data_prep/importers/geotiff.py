@@ -16,8 +16,9 @@ A complete example: images of 256 x 256 pixels, radar and optical in two folders
 
     size         height and width of the S2 images (of the S1 images, for tiles without S2)
     files        {place}: the same text in both folders; images of one place are paired, the nearest in time first, each
-                 at most once. {date}: 20200607T180100, 20200607 or 2020-06-07, UTC. {band}: one file for each band.
-                 *: any other text
+                 at most once; of slices of one pass (5 minutes) the one that covers more. {date}: 20200607T180100,
+                 2020-06-07, 2020159 and others, UTC: see data_prep/dates.py. {band}: one file for each band; the text
+                 of one * may differ with it (R10m, R20m). *: any other text. All else is literal, letter case too
     bands        in the order of the file; not needed if the file describes its bands. With {band}: the text in its
                  place, such as {"B02": "B02_10m", ...}; not needed if that is B01 ... B12, VV, VH
     unit         "dB" or "linear" (power, not amplitude)
@@ -33,8 +34,11 @@ Without "files", pairs.csv (or pairs.parquet) names the files, relative to <raw>
 s1,s2,s1_time,s2_time,label,id,location_id,split
 s1/a.tif,s2/a.tif,2020-06-07T18:01:00Z,2020-06-04T10:10:31Z,label/a.tif,a,lagos,train
 
-Needed are the columns of the images that are built; all others may be left out: s1_time, s2_time (ISO 8601, UTC, or
-Unix seconds), label, id, location_id, split, lat, lon (degrees), cloud (percent), s2_offset.
+Needed are the columns of the images that are built; all others may be left out: s1_time, s2_time (data_prep/dates.py
+has the forms), label, id, location_id, split, lat, lon (degrees), cloud (percent), s2_offset. data_prep/tables.py says
+which tables are read: separators, quotes, rows that are rejected.
+
+Files in the same folders that fit no pattern, or that no row names, are counted in a line with the first of them.
 
 If the table has no lat and lon, they are the centre of the image, from the header of its file.
 
