@@ -1,55 +1,61 @@
-"""Pairs radar and optical images by place and parsed acquisition time, never by list position."""
+"""Pairs radar and optical images by place and time, never by list position."""
 
-import datetime
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import collections
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from data_prep.record import PAIR, gap
-from dual_encoder.errors import UserError
 
 DAY = 86400
+PASS = 300  # seconds; a satellite needs less for all images of one place, and days to come back
 _EDGES = (0, 1, 2, 3, 7, 14, 30, 90)  # days
 
 
-def acquisition_time(name: str) -> int:
-    """Returns the first time in a product or patch name, as Unix seconds UTC; UserError if there is none."""
-    match = re.search(r"(?<!\d)(\d{4})(\d\d)(\d\d)T(\d{5,6})(?!\d)", name)
-    if match is None:
-        raise UserError(f"no acquisition time in the name '{name}'; expected one like 20170613T101031")
-    clock = match[4].zfill(6)  # BigEarthNet v1 names drop the leading zero of the hour
-    year, month, day = (int(match[group]) for group in (1, 2, 3))
-    hour, minute, second = int(clock[:2]), int(clock[2:4]), int(clock[4:])
-    try:
-        whole = datetime.datetime(year, month, day, hour, minute, tzinfo=datetime.UTC)
-        if second > 60:  # 60 is a leap second
-            raise ValueError(second)
-    except ValueError as error:
-        raise UserError(f"'{match[0]}' in the name '{name}' is no time; expected one like 20170613T101031") from error
-    return int(whole.timestamp()) + second
-
-
-def nearest_in_time(s1_times: Sequence[int], s2_times: Sequence[int]) -> list[tuple[int, int]]:
+def nearest_in_time(s1_times: Sequence[int], s2_times: Sequence[int],
+                    share: Callable[[int, int], float] | None = None) -> list[tuple[int, int]]:
     """Pairs images of one place one to one, closest times first.
 
     Args:
       s1_times, s2_times: Unix seconds.
+      share: (index in s1_times, index in s2_times) -> share of the S2 image that the S1 image covers. With it, images
+        of one sensor that are at most `PASS` seconds apart are slices of one pass: their times count as one, and the
+        pair that covers more goes first. It is asked only where there is such a choice.
 
     Returns:
       (index in s1_times, index in s2_times), by time of S2; min(len(s1_times), len(s2_times)) of them. Equal gaps go
       to the earlier S2, then to the earlier S1 image.
     """
-    closest = sorted((abs(s1 - s2), s2, s1, i, j) for i, s1 in enumerate(s1_times) for j, s2 in enumerate(s2_times))
+    pass_1, pass_2 = (times if share is None else _passes(times) for times in (s1_times, s2_times))
+    closest = sorted((abs(pass_1[i] - pass_2[j]), s2, s1, i, j)
+                     for i, s1 in enumerate(s1_times) for j, s2 in enumerate(s2_times))
     used_1: set[int] = set()
     used_2: set[int] = set()
     pairs = []
-    for _, _, _, i, j in closest:
-        if i not in used_1 and j not in used_2:
-            used_1.add(i)
-            used_2.add(j)
-            pairs.append((i, j))
+    for _, equal in itertools.groupby(closest, key=lambda candidate: candidate[0]):
+        left = [(i, j) for _, _, _, i, j in equal if i not in used_1 and j not in used_2]
+        if share is not None:
+            of_1, of_2 = collections.Counter(i for i, _ in left), collections.Counter(j for _, j in left)
+            shares = {(i, j): share(i, j) for i, j in left if of_1[i] > 1 or of_2[j] > 1}
+            left.sort(key=lambda pair: -shares.get(pair, 0.0))  # stable: equal shares keep their order
+        for i, j in left:
+            if i not in used_1 and j not in used_2:
+                used_1.add(i)
+                used_2.add(j)
+                pairs.append((i, j))
     return sorted(pairs, key=lambda pair: (s2_times[pair[1]], pair))
+
+
+def _passes(times: Sequence[int]) -> list[int]:
+    """Returns for each time that of the first image of its pass."""
+    first: dict[int, int] = {}
+    last = -math.inf
+    for time in sorted(times):
+        first[time] = time if time - last > PASS else first[int(last)]
+        last = time
+    return [first[time] for time in times]
 
 
 class GapHistogram:

@@ -41,6 +41,9 @@ class Entry:
     cloud: float = math.nan
     times: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        object.__setattr__(self, "lon", fold_longitude(self.lon))  # one place is in one area
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Record:
@@ -120,10 +123,15 @@ class Tile(_Record):
         return cls(images=images, label=label, source=source, **_facts(entry, known))
 
 
+def fold_longitude(degrees: float) -> float:
+    """Returns a longitude of -360..360 degrees as the same one of -180..180; any other value as it is."""
+    return (degrees + 180) % 360 - 180 if 180 <= abs(degrees) <= 360 else degrees
+
+
 def _facts(entry: Entry, known: _Known) -> _Facts:
     return {"id": entry.id, "location_id": entry.location_id, "split": entry.split,
             "times": known.get("times", entry.times), "lat": known.get("lat", entry.lat),
-            "lon": known.get("lon", entry.lon), "cloud": known.get("cloud", entry.cloud),
+            "lon": fold_longitude(known.get("lon", entry.lon)), "cloud": known.get("cloud", entry.cloud),
             "s2_offset_removed": known.get("s2_offset_removed", 0)}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_prep import importers
+from data_prep import importers, turned_away
 from data_prep.build import exclusion, finish, plan, shards, summary, workers
 from data_prep.build.config import Config
 from data_prep.build.doubts import Doubts
@@ -194,7 +194,7 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         if not sum(note.records for note in notes):
             shutil.rmtree(folder.parent / "notes")  # the next run starts from the beginning
             raise UserError(f"no record is left of {sum(made.entries.values())} entries, see {folder / REJECTED}, the "
-                            f"first one because: {json.loads(rejected[0])['reason']}; check --raw and the filters")
+                            f"first one because: {turned_away.first_reason(rejected)}; check --raw and the filters")
         splits = {split: [(task, note) for task, note in zip(tasks, notes, strict=True) if task.split == split]
                   for split in made.entries}
         splits = {split: parts for split, parts in splits.items() if sum(note.records for _, note in parts)}
@@ -236,12 +236,7 @@ def _differences(built: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
 
 def _summary(notes: list[shards.Note], rejected: list[str], folder: pathlib.Path, features: Sequence[str]
              ) -> Iterator[str]:
-    if rejected:
-        rows = [json.loads(row) for row in rejected]
-        faults = sum(row["kind"] == "fault" for row in rows)
-        yield f"{faults} unusable and {len(rows) - faults} filtered out, see {folder / REJECTED}"
-        for row in rows[:3]:
-            yield f"  {row['id']}: {row['reason']}"
+    yield from turned_away.summary(rejected, str(folder / REJECTED))
     gaps = GapHistogram()
     seconds: dict[str, float] = {}
     for note in notes:

@@ -2,7 +2,7 @@
 
 <folder>/entries.jsonl      one JSON line per entry, in the importer's order (neighbours in the raw files together)
 <folder>/<split>.npy        int64, the places in entries.jsonl where the split's entries begin
-<folder>/rejected.jsonl     the entries that were turned away while listing
+<folder>/rejected.jsonl     the entries that were turned away while listing, and counts of files that fit no pattern
 <folder>/plan.json          facts of the build, number of shards; written last
 
 Shards are contiguous parts of a split in that order, so that raw files are read in sequence, every container once per
@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from data_prep.build.selection import Filters, area, hashed_split
-from data_prep.importers import Entry, Reject
+from data_prep.importers import Entry, Reject, Unmatched
+from data_prep.turned_away import first_reason, row, unmatched_text
 from dual_encoder.data.manifest import splits_in_order
 from dual_encoder.errors import UserError
 from dual_encoder.storage import atomic
@@ -113,13 +114,14 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
     names: dict[str, int] = {}
     seen: set[int] = set()
     turned_away: collections.Counter[str] = collections.Counter()
+    unmatched: list[Unmatched] = []
     without_place = 0
     with atomic.create(folder / "entries.jsonl") as lines, atomic.create(folder / "rejected.jsonl") as rejects:
         def reject(name: str, kind: str, reason: str) -> None:
             turned_away[kind] += 1
             rejects.write(json.dumps({"id": name, "kind": kind, "stage": "list", "reason": reason}).encode() + b"\n")
 
-        for item in _with_progress(entries):
+        for item in _with_progress(entries, unmatched):
             if isinstance(item, Reject):
                 reject(item.id, "fault", item.reason)
                 continue
@@ -135,6 +137,7 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
                 own_splits.append(names.setdefault(item.split, len(names)))
                 area_splits.append(names.setdefault(hashed_split(area(item, block_degrees)), len(names)))
                 without_place += math.isnan(item.lat) or math.isnan(item.lon)
+        rejects.write(b"".join(map(row, unmatched)))
     own = split_by == "source" and any(number != names.get("") for number in set(own_splits))
     if split_by == "source" and begins and not own:
         print("the raw data has no splits: split by area instead", flush=True)
@@ -144,11 +147,11 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
               "--split-by=area)", flush=True)
     counts = {name: len(offsets[name]) for name in splits_in_order(offsets)}
     if not counts:
-        raise UserError(f"the raw folder gives no record: {_why(folder, turned_away)}; check --raw and the filters")
+        raise UserError(f"the raw folder gives no record: {_why(folder, turned_away, unmatched)}")
     plan = Plan(folder, facts, counts, {name: count_shards(count) for name, count in counts.items()},
                 turned_away["fault"], _rule(own, block_degrees, without_place, len(begins)))
     _save(plan, offsets)
-    _report(plan, turned_away, own)
+    _report(plan, turned_away, unmatched, own)
     return plan
 
 
@@ -165,10 +168,11 @@ def _offsets(begins: Sequence[int], splits: Sequence[int], names: Mapping[str, i
     return {name: offsets for name, offsets in found.items() if len(offsets)}
 
 
-def _report(plan: Plan, turned_away: Mapping[str, int], own: bool) -> None:
+def _report(plan: Plan, turned_away: Mapping[str, int], unmatched: Sequence[Unmatched], own: bool) -> None:
     summary = ", ".join(f"{split} {count}" for split, count in plan.entries.items())
     print(f"listed {sum(plan.entries.values())} entries ({summary})"
-          + "".join(f", {count} turned away by {kind}" for kind, count in sorted(turned_away.items())), flush=True)
+          + "".join(f", {count} turned away by {kind}" for kind, count in sorted(turned_away.items()))
+          + unmatched_text(unmatched), flush=True)
     if not own:
         print(f"split by {plan.split_by}", flush=True)
 
@@ -183,15 +187,21 @@ def _save(plan: Plan, offsets: Mapping[str, np.ndarray]) -> None:
     atomic.write(plan.folder / "plan.json", json.dumps(values | {"format": _FORMAT}).encode())
 
 
-def _with_progress(entries: Iterable[Entry | Reject]) -> Iterator[Entry | Reject]:
-    """Yields the entries, with a line of progress every few seconds; an OSError becomes a UserError."""
+def _with_progress(entries: Iterable[Entry | Reject], unmatched: list[Unmatched]) -> Iterator[Entry | Reject]:
+    """Yields the entries, with a line of progress every few seconds; an OSError becomes a UserError.
+
+    Counts of files that fit no pattern go to `unmatched`.
+    """
     start = shown = time.monotonic()
     try:
         for count, item in enumerate(entries):
             if (now := time.monotonic()) - shown > _EVERY:
                 shown = now
                 print(f"listing: {count} entries, {count / (now - start):.0f}/s", flush=True)
-            yield item
+            if isinstance(item, Unmatched):
+                unmatched.append(item)
+            else:
+                yield item
     except OSError as error:
         raise UserError(f"'{error.filename or 'the raw folder'}' cannot be read ({error.strerror or error}); mend it "
                         "or its permissions, then run the same command again") from error
@@ -206,8 +216,9 @@ def _rule(own: bool, block_degrees: float, without_place: int, count: int) -> st
     return rule + (f"; {without_place} of {count} entries, without coordinates, by place" if without_place else "")
 
 
-def _why(folder: pathlib.Path, turned_away: Mapping[str, int]) -> str:
-    if not turned_away:
-        return "it holds no entry"
-    first = json.loads((folder / "rejected.jsonl").read_text().splitlines()[0])
-    return f"all {sum(turned_away.values())} entries were turned away, first '{first['id']}': {first['reason']}"
+def _why(folder: pathlib.Path, turned_away: Mapping[str, int], unmatched: Sequence[Unmatched]) -> str:
+    why = "it holds no entry"
+    if turned_away:
+        first = first_reason((folder / "rejected.jsonl").read_text().splitlines())
+        why = f"all {sum(turned_away.values())} entries were turned away, first {first}"
+    return f"{why}{unmatched_text(unmatched)}; check --raw and the filters"

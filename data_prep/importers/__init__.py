@@ -14,12 +14,11 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+from data_prep.dates import LATEST_TIME as LATEST_TIME
 from data_prep.record import Entry as Entry
 from data_prep.record import Pair, Tile
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError, nearest
-
-LATEST_TIME = 4102444800  # the year 2100: larger Unix times count milliseconds or less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +57,21 @@ class Reject:
     reason: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unmatched(Reject):
+    """Files beside the matches that no record takes; they are no fault. `_unmatched.py` counts them.
+
+    Attributes:
+      id: the first of them.
+      reason: what was expected, in one line.
+      count: how many.
+      examples: the first ones.
+    """
+
+    count: int
+    examples: tuple[str, ...]
+
+
 class Importer(Protocol):
     """The interface of each module's class `Importer`."""
 
@@ -80,7 +94,7 @@ class Importer(Protocol):
         """Lists the entries in a stable order in which reading is fast (neighbours in one file together).
 
         Memory must not grow with the pixels. UserError for missing folders and tables; a Reject for a missing partner
-        or an unusable name.
+        or an unusable name; an Unmatched for files beside the matches that fit no pattern.
         """
 
     def read(self, entry: Entry) -> Pair | Tile:
@@ -102,7 +116,8 @@ def load(name: str) -> type[Importer]:
 def open_raw(name: str, raw: pathlib.Path, kind: str, sensors: Mapping[str, str], labels: str = "") -> Importer:
     """Returns importer `name`, ready to read; arguments as of `Importer`, `labels` out of `Layout.other_labels`."""
     options = {"labels": labels} if labels else {}
-    return load(name)(raw, kind, sensors, **options)
+    # GDAL takes a relative path like 'zip+file:x' or 'GTIFF_DIR:1:x' for something else than a folder.
+    return load(name)(raw.absolute(), kind, sensors, **options)
 
 
 def no_such_kind(importer: str, kind: str, instead: str) -> UserError:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from data_prep.dates import acquisition_time
 from data_prep.importers import Entry, Reject
-from data_prep.pairing import acquisition_time
 from dual_encoder.errors import UserError
 
 if TYPE_CHECKING:

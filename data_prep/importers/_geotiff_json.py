@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.importers._geotiff_bands import alternatives
 from dual_encoder.errors import UserError, nearest
 from dual_encoder.imagery.raster import Raster
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec, sensor
@@ -45,7 +46,9 @@ class Images:
     convention: str | int
 
     def paths(self, path: str) -> dict[str, str]:
-        """Returns band -> path if `path` holds {band}, {'': path} otherwise."""
+        """Returns band -> path if `path` holds {band} or the alternatives of all bands, {'': path} otherwise."""
+        if found := alternatives(path, self.spec.bands):
+            return found
         if "{band}" not in path:
             return {"": path}
         return {band: path.replace("{band}", self.tokens[band]) for band in self.spec.bands}

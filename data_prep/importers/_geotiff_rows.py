@@ -1,76 +1,80 @@
 """Pairs own GeoTIFFs by their names or by a table; see data_prep/importers/geotiff.py."""
 
 import contextlib
-import csv
-import datetime
-import fnmatch
 import itertools
 import os
 import pathlib
-import posixpath
-import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_prep.importers import LATEST_TIME, Reject
+from data_prep import dates, tables
+from data_prep.importers import Reject
+from data_prep.importers._geotiff_bands import Part, whole_images
+from data_prep.importers._geotiff_cover import Cover
 from data_prep.importers._geotiff_json import NAME, Description
+from data_prep.importers._geotiff_names import Listing, Pattern, patterns
+from data_prep.importers._geotiff_table import NamedFiles
+from data_prep.importers._unmatched import UnmatchedFiles, shown
 from data_prep.pairing import nearest_in_time
 from data_prep.record import UNKNOWN_TIME
+from data_prep.tables import Row
 from dual_encoder.errors import UserError
 
 TABLES = ("pairs.csv", "pairs.parquet")
-_GROUPS = {"place": "[^/]+?", "date": r"\d{8}T\d{6}|\d{8}|\d{4}-\d\d-\d\d", "star": "[^/]*?"}
+_PATHS = ("s1", "s2", "label")  # columns
+_COLUMNS = (*_PATHS, "s1_time", "s2_time", "id", "location_id", "split", "lat", "lon", "cloud", "s2_offset")
+
+_Images = dict[str, list[tuple[str, str]]]  # section -> (text of the date, path) of each image, by date
 
 
-def by_name(raw: pathlib.Path, said: Description, features: Sequence[str]) -> Iterator[dict[str, Any] | Reject]:
+def by_name(raw: pathlib.Path, said: Description, features: Sequence[str], labels: bool) -> Iterator[Row | Reject]:
     """Pairs files by the place and the date in their names.
 
     Args:
       raw: the raw folder.
       said: its description, with patterns.
       features: the images to read, 's1' and/or 's2'.
+      labels: True if each record needs a label.
 
     Yields:
       By place: a row as of a table, with id, location_id, paths (with {band} in them) and times; or a Reject for an
-      image without partner.
+      image without partner or with an impossible date. Then the counts of files that fit no pattern.
 
     Raises:
       UserError: a pattern without {place} or with unknown parts, or one that fits no file.
     """
-    for place, images in _by_place(raw, said, features):
-        try:
-            times = {feature: [parse_time(date) for date, _ in dated] for feature, dated in images.items()}
-        except ValueError as error:
-            yield Reject(place, str(error))
-            continue
-        if len(features) == 1:
-            chosen = [{features[0]: i} for i in range(len(images[features[0]]))]
-        elif UNKNOWN_TIME in (*times["s1"], *times["s2"]) and max(map(len, images.values())) > 1:
-            yield Reject(place, "several images and no {date} in 'files' to pair them by")
-            continue
-        else:
-            chosen = [{"s1": i, "s2": j} for i, j in nearest_in_time(times["s1"], times["s2"])]
-        for pair in chosen:
-            main = "s2" if "s2" in pair else "s1"
-            date = images[main][pair[main]][0]
-            row: dict[str, Any] = {"id": f"{place}_{date}".rstrip("_"), "location_id": place}
-            for feature, i in pair.items():
-                row |= {feature: images[feature][i][1], f"{feature}_time": times[feature][i]}
-            if said.labels is not None:
-                row["label"] = said.labels.files.replace("{place}", place).replace("{date}", date)
+    every = patterns(said)
+    listing, cover = Listing(raw, every), Cover(raw, said)
+    wanted = [pattern for pattern in every if pattern.section in (*features, *["label"] * labels)]
+    without_image = UnmatchedFiles("an image of the place and date of this label")
+    for place, images in _by_place(raw, wanted, listing):
+        given, used = images.pop("label", []), set()
+        for row in _of_place(place, images, cover):
+            if isinstance(row, Row):
+                date = row.cells.pop("date")
+                if labels and said.labels is not None:
+                    row.cells["label"] = _label(given, date) or (
+                        said.labels.files.replace("{place}", place).replace("{date}", date))
+                    used.add(row.cells["label"])
             yield row
-        for feature, dated in images.items():
-            for i in sorted(set(range(len(dated))) - {pair[feature] for pair in chosen}):
-                yield Reject(dated[i][1], f"no {'S2' if feature == 's1' else 'S1'} image of '{place}' is left for it")
+        for _, path in given:
+            if path not in used:
+                without_image.add(path)
+    yield from listing.unmatched()
+    yield from without_image.result()
 
 
-def by_table(raw: pathlib.Path, needed: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Reads the rows of pairs.csv or pairs.parquet: column -> text, or value if the file has types.
+def by_table(raw: pathlib.Path, said: Description, needed: Sequence[str]) -> Iterator[Row | Reject]:
+    """Reads the rows of pairs.csv or pairs.parquet, then counts the files beside those that they name.
 
     Args:
       raw: the raw folder.
+      said: its description.
       needed: columns that must exist.
+
+    Yields:
+      Rows: column -> text, or value if the file has types; a Reject for a row that is none.
 
     Raises:
       UserError: no table, an unreadable one, a missing column.
@@ -78,129 +82,90 @@ def by_table(raw: pathlib.Path, needed: Sequence[str]) -> Iterator[dict[str, Any
     path = next((raw / name for name in TABLES if (raw / name).is_file()), None)
     if path is None:
         raise UserError(f"'{raw / TABLES[0]}' is missing; list your pairs there, or give 'files' in {NAME}")
-    columns, rows = (_csv if path.suffix == ".csv" else _parquet)(path)
-    if missing := [column for column in needed if column not in columns]:
-        raise UserError(f"'{path}' has no column {' '.join(missing)} (it has {' '.join(columns)}); add it")
-    yield from rows
+    with contextlib.closing(NamedFiles(raw, path.name)) as named:
+        for row in tables.read(path, _COLUMNS, needed):
+            if isinstance(row, tables.Fault):
+                yield Reject(row.where, row.reason)
+                continue
+            for name in _PATHS:
+                text = "" if row.cells.get(name) is None else str(row.cells[name])
+                images = said.images.get(name)
+                row.cells[name], row.exists[name] = named.resolve(
+                    [*images.paths(text).values()] if images else [text], text)
+            yield row
+        yield from named.unmatched()
 
 
-def parse_time(value: Any) -> int:
-    """Returns Unix seconds of ISO 8601 text (UTC if it names no zone), a date or Unix seconds; -1 of nothing.
+def _of_place(place: str, images: _Images, cover: Cover) -> Iterator[Row | Reject]:
+    """Yields a row for each pair of images of a place, or for each image of a single sensor; their Rejects."""
+    times: dict[str, list[int]] = {}
+    for feature, dated in images.items():
+        times[feature], kept = [], []
+        for date, path in dated:
+            try:
+                times[feature].append(dates.parse(date))
+                kept.append((date, path))
+            except ValueError as error:
+                yield Reject(shown(path), str(error))
+        images[feature] = kept
+    if len(images) == 1:
+        ((feature, dated),) = images.items()
+        chosen = [{feature: i} for i in range(len(dated))]
+    elif UNKNOWN_TIME in (*times["s1"], *times["s2"]) and max(map(len, images.values())) > 1:
+        yield Reject(shown(place), "several images and no {date} in 'files' to pair them by")
+        return
+    else:
+        share = cover.share([path for _, path in images["s1"]], [path for _, path in images["s2"]])
+        chosen = [{"s1": i, "s2": j} for i, j in nearest_in_time(times["s1"], times["s2"], share)]
+    for pair in chosen:
+        main = "s2" if "s2" in pair else "s1"
+        date = images[main][pair[main]][0]
+        cells: dict[str, Any] = {"id": f"{place}_{date}".rstrip("_"), "location_id": place, "date": date}
+        for feature, i in pair.items():
+            cells |= {feature: images[feature][i][1], f"{feature}_time": times[feature][i]}
+        yield Row(f"place '{shown(place)}'", cells)
+    for feature, dated in images.items():
+        for i in sorted(set(range(len(dated))) - {pair[feature] for pair in chosen}):
+            yield Reject(shown(dated[i][1]), f"no {'S2' if feature == 's1' else 'S1'} image of '{shown(place)}' is "
+                                             "left for it")
 
-    Raises:
-      ValueError: any other text.
-      UserError: a number so large that it counts milliseconds or less; then those of all rows do.
-    """
-    text = "" if value is None else str(value).strip()
-    if text in ("", "nan", "NaT", str(UNKNOWN_TIME)):
-        return UNKNOWN_TIME
-    if re.fullmatch(r"\d{9,}(\.\d*)?", text):  # a date has eight digits
-        if float(text) > LATEST_TIME:
-            raise UserError(f"'{text}' is no time in seconds; expected Unix seconds, divide milliseconds by 1000")
-        return int(float(text))
-    try:
-        time = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ValueError(f"'{text}' is no time; expected one like 2020-06-07T18:01:00Z") from error
-    return int((time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp())
+
+def _label(given: Sequence[tuple[str, str]], date: str) -> str:
+    """Returns the path of the label of a date: of the same text or else the same time, or the one without a date."""
+    texts = dict(given)
+    if date in texts or "" in texts:
+        return texts.get(date) or texts[""]
+    for text, path in given:
+        with contextlib.suppress(ValueError):
+            if dates.parse(text) == dates.parse(date):
+                return path
+    return ""
 
 
-def _by_place(raw: pathlib.Path, said: Description, features: Sequence[str]
-              ) -> Iterator[tuple[str, dict[str, list[tuple[str, str]]]]]:
-    """Yields (place, feature -> its images by date as of `_find`), by place.
+def _by_place(raw: pathlib.Path, wanted: Sequence[Pattern], listing: Listing) -> Iterator[tuple[str, _Images]]:
+    """Yields (place, section -> its images by date), by place.
 
     A database on disk holds the names: memory must not grow with their number.
     """
     with contextlib.closing(sqlite3.connect("")) as found:
-        found.execute("CREATE TABLE image (place, feature, date, path, UNIQUE (place, feature, date, path))")
-        for feature in features:
-            rows = ((os.fsencode(place), feature, date, os.fsencode(path))  # names on disk need not be UTF-8
-                    for place, date, path in _find(raw, feature, said))
-            found.executemany("INSERT OR IGNORE INTO image VALUES (?, ?, ?, ?)", rows)
-            if not found.execute("SELECT 1 FROM image WHERE feature = ?", (feature,)).fetchone():
-                raise UserError(f"no file in '{raw}' is named like '{said.images[feature].files}' ({feature}.files of "
-                                f"{NAME}); mend the pattern")
-        in_order = found.execute("SELECT * FROM image ORDER BY place, feature, date, path")
+        found.execute("CREATE TABLE image (place, section, date, path, bits, stars, "
+                      "UNIQUE (place, section, date, path))")
+        for pattern in wanted:
+            rows = ((os.fsencode(file.place), pattern.section, file.date, os.fsencode(file.path), file.bits,
+                     os.fsencode(file.stars)) for file in listing.find(pattern))  # names on disk need not be UTF-8
+            found.executemany("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                              "SET bits = bits | excluded.bits", rows)
+            if pattern.section != "label" and not found.execute(
+                    "SELECT 1 FROM image WHERE section = ?", (pattern.section,)).fetchone():
+                seen = next(listing.unmatched(), None)
+                beside = f" (beside it: {seen.count} files, first '{seen.id}')" if seen else ""
+                raise UserError(f"no file in '{raw}' is named like '{pattern.files}' ({pattern.section}.files of "
+                                f"{NAME}){beside}; mend the pattern")
+        tokens = {pattern.section: pattern.tokens for pattern in wanted}
+        in_order = found.execute("SELECT * FROM image ORDER BY place, section, date, path")
         for place, of_place in itertools.groupby(in_order, key=lambda row: row[0]):
-            images: dict[str, list[tuple[str, str]]] = {feature: [] for feature in features}
-            for _, feature, date, path in of_place:
-                images[feature].append((date, os.fsdecode(path)))
+            images: _Images = {pattern.section: [] for pattern in wanted}
+            for (section, date), dated in itertools.groupby(of_place, key=lambda row: (row[1], row[2])):
+                parts = [Part(os.fsdecode(path), bits, os.fsdecode(stars)) for *_, path, bits, stars in dated]
+                images[section] += [(date, path) for path in whole_images(parts, tokens[section])]
             yield os.fsdecode(place), images
-
-
-def _find(raw: pathlib.Path, feature: str, said: Description) -> Iterator[tuple[str, str, str]]:
-    """Yields (place, text of the date or '', path) of each file; a path has {band} if each band has a file."""
-    images = said.images[feature]
-    groups = _GROUPS | {"band": "|".join(map(re.escape, images.tokens.values()))}
-    parts = re.split(r"(\{\w*\}|\*)", images.files)
-    names = ["star" if part == "*" else part.strip("{}") if part[:1] == "{" else "" for part in parts]
-    if strange := sorted(set(names) - {"", *groups}):
-        raise UserError(f"'{raw / NAME}': {feature}.files has '{{{strange[0]}}}'; it may hold {{place}}, {{date}}, "
-                        "{band} and *")
-    if "place" not in names:
-        raise UserError(f"'{raw / NAME}': {feature}.files is '{images.files}'; it must hold {{place}}, by which "
-                        "images are paired")
-    # The second {place} must be the text of the first one; each * is a text of its own.
-    pattern = "".join(
-        re.escape(part) if not name else f"(?P={name})" if name in names[:i] and name != "star"
-        else f"(?P<{name}{i if name == 'star' else ''}>{groups[name]})"
-        for i, (part, name) in enumerate(zip(parts, names, strict=True)))
-    for path in _matching(raw, "", re.sub(r"\{\w*\}|\*+", "*", images.files).split("/")):
-        match = re.fullmatch(pattern, path)
-        if match is not None:
-            texts = match.groupdict() | {"band": "{band}"}
-            template = "".join(texts.get(f"star{i}" if name == "star" else name, part)
-                               for i, (part, name) in enumerate(zip(parts, names, strict=True)))
-            yield match["place"], texts.get("date", ""), template
-
-
-def _matching(raw: pathlib.Path, folder: str, parts: Sequence[str]) -> Iterator[str]:
-    """Yields the paths below `folder`, relative to `raw`, that match a pattern of path parts, one after the other.
-
-    Like `Path.glob`, but that holds all entries of a folder at once.
-    """
-    part, *further = parts
-    names: Iterable[str]
-    if "*" not in part:
-        names = [part] if (raw / folder / part).exists() else []
-    else:
-        wanted = re.compile(fnmatch.translate(part))
-        names = (entry.name for entry in os.scandir(raw / folder) if wanted.match(entry.name))
-    for name in names:
-        path = posixpath.join(folder, name)
-        if not further:
-            yield path
-        elif (raw / path).is_dir():
-            yield from _matching(raw, path, further)
-
-
-def _csv(path: pathlib.Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
-    def lines() -> Iterator[list[str]]:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            try:
-                yield from ([cell.strip() for cell in line] for line in csv.reader(file) if line)
-            except (UnicodeDecodeError, csv.Error) as error:
-                raise UserError(f"'{path}' cannot be read as a table ({error}); save it as CSV in UTF-8") from error
-
-    every = lines()
-    columns = next(every, [])
-    return columns, (dict(zip(columns, line, strict=False)) for line in every)
-
-
-def _parquet(path: pathlib.Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"'{path}' cannot be read as Parquet ({str(error)[:120]}); write it again") from error
-
-    def rows() -> Iterator[dict[str, Any]]:
-        try:
-            for batch in table.iter_batches(4096):
-                yield from batch.to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"'{path}' cannot be read as Parquet ({str(error)[:120]}); write it again") from error
-
-    return table.schema_arrow.names, rows()

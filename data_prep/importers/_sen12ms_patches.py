@@ -10,14 +10,14 @@ published values stop at 0 dB, and in the real patches the pixels around such ze
 """
 
 import dataclasses
-import os
 import pathlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
 from data_prep.importers import Entry, Reject
+from data_prep.importers._unmatched import UnmatchedFiles, in_folder
 from data_prep.record import Pair, Tile
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
@@ -27,6 +27,8 @@ from dual_encoder.imagery.sensors import IGNORED, SENSORS
 SIZE = 256
 SENSORS_OF = {"s1": ("s1_grd",), "s2": ("s2_l1c",)}  # feature -> sensors that the family has
 _NAME = re.compile(r"(ROIs\d+_[A-Za-z]+)(?:_(s1|s2|lc|dfc))?_([A-Za-z0-9]+)_p(\d+)\.tif")
+_LAYERS = "s1|s2|s2_cloudy|lc|dfc"  # all that are published
+_TOP, _SCENE = re.compile(rf"ROIs\d+_[A-Za-z]+(?:_(?:{_LAYERS}))?|splits"), re.compile(rf"(?:{_LAYERS})_[A-Za-z0-9]+")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,17 +81,23 @@ def nested(raw: pathlib.Path, layers: Iterable[str]) -> Iterator[Patch | Reject]
       UserError: no folder of a layer.
     """
     folders: dict[tuple[str, str], dict[str, str]] = {}
+    beside = UnmatchedFiles("a folder such as ROIs1158_spring/s1_1")
+    tops = [top for top in in_folder(raw, "", _is(_TOP), beside) if (raw / top).is_dir()]
+    scenes = [(top, scene) for top in tops if top != "splits" for scene in in_folder(raw, top, _is(_SCENE), beside)]
     for layer in layers:
-        found = [(name[1], number[1], f"{folder.parent.name}/{folder.name}") for folder in raw.glob(f"ROIs*/{layer}_*")
-                 if (name := re.fullmatch(rf"(ROIs\d+_[A-Za-z]+?)(?:_{layer})?", folder.parent.name))
-                 and (number := re.fullmatch(rf"{layer}_([A-Za-z0-9]+)", folder.name))]
+        found = [(name[1], number[1], f"{top}/{scene}") for top, scene in scenes
+                 if (name := re.fullmatch(rf"(ROIs\d+_[A-Za-z]+?)(?:_{layer})?", top))
+                 and (number := re.fullmatch(rf"{layer}_([A-Za-z0-9]+)", scene)) and (raw / top / scene).is_dir()]
         if not found:
             raise UserError(f"'{raw}' holds no folder such as ROIs1158_spring/{layer}_1; --raw must name the folder of "
                             f"the ROIs... folders, with the layer '{layer}' unpacked")
         for season, scene, folder in found:
             folders.setdefault((season, scene), {})[layer] = folder
+    names = _names_beside()
     for season, scene in sorted(folders, key=lambda key: (key[0], key[1].zfill(9))):
-        yield from _together(raw, folders[season, scene])
+        yield from _together(raw, folders[season, scene], names)
+    yield from beside.result()
+    yield from names.result()
 
 
 def flat(raw: pathlib.Path, folders: Mapping[str, str]) -> Iterator[Patch | Reject]:
@@ -102,19 +110,35 @@ def flat(raw: pathlib.Path, folders: Mapping[str, str]) -> Iterator[Patch | Reje
         if not (raw / folder).is_dir():
             raise UserError(f"'{raw / folder}' is missing; --raw must name the folder that holds "
                             f"{', '.join(folders.values())}")
-    yield from _together(raw, folders)
+    beside = _names_beside()
+    yield from _together(raw, folders, beside)
+    yield from beside.result()
 
 
-def _together(raw: pathlib.Path, folders: Mapping[str, str]) -> Iterator[Patch | Reject]:
-    """Joins the files of some folders by season, scene and number, never by their order."""
+def _is(pattern: re.Pattern[str]) -> Callable[[str], bool]:
+    return lambda name: pattern.fullmatch(name) is not None
+
+
+def _names_beside() -> UnmatchedFiles:
+    return UnmatchedFiles("a name like ROIs1158_spring_s1_1_p30.tif in a folder of its layer, each patch once")
+
+
+def _together(raw: pathlib.Path, folders: Mapping[str, str], beside: UnmatchedFiles) -> Iterator[Patch]:
+    """Joins the files of some folders by season, scene and number, never by their order; `beside` counts others."""
     files: dict[tuple[str, str, int], dict[str, str]] = {}
     for layer, folder in folders.items():
-        for name in sorted(os.listdir(raw / folder)):
+        def fits(name: str, layer: str = layer) -> bool:
             match = _NAME.fullmatch(name)
-            if match and match[2] in (layer, None):
-                files.setdefault((match[1], match[3], int(match[4])), {})[layer] = f"{folder}/{name}"
-            elif name.endswith(".tif"):
-                yield Reject(f"{folder}/{name}", f"not a name like ROIs1158_spring_{layer}_1_p30.tif")
+            return match is not None and match[2] in (layer, None)
+
+        for name in sorted(in_folder(raw, folder, fits, beside), key=lambda name: (f"_{layer}_" not in name, name)):
+            match = _NAME.fullmatch(name)
+            assert match is not None
+            patch = files.setdefault((match[1], match[3], int(match[4])), {})
+            if layer in patch:  # the name of the layer is optional
+                beside.add(f"{folder}/{name}")
+            else:
+                patch[layer] = f"{folder}/{name}"
     for season, scene, number in sorted(files, key=lambda key: (key[0], key[1].zfill(9), key[2])):
         yield Patch(season, scene, number, files[season, scene, number])
 

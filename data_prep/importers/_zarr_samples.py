@@ -7,7 +7,9 @@ Arrays of a zip: bands[(sample,) (time,) band, y, x], also [band, time, y, x]; b
 file_id[(sample,) time]: names of the source products; sample; center_lat, center_lon; cloud_mask in S2 products.
 """
 
+import collections
 import contextlib
+import itertools
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.importers import Reject
+from data_prep.importers._unmatched import UnmatchedFiles, in_folder
 from data_prep.zarr_zip import SUFFIX, ZarrZip, tar_members
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.radiometry import db_to_int16
@@ -57,36 +60,42 @@ def samples(raw: pathlib.Path, split: str, products: Sequence[str]) -> Iterator[
 
     Yields:
       (name, one Ref per product, None if a product lacks it), file by file in the order of names, in a tar in its
-      own order; a Reject for each damaged tar. Radar samples without an optical sample are counted in a line.
+      own order; a Reject for each damaged tar. Samples that the next product lacks are counted in a line.
     """
     folders = [f"{split}/{product}" for product in products]
-    counted = len(products) > 1 and products[0].startswith("S1") and products[1].startswith("S2")
-    alone = 0
-    for path in sorted((raw / folders[-1]).iterdir()):
-        if path.name.endswith(SUFFIX):
-            yield path.name.removesuffix(SUFFIX), [[f"{folder}/{path.name}", 0, None]
-                                                   if (raw / folder / path.name).is_file() else None
-                                                   for folder in folders]
-        elif path.suffix == ".tar":
-            shards: list[dict[str, Ref]] = []
-            for folder in folders:
-                shards.append({})
-                try:
-                    if (raw / folder / path.name).is_file():
-                        for name, offset, size in tar_members(raw / folder / path.name):
-                            shards[-1][name] = [f"{folder}/{path.name}", offset, size]
-                except UserError as error:
-                    yield Reject(f"{folder}/{path.name}", str(error))
-            for name in shards[-1]:
-                yield name, [shard.get(name) for shard in shards]
-            if counted and shards[1]:
-                alone += len(shards[0].keys() - shards[1].keys())
-    if counted and (raw / folders[0]).is_dir():
-        alone += sum(_count(path) for path in (raw / folders[0]).iterdir()
-                     if not (raw / folders[1] / path.name).is_file())
-    if alone:
-        print(f"left out {alone} radar images without an optical partner: zarr zips of {folders[0]} that {folders[1]} "
-              "lacks", flush=True)
+    alone = collections.Counter[int]()  # number of a product -> its samples that the next product lacks
+    beside = UnmatchedFiles(f"a name that ends in {SUFFIX} or .tar")
+    for name in sorted(in_folder(raw, folders[-1], _is_container, beside)):
+        if name.endswith(SUFFIX):
+            yield name.removesuffix(SUFFIX), [[f"{folder}/{name}", 0, None] if (raw / folder / name).is_file() else None
+                                              for folder in folders]
+            continue
+        shards: list[dict[str, Ref]] = []
+        for folder in folders:
+            shards.append({})
+            try:
+                if (raw / folder / name).is_file():
+                    for member, offset, size in tar_members(raw / folder / name):
+                        shards[-1][member] = [f"{folder}/{name}", offset, size]
+            except UserError as error:
+                yield Reject(f"{folder}/{name}", str(error))
+        for member in shards[-1]:
+            yield member, [shard.get(member) for shard in shards]
+        for number, (shard, after) in enumerate(itertools.pairwise(shards)):
+            alone[number] += len(shard.keys() - after.keys()) if after else 0
+    for number, (folder, following) in enumerate(itertools.pairwise(folders)):
+        if (raw / folder).is_dir():
+            alone[number] += sum(_count(raw / folder / name) for name in in_folder(raw, folder, _is_container, beside)
+                                 if not (raw / following / name).is_file())
+        if alone[number]:
+            what = ("radar images without an optical partner: "
+                    if products[number].startswith("S1") and products[number + 1].startswith("S2") else "")
+            print(f"left out {alone[number]} {what}zarr zips of {folder} that {following} lacks", flush=True)
+    yield from beside.result()
+
+
+def _is_container(name: str) -> bool:
+    return name.endswith((SUFFIX, ".tar"))
 
 
 def _count(path: pathlib.Path) -> int:

@@ -31,14 +31,16 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from data_prep.importers import Entry, Layout, Reject, no_such_kind
+from data_prep.importers import Entry, Layout, Reject, Unmatched, no_such_kind
 from data_prep.importers import _bigearthnet_tables as tables
 from data_prep.importers._bigearthnet_lmdb import Lmdbs
+from data_prep.importers._unmatched import NamedPaths, UnmatchedFiles, is_data
 from data_prep.record import Pair, Tile
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
@@ -131,12 +133,15 @@ class _Archive:
 
     def entries(self) -> Iterator[Entry | Reject]:
         absent = total = 0
+        named = NamedPaths()
         rows = tables.read(self._raw, self._classes) if self.version == 2 else tables.read_v1(self._raw)
         for _, scene in itertools.groupby(rows, key=lambda row: row.patch_id.rsplit("_", 2)[0]):
             found: list[Entry] = []
             for row in scene:
                 total += 1
                 folders = {feature: self._folder(feature, row) for feature in self._features}
+                for folder in folders.values():
+                    named.add(folder)
                 here = [feature for feature, folder in folders.items() if self._is_there(folder)]
                 if not here:
                     absent += 1
@@ -152,6 +157,27 @@ class _Archive:
             yield from self._located(found)
         if absent:
             print(f"left out {absent} of {total} table rows: no patch is on disk", flush=True)
+        yield from self._beside(named)
+
+    def _beside(self, named: NamedPaths) -> Iterator[Unmatched]:
+        """Yields the count of the patches on disk that no row names, and of files beside them."""
+        beside = UnmatchedFiles("a patch that the table names")
+        for feature in self._features:
+            root = _ROOTS[self.version][feature]
+            scenes = [f"{root}/{name}" for name in self._folders(root, beside)] if self.version == 2 else [root]
+            for scene in scenes:
+                for name in self._folders(scene, beside):
+                    if (patch := f"{scene}/{name}") not in named:
+                        beside.add(f"{patch}/")
+        yield from beside.result()
+
+    def _folders(self, folder: str, beside: UnmatchedFiles) -> Iterator[str]:
+        with os.scandir(self._raw / folder) as items:
+            for item in items:
+                if item.is_dir() and is_data(item.name):
+                    yield item.name
+                else:
+                    beside.add_data(folder, item.name)
 
     def _folder(self, feature: str, row: tables.Row) -> str:
         name, parts = (row.s1_name, 3) if feature == "s1" else (row.patch_id, 2)

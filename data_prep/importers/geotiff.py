@@ -16,8 +16,9 @@ A complete example: images of 256 x 256 pixels, radar and optical in two folders
 
     size         height and width of the S2 images (of the S1 images, for tiles without S2)
     files        {place}: the same text in both folders; images of one place are paired, the nearest in time first, each
-                 at most once. {date}: 20200607T180100, 20200607 or 2020-06-07, UTC. {band}: one file for each band.
-                 *: any other text
+                 at most once; of slices of one pass (5 minutes) the one that covers more. {date}: 20200607T180100,
+                 2020-06-07, 2020159 and others, UTC: see data_prep/dates.py. {band}: one file for each band; the text
+                 of one * may differ with it (R10m, R20m). *: any other text. All else is literal, letter case too
     bands        in the order of the file; not needed if the file describes its bands. With {band}: the text in its
                  place, such as {"B02": "B02_10m", ...}; not needed if that is B01 ... B12, VV, VH
     unit         "dB" or "linear" (power, not amplitude)
@@ -33,8 +34,11 @@ Without "files", pairs.csv (or pairs.parquet) names the files, relative to <raw>
 s1,s2,s1_time,s2_time,label,id,location_id,split
 s1/a.tif,s2/a.tif,2020-06-07T18:01:00Z,2020-06-04T10:10:31Z,label/a.tif,a,lagos,train
 
-Needed are the columns of the images that are built; all others may be left out: s1_time, s2_time (ISO 8601, UTC, or
-Unix seconds), label, id, location_id, split, lat, lon (degrees), cloud (percent), s2_offset.
+Needed are the columns of the images that are built; all others may be left out: s1_time, s2_time (data_prep/dates.py
+has the forms), label, id, location_id, split, lat, lon (degrees), cloud (percent), s2_offset. data_prep/tables.py says
+which tables are read: separators, quotes, rows that are rejected.
+
+Files in the same folders that fit no pattern, or that no row names, are counted in a line with the first of them.
 
 If the table has no lat and lon, they are the centre of the image, from the header of its file.
 
@@ -44,15 +48,13 @@ part of a scene is read. S2 stays as it is; bands of 20 m and 60 m in files of t
 without georeference must have one size.
 """
 
-import math
 import pathlib
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
+from data_prep.importers import _geotiff_entry as geotiff_entry
 from data_prep.importers import _geotiff_json as geotiff_json
 from data_prep.importers import _geotiff_rows as geotiff_rows
 from data_prep.importers._geotiff_json import COLUMN, NAME
@@ -96,11 +98,12 @@ class Importer:
 
     def entries(self) -> Iterator[Entry | Reject]:
         if any(pattern for _, pattern in self._said.files()):
-            rows = geotiff_rows.by_name(self._raw, self._said, list(self._images))
+            rows = geotiff_rows.by_name(self._raw, self._said, list(self._images), labels="label" in self._needed)
         else:
-            rows = geotiff_rows.by_table(self._raw, self._needed + ["s2_offset"] * self._offset_in_table())
-        for number, row in enumerate(rows, start=1):
-            yield row if isinstance(row, Reject) else self._entry(row, number)
+            offset = "s2" in self._images and self._images["s2"].convention == COLUMN
+            rows = geotiff_rows.by_table(self._raw, self._said, self._needed + ["s2_offset"] * offset)
+        for row in rows:
+            yield row if isinstance(row, Reject) else geotiff_entry.make(row, self._raw, self._images, self._needed)
 
     def read(self, entry: Entry) -> Pair | Tile:
         images, grid = {}, None
@@ -116,40 +119,6 @@ class Importer:
         for feature, image in images.items():
             label[~self._images[feature].spec.holds_data(image)] = IGNORED
         return Tile.of(entry, images=images, label=label, source=source, s2_offset_removed=offset)
-
-    def _offset_in_table(self) -> bool:
-        return "s2" in self._images and self._images["s2"].convention == COLUMN
-
-    def _entry(self, row: Mapping[str, Any], number: int) -> Entry | Reject:
-        main = _text(row, "s2") or _text(row, "s1") or f"row {number}"
-        name = _text(row, "id") or re.sub(r"[/_]*\{band\}|\.\w+$", "", main)
-        where: dict[str, Any] = {feature: _text(row, feature) for feature in self._needed}
-        for feature, path in where.items():
-            paths = [path] if feature == "label" else [*self._images[feature].paths(path).values()]
-            gone = [path for path in paths if not (self._raw / path).is_file()]
-            if gone:
-                return Reject(name, f"'{gone[0]}' is missing" if path else f"no {feature} in row {number}")
-        try:
-            where["s2_offset"] = int(row["s2_offset"]) if self._offset_in_table() else (
-                self._images["s2"].convention if "s2" in self._images else 0)
-            if where["s2_offset"] not in (0, 1000):
-                raise ValueError(f"s2_offset is {where['s2_offset']}, expected 0 or 1000")
-            facts = {key: float(row[key]) for key in ("lat", "lon", "cloud") if _text(row, key)}
-            for key, limit in (("lat", 90), ("lon", 180)):
-                if abs(facts.get(key, 0)) > limit:
-                    raise ValueError(f"{key} is {facts[key]}, expected degrees")
-            times = {feature: geotiff_rows.parse_time(row.get(f"{feature}_time")) for feature in self._images}
-        except UserError:  # it concerns all rows
-            raise
-        except (ValueError, TypeError) as error:
-            return Reject(name, f"row {number}: {error}")
-        if math.isnan(facts.get("lat", math.nan) + facts.get("lon", math.nan)):
-            feature = "s2" if "s2" in self._images else "s1"
-            files = self._images[feature].paths(where[feature])
-            path = files.get("B02") or next(iter(files.values()))
-            facts["lat"], facts["lon"] = raster.listed_centre(self._raw / path)
-        return Entry(name, _text(row, "location_id") or name, _text(row, "split"), where, times=times,
-                     lat=facts["lat"], lon=facts["lon"], cloud=facts.get("cloud", math.nan))
 
     def _load(self, entry: Entry, feature: str, around: raster.Grid | None) -> dict[str, raster.Raster]:
         """Reads an image, or the part around a grid: band -> Raster of that band, in the sensor's order."""
@@ -238,8 +207,3 @@ def _placed(grid: raster.Grid | None) -> raster.Grid | None:
 
 def _where(band: str, grid: raster.Grid) -> str:
     return f"{band} is {grid.shape[0]}x{grid.shape[1]} at {grid.extent()} in {grid.crs}"
-
-
-def _text(row: Mapping[str, Any], column: str) -> str:
-    value = row.get(column)
-    return "" if value is None else str(value)

@@ -32,8 +32,10 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.dates import acquisition_time
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
-from data_prep.pairing import acquisition_time, nearest_in_time
+from data_prep.importers._unmatched import UnmatchedFiles, in_folder
+from data_prep.pairing import nearest_in_time
 from data_prep.record import Pair
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
@@ -97,6 +99,8 @@ class Importer:
                         {"s1": s1.where(row_1), "s2": s2.where(row_2)}, times={"s1": time_1, "s2": time_2},
                         lat=s2.fact("centre_lat", row_2), lon=s2.fact("centre_lon", row_2),
                         cloud=s2.fact("cloud_cover", row_2))
+        yield from s1.beside.result()
+        yield from s2.beside.result()
 
     def read(self, entry: Entry) -> Pair:
         dn, offset, grid = self._s2(entry)
@@ -163,7 +167,10 @@ class _Images:
 
     def __init__(self, folder: pathlib.Path):
         self.name = folder.name
-        self._table = _metadata(folder) if (folder / "images").is_dir() else _unpacked(folder)
+        has_parts = (folder / "images").is_dir()
+        self.beside = UnmatchedFiles("part files that metadata.parquet names" if has_parts else
+                                     "folders <row>/<grid_cell>/<product_id>, such as 433D/433D_1160R/...")
+        self._table = (_metadata if has_parts else _unpacked)(folder, self.beside)
         self.by_cell = defaultdict(list)
         for number, cell in enumerate(self._table["grid_cell"].to_pylist()):
             self.by_cell[cell].append(number)
@@ -191,8 +198,8 @@ class _Images:
         return math.nan if value is None else value
 
 
-def _metadata(folder: pathlib.Path) -> Any:
-    """Reads the rows of metadata.parquet whose part file is on disk, with a column 'file'."""
+def _metadata(folder: pathlib.Path, beside: UnmatchedFiles) -> Any:
+    """Reads the rows of metadata.parquet whose part file is on disk, with a column 'file'; `beside` counts others."""
     import pyarrow
     import pyarrow.compute
     import pyarrow.parquet
@@ -210,7 +217,12 @@ def _metadata(folder: pathlib.Path) -> Any:
         raise UserError(f"'{path}' cannot be read as Parquet ({str(error)[:120]}); fetch it again") from error
     files = pyarrow.compute.replace_substring_regex(table["parquet_url"], r"^.*/|\?.*$", "")
     table = table.append_column("file", files).drop_columns("parquet_url")
-    there = pyarrow.array(sorted(part.name for part in (folder / "images").glob("*.parquet")), pyarrow.string())
+    parts = sorted(in_folder(folder.parent, f"{folder.name}/images", lambda name: name.endswith(".parquet"), beside))
+    named = set(pyarrow.compute.unique(files).to_pylist())
+    for part in parts:
+        if part not in named:
+            beside.add(f"{folder.name}/images/{part}")
+    there = pyarrow.array(parts, pyarrow.string())
     found = table.filter(pyarrow.compute.is_in(files, there)).combine_chunks()
     if absent := table.num_rows - found.num_rows:
         print(f"left out {absent} of {table.num_rows} images of {folder.name}: their part files are not on disk",
@@ -218,11 +230,20 @@ def _metadata(folder: pathlib.Path) -> Any:
     return found
 
 
-def _unpacked(folder: pathlib.Path) -> Any:
-    """Lists <row>/<grid_cell>/<product_id>/ below `folder` in the form of `_metadata`."""
+def _unpacked(folder: pathlib.Path, beside: UnmatchedFiles) -> Any:
+    """Lists <row>/<grid_cell>/<product_id>/ below `folder` in the form of `_metadata`; `beside` counts all else."""
     import pyarrow
 
-    found = sorted(path for path in folder.glob("*/*/*/") if re.fullmatch(r"\d+[UD]_\d+[LR]", path.parent.name))
+    def below(parts: str, name: str) -> Iterator[str]:
+        path = f"{folder.name}/{parts}".rstrip("/")
+        for found in in_folder(folder.parent, path, lambda text: bool(re.fullmatch(name, text)), beside):
+            if (folder / parts / found).is_dir():
+                yield f"{parts}/{found}".lstrip("/")
+            else:
+                beside.add_data(path, found)
+
+    found = sorted(folder / product for row in below("", r"\d+[UD]") for cell in below(row, r"\d+[UD]_\d+[LR]")
+                   for product in below(cell, r"[^.].*"))
     if not found:
         raise UserError(f"'{folder / 'images'}' is missing; fetch images and metadata.parquet of {folder.name}, or "
                         f"unpack them as {folder.name}/<row>/<grid_cell>/<product_id>/<band>.tif")

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
+from data_prep.importers._unmatched import UnmatchedFiles
 from data_prep.record import Pair
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
@@ -65,6 +66,11 @@ class Importer:
         self._bands = [_S2_BANDS.index(band) for band in SENSORS[sensors["s2"]].bands]
 
     def entries(self) -> Iterator[Entry | Reject]:
+        beside = UnmatchedFiles(f"'{self._path.name}' and the tables of its name alone")
+        for item in self._path.parent.iterdir():
+            if item.is_file() and item.name != self._path.name:
+                beside.add_data("", item.name)
+        yield from beside.result()
         tiles = _read_tile_info(self._companion("tile_info"))
         metadata = self._array("metadata")
         splits, other_level, other_radar = self._splits(len(metadata)), 0, 0

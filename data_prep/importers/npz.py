@@ -25,7 +25,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from data_prep.importers import LATEST_TIME, Entry, Layout, Reject, no_such_kind
+from data_prep.importers import LATEST_TIME, Entry, Layout, Reject, Unmatched, no_such_kind
+from data_prep.importers._unmatched import UnmatchedFiles
 from data_prep.record import Pair, Tile
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
@@ -73,6 +74,7 @@ class Importer:
         self._load = functools.lru_cache(maxsize=1)(_read)  # entries come file by file
 
     def entries(self) -> Iterator[Entry | Reject]:
+        yield from _beside(self._raw)
         first, expected = _files(self._raw)[0].name, self.layout(self._kind, self._raw).sensors
         for path in _files(self._raw):
             small = _read(path, large=False)
@@ -105,10 +107,19 @@ class Importer:
 def _files(raw: pathlib.Path) -> list[pathlib.Path]:
     if raw.is_file():
         raise UserError(f"'{raw}' is a file; --raw must name the folder that holds it, '{raw.parent}'")
-    files = sorted(raw.glob("*.npz"))
+    files = sorted(path for path in raw.glob("*.npz") if path.name[0] != ".")
     if not files:
         raise UserError(f"'{raw}' holds no .npz file; see data_prep/importers/npz.py for the layout")
     return files
+
+
+def _beside(raw: pathlib.Path) -> Iterator[Unmatched]:
+    """Yields the count of files beside the .npz files, and of folders that hold some."""
+    beside = UnmatchedFiles("a name that ends in .npz, in the folder itself")
+    for item in raw.iterdir():
+        if next(item.glob("[!.]*.npz"), None) if item.is_dir() else item.suffix != ".npz":
+            beside.add_data("", item.name, item.is_dir)
+    yield from beside.result()
 
 
 def _sensors(small: dict) -> dict[str, str]:

@@ -8,6 +8,7 @@ are 0 in it. Dates and places are not published.
 """
 
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -15,6 +16,7 @@ import PIL
 from PIL import Image
 
 from data_prep.importers import Entry, Layout, Reject
+from data_prep.importers._unmatched import UnmatchedFiles, in_folder
 from data_prep.record import Pair, Tile
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
@@ -38,26 +40,30 @@ class Importer:
         self._raw, self._kind, self._sensors = raw, kind, sensors
 
     def entries(self) -> Iterator[Entry | Reject]:
+        beside = UnmatchedFiles("a name like S1_before_0001.png, by its folder")
         layers = (*self._sensors, *(["mask"] if self._kind == "tiles" else []))
         for split in ("train", "test"):
             for when in ("after",) if self._kind == "tiles" else ("before", "after"):
                 starts = {"s1": f"OmbriaS1/{split}/{when.upper()}/S1_{when}_",
                           "s2": f"OmbriaS2/{split}/{when.upper()}/S2_{when}_",
                           "mask": f"OmbriaS1/{split}/MASK/S1_mask_"}
-                numbers = {layer: self._numbers(starts[layer]) for layer in layers}
+                numbers = {layer: self._numbers(starts[layer], beside) for layer in layers}
                 for number in sorted(set().union(*numbers.values())):
                     name, where = f"ombria_{number}_{when}", {layer: f"{starts[layer]}{number}.png" for layer in layers}
                     gone = [layer for layer in layers if number not in numbers[layer]]
                     here = [layer for layer in layers if layer not in gone]
                     yield (Reject(name, f"'{where[here[0]]}' has no partner '{where[gone[0]]}'") if gone
                            else Entry(name, f"ombria_{number}", split, where))
+        yield from beside.result()
 
-    def _numbers(self, start: str) -> set[str]:
+    def _numbers(self, start: str, beside: UnmatchedFiles) -> set[str]:
         folder, prefix = start.rsplit("/", 1)
         if not (self._raw / folder).is_dir():
             raise UserError(f"'{self._raw / folder}' is missing; --raw must name the folder that holds OmbriaS1 and "
                             "OmbriaS2")
-        return {path.stem.removeprefix(prefix) for path in (self._raw / folder).glob(f"{prefix}*.png")}
+        name = re.compile(rf"{prefix}(\d+)\.png")
+        return {found.removeprefix(prefix).removesuffix(".png") for found in in_folder(
+            self._raw, folder, lambda found: name.fullmatch(found) is not None, beside)}
 
     def read(self, entry: Entry) -> Pair | Tile:
         images = {}

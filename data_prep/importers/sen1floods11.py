@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from data_prep.importers import Entry, Layout, Reject
+from data_prep.importers._unmatched import UnmatchedFiles, in_folder
 from data_prep.record import UNKNOWN_TIME, Pair, Tile
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
@@ -70,8 +71,10 @@ class Importer:
         self._splits = _read_splits([raw, raw / "v1.1", self._hand.parent.parent.parent])
 
     def entries(self) -> Iterator[Entry | Reject]:
-        chips = {layer: {path.stem.removesuffix(f"_{layer}") for path in (self._hand / layer).glob(f"*_{layer}.tif")}
-                 for layer in self._layers}
+        beside = UnmatchedFiles("a name like Ghana_103272_S1Hand.tif, by its folder")
+        chips = {layer: {name.removesuffix(f"_{layer}.tif") for name in in_folder(
+            self._hand, layer, lambda name, end=f"_{layer}.tif": name.endswith(end), beside)}  # type: ignore[misc]
+            for layer in self._layers}
         for chip in sorted(set().union(*chips.values())):
             if gone := [layer for layer in self._layers if chip not in chips[layer]]:
                 yield Reject(chip, f"no {gone[0]} image")
@@ -80,6 +83,7 @@ class Importer:
             times = {feature: _midnight(days[feature]) for feature in self._sensors}
             lat, lon = raster.listed_centre(self._file(chip, self._layers[0]))
             yield Entry(chip, chip, self._splits.get(chip, ""), {}, lat=lat, lon=lon, times=times)
+        yield from beside.result()
 
     def _file(self, chip: str, layer: str) -> pathlib.Path:
         return self._hand / layer / f"{chip}_{layer}.tif"

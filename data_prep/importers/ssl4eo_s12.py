@@ -24,8 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.dates import acquisition_time
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
-from data_prep.pairing import acquisition_time, nearest_in_time
+from data_prep.importers._unmatched import UnmatchedFiles
+from data_prep.pairing import nearest_in_time
 from data_prep.record import Pair
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
@@ -63,14 +65,16 @@ class Importer:
                                 f"holds {' and '.join(self._folders)}")
 
     def entries(self) -> Iterator[Entry | Reject]:
+        places = UnmatchedFiles("a folder whose name is a number of 6 or 7 digits, each once")
+        products = UnmatchedFiles("a folder with the name of a product")
         numbered: list[dict[int, str]] = []
         for folder in self._folders:
             numbered.append({})
-            for name in _subfolders(self._raw / folder):
-                if re.fullmatch(r"\d{6,7}", name):
-                    numbered[-1][int(name)] = f"{folder}/{name}"
+            for name in _subfolders(self._raw, folder, re.compile(r"\d{6,7}"), places):
+                if int(name) in numbered[-1]:  # 000200 and 0000200
+                    places.add(f"{folder}/{name}/")
                 else:
-                    yield Reject(f"{folder}/{name}", "the folder's name is no number of 6 or 7 digits")
+                    numbered[-1][int(name)] = f"{folder}/{name}"
         for number in sorted(set().union(*numbered) - _void(self._raw)):
             place, paths = f"{number:07d}", [folders[number] for folders in numbered if number in folders]
             if len(paths) < len(numbered):
@@ -78,7 +82,8 @@ class Importer:
                                if number not in folders)
                 yield Reject(place, f"no folder in {lacking}")
                 continue
-            images = [[(name, f"{path}/{name}") for name in _subfolders(self._raw / path)] for path in paths]
+            images = [[(name, f"{path}/{name}") for name in _subfolders(self._raw, path, re.compile(r".*"), products)]
+                      for path in paths]
             lat, lon = raster.listed_centre(self._raw / images[1][0][1] / "B1.tif") if images[1] else (
                 math.nan, math.nan)
             for found in pair_dates(place, *images):
@@ -88,6 +93,8 @@ class Importer:
                 (s1_time, s1), (s2_time, s2) = found
                 yield Entry(f"{place}_{pathlib.PurePosixPath(s2).name}", place, "", {"s1": s1, "s2": s2}, lat=lat,
                             lon=lon, times={"s1": s1_time, "s2": s2_time})
+        yield from places.result()
+        yield from products.result()
 
     def read(self, entry: Entry) -> Pair:
         s1, s2 = (self._bands(entry.where[feature], self._sensors[feature].bands) for feature in ("s1", "s2"))
@@ -127,7 +134,8 @@ def pair_dates(place: str, s1: Sequence[tuple[str, Any]], s2: Sequence[tuple[str
                 dated[-1].append((acquisition_time(name), anything, name))
             except UserError as error:
                 rejects.append(Reject(f"{place}_{name}", str(error)))
-    pairs = nearest_in_time(*([time for time, _, _ in of_sensor] for of_sensor in dated))
+    s1_times, s2_times = ([time for time, _, _ in of_sensor] for of_sensor in dated)
+    pairs = nearest_in_time(s1_times, s2_times)
     for i, j in pairs:
         yield dated[0][i][:2], dated[1][j][:2]
     paired = [{i for i, _ in pairs}, {j for _, j in pairs}]
@@ -137,9 +145,16 @@ def pair_dates(place: str, s1: Sequence[tuple[str, Any]], s2: Sequence[tuple[str
     yield from rejects
 
 
-def _subfolders(folder: pathlib.Path) -> list[str]:
-    with os.scandir(folder) as found:
-        return sorted(item.name for item in found if item.is_dir() and not item.name.startswith("."))
+def _subfolders(raw: pathlib.Path, folder: str, name: re.Pattern[str], beside: UnmatchedFiles) -> list[str]:
+    """Returns the folders in a folder whose names fit, in order; `beside` counts all else but hidden files."""
+    found = []
+    with os.scandir(raw / folder) as items:
+        for item in items:
+            if item.is_dir() and not item.name.startswith(".") and name.fullmatch(item.name):
+                found.append(item.name)
+            else:
+                beside.add_data(folder, item.name, item.is_dir)
+    return sorted(found)
 
 
 def _void(raw: pathlib.Path) -> set[int]:

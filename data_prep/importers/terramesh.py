@@ -24,10 +24,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from data_prep.dates import acquisition_time
 from data_prep.importers import Entry, Layout, Reject
 from data_prep.importers import _zarr_samples as zarr_samples
+from data_prep.importers._unmatched import UnmatchedFiles, in_folder
 from data_prep.importers._zarr_samples import PRODUCTS, SPLITS
-from data_prep.pairing import acquisition_time
 from data_prep.record import UNKNOWN_TIME, Pair, Tile
 from data_prep.zarr_zip import ZarrZip
 from dual_encoder.data.labels import LabelSpec
@@ -150,14 +151,16 @@ class _Tiles:
                                 f"{' and '.join(products.values())}")
 
     def entries(self) -> Iterator[Entry | Reject]:
-        tiles = {product: {path.stem for path in (self._raw / product).glob("*.tif")}
-                 for product in self._products.values()}
+        beside = UnmatchedFiles("a name like 433D_1160R_3_1.tif")
+        tiles = {product: {name.removesuffix(".tif") for name in in_folder(
+            self._raw, product, lambda name: name.endswith(".tif"), beside)} for product in self._products.values()}
         for tile in sorted(set().union(*tiles.values())):
             if lacking := [product for product, there in tiles.items() if tile not in there]:
                 yield Reject(tile, f"no {' and no '.join(lacking)} of this tile")
             else:
                 lat, lon = raster.listed_centre(self._raw / next(iter(tiles)) / f"{tile}.tif")
                 yield Entry(tile, tile, "", {}, lat=lat, lon=lon)
+        yield from beside.result()
 
     def read(self, entry: Entry, sensors: Mapping[str, SensorSpec]) -> _Read:
         paths = {feature: self._raw / product / f"{entry.id}.tif" for feature, product in self._products.items()}

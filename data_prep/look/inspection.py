@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from data_prep import turned_away
 from data_prep.build.doubts import Doubts
 from data_prep.pairing import GapHistogram
 from data_prep.record import UNKNOWN_TIME, timed
@@ -45,7 +46,7 @@ def inspect(folder: str | os.PathLike, split: str, limit: int, out: pathlib.Path
         yield (f"split {name:11s} {sum(e['records'] for e in entries):8d} records  {len(entries):4d} shards  "
                f"{sum(e['bytes'] for e in entries) / 1e6:10.1f} MB")
     if (rejected := epath.Path(folder) / "rejected.jsonl").exists():
-        yield f"{len(rejected.read_text().splitlines())} rejected by the build, see {rejected}"
+        yield turned_away.count(rejected.read_text().splitlines(), str(rejected))
     records = [ShardedRecords(folder, name) for name in ([split] if split else info.shards)]
     total = sum(map(len, records))
     chosen = np.unique(np.linspace(0, total - 1, min(limit, total)).astype(int))

@@ -59,6 +59,15 @@ class Grid:
         (longitude,), (latitude,) = _to_crs(self.crs, "EPSG:4326", *self._points([0.5], [0.5]))
         return latitude, longitude
 
+    def near(self, other: "Grid") -> "Grid":
+        """Returns this grid with its longitudes counted so that it lies next to `other`: 290 degrees are -70."""
+        turns = 0.0
+        if self.crs is not None and other.crs is not None and self.crs.is_geographic:
+            (there,), _ = _to_crs(other.crs, self.crs, *other._points([0.5], [0.5]))
+            turns = np.round((there - self._points([0.5], [0.5])[0][0]) / 360) if math.isfinite(there) else 0.0
+        moved = type(self.transform).translation(360 * turns, 0) @ self.transform if turns else self.transform
+        return dataclasses.replace(self, transform=moved)
+
     def extent(self) -> str:
         """Returns 'latitude 47.1 to 47.2, longitude 9.8 to 9.9', or the size in pixels without georeference."""
         if self.crs is None:
@@ -116,9 +125,10 @@ def load(source: pathlib.Path | bytes, name: str = "", around: Grid | None = Non
     """
     with _opened(source, name or str(source)) as file:
         grid = Grid(file.crs, file.transform, (file.height, file.width))
+        grid = grid if around is None else grid.near(around)
         window = None if around is None else _window(grid, around, name or str(source))
         if window is not None:
-            moved = file.transform @ file.transform.translation(window.col_off, window.row_off)
+            moved = grid.transform @ grid.transform.translation(window.col_off, window.row_off)
             grid = Grid(file.crs, moved, (window.height, window.width))
         return Raster(file.read(window=window), grid, tuple(text or "" for text in file.descriptions), file.nodata)
 
@@ -217,6 +227,8 @@ def _window(grid: Grid, around: Grid, name: str) -> Any:
     xs, ys = np.array(_to_crs(around.crs, grid.crs, *around.edge()))
     exist = np.isfinite(xs) & np.isfinite(ys)
     xs, ys, inverse = xs[exist], ys[exist], ~grid.transform
+    if grid.crs.is_geographic:  # across the antimeridian they may be a turn away
+        xs = xs + 360 * np.round((grid._points([0.5], [0.5])[0][0] - xs) / 360)
     columns = inverse.a * xs + inverse.b * ys + inverse.c
     rows = inverse.d * xs + inverse.e * ys + inverse.f
     if not (exist.any() and columns.max() > 0 and columns.min() < grid.shape[1] and rows.max() > 0

@@ -13,7 +13,7 @@ import rasterio.vrt
 from affine import Affine
 
 from data_prep import importers, record
-from data_prep.importers import Entry, Reject
+from data_prep.importers import Entry, Reject, Unmatched
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS, sensor
 
@@ -71,7 +71,7 @@ def make(raw, kind="pairs", features=("s1", "s2")):
 def read(raw, kind="pairs", features=("s1", "s2"), entry=None):
     layout = importers.load("geotiff").layout(kind, raw)
     if entry is None:
-        (entry,) = make(raw, kind, features).entries()
+        (entry,) = (item for item in make(raw, kind, features).entries() if not isinstance(item, Unmatched))
     assert isinstance(entry, Entry), entry
     json.dumps(entry.where)
     item = make(raw, kind, features).read(entry)
@@ -194,7 +194,10 @@ def test_images_of_a_place_are_paired_by_date_each_once(tmp_path):
         Reject("s2/a_b/a_b_20191224.tif", "no S1 image of 'a_b' is left for it"),
         Reject("s1/d_20200607_S1A.tif", "no S2 image of 'd' is left for it"),
         Reject("s2/e/e_20200607.tif", "no S1 image of 'e' is left for it"),
-        Reject("f", "'20201345' is no time; expected one like 2020-06-07T18:01:00Z")]
+        Reject("s2/f/f_20201345.tif", "'20201345' is no time (month must be in 1..12); expected one like "
+                                      "2020-06-07T18:01:00Z"),
+        Unmatched("s2/a_b/other_20201224.tif", "fits no pattern; expected a name like 's2/{place}/{place}_{date}.tif' "
+                  "(s2.files of geotiff.json)", 1, ("s2/a_b/other_20201224.tif",))]
 
 
 def test_without_dates_a_place_has_one_image_of_each_sensor(tmp_path):
@@ -229,13 +232,14 @@ def test_bands_in_files_of_their_own_by_names_of_ones_own(tmp_path):
 
 # The table
 
-def test_facts_of_the_table_reach_the_records(tmp_path):
+def test_facts_of_the_table_reach_the_records(tmp_path, capsys):
     one(tmp_path)
     (tmp_path / "pairs.csv").write_text(
         "\ufeffid, s2,s1,s1_time,s2_time,location_id,split,lat,lon,cloud,mine\n"  # as a spreadsheet writes it
         "b,s2.tif,s1.tif,2020-06-07T03:08:00+02:00,1591249599,here,test,47.5,-9,12.5,x\n"
         "a,s2.tif,s1.tif,2020-06-07,,,,,,,\n")
     first, second = make(tmp_path).entries()
+    assert "not used: column 'mine'" in capsys.readouterr().out
     assert (first.id, first.location_id, first.split, first.cloud) == ("b", "here", "test", 12.5)
     assert first.times == {"s1": 1591492080, "s2": 1591249599}
     assert (second.id, second.location_id, second.split) == ("a", "a", "")
@@ -245,7 +249,7 @@ def test_facts_of_the_table_reach_the_records(tmp_path):
     pair = read(tmp_path, entry=second)
     assert pair.lat == pytest.approx(46.94, abs=0.01) and pair.lon == pytest.approx(10.31, abs=0.01)
     pyarrow.parquet.write_table(pyarrow.table({
-        "s1": ["s1.tif"], "s2": ["s2.tif"], "id": [0], "cloud": [None],
+        "s1": ["s1.tif"], "S2": ["s2.tif"], "id": [0], "cloud": [None],
         "s1_time": [datetime.datetime(2020, 6, 7, 1, 8, tzinfo=datetime.UTC)]}), tmp_path / "pairs.parquet")
     (tmp_path / "pairs.csv").unlink()
     (entry,) = make(tmp_path).entries()
@@ -253,21 +257,30 @@ def test_facts_of_the_table_reach_the_records(tmp_path):
 
 
 @pytest.mark.parametrize("columns, cells, reason", [
-    ("s1,s2", "s1.tif,", "no s2 in row 1"), ("s1,s2", "gone.tif,s2.tif", "'gone.tif' is missing"),
-    ("s1,s2,s1_time", "s1.tif,s2.tif,7 June", "row 1: '7 June' is no time; expected one like 2020-06-07T18:01:00Z"),
-    ("s1,s2,lat", "s1.tif,s2.tif,47 N", "row 1: could not convert string to float: '47 N'"),
-    ("s1,s2,lat", "s1.tif,s2.tif,470", "row 1: lat is 470.0, expected degrees"),
-    ("s1,s2", "s1.tif", "no s2 in row 1")])
+    ("s1,s2", "s1.tif,", "no s2 in line 2"), ("s1,s2", "gone.tif,s2.tif", "'gone.tif' is missing"),
+    ("s1,s2,s1_time", "s1.tif,s2.tif,7 June",
+     "line 2: s1_time '7 June' is no time; expected one like 2020-06-07T18:01:00Z"),
+    ("s1,s2,s1_time", "s1.tif,s2.tif,01/02/2020", "line 2: s1_time '01/02/2020' is no time: the day or the month may "
+     "come first; expected one like 2020-06-07T18:01:00Z"),
+    ("s1,s2,lat", "s1.tif,s2.tif,47 N", "line 2: lat is '47 N', no number; write it like 12.5"),
+    ("s1,s2,lat", 's1.tif,s2.tif,"47,5"', "line 2: lat is '47,5', a decimal comma; write it like 12.5"),
+    ("s1,s2,lat", "s1.tif,s2.tif,470", "line 2: lat is 470.0, expected degrees"),
+    ("s1,s2,lon", "s1.tif,s2.tif,600000", "line 2: lon is 600000.0, expected degrees"),
+    ("s1,s2,cloud", "s1.tif,s2.tif,101", "line 2: cloud is 101.0, expected percent"),
+    ("s1,s2", "s1.tif\0,s2.tif", "'s1.tif\\x00' is missing")])
 def test_rows_that_cannot_be_records_are_rejects(tmp_path, columns, cells, reason):
     one(tmp_path)
     (tmp_path / "pairs.csv").write_text(f"id,{columns}\nx,{cells}\n")
-    assert list(make(tmp_path).entries()) == [Reject("x", reason)]
+    assert [item for item in make(tmp_path).entries() if not isinstance(item, Unmatched)] == [Reject("x", reason)]
 
 
 @pytest.mark.parametrize("table, message", [
     ("s1,s2,id\ns1.tif,s2.tif,Köln\n".encode("latin-1"), "pairs.csv' cannot be read as a table .* CSV in UTF-8"),
-    (b"s1,s2,id\ns1.tif,s2.tif," + b"x" * 200_000, "pairs.csv' cannot be read as a table .*field larger"),
-    (b"s1,s2,s1_time\ns1.tif,s2.tif,1591492080000\n", "'1591492080000' is no time in seconds; .* divide milliseconds")])
+    (b"s1,s2,id\ns1.tif,s2.tif," + b"x" * 200_000, "pairs.csv' cannot be read as a table .line 2: field larger"),
+    (b's1,s2,id\ns1.tif,s2.tif,"a"b\n', "pairs.csv' cannot be read as a table .line 2: ',' expected after"),
+    (b's1,s2,id\ns1.tif,s2.tif,"a\n\n', "pairs.csv' cannot be read as a table .line 3: unexpected end of data"),
+    (b"s1,s2,S1\ns1.tif,s2.tif,a\n", "pairs.csv' has the column 's1' 2 times; keep one"),
+    (b"", r"pairs.csv' has no column s1 s2 \(it has \); add it")])
 def test_tables_that_are_wrong_as_a_whole_are_told(tmp_path, table, message):
     one(tmp_path)
     (tmp_path / "pairs.csv").write_bytes(table)
@@ -301,8 +314,8 @@ def test_the_offset_by_column_must_be_said_for_each_image(tmp_path):
         pair = read(tmp_path, entry=entry)
         assert pair.s2_offset_removed == removed
         np.testing.assert_array_equal(pair.images["s2"], np.moveaxis(np.maximum(raw - removed, 1), 0, -1))
-    assert c.id == "c" and "int()" in c.reason
-    assert d == Reject("d", "row 4: s2_offset is 100, expected 0 or 1000")
+    assert c == Reject("c", "line 4: s2_offset is empty, expected 0 or 1000")
+    assert d == Reject("d", "line 5: s2_offset is 100, expected 0 or 1000")
 
 
 # Bands

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from data_prep.pairing import DAY, GapHistogram, acquisition_time, nearest_in_time
+from data_prep.dates import acquisition_time
+from data_prep.pairing import DAY, GapHistogram, nearest_in_time
 from dual_encoder.errors import UserError
 
 pytestmark = pytest.mark.quick

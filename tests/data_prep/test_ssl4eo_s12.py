@@ -9,7 +9,7 @@ import pytest
 import rasterio
 
 from data_prep import record
-from data_prep.importers import Entry, Reject, ssl4eo_s12
+from data_prep.importers import Entry, Reject, Unmatched, ssl4eo_s12
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.s2_offset import detect_s2_offset
 from dual_encoder.imagery.sensors import SENSORS
@@ -123,7 +123,7 @@ def test_what_has_no_partner_or_no_time_is_rejected(tmp_path):
     entries, rejects = split(open_(tmp_path).entries())
     assert [entry.location_id for entry in entries] == ["0000001"] * 3 + ["0000004"] * 3 + ["0000006"] * 3
     reasons = {reject.id: reject.reason for reject in rejects}
-    assert len(reasons) == len(rejects) == 13
+    assert len(reasons) == len(rejects) == 12
     # November's radar image is the one that is not there.
     assert "no S1 image left to pair with: 3 S1, 4 S2" in reasons[f"0000001_{S2_NAMES[2]}"]
     # So February's.
@@ -133,7 +133,9 @@ def test_what_has_no_partner_or_no_time_is_rejected(tmp_path):
     assert "no acquisition time in the name 'S1A_without_time'" in reasons["0000004_S1A_without_time"]
     assert "'20201399T052649' in the name" in reasons["0000004_20201399T052649_T44RKT"]
     assert "0 S1, 4 S2" in reasons[f"0000005_{S2_NAMES[0]}"]
-    assert reasons["s1/12"] == reasons["s2a/12"] == "the folder's name is no number of 6 or 7 digits"
+    (beside,) = (reject for reject in rejects if isinstance(reject, Unmatched))
+    assert beside.examples == ("s1/12/", "s2a/12/") and beside.count == 2
+    assert "a folder whose name is a number of 6 or 7 digits" in beside.reason
 
 
 def test_zero_is_no_data(copied):

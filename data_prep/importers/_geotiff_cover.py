@@ -1,0 +1,55 @@
+"""How much of an optical image a radar image covers, for the choice between slices of one pass."""
+
+import pathlib
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from data_prep.importers._geotiff_json import Description
+
+_SIDE = 64  # pixels of the coarse image on which shares are measured
+
+
+class Cover:
+    """Measures shares; files are opened only for images between which there is a choice."""
+
+    def __init__(self, raw: pathlib.Path, said: Description):
+        self._raw, self._said = raw, said
+
+    def share(self, s1: Sequence[str], s2: Sequence[str]) -> Callable[[int, int], float]:
+        """Returns (number of an S1 image, number of an S2 image) -> share of the S2 image's grid, 0..1.
+
+        A pixel counts if both images have data there. An image that cannot be read has the share 0: reading reports it.
+        """
+        return lambda i, j: _share(self._first_band("s1", s1[i]), self._first_band("s2", s2[j]))
+
+    def _first_band(self, feature: str, path: str) -> pathlib.Path:
+        return self._raw / next(iter(self._said.images[feature].paths(path).values()))
+
+
+def _share(s1: pathlib.Path, s2: pathlib.Path) -> float:
+    """Returns the share of pixels of a coarse S2 grid at which both files have data."""
+    import rasterio
+    from rasterio._err import CPLE_BaseError
+    from rasterio.vrt import WarpedVRT
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        try:
+            with rasterio.open(s1) as radar, rasterio.open(s2) as optical:
+                optical_data = _has_data(optical)
+                if radar.crs is None or optical.crs is None:
+                    return float((_has_data(radar) & optical_data).mean())
+                coarse = optical.transform @ optical.transform.scale(optical.width / _SIDE, optical.height / _SIDE)
+                with WarpedVRT(radar, crs=optical.crs, transform=coarse, width=_SIDE, height=_SIDE,
+                               src_nodata=0 if radar.nodata is None else radar.nodata) as onto:
+                    return float((_has_data(onto) & optical_data).mean())
+        except (rasterio.errors.RasterioError, CPLE_BaseError):
+            return 0.0
+
+
+def _has_data(file) -> np.ndarray:
+    """Returns bool [_SIDE, _SIDE]: the first band is not masked, not 0 and not NaN."""
+    values = file.read(1, out_shape=(_SIDE, _SIDE), masked=True)
+    return ~np.ma.getmaskarray(values) & np.isfinite(values.data) & (values.data != 0)
