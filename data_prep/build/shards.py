@@ -5,11 +5,13 @@ shard do not depend on the process that writes it, nor on how often it is writte
 """
 
 import base64
+import collections
 import dataclasses
 import hashlib
 import json
 import pathlib
 import time
+import traceback
 from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
@@ -23,13 +25,15 @@ from data_prep.pairing import GapHistogram
 from data_prep.record import Pair, Tile, check, cut, time_of, timed
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.data.tfrecord import FOOTER, HEADER, INDEX_DTYPE, masked_crc32c
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 from dual_encoder.imagery import radiometry
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec, sensor
 from dual_encoder.storage import atomic
 
 TEXTS = ("id", "location_id", "source")
 FLOATS = ("lat", "lon", "cloud")
+# Damaged data gives errors of values, keys, files and memory. These come from wrong code only.
+OUR_MISTAKES = (TypeError, AttributeError, NameError, AssertionError, NotImplementedError, ImportError)
 WATER_WEAK = "water_weak"  # labels that a build makes of pairs itself
 
 
@@ -45,7 +49,7 @@ class Job:
     Attributes:
       importer, raw, kind: the raw data; `kind` is that of the importer's records, 'pairs' or 'tiles'.
       sensors: feature name -> sensor name.
-      size, raw_size: pixels of a record and of a raw image; a larger raw image is cut.
+      size, raw_size: pixels of a record and of a raw image; a larger raw image is cut. 0 = raw images of any size.
       label: spec of the label of tiles; None for pairs.
       labels: 'water_weak' makes tiles of pairs; another name is one of the importer's labels; '' = its usual one.
       filters: limits that records must keep.
@@ -75,7 +79,8 @@ class Job:
     def open(self) -> importers.Importer:
         """Returns the importer, ready to read."""
         labels = "" if self.labels == WATER_WEAK else self.labels
-        return importers.open_raw(self.importer, pathlib.Path(self.raw), self.kind, self.sensors, labels)
+        return importers.open_raw(self.importer, pathlib.Path(self.raw), self.kind, self.sensors, labels,
+                                  cut=not self.raw_size)
 
     def shard(self, task: Task) -> pathlib.Path:
         """Returns the path of a shard."""
@@ -110,6 +115,7 @@ class Note:
       index: INDEX_DTYPE [records], with shard numbers.
       gaps: time between the images.
       rejected: rows of rejected.jsonl.
+      remarks: remark of a record -> number of stored records that have it.
       seconds: 'read' (raw files to records), 'check' (cut, checks, weak labels), 'write'.
     """
 
@@ -120,6 +126,7 @@ class Note:
     gaps: GapHistogram
     rejected: list[dict[str, str]]
     seconds: dict[str, float]
+    remarks: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def faults(self) -> int:
@@ -156,6 +163,7 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
     """
     digest, rows, gaps = hashlib.sha256(), [], GapHistogram()
     rejected: list[dict[str, str]] = []
+    remarks: collections.Counter[str] = collections.Counter()
     seconds = dict.fromkeys(("read", "check", "write"), 0.0)
     clock = _Clock(seconds)
     with atomic.create(job.shard(task)) as file:
@@ -171,6 +179,7 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
                     file.write(part)
                     digest.update(part)
                 gaps.add(outcome.times)
+                remarks.update(outcome.remarks)
                 clock.lap("write")
             meter.add(1, file.size - size_before, faults)
             if faults:
@@ -181,7 +190,8 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
                                     "--max-rejected, then run the same command again: finished shards are kept")
         size = file.size
     clock.lap("write")
-    note = Note(size, len(rows), digest.hexdigest(), np.array(rows, INDEX_DTYPE), gaps, rejected, seconds)
+    note = Note(size, len(rows), digest.hexdigest(), np.array(rows, INDEX_DTYPE), gaps, rejected, seconds,
+                dict(remarks))
     atomic.write(job.note(task), note.to_json().encode())
 
 
@@ -231,6 +241,7 @@ class Rejected:
 class _Stored:
     payload: bytes
     times: Mapping[str, int]
+    remarks: tuple[str, ...]
 
 
 def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, clock: "_Clock"
@@ -252,9 +263,11 @@ def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, cl
             if not reason:
                 if job.labels == WATER_WEAK and isinstance(patch, Pair):
                     patch = label_by_indices(patch, job.specs)
-                stored = _Stored(serialize(job, patch), patch.times)
+                stored = _Stored(serialize(job, patch), patch.times, patch.remarks)
             clock.lap("check")
             yield Rejected(name, "filter", reason) if reason else stored
+    except OUR_MISTAKES as error:
+        raise _bug(job, name, error) from error
     except Exception as error:  # a fault of any kind in one of a million entries must not lose the others
         yield Rejected(name, "fault", _reason(error))
 
@@ -263,6 +276,14 @@ def _log(job: Job, row: Mapping[str, str]) -> None:
     """Appends a fault to the log at once, so that it is kept if the build stops before the shard has its note."""
     with open(job.log, "a") as log:
         log.write(json.dumps(row) + "\n")
+
+
+def _bug(job: Job, name: str, error: Exception) -> UserError:
+    """Returns the error that stops the build for a mistake in this project; its traceback goes to the log."""
+    text = f"{type(error).__name__}: {one_line(error)}"
+    _log(job, {"id": name, "kind": "bug", "reason": text, "traceback": "".join(traceback.format_exception(error))})
+    return UserError(f"a bug of this project stopped the build at '{name}' of importer {job.importer} ({text}); your "
+                     f"data need not be at fault: please report this line and the traceback in {job.log}")
 
 
 def _reason(error: Exception) -> str:

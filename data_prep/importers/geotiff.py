@@ -81,15 +81,15 @@ class Importer:
             label = LabelSpec("pixel_classes", tuple(said.labels.classes))
         return Layout(
             sensors={feature: (images.spec.name,) for feature, images in said.images.items()},
-            default=tuple(said.images), size=said.size, label=label,
+            default=tuple(said.images), size=said.size, any_size=True, label=label,
             source={**said.source, "description": geotiff_json.digest(raw, geotiff_rows.TABLES),
                     "notes": "own GeoTIFFs; other grids than that of S2 were resampled to it, radar "
                              "bilinear in linear power, classes by the nearest pixel"})
 
-    def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str]):
+    def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str], cut: bool = False):
         self._raw, self._kind, self._said = raw, kind, geotiff_json.read(raw)
         self._images = {feature: self._said.images[feature] for feature in sensors}
-        self._reader = Reader(raw, kind, self._said, list(sensors))
+        self._reader = Reader(raw, kind, self._said, list(sensors), cut)
         self._needed = [*sensors, *(["label"] if kind == "tiles" else [])]
 
     def entries(self) -> Iterator[Entry | Reject]:
