@@ -85,11 +85,9 @@ def parse_labels(said: Mapping[str, Any], faults: list[str]) -> Labels:
         files = ""
     elif re.search(r"\{band\}|\*", files):
         faults.append(f"label.files is '{files}'; it may hold {{place}} and {{date}} only")
-    before = len(faults)
     classes = _classes(said.get("classes"), faults)
     ignore = () if said.get("ignore") is None else _values(said["ignore"], "label.ignore", faults)
-    if len(faults) == before:
-        _check_distinct(classes, ignore, faults)
+    _check_distinct(classes, ignore, faults)
     return Labels(files, classes, ignore)
 
 

@@ -53,6 +53,7 @@ class Reader:
         for band, relative in images.paths(entry.where[feature]).items():
             path = self._raw / relative
             loaded = raster.load(path, around=around, bands=len(images.names) if not band else 1)
+            statements.check_count(images, band, loaded, pathlib.Path(relative) if band else path)
             statements.check_unit(images, loaded, path)
             if feature == "s2":
                 statements.optical_offset(loaded, entry.where["s2_offset"], path)
@@ -80,11 +81,13 @@ class Reader:
         for band, image in bands.items():
             if said is None and image.no_data[0] == 0:
                 image = dataclasses.replace(image, no_data=(None,))  # a tag of 0 means 0 in all bands, a dark surface
-            shown.append(raster.bring_to(image.holds_data(said)[0], image.grid, grid))
-            values.append(raster.bring_to(image.values[0], image.grid, grid))
-            if values[-1] is None:
+            brought = [raster.bring_to(of_band, image.grid, grid)
+                       for of_band in (image.values[0], image.holds_data(said)[0])]
+            if brought[0] is None or brought[1] is None:
                 raise UserError(f"'{name}': {_apart(band, image.grid, finest, grid)}; expected all bands of one image "
                                 "on one grid")
+            values.append(brought[0])
+            shown.append(brought[1])
         everywhere = np.all(shown, axis=0)
         dn = _whole_numbers(np.stack(values, axis=-1), everywhere, name)
         dn[~everywhere] = 0  # before the sign: -9999 may be the value of no data

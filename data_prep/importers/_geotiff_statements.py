@@ -50,6 +50,25 @@ def bands_said(text: str, feature: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def check_count(images: Images, band: str, image: Raster, path: pathlib.Path) -> None:
+    """Compares the number of bands in a file with that of geotiff.json.
+
+    Args:
+      images: the description of the sensor's images.
+      band: the band that the path stands for; '' = all bands are in one file.
+      image: the file's content.
+      path: of the file.
+
+    Raises:
+      UserError: the file has another number of bands.
+    """
+    count = len(image.values)
+    if band and count != 1:
+        raise UserError(f"'{path}' has {count} bands, expected {band} only")
+    if not band and images.names and count != len(images.names):
+        raise UserError(f"'{path}' has {count} bands, {NAME} lists {len(images.names)}; name all, in order")
+
+
 def order(images: Images, image: Raster, path: pathlib.Path) -> tuple[list[int], str]:
     """Finds the bands of a sensor in a file that holds all of them.
 
@@ -62,14 +81,11 @@ def order(images: Images, image: Raster, path: pathlib.Path) -> tuple[list[int],
       the place in the file of each band of the sensor, and how it is known: a remark for the summary of the build.
 
     Raises:
-      UserError: another number of bands than geotiff.json lists, a statement of the file that contradicts it, or
-        neither of them names the bands.
+      UserError: a statement of the file contradicts geotiff.json, or neither of them names the bands.
     """
     seen = list(_seen(images, image, path))
     described = [band for band, _ in seen]
     names = list(images.names) or described
-    if len(names) != len(described):
-        raise UserError(f"'{path}' has {len(described)} bands, {NAME} lists {len(names)}; name all, in order")
     for number, ((band, text), said) in enumerate(zip(seen, names, strict=True), start=1):
         if band and band != said:
             raise UserError(f"'{path}' calls a band {band}, {NAME} calls it {said}; list the bands of "
@@ -92,10 +108,8 @@ def check_band(images: Images, band: str, image: Raster, path: pathlib.Path) -> 
     """Compares a file of one band with the band that its path stands for.
 
     Raises:
-      UserError: the file has several bands, or it or its name says another band.
+      UserError: the file or its name says another band.
     """
-    if len(image.values) != 1:
-        raise UserError(f"'{path}' has {len(image.values)} bands, expected {band} only")
     texts = [*image.said.texts[0], *([] if _numbered(images) else [path.stem])]
     for text in texts:
         said = bands_said(text, images.feature)
@@ -150,7 +164,7 @@ def optical_offset(image: Raster, offset: int, path: pathlib.Path) -> None:
         if not (scale == 1 or math.isclose(scale, 1e-4, rel_tol=1e-3)):
             raise UserError(f"{says}, expected a scale of 0.0001 (reflectance x 10000); convert the values or mend the "
                             "tags")
-        said = -shift if abs(shift) >= 1 else -shift / scale  # in DN, or in reflectance
+        said = 0 - (shift if abs(shift) >= 1 else shift / scale)  # in DN, or in reflectance
         if abs(said - offset) > 1:
             raise UserError(f"{says}, an offset of {said:.0f}, {NAME} states {offset}; mend the one that is wrong")
     tags = {key: value for key, value in image.said.tags.items() if re.match(r"(BOA|RADIO)_ADD_OFFSET", key, re.I)}

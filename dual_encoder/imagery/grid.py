@@ -90,8 +90,9 @@ def grid_of(file: Any) -> Grid:
     Ground control points count as a georeference if a straight grid fits them within half a pixel.
     """
     shape, t = (file.height, file.width), file.transform
-    if file.crs is None and file.gcps[0]:
-        return _by_points(*file.gcps, shape)
+    points, of_points = file.gcps
+    if file.crs is None and points:
+        return _by_points(points, of_points, shape)
     if not all(map(math.isfinite, t[:6])) or t.a * t.e == t.b * t.d:
         return Grid(None, t, shape, "its geotransform gives the pixels no area")
     if file.crs is None and t.is_identity and file.rpcs is not None:

@@ -267,8 +267,10 @@ def _opened(source: pathlib.Path | bytes, name: str) -> Iterator[list[Any]]:
             stack.enter_context(gdal.told(name, hint, kind))
             first = stack.enter_context(rasterio.open(place, driver=_DRIVERS[kind]))
         files = [first]
-        if first.count == 1 and len(first.subdatasets) > 1:
-            files = [stack.enter_context(rasterio.open(page)) for page in first.subdatasets]
+        if first.count == 1 and first.driver == "GTiff" and len(first.subdatasets) > 1:
+            # 'GTIFF_DIR:12:path', listed in the order of the text: 1, 10, 11, 12, 2, ...
+            pages = sorted(first.subdatasets, key=lambda page: int(page.split(":")[1]))
+            files = [stack.enter_context(rasterio.open(page, driver="GTiff")) for page in pages]
             if len({file.shape for file in files}) > 1:
                 sizes = ", ".join(f"{file.height}x{file.width}" for file in files[:4])
                 raise UserError(f"'{name}' has {len(files)} pages of different sizes ({sizes} ...); expected one page, "
@@ -295,7 +297,7 @@ def _read(path: pathlib.Path, bands: int) -> tuple[np.ndarray, np.ndarray | None
         chosen = [_bands(file, bands) for file in files]
         if (count := sum(map(len, chosen))) != bands:
             raise UserError(f"'{path}' has {count} bands, {bands} expected; is it the file of another product?")
-        _check_size(bands, *files[0].shape, str(path))
+        _check_size(bands, files[0].height, files[0].width, str(path))
         values = [file.read(of_file) for file, of_file in zip(files, chosen, strict=True)]  # not the grid: as long
         valid = [_valid(file, of_file, None) for file, of_file in zip(files, chosen, strict=True)]
         return values[0] if len(values) == 1 else np.concatenate(values), _joined(valid, values)
