@@ -3,7 +3,7 @@
 import re
 
 HEAD = 512  # bytes that `kind_of` needs at most
-TIFF, JPEG_2000, PNG = "TIFF", "JPEG 2000", "PNG"
+TIFF, JPEG_2000, PNG = "GeoTIFF", "JPEG 2000", "PNG"
 _STARTS = (
     (TIFF, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     (JPEG_2000, (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")),
@@ -35,7 +35,7 @@ _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "
 
 
 def kind_of(head: bytes) -> str:
-    """Returns what a file is: 'TIFF', 'JPEG 2000', 'PNG', or words for people such as 'a zip archive'.
+    """Returns what a file is: 'GeoTIFF', 'JPEG 2000', 'PNG', or words for people such as 'a zip archive'.
 
     Args:
       head: the first `HEAD` bytes of the file, or all of them if it is shorter.

@@ -7,6 +7,7 @@ is a value of the pixel, so it is left in `Raster.no_data` for callers who know 
 
 import contextlib
 import dataclasses
+import io
 import math
 import pathlib
 import warnings
@@ -16,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from dual_encoder.errors import UserError
-from dual_encoder.imagery import file_kinds, gdal
+from dual_encoder.imagery import file_kinds, gdal, tiff_header
 from dual_encoder.imagery.grid import Grid as Grid
 from dual_encoder.imagery.grid import grid_of, window
 from dual_encoder.imagery.radiometry import upsample_native
 
 MOST_VALUES = 2**27  # of one image: 12 bands of 3,344 x 3,344 pixels; a header can promise any number
 _DRIVERS = {file_kinds.TIFF: "GTiff", file_kinds.JPEG_2000: "JP2OpenJPEG", file_kinds.PNG: "PNG"}
+_HINT = "it looks truncated or damaged, fetch it again"
 _NAME_TAGS = ("name", "bandname", "band_name", "long_name", "standard_name", "description", "band", "polarization",
               "polarisation", "tifftag_pagename", "tifftag_imagedescription")
 
@@ -254,20 +256,14 @@ def _opened(source: pathlib.Path | bytes, name: str) -> Iterator[list[Any]]:
     rasterio = gdal.load()
     if isinstance(source, pathlib.Path) and not source.is_file():
         raise UserError(f"'{name}' is missing; restore it or take its entry out of the raw data")
-    hint = "it looks truncated or damaged, fetch it again"
+    kind = _kind(source, name)
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # callers handle it
-        stack.enter_context(gdal.told(name, hint, "GeoTIFF"))
+        stack.enter_context(gdal.told(name, _HINT, kind))
         place = source if isinstance(source, pathlib.Path) else stack.enter_context(rasterio.MemoryFile(source)).name
-        try:
-            first = stack.enter_context(rasterio.open(place, driver="GTiff"))  # to try all drivers takes as long
-        except rasterio.errors.RasterioError:
-            if (kind := _kind(source, name)) == file_kinds.TIFF:
-                raise
-            stack.enter_context(gdal.told(name, hint, kind))
-            first = stack.enter_context(rasterio.open(place, driver=_DRIVERS[kind]))
+        first = stack.enter_context(rasterio.open(place, driver=_DRIVERS[kind]))  # to try all drivers takes as long
         files = [first]
-        if first.count == 1 and first.driver == "GTiff" and len(first.subdatasets) > 1:
+        if first.count == 1 and kind == file_kinds.TIFF and len(first.subdatasets) > 1:
             # 'GTIFF_DIR:12:path', listed in the order of the text: 1, 10, 11, 12, 2, ...
             pages = sorted(first.subdatasets, key=lambda page: int(page.split(":")[1]))
             files = [stack.enter_context(rasterio.open(page, driver="GTiff")) for page in pages]
@@ -279,16 +275,20 @@ def _opened(source: pathlib.Path | bytes, name: str) -> Iterator[list[Any]]:
 
 
 def _kind(source: pathlib.Path | bytes, name: str) -> str:
-    """Returns the kind of a file by its first bytes; UserError with the kind if it is no raster that is read."""
-    if isinstance(source, bytes):
-        head = source[:file_kinds.HEAD]
-    else:
-        with open(source, "rb") as file:
-            head = file.read(file_kinds.HEAD)
-    kind = file_kinds.kind_of(head)
-    if kind not in _DRIVERS:
-        raise UserError(f"'{name}' is {kind or f'no raster (its first bytes are {head[:8]!r})'}; expected a GeoTIFF, a "
-                        "JPEG 2000 or a PNG: fetch it again or convert it")
+    """Returns the kind of a file by its first bytes.
+
+    Raises:
+      UserError: no raster that is read (names the kind), or a TIFF without the end of its header.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        head = file.read(file_kinds.HEAD)
+        kind = file_kinds.kind_of(head)
+        if kind not in _DRIVERS:
+            raise UserError(f"'{name}' is {kind or f'no raster (its first bytes are {head[:8]!r})'}; expected a "
+                            "GeoTIFF, a JPEG 2000 or a PNG: fetch it again or convert it")
+        size = file.seek(0, io.SEEK_END)
+        if kind == file_kinds.TIFF and (lost := tiff_header.cut_off(file, size)):
+            raise UserError(f"'{name}' cannot be read as GeoTIFF (it has {size} bytes and lacks {lost}); {_HINT}")
     return kind
 
 
