@@ -15,6 +15,7 @@ _STARTS = (
     ("NetCDF", (b"CDF\x01", b"CDF\x02", b"CDF\x05")),
     ("HDF4", (b"\x0e\x03\x13\x01",)),
     ("GRIB", (b"GRIB",)),
+    ("an ERDAS IMAGINE file", (b"EHFA_HEADER_TAG",)),
     ("a zip archive", (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")),
     ("a gzip archive", (b"\x1f\x8b",)),
     ("a bzip2 archive", (b"BZh",)),
@@ -65,6 +66,8 @@ def _kind_of_text(head: bytes) -> str:
         return "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
     if start.startswith(("<!doctype html", "<html")) or re.match(r"<\?xml[^>]*>\s*<(!doctype )?html", start):
         return "an HTML page, as a server sends it in place of a file (login, error)"
+    if start.startswith("<vrtdataset"):
+        return "a virtual raster of GDAL (VRT), which only names other files; write it out with gdal_translate"
     if start.startswith("<"):
         return f"XML, perhaps a server's error message: {_shown(text)}"
     if start.startswith(("{", "[")):

@@ -42,7 +42,7 @@ def told(name: str, hint: str, form: str = "") -> Iterator[None]:
         raise UserError(f"'{name}' does not fit into memory; cut it into smaller images") from error
     except (RasterioError, CRSError, CPLE_BaseError, ValueError, LookupError, OSError) as error:
         text = one_line(error.__cause__ or error, 160)
-        if "codec" in text:
+        if "missing codec" in text:
             hint = "this rasterio cannot decompress it; write it again with deflate"
         if variable := next((key for key in _PROJ if os.environ.get(key) and "proj" in text.lower()), ""):
             hint = (f"the variable {variable} is '{os.environ[variable]}', which may be that of another installation; "

@@ -91,7 +91,13 @@ def remove_s2_offset(dn: np.ndarray, offset: int) -> np.ndarray:
 
     Returns:
       uint16 of that shape, reflectance x 10000; 0 in all bands = no data.
+
+    Raises:
+      UserError: the values are no integers.
     """
+    if dn.dtype.kind not in "iu":
+        raise UserError(f"the values of Sentinel-2 are {dn.dtype}, expected integers, reflectance x 10000; convert "
+                        "them")
     if offset == 0:
         return np.clip(dn, 0, 65535).astype(np.uint16)
     if np.iinfo(dn.dtype).max <= offset:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import io
 import math
+import os
 import pathlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from dual_encoder.imagery.radiometry import upsample_native
 
 MOST_VALUES = 2**27  # of one image: 12 bands of 3,344 x 3,344 pixels; a header can promise any number
 _DRIVERS = {file_kinds.TIFF: "GTiff", file_kinds.JPEG_2000: "JP2OpenJPEG", file_kinds.PNG: "PNG"}
+_MOST_FACTS = 2**24  # bytes of a file '.aux.xml'
 _HINT = "it looks truncated or damaged, fetch it again"
 _NAME_TAGS = ("name", "bandname", "band_name", "long_name", "standard_name", "description", "band", "polarization",
               "polarisation", "tifftag_pagename", "tifftag_imagedescription")
@@ -128,7 +130,7 @@ def load(source: pathlib.Path | bytes, name: str = "", around: Grid | None = Non
         numbers = [(file, number) for file, of_file in zip(files, chosen, strict=True) for number in of_file]
         return Raster(
             values[0] if len(values) == 1 else np.concatenate(values), grid,
-            tuple(file.descriptions[number - 1] or "" for file, number in numbers),
+            tuple(_description(file, number) for file, number in numbers),
             tuple(file.nodatavals[number - 1] for file, number in numbers), _joined(valid, values),
             _said(files[0], numbers, pages=len(files) > 1))
 
@@ -149,6 +151,7 @@ def read(path: pathlib.Path, bands: int, missing: float | None = None) -> np.nda
     """
     values, valid = _read(path, bands)
     if valid is not None and missing is not None:
+        values = values.astype(np.result_type(values.dtype, np.min_scalar_type(missing)), copy=False)  # it must fit
         values[:, ~valid.all(axis=0)] = missing
     return values
 
@@ -168,7 +171,8 @@ def read_bands(paths: Mapping[str, pathlib.Path], size: int, missing: float) -> 
     hidden = [upsample_native(~valid[0], size) for _, valid in found.values() if valid is not None]
     if not hidden:
         return {band: values[0] for band, (values, _) in found.items()}
-    result = {band: upsample_native(values[0], size) for band, (values, _) in found.items()}
+    kind = np.result_type(np.min_scalar_type(missing), *(values.dtype for values, _ in found.values()))
+    result = {band: upsample_native(values[0], size).astype(kind) for band, (values, _) in found.items()}
     for values in result.values():
         values[np.any(hidden, axis=0)] = missing
     return result
@@ -257,6 +261,8 @@ def _opened(source: pathlib.Path | bytes, name: str) -> Iterator[list[Any]]:
     if isinstance(source, pathlib.Path) and not source.is_file():
         raise UserError(f"'{name}' is missing; restore it or take its entry out of the raw data")
     kind = _kind(source, name)
+    if isinstance(source, pathlib.Path):
+        _check_beside(source)
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # callers handle it
         stack.enter_context(gdal.told(name, _HINT, kind))
@@ -280,7 +286,11 @@ def _kind(source: pathlib.Path | bytes, name: str) -> str:
     Raises:
       UserError: no raster that is read (names the kind), or a TIFF without the end of its header.
     """
-    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb"))
+        except OSError as error:
+            raise UserError(f"'{name}' cannot be read ({error.strerror}); mend its permissions") from error
         head = file.read(file_kinds.HEAD)
         kind = file_kinds.kind_of(head)
         if kind not in _DRIVERS:
@@ -290,6 +300,19 @@ def _kind(source: pathlib.Path | bytes, name: str) -> str:
         if kind == file_kinds.TIFF and (lost := tiff_header.cut_off(file, size)):
             raise UserError(f"'{name}' cannot be read as GeoTIFF (it has {size} bytes and lacks {lost}); {_HINT}")
     return kind
+
+
+def _check_beside(path: pathlib.Path) -> None:
+    """Raises UserError if a file beside an image, with its mask or no-data value, is damaged: GDAL would skip it."""
+    mask, facts = f"{path}.msk", f"{path}.aux.xml"
+    if os.path.exists(mask) and _kind(pathlib.Path(mask), mask) != file_kinds.TIFF:
+        raise UserError(f"'{mask}', the mask of the image beside it, is no TIFF; write or fetch it again")
+    if os.path.exists(facts):
+        with open(facts, "rb") as file:
+            text = file.read(_MOST_FACTS).strip()
+        if not text.endswith((b"</PAMDataset>", b"/>")):
+            raise UserError(f"'{facts}', which may hold the no-data value of the image beside it, is cut off; write or "
+                            "fetch it again, or remove it")
 
 
 def _read(path: pathlib.Path, bands: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -339,12 +362,27 @@ def _joined(valid: Sequence[np.ndarray | None], values: Sequence[np.ndarray]) ->
 def _said(first: Any, numbers: Sequence[tuple[Any, int]], pages: bool) -> Said:
     texts = []
     for file, number in numbers:
-        tags = {**(file.tags() if pages else {}), **file.tags(number)}
+        tags = {**(_tags(file) if pages else {}), **_tags(file, number)}
         named = [value for key, value in tags.items() if key.lower() in _NAME_TAGS]
-        texts.append(tuple(dict.fromkeys(filter(None, (file.descriptions[number - 1], *named)))))
+        texts.append(tuple(dict.fromkeys(filter(None, (_description(file, number), *named)))))
     colours = [file.colorinterp[number - 1].name for file, number in numbers]
     return Said(tuple(texts), tuple(file.units[number - 1] or "" for file, number in numbers),
                 tuple(file.scales[number - 1] for file, number in numbers),
                 tuple(file.offsets[number - 1] for file, number in numbers),
                 tuple("" if colour in ("undefined", "gray", "grey", "palette") else colour for colour in colours),
-                first.tags())
+                _tags(first))
+
+
+def _description(file: Any, band: int) -> str:
+    try:
+        return file.descriptions[band - 1] or ""
+    except UnicodeDecodeError:
+        return ""
+
+
+def _tags(file: Any, band: int = 0) -> dict[str, str]:
+    """Returns the tags of a band, of the file if it is 0; none if one of them is no UTF-8."""
+    try:
+        return file.tags(band)
+    except UnicodeDecodeError:
+        return {}

@@ -185,6 +185,49 @@ def test_no_data_of_files_differs_by_band(tmp_path):
     assert np.argwhere(~holds_data(read(tmp_path), "s1")).tolist() == [[1, 1], [2, 2]]
 
 
+def test_damaged_files_beside_an_image_are_told(tmp_path):
+    path = tmp_path / "a.tif"
+    tif(path, decibels(), mask=MASK, beside=True)
+    whole = (tmp_path / "a.tif.msk").read_bytes()
+    for data, message in ((b"junk", "a.tif.msk' is text: 'junk'"), (b"", "a.tif.msk' is empty"),
+                          (whole[:100], "a.tif.msk' cannot be read as GeoTIFF")):
+        (tmp_path / "a.tif.msk").write_bytes(data)
+        with pytest.raises(UserError, match=message):
+            raster.load(path)
+    (tmp_path / "a.tif.msk").unlink()
+    (tmp_path / "a.tif.aux.xml").write_text('<PAMDataset><PAMRasterBand band="1"><NoDataValue>-9')
+    with pytest.raises(UserError, match="a.tif.aux.xml', which may hold the no-data value of the image beside it, is"):
+        raster.read(path, 2)
+
+
+def test_each_band_may_have_a_mask_of_its_own(tmp_path):
+    tif(tmp_path / "a.tif", decibels())
+    tif(tmp_path / "a.tif.msk", np.stack([MASK, np.full_like(MASK, 255)]), transform=None, crs=None,
+        tags={"INTERNAL_MASK_FLAGS_1": "0", "INTERNAL_MASK_FLAGS_2": "0"})
+    loaded = raster.load(tmp_path / "a.tif")
+    np.testing.assert_array_equal(loaded.valid, [HERE, np.ones_like(HERE)])
+    np.testing.assert_array_equal(loaded.filled(-5)[0] == -5, ~HERE)
+    assert np.isnan(raster.read(tmp_path / "a.tif", 2, np.nan)[:, ~HERE]).all()  # a pixel counts as a whole
+
+
+@pytest.mark.parametrize("dtype, missing, stored", [("int16", np.nan, "float32"), ("uint8", -1, "int16"),
+                                                    ("uint8", 999, "uint16"), ("uint8", 255, "uint8")])
+def test_the_value_of_masked_pixels_fits(tmp_path, dtype, missing, stored):
+    tif(tmp_path / "a.tif", np.ones((1, SIZE, SIZE), dtype), mask=MASK)
+    for values in (raster.read(tmp_path / "a.tif", 1, missing)[0],
+                   raster.read_bands({"a": tmp_path / "a.tif"}, SIZE, missing)["a"]):
+        assert values.dtype == stored
+        np.testing.assert_array_equal(values, np.where(HERE, 1, missing))
+
+
+def test_text_that_is_no_utf_8_is_passed_over(tmp_path):
+    for tags in ({"tags": {"TIFFTAG_ARTIST": "xxKOLN"}}, {"names": ["xxKOLN", "VH"]}):
+        tif(tmp_path / "a.tif", decibels(), **tags)
+        data = (tmp_path / "a.tif").read_bytes()
+        (tmp_path / "a.tif").write_bytes(data.replace(b"KOLN", b"K\xf6LN"))
+        assert raster.load(tmp_path / "a.tif").names == ("", "")
+
+
 def test_files_that_are_all_masked_are_rejected(tmp_path):
     pair(tmp_path)
     tif(tmp_path / "s1.tif", decibels(), mask=np.zeros((SIZE, SIZE), np.uint8))
