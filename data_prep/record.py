@@ -59,6 +59,8 @@ class _Record:
       s2_offset_removed: the DN that was subtracted from the product's S2 values.
       split: the split of the data set's authors; '' if they gave none.
       cloud: percent of cloud in the S2 image or its scene, as the data set states it; NaN unknown.
+      remarks: how a fact was known, such as 's1: order of the bands taken from geotiff.json'; few different ones, they
+        are counted over a build and not stored with each record.
     """
 
     id: str
@@ -71,6 +73,7 @@ class _Record:
     s2_offset_removed: int
     split: str
     cloud: float = math.nan
+    remarks: tuple[str, ...] = ()
 
 
 class _Known(TypedDict, total=False):
@@ -81,6 +84,7 @@ class _Known(TypedDict, total=False):
     lon: float
     cloud: float
     s2_offset_removed: int
+    remarks: tuple[str, ...]
 
 
 class _Facts(TypedDict):
@@ -94,6 +98,7 @@ class _Facts(TypedDict):
     lon: float
     cloud: float
     s2_offset_removed: int
+    remarks: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +137,7 @@ def _facts(entry: Entry, known: _Known) -> _Facts:
     return {"id": entry.id, "location_id": entry.location_id, "split": entry.split,
             "times": known.get("times", entry.times), "lat": known.get("lat", entry.lat),
             "lon": fold_longitude(known.get("lon", entry.lon)), "cloud": known.get("cloud", entry.cloud),
-            "s2_offset_removed": known.get("s2_offset_removed", 0)}
+            "s2_offset_removed": known.get("s2_offset_removed", 0), "remarks": known.get("remarks", ())}
 
 
 def time_of(times: Mapping[str, int], feature: str) -> int:
@@ -165,7 +170,7 @@ def check(record: Pair | Tile, sensors: Mapping[str, SensorSpec], size: int, lab
     Args:
       record: the record.
       sensors: feature name -> spec, for exactly the images that the data set stores.
-      size: height and width in pixels.
+      size: height and width in pixels; 0 = any, for records that are cut.
       label: spec of the label of a Tile.
 
     Raises:
@@ -185,12 +190,13 @@ def check(record: Pair | Tile, sensors: Mapping[str, SensorSpec], size: int, lab
         if images[other].shape[:2] != images[first].shape[:2]:
             raise wrong(f"size of {other}", list(images[other].shape[:2]),
                         f"that of {first}, {list(images[first].shape[:2])}")
+    shape = (size, size) if size else images[first].shape[:2]
     for feature, image in images.items():
         spec = sensors[feature]
         if image.dtype != spec.dtype:
             raise wrong(f"dtype of {feature}", image.dtype, f"{spec.dtype} ({spec.unit})")
-        if image.shape != (size, size, len(spec.bands)):
-            raise wrong(f"shape of {feature}", list(image.shape), f"{[size, size, len(spec.bands)]} for bands "
+        if image.shape != (*shape, len(spec.bands)):
+            raise wrong(f"shape of {feature}", list(image.shape), f"{[*shape, len(spec.bands)]} for bands "
                         f"{' '.join(spec.bands)}")
         if spec.no_data is not None and bool((image == spec.no_data).all()):
             raise wrong(feature, "without data in every pixel (all NaN or no-data)", "an image")
@@ -200,7 +206,7 @@ def check(record: Pair | Tile, sensors: Mapping[str, SensorSpec], size: int, lab
     if isinstance(record, Tile):
         if label is None:
             raise wrong("label", "there", "none: the data set stores no label")
-        if fault := label.fault(record.label, size):
+        if fault := label.fault(record.label, shape):
             raise wrong(*fault)
 
 
@@ -211,11 +217,14 @@ def cut(record: Pair | Tile, size: int) -> list[Pair | Tile]:
     of the whole image's centre. An image of that size is returned as it is.
 
     Raises:
-      UserError: the label is that of the whole image.
+      UserError: the label is that of the whole image; the image is smaller than a patch.
     """
     height, width = next(iter(record.images.values())).shape[:2]
     if (height, width) == (size, size):
         return [record]
+    if min(height, width) < size:
+        raise UserError(f"record '{record.id}' is {height}x{width} pixels, smaller than a patch of {size}; leave it "
+                        "out or give a smaller --size")
     if isinstance(record, Tile) and record.label.shape != (height, width):
         raise UserError(f"record '{record.id}': its label is that of the whole image of {height}x{width} pixels, "
                         f"patches of {size} pixels have none; build without --size")

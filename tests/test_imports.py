@@ -43,7 +43,8 @@ ARROWS = {
 # Room -> its files from the bottom up: a file may import files of its own room that stand before it.
 FILES = {
     "storage": "atomic files lock",
-    "imagery": "sensors radiometry s2_offset plausibility raster normalise pictures",
+    "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster normalise "
+               "pictures",
     "runtime": "mesh heap compilation_cache stop_request",
     "data": "config order batch_memory labels manifest shapes tf_example record_layout tfrecord records overlap "
             "batches",

@@ -1,5 +1,6 @@
 """The shared part of both TFDS builders: the way from a raw folder to a finished data set."""
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -156,7 +157,7 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         if made and started:
             print(f"going on with a build that was stopped, by the list of raw files that it made: {work}", flush=True)
             return made
-        patches = (config.raw_size // config.size) ** 2
+        patches = max(1, config.raw_size // config.size) ** 2
 
         def count_shards(entries: int) -> int:
             count = facts["shards"] or tfds.core.utils.shard_utils.ShardConfig().get_number_shards(
@@ -175,7 +176,7 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             raise UserError(f"{made.faults} unusable entries while listing, more than {bound}; see "
                             f"{made.folder / REJECTED}, mend the raw data or raise --max-rejected")
         return shards.Job(importer=config.importer, raw=str(raw), kind=kind, sensors=dict(config.sensors),
-                          size=config.size, raw_size=config.raw_size, label=config.label_spec,
+                          size=config.size, raw_size=0 if config.any_size else config.raw_size, label=config.label_spec,
                           labels=config.labels, filters=config.filters, name=self.name, folder=os.fspath(folder),
                           max_rejected=bound, accepted=how.accepted, exclude=config.exclude)
 
@@ -216,6 +217,8 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         doubts = _join_doubts(notes)
         facts["source"]["plausibility"] = doubts.text() + (
             f"; accepted: {', '.join(job.accepted)}" if job.accepted else "")
+        if remarks := _remarks(notes):
+            facts["source"]["remarks"] = "; ".join(remarks)
         self.info.write_to_directory(folder)
         atomic.write(folder / ASKED, (json.dumps(made.facts, indent=1) + "\n").encode())
         finish.save(folder, dict(facts), {
@@ -243,6 +246,7 @@ def _summary(notes: list[shards.Note], rejected: list[str], folder: pathlib.Path
         gaps.merge(note.gaps)
         for name, value in note.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + value
+    yield from _remarks(notes)
     yield from gaps.lines(features)
     total = max(sum(seconds.values()), 1e-9)
     yield "time of the workers: " + ", ".join(f"{name} {value / total:.0%}" for name, value in seconds.items())
@@ -273,9 +277,17 @@ def _start_anew_after_doubts(work: pathlib.Path, accepted: Sequence[str]) -> Non
         marker.unlink()
 
 
+def _remarks(notes: Sequence[shards.Note]) -> list[str]:
+    """Returns '12 records: s1: order of the bands taken from geotiff.json' for each remark, the most frequent first."""
+    counts: collections.Counter[str] = collections.Counter()
+    for note in notes:
+        counts.update(note.remarks)
+    return [f"{remark}: {count} records" for remark, count in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))]
+
+
 def _check_space(job: shards.Job, made: plan.Plan, record_bytes: int) -> None:
     left = sum(task.stop - task.start for task in made.tasks() if shards.finished(job, task) is None)
-    needed = left * (job.raw_size // job.size) ** 2 * record_bytes
+    needed = left * max(1, job.raw_size // job.size) ** 2 * record_bytes
     free = shutil.disk_usage(job.folder).free
     if free < needed:
         raise UserError(f"the shards need {needed / 1e9:.1f} GB, the disk of '{job.folder}' has {free / 1e9:.1f} GB "

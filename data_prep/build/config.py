@@ -32,6 +32,7 @@ class Config(tfds.core.BuilderConfig):
       sensors: feature name -> sensor name of the images to store.
       size: height and width of a record in pixels.
       raw_size: height and width of a raw image; one larger than `size` is cut into whole patches. 0 = `size`.
+      any_size: raw images may have any size; whole patches of `size` are cut from them.
       classes: class names of tiles, () for pairs and for labels that are numbers.
       label: spec of the label of tiles, or its JSON {'kind', 'unit'}; None = a class for each pixel.
       labels: 'water_weak' makes tiles of pairs by S2 indices; a name out of the importer's `Layout.other_labels`; '' =
@@ -47,6 +48,7 @@ class Config(tfds.core.BuilderConfig):
     sensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
     size: int = 0
     raw_size: int = 0
+    any_size: bool = False
     classes: tuple[str, ...] = ()
     label: LabelSpec | Mapping[str, str] | None = None
     labels: str = ""
@@ -68,7 +70,7 @@ class Config(tfds.core.BuilderConfig):
         if not 0 < self.block_degrees <= 180:
             raise UserError(f"--block-degrees={self.block_degrees} must be more than 0 and at most 180")
         self.raw_size = self.raw_size or self.size
-        if self.raw_size < self.size:
+        if self.raw_size < self.size and not self.any_size:
             raise UserError(f"--size={self.size} is more than the {self.raw_size} pixels of the raw images; choose at "
                             "most that")
         if self.labels not in ("", WATER_WEAK) and self.label is None:
@@ -80,7 +82,7 @@ class Config(tfds.core.BuilderConfig):
             self.label = LabelSpec.from_json(self.label, self.classes)
         self.label_spec = self.label or LabelSpec("pixel_classes", tuple(self.classes))
         self.classes = self.label_spec.classes
-        if self.raw_size != self.size and not self.label_spec.per_pixel:
+        if (self.raw_size != self.size or self.any_size) and not self.label_spec.per_pixel:
             raise UserError(f"--size={self.size} cuts images of {self.raw_size} pixels, whose label is that of the "
                             "whole image; leave --size out")
         self.specs = {feature: sensor(name) for feature, name in self.sensors.items()}
@@ -90,7 +92,7 @@ class Config(tfds.core.BuilderConfig):
     def facts(self) -> dict[str, Any]:
         """Returns the part of the config that goes into the manifest and metadata.json."""
         origin = {"importer": self.importer, "split_by": self.split_by}
-        if self.raw_size != self.size:
+        if self.raw_size > self.size:
             origin["patches"] = f"{self.size} px, cut from {self.raw_size} px"
         if self.labels:
             origin["labels"] = self.labels
@@ -124,6 +126,9 @@ def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, se
     if labels and not weak and labels not in layout.other_labels:
         valid = [WATER_WEAK, *layout.other_labels]
         raise UserError(f"importer '{importer}' has no labels '{labels}'; {nearest(labels, valid)}")
+    if not size and not layout.size:
+        raise UserError(f"importer '{importer}' does not know the size of the images; give it in the description of "
+                        "the raw data, or --size to cut patches of one size")
     chosen = _choose(layout, sensors, importer) if sensors else {f: layout.sensors[f][0] for f in layout.default}
     if (kind == "pairs" or weak) and len(chosen) < 2:
         raise UserError(f"--sensors={','.join(sensors)} leaves one image, pairs and weak labels need s1,s2; build "
@@ -137,7 +142,7 @@ def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, se
         source["notes"] = f"{_WEAK_NOTE}; {source['notes']}"
     label = _WATER_LABEL if weak else layout.other_labels[labels] if labels else layout.label
     return Config(name=name or "_".join(filter(None, parts)), importer=importer, sensors=chosen,
-                  size=size or layout.size, raw_size=layout.size,
+                  size=size or layout.size, raw_size=layout.size, any_size=layout.any_size and bool(size),
                   label=label, labels=labels, split_by=split_by, block_degrees=block_degrees,
                   filters=filters or Filters(), exclude=tuple(exclude), source=source)
 

@@ -5,11 +5,13 @@ shard do not depend on the process that writes it, nor on how often it is writte
 """
 
 import base64
+import collections
 import dataclasses
 import hashlib
 import json
 import pathlib
 import time
+import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -27,13 +29,15 @@ from data_prep.pairing import GapHistogram
 from data_prep.record import Pair, Tile, check, cut, time_of, timed
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.data.tfrecord import FOOTER, HEADER, INDEX_DTYPE, masked_crc32c
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 from dual_encoder.imagery import radiometry
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec, sensor
 from dual_encoder.storage import atomic
 
 TEXTS = ("id", "location_id", "source")
 FLOATS = ("lat", "lon", "cloud")
+# Damaged data gives errors of values, keys, files and memory. These come from wrong code only.
+OUR_MISTAKES = (TypeError, AttributeError, NameError, AssertionError, NotImplementedError, ImportError)
 WATER_WEAK = "water_weak"  # labels that a build makes of pairs itself
 
 
@@ -49,7 +53,7 @@ class Job:
     Attributes:
       importer, raw, kind: the raw data; `kind` is that of the importer's records, 'pairs' or 'tiles'.
       sensors: feature name -> sensor name.
-      size, raw_size: pixels of a record and of a raw image; a larger raw image is cut.
+      size, raw_size: pixels of a record and of a raw image; a larger raw image is cut. 0 = raw images of any size.
       label: spec of the label of tiles; None for pairs.
       labels: 'water_weak' makes tiles of pairs; another name is one of the importer's labels; '' = its usual one.
       filters: limits that records must keep.
@@ -83,12 +87,14 @@ class Job:
     def open(self) -> importers.Importer:
         """Returns the importer, ready to read."""
         labels = "" if self.labels == WATER_WEAK else self.labels
-        return importers.open_raw(self.importer, pathlib.Path(self.raw), self.kind, self.sensors, labels)
+        return importers.open_raw(self.importer, pathlib.Path(self.raw), self.kind, self.sensors, labels,
+                                  cut=not self.raw_size)
 
     def exclusions(self, plan: Plan) -> list[Exclusion]:
         """Returns the data sets whose records are left out, ready to compare."""
-        entries = sum(plan.entries.values()) * (self.raw_size // self.size) ** 2
-        return [Exclusion(plan.folder, number, folder, self.specs, footprints.PIXEL * self.raw_size, entries)
+        side = self.raw_size or self.size
+        entries = sum(plan.entries.values()) * (side // self.size) ** 2
+        return [Exclusion(plan.folder, number, folder, self.specs, footprints.PIXEL * side, entries)
                 for number, folder in enumerate(self.exclude)]
 
     def shard(self, task: Task) -> pathlib.Path:
@@ -127,6 +133,7 @@ class Note:
       seconds: 'read' (raw files to records), 'check' (cut, checks, weak labels), 'judge' (plausibility), 'write'.
       content: records, places and classes; None in a note from before they were counted.
       doubts: images with implausible values; None in a note from before values were looked at.
+      remarks: remark of a record -> number of stored records that have it.
     """
 
     bytes: int
@@ -138,6 +145,7 @@ class Note:
     seconds: dict[str, float]
     content: Content | None = None
     doubts: Doubts | None = None
+    remarks: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def faults(self) -> int:
@@ -182,6 +190,7 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
     rejected: list[dict[str, str]] = []
     seconds = dict.fromkeys(("read", "check", "judge", "write"), 0.0)
     clock, exclusions = _Clock(seconds), job.exclusions(plan)
+    remarks: collections.Counter[str] = collections.Counter()
     with atomic.create(job.shard(task)) as file:
         for entry in plan.read(task):
             size_before, faults = file.size, 0
@@ -196,6 +205,7 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
                     digest.update(part)
                 gaps.add(outcome.record.times)
                 content.add(outcome.record)
+                remarks.update(outcome.record.remarks)
                 clock.lap("write")
                 doubts.add(outcome.record.id, outcome.record.images, job.specs, outcome.record.s2_offset_removed)
                 clock.lap("judge")
@@ -210,7 +220,7 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
         doubts.stop_early(job.accepted)
     clock.lap("write")
     note = Note(size, len(rows), digest.hexdigest(), np.array(rows, INDEX_DTYPE), gaps, rejected, seconds, content,
-                doubts)
+                doubts, dict(remarks))
     atomic.write(job.note(task), note.to_json().encode())
 
 
@@ -287,6 +297,8 @@ def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, cl
                     reason = "no pixel has a label (keep such tiles with --keep-unlabelled)"
             clock.lap("check")
             yield Rejected(name, "filter", reason) if reason else stored
+    except OUR_MISTAKES as error:
+        raise _bug(job, name, error) from error
     except Exception as error:  # a fault of any kind in one of a million entries must not lose the others
         yield Rejected(name, "fault", _reason(error))
 
@@ -295,6 +307,14 @@ def _log(job: Job, row: Mapping[str, str]) -> None:
     """Appends a fault to the log at once, so that it is kept if the build stops before the shard has its note."""
     with open(job.log, "a") as log:
         log.write(json.dumps(row) + "\n")
+
+
+def _bug(job: Job, name: str, error: Exception) -> UserError:
+    """Returns the error that stops the build for a mistake in this project; its traceback goes to the log."""
+    text = f"{type(error).__name__}: {one_line(error)}"
+    _log(job, {"id": name, "kind": "bug", "reason": text, "traceback": "".join(traceback.format_exception(error))})
+    return UserError(f"a bug of this project stopped the build at '{name}' of importer {job.importer} ({text}); your "
+                     f"data need not be at fault: please report this line and the traceback in {job.log}")
 
 
 def _reason(error: Exception) -> str:

@@ -29,11 +29,12 @@ class Layout:
       sensors: feature name -> names of the sensors that the data set can give for it, the usual one first, e.g.
         {'s1': ('s1_grd',), 's2': ('s2_l2a', 's2_l1c')}.
       default: the features that are built unless the user names others.
-      size: height and width of an image in pixels.
+      size: height and width of an image in pixels; 0 = not known.
       label: of tiles, the usual one; None for pairs.
       source: 'licence', 'attribution', 'notes', as text; 'description', a digest, if a file of the user's describes the
         images.
       other_labels: further labels of tiles, by the name that --labels takes.
+      any_size: images may have other sizes, from which --size cuts patches; then the importer takes an argument `cut`.
     """
 
     sensors: Mapping[str, tuple[str, ...]]
@@ -42,6 +43,7 @@ class Layout:
     label: LabelSpec | None
     source: Mapping[str, str]
     other_labels: Mapping[str, LabelSpec] = dataclasses.field(default_factory=dict)
+    any_size: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -113,9 +115,13 @@ def load(name: str) -> type[Importer]:
     return importlib.import_module(f"{__name__}.{name}").Importer
 
 
-def open_raw(name: str, raw: pathlib.Path, kind: str, sensors: Mapping[str, str], labels: str = "") -> Importer:
-    """Returns importer `name`, ready to read; arguments as of `Importer`, `labels` out of `Layout.other_labels`."""
-    options = {"labels": labels} if labels else {}
+def open_raw(name: str, raw: pathlib.Path, kind: str, sensors: Mapping[str, str], labels: str = "", cut: bool = False
+             ) -> Importer:
+    """Returns importer `name`, ready to read; arguments as of `Importer`, `labels` out of `Layout.other_labels`.
+
+    `cut`: images of any size are wanted, to cut patches from them; only for a layout with `any_size`.
+    """
+    options = {**({"labels": labels} if labels else {}), **({"cut": cut} if cut else {})}
     # GDAL takes a relative path like 'zip+file:x' or 'GTIFF_DIR:1:x' for something else than a folder.
     return load(name)(raw.absolute(), kind, sensors, **options)
 

@@ -1,19 +1,21 @@
-"""Reads geotiff.json, the description of a folder of own GeoTIFFs; geotiff.py has an example."""
+"""Reads geotiff.json, the description of a folder of own GeoTIFFs; geotiff.py has an example.
+
+The description is checked whole, and all its faults are told in one message, before a raster is opened.
+"""
 
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from data_prep.importers._geotiff_bands import alternatives
+from data_prep.importers._geotiff_labels import Labels, parse_labels
 from dual_encoder.errors import UserError, nearest
-from dual_encoder.imagery.raster import Raster
-from dual_encoder.imagery.sensors import IGNORED, SensorSpec, sensor
+from dual_encoder.imagery.sensors import SensorSpec, sensor
 
 NAME = "geotiff.json"
 COLUMN = "column"
@@ -23,6 +25,7 @@ _UNITS, _OFFSETS = ("dB", "linear"), (0, 1000, COLUMN)
 _KEYS = {"": {"size", "s1", "s2", "label", "licence", "attribution"},
          "s1": {"files", "bands", "unit", "product", "no_data"}, "s2": {"files", "bands", "level", "offset", "no_data"},
          "label": {"files", "classes", "ignore"}}
+_HINT = "see data_prep/importers/geotiff.py for an example"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Images:
     """The images of one sensor.
 
     Attributes:
+      feature: 's1' or 's2'.
       spec: the sensor.
       names: bands in the order of a file that holds them all; () = by the file's own descriptions.
       tokens: band -> text in place of {band} in the path of a file of one band.
@@ -38,6 +42,7 @@ class Images:
       convention: 'dB' or 'linear' of S1; 0, 1000 or 'column', the DN offset of S2.
     """
 
+    feature: str
     spec: SensorSpec
     names: tuple[str, ...]
     tokens: Mapping[str, str]
@@ -53,65 +58,13 @@ class Images:
             return {"": path}
         return {band: path.replace("{band}", self.tokens[band]) for band in self.spec.bands}
 
-    def order(self, image: Raster, path: pathlib.Path) -> list[int]:
-        """Returns the place in the file of each band of the sensor.
-
-        Raises:
-          UserError: another number of bands than geotiff.json lists, other descriptions, or neither names them.
-        """
-        described = [canonical(name) for name in image.names]
-        names = self.names or described
-        if len(names) != len(described):
-            raise UserError(f"'{path}' has {len(described)} bands, {NAME} lists {len(names)}; name all, in order")
-        wrong = [(seen, said) for seen, said in zip(described, names, strict=True)
-                 if seen in self.spec.bands and seen != said]
-        if wrong:
-            raise UserError(f"'{path}' calls a band {wrong[0][0]}, {NAME} calls it {wrong[0][1]}; list the bands of "
-                            f"{self.spec.name} in the order of the file, {' '.join(described)}")
-        missing = [band for band in self.spec.bands if band not in names]
-        if missing:
-            raise UserError(f"'{path}' does not say which band is {' '.join(missing)} (it has "
-                            f"{' '.join(filter(None, described)) or 'no descriptions'}); list its bands in {NAME}")
-        return [names.index(band) for band in self.spec.bands]
-
-
-@dataclasses.dataclass(frozen=True)
-class Labels:
-    """The label images.
-
-    Attributes:
-      files: as in `Images`, without {band}.
-      classes: name -> value in the file; a class's index is its place.
-      ignore: values of pixels that have no class.
-    """
-
-    files: str
-    classes: Mapping[str, int]
-    ignore: Sequence[int]
-
-    def indices(self, image: Raster, path: pathlib.Path) -> np.ndarray:
-        """Returns uint8 [height, width], class indices and 255 = ignored; UserError for a value that is no class."""
-        if len(image.values) != 1:
-            raise UserError(f"'{path}' has {len(image.values)} bands, expected one of class values")
-        values, ignore = image.values[0], [*self.ignore, *([] if image.no_data is None else [image.no_data])]
-        result = np.full(values.shape, IGNORED, np.uint8)
-        strange = ~np.isin(values, ignore)
-        for index, value in enumerate(self.classes.values()):
-            result[values == value] = index
-            strange &= values != value
-        if strange.any():
-            raise UserError(f"'{path}' holds {values[strange][0]}, which is no class of {NAME} "
-                            f"({', '.join(f'{name} {value}' for name, value in self.classes.items())}); add it to "
-                            "'classes' or to 'ignore'")
-        return result
-
 
 @dataclasses.dataclass(frozen=True)
 class Description:
     """All of geotiff.json.
 
     Attributes:
-      size: height and width of the images.
+      size: height and width of the images; 0 = not stated.
       images: 's1' and/or 's2' -> the images.
       labels: None if there are none.
       source: licence and attribution.
@@ -138,31 +91,27 @@ def read(raw: pathlib.Path) -> Description:
     """Reads <raw>/geotiff.json.
 
     Raises:
-      UserError: missing, no JSON, an unknown key, a value that is not allowed, bands that the sensor needs.
+      UserError: missing, no JSON; or all its faults: unknown keys, values that are not allowed, bands that lack.
     """
     path = raw / NAME
     if not path.is_file():
-        raise UserError(f"'{path}' is missing; it describes your GeoTIFFs, see data_prep/importers/geotiff.py for an "
-                        "example")
-    try:
-        said = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"'{path}' is no JSON ({error}); see data_prep/importers/geotiff.py for an example") from error
-    _check_keys(said, "", path)
-    if not isinstance(size := said.get("size"), int) or size < 1:
-        raise UserError(f"'{path}': size is {size!r}, expected the height and width of your images in pixels")
-    images = {name: _images(said[name], name, path) for name in ("s1", "s2") if name in said}
-    if not images:
-        raise UserError(f"'{path}' describes neither s1 nor s2; see data_prep/importers/geotiff.py for an example")
-    description = Description(size, images, _labels(said["label"], path) if "label" in said else None,
-                              {key: str(said.get(key, f"not stated in {NAME}")) for key in ("licence", "attribution")})
-    if len({bool(pattern) for _, pattern in description.files()}) > 1:
-        without = next(name for name, pattern in description.files() if not pattern)
-        raise UserError(f"'{path}': '{without}' has no 'files', another section has; give patterns for all or list the "
-                        "files in pairs.csv")
-    if "s2" in images and images["s2"].files and images["s2"].convention == COLUMN:
-        raise UserError(f"'{path}': s2.offset is '{COLUMN}', names of files have no columns; list the files in "
-                        "pairs.csv, or keep images with and without the offset in two folders")
+        raise UserError(f"'{path}' is missing; it describes your GeoTIFFs, {_HINT}")
+    faults: list[str] = []
+    said = _parse(path, faults)
+    if not isinstance(said, dict):
+        raise UserError(f"'{path}': it is no JSON object but {_shown(said)}; {_HINT}")
+    _check_keys(said, "", faults)
+    description = Description(
+        _size(said, faults), {name: _images(said[name], name, faults) for name in ("s1", "s2") if name in said},
+        parse_labels(said["label"], faults) if _is_section(said, "label", faults) else None,
+        {key: _text(said, key, faults, f"not stated in {NAME}") for key in ("licence", "attribution")})
+    if not description.images:
+        faults.append(f"it describes neither s1 nor s2; {_HINT}")
+    if not faults:  # else they would follow from others
+        _check_together(description, faults)
+    if faults:
+        every = faults[0] if len(faults) == 1 else "; ".join(f"({i}) {text}" for i, text in enumerate(faults, start=1))
+        raise UserError(f"'{path}'{f' has {len(faults)} faults' * (len(faults) > 1)}: {every}")
     return description
 
 
@@ -175,57 +124,139 @@ def digest(raw: pathlib.Path, tables: Sequence[str]) -> str:
     return sha.hexdigest()[:12]
 
 
-def _images(said: Any, name: str, path: pathlib.Path) -> Images:
-    _check_keys(said, name, path)
+def _parse(path: pathlib.Path, faults: list[str]) -> Any:
+    """Returns the content; keys that stand twice in one object, and half characters, are faults."""
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in items:
+            if key in found:
+                faults.append(f"the key {_shown(key)} stands twice in one object")
+            found[key] = value
+        return found
+
+    try:
+        data = path.read_bytes()
+        text = data.decode(json.detect_encoding(data))
+        said = json.loads(text, object_pairs_hook=pairs)
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is no UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}); save it "
+                        "as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"'{path}' is no JSON ({str(error)[:120]}); {_HINT}") from error
+    if "\\u" in text and re.search("[\ud800-\udfff]", json.dumps(said, ensure_ascii=False)):
+        faults.append(r"a text holds half a character (\ud800 to \udfff)")
+    return said
+
+
+def _size(said: Mapping[str, Any], faults: list[str]) -> int:
+    size = said.get("size", 0)
+    if "size" in said and (not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 2**15):
+        faults.append(f"size is {_shown(size)}, expected the height and width of your images in pixels")
+        return 0
+    return size
+
+
+def _check_together(description: Description, faults: list[str]) -> None:
+    patterns = dict(description.files())
+    if len({bool(pattern) for pattern in patterns.values()}) > 1:
+        without = next(name for name, pattern in patterns.items() if not pattern)
+        faults.append(f"'{without}' has no 'files', another section has; give patterns for all or list the files in "
+                      "pairs.csv")
+    s2 = description.images.get("s2")
+    if s2 is not None and s2.files and s2.convention == COLUMN:
+        faults.append(f"s2.offset is '{COLUMN}', names of files have no columns; list the files in pairs.csv, or keep "
+                      "images with and without the offset in two folders")
+
+
+def _images(said: Any, name: str, faults: list[str]) -> Images:
+    if not _is_section({name: said}, name, faults):
+        said = {}
+    else:
+        _check_keys(said, name, faults)
     key, sensors = _SENSORS[name]
-    spec = sensor(sensors[_choice(said, name, key, tuple(sensors), path)])
-    bands = said.get("bands", {})
-    if not isinstance(bands, dict | list) or not all(isinstance(band, str) for band in [*bands]):
-        raise UserError(f"'{path}': {name}.bands is {bands!r}, expected the names of the bands")
-    tokens = {canonical(band): bands[band] if isinstance(bands, dict) else band for band in bands}
+    quiet = faults if said else []  # of a section that is none, only that is told
+    product = _choice(said, name, key, tuple(sensors), quiet)
+    spec = sensor(sensors[product])
+    tokens = _tokens(said.get("bands", {}), name, faults)
     missing = [band for band in spec.bands if band not in tokens]
-    if bands and missing:
-        raise UserError(f"'{path}': {name}.bands lacks {' '.join(missing)}, which sensor '{spec.name}' has; add them")
-    no_data = said.get("no_data")
-    if no_data is not None and (not isinstance(no_data, int | float) or isinstance(no_data, bool)):
-        raise UserError(f"'{path}': {name}.no_data is {no_data!r}, expected a number")
-    convention = (_choice(said, name, "unit", _UNITS, path) if name == "s1" else
-                  _choice(said, name, "offset", _OFFSETS, path))
-    return Images(spec, tuple(tokens), tokens or {band: band for band in spec.bands}, _files(said, name, path),
-                  no_data, convention)
+    if tokens and missing:
+        faults.append(f"{name}.bands lacks {' '.join(missing)}, which sensor '{spec.name}' has; add them")
+    convention = (_choice(said, name, "unit", _UNITS, quiet) if name == "s1" else
+                  _choice(said, name, "offset", _OFFSETS, quiet))
+    return Images(name, spec, tuple(tokens), tokens or {band: band for band in spec.bands}, _files(said, name, faults),
+                  _no_data(said, name, faults), convention)
 
 
-def _labels(said: Any, path: pathlib.Path) -> Labels:
-    _check_keys(said, "label", path)
-    classes = said.get("classes")
-    if not isinstance(classes, dict) or len(classes) < 2 or len(set(classes.values())) < len(classes):
-        raise UserError(f"'{path}': label.classes is {classes!r}, expected two or more names, each with its value in "
-                        'the files, such as {"land": 0, "water": 1}')
-    files = _files(said, "label", path)
-    if re.search(r"\{band\}|\*", files):
-        raise UserError(f"'{path}': label.files is '{files}'; it may hold {{place}} and {{date}} only")
-    return Labels(files, classes, said.get("ignore", []))
+def _tokens(bands: Any, name: str, faults: list[str]) -> dict[str, str]:
+    """Returns band -> its text in paths, in order; {} if none are named."""
+    items = bands.items() if isinstance(bands, dict) else [(band, band) for band in bands] if isinstance(
+        bands, list) else None
+    if items is None or not all(isinstance(text, str) and text.strip() for item in items for text in item):
+        faults.append(f"{name}.bands is {_shown(bands)}, expected the names of the bands")
+        return {}
+    tokens = {canonical(band): text for band, text in items}
+    if len(tokens) < len(items):
+        names = [canonical(band) for band, _ in items]
+        faults.append(f"{name}.bands names {next(band for band in names if names.count(band) > 1)} twice; name each "
+                      "band once")
+    elif len(texts := list(tokens.values())) > len(set(texts)):
+        faults.append(f"{name}.bands has the text '{next(text for text in texts if texts.count(text) > 1)}' for two "
+                      "bands; give each band its own")
+    return tokens
 
 
-def _files(said: Mapping[str, Any], name: str, path: pathlib.Path) -> str:
+def _no_data(said: Mapping[str, Any], name: str, faults: list[str]) -> float | None:
+    value = said.get("no_data")
+    if isinstance(value, str) and value.strip().lower() == "nan":  # JSON has no other way to say it
+        return math.nan
+    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+        faults.append(f"{name}.no_data is {_shown(value)}, expected a number")
+        return None
+    return value
+
+
+def _files(said: Mapping[str, Any], name: str, faults: list[str]) -> str:
     files = said.get("files", "")
-    if not isinstance(files, str) or pathlib.PurePath(files).is_absolute():
-        raise UserError(f"'{path}': {name}.files is {files!r}, expected a text relative to the folder of that file, "
-                        f"such as '{name}/{{place}}_{{date}}.tif'")
+    if not isinstance(files, str) or pathlib.PurePath(files).is_absolute() or ("files" in said and not files):
+        faults.append(f"{name}.files is {_shown(files)}, expected a text relative to the folder of that file, such as "
+                      f"'{name}/{{place}}_{{date}}.tif'")
+        return ""
     return files
 
 
-def _choice(said: Mapping[str, Any], name: str, key: str, allowed: Sequence, path: pathlib.Path) -> Any:
-    if said.get(key) not in allowed or isinstance(said.get(key), bool):
-        raise UserError(f"'{path}': {name}.{key} is {said.get(key)!r}, expected one of "
-                        f"{', '.join(map(repr, allowed))}; see data_prep/importers/geotiff.py")
-    return said[key]
+def _text(said: Mapping[str, Any], key: str, faults: list[str], default: str) -> str:
+    value = said.get(key, default)
+    if not isinstance(value, str):
+        faults.append(f"{key} is {_shown(value)}, expected a text")
+        return ""
+    return value
 
 
-def _check_keys(said: Any, name: str, path: pathlib.Path) -> None:
-    if not isinstance(said, dict):
-        raise UserError(f"'{path}': {name or 'it'} is no JSON object; see data_prep/importers/geotiff.py for one")
+def _choice(said: Mapping[str, Any], name: str, key: str, allowed: Sequence, faults: list[str]) -> Any:
+    """Returns one of `allowed`, in any case of letters."""
+    value = said.get(key)
+    for choice in allowed:
+        if type(value) is type(choice) and str(value).casefold() == str(choice).casefold():
+            return choice
+    faults.append(f"{name}.{key} is {_shown(value)}, expected one of {', '.join(map(repr, allowed))}; see "
+                  "data_prep/importers/geotiff.py")
+    return allowed[0]
+
+
+def _is_section(said: Mapping[str, Any], name: str, faults: list[str]) -> bool:
+    if name in said and not isinstance(said[name], dict):
+        faults.append(f"{name} is no JSON object but {_shown(said[name])}")
+        return False
+    return name in said
+
+
+def _check_keys(said: Mapping[str, Any], name: str, faults: list[str]) -> None:
     for key in said:
         if key not in _KEYS[name]:
-            raise UserError(f"'{path}' has an unknown key '{f'{name}.' * bool(name)}{key}'; "
-                            f"{nearest(key, _KEYS[name])}")
+            faults.append(f"it has an unknown key {_shown(f'{name}.' * bool(name) + key)}; "
+                          f"{nearest(key, _KEYS[name])}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]} ..."

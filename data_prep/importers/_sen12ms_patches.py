@@ -21,7 +21,7 @@ from data_prep.importers._unmatched import UnmatchedFiles, in_folder
 from data_prep.record import Pair, Tile
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
-from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
+from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset, without_zeros
 from dual_encoder.imagery.sensors import IGNORED, SENSORS
 
 SIZE = 256
@@ -182,17 +182,17 @@ def read(raw: pathlib.Path, item: Entry, features: Iterable[str], source: str, *
 
 
 def _s1(path: pathlib.Path) -> np.ndarray:
-    db = np.moveaxis(raster.read(path, len(SENSORS["s1_grd"].bands)), 0, -1)
-    return db_to_int16(np.where((db == 0).all(axis=-1, keepdims=True), np.nan, db))
+    db = np.moveaxis(raster.read(path, len(SENSORS["s1_grd"].bands), missing=np.nan), 0, -1)
+    return db_to_int16(without_zeros(db))
 
 
 def _s2(path: pathlib.Path) -> np.ndarray:
     # All images are older than processing baseline 04.00: there is no offset to remove.
-    return remove_s2_offset(np.moveaxis(raster.read(path, len(SENSORS["s2_l1c"].bands)), 0, -1), 0)
+    return remove_s2_offset(np.moveaxis(raster.read(path, len(SENSORS["s2_l1c"].bands), missing=0), 0, -1), 0)
 
 
 def _label(path: pathlib.Path, classes: Classes) -> np.ndarray:
-    values = raster.read(path, classes.bands)[0]
+    values = raster.read(path, classes.bands, missing=next(iter(classes.ignored)))[0]
     label = np.full(values.shape, IGNORED, np.uint8)
     for value, index in classes.index.items():
         label[values == value] = index

@@ -45,6 +45,7 @@ from data_prep.record import Pair, Tile
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
+from dual_encoder.imagery.grid import to_crs
 from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset, upsample_native
 from dual_encoder.imagery.sensors import IGNORED, SENSORS
 
@@ -57,7 +58,7 @@ _SPECS = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]}
 _BANDS = {feature: spec.bands for feature, spec in _SPECS.items()}
 _ROOTS = {2: {"s1": "BigEarthNet-S1", "s2": "BigEarthNet-S2"},
           1: {"s1": "BigEarthNet-S1-v1.0", "s2": "BigEarthNet-v1.0"}}
-_MAPS = "Reference_Maps"
+_MAPS, _NO_CODE = "Reference_Maps", 999
 
 
 class Importer:
@@ -195,8 +196,6 @@ class _Archive:
 
     def _located(self, scene: list[Entry]) -> Iterator[Entry]:
         """Adds latitudes and longitudes to the entries of a scene; one patch of each tile gives the grid of all."""
-        import rasterio.warp
-
         for tile, grouped in itertools.groupby(scene, key=lambda item: item.location_id.split("_")[0]):
             items = list(grouped)
             if tile not in self._corners:
@@ -206,8 +205,8 @@ class _Archive:
                 yield from items
                 continue
             columns, lines = zip(*(map(int, item.location_id.split("_")[1:]) for item in items), strict=True)
-            lons, lats = rasterio.warp.transform(crs, "EPSG:4326", [left + (x + 0.5) * _METRES for x in columns],
-                                                 [top - (y + 0.5) * _METRES for y in lines])
+            lons, lats = to_crs(crs, "EPSG:4326", [left + (x + 0.5) * _METRES for x in columns],
+                                [top - (y + 0.5) * _METRES for y in lines])
             for item, lat, lon in zip(items, lats, lons, strict=True):
                 yield dataclasses.replace(item, lat=lat, lon=lon)
 
@@ -227,11 +226,12 @@ class _Archive:
 
     def bands(self, entry: Entry, feature: str, names: Sequence[str]) -> dict[str, np.ndarray]:
         folder = self._raw / entry.where[feature]
-        return {band: raster.read(folder / f"{folder.name}_{band}.tif", 1)[0] for band in names}
+        return raster.read_bands({band: folder / f"{folder.name}_{band}.tif" for band in names}, SIZE,
+                                 np.nan if feature == "s1" else 0)
 
     def reference_map(self, entry: Entry) -> np.ndarray:
         return raster.read(self._raw / _MAPS / entry.id.rsplit("_", 2)[0] / entry.id
-                           / f"{entry.id}_reference_map.tif", 1)[0]
+                           / f"{entry.id}_reference_map.tif", 1, missing=_NO_CODE)[0]
 
 
 def _stack(bands: Mapping[str, np.ndarray], names: Sequence[str], entry: Entry) -> np.ndarray:

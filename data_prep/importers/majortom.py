@@ -116,7 +116,7 @@ class Importer:
         bands = SENSORS[self._sensors["s2"]].bands
         images = self._images(entry, "s2", bands)
         try:
-            dn = np.stack([upsample_native(images[band].values[0], SIZE) for band in bands], axis=-1)
+            dn = np.stack([upsample_native(images[band].filled(0)[0], SIZE) for band in bands], axis=-1)
         except UserError as error:
             raise UserError(f"{_named(entry, 's2')}: {error}") from error
         dn[(dn == 0).any(axis=-1)] = 0  # in ESA's products 0 is no data in each band
@@ -129,7 +129,7 @@ class Importer:
         if not own.matches(images["vh"].grid):
             raise UserError(f"{name}: vv is {own.shape} at {own.extent()}, vh is {images['vh'].grid.shape} at "
                             f"{images['vh'].grid.extent()}; expected one grid, leave it out")
-        power = np.stack([images[band].values[0].astype(np.float32) for band in ("vv", "vh")])
+        power = np.stack([images[band].filled(0)[0].astype(np.float32) for band in ("vv", "vh")])
         power = np.where(np.isfinite(power) & (power > 0), power, np.nan)
         if own.matches(grid):
             return power, ""

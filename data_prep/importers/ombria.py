@@ -20,6 +20,7 @@ from data_prep.importers._unmatched import UnmatchedFiles, in_folder
 from data_prep.record import Pair, Tile
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
+from dual_encoder.imagery import file_kinds
 
 
 class Importer:
@@ -79,9 +80,15 @@ class Importer:
 
 def _png(path: pathlib.Path, mode: str) -> np.ndarray:
     try:
+        with open(path, "rb") as file:
+            kind = file_kinds.kind_of(file.read(file_kinds.HEAD))
+        if kind != file_kinds.PNG:
+            raise UserError(f"'{path}' is {kind or 'no picture'}, expected a PNG; fetch it again")
         with Image.open(path) as image:
             if image.mode != mode:
                 raise UserError(f"'{path}' has mode {image.mode}, expected {mode}; is it an OMBRIA file?")
             return np.asarray(image)
-    except (PIL.UnidentifiedImageError, OSError) as error:
+    except UserError:
+        raise
+    except (PIL.UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"'{path}' cannot be read as PNG ({error}); fetch it again") from error

@@ -91,15 +91,16 @@ class Importer:
     def read(self, entry: Entry) -> Pair | Tile:
         images = {}
         if "s1" in self._sensors:
-            images["s1"] = db_to_int16(np.moveaxis(raster.read(self._file(entry.id, "S1Hand"), 2), 0, -1))
+            images["s1"] = db_to_int16(np.moveaxis(raster.read(self._file(entry.id, "S1Hand"), 2, np.nan), 0, -1))
         if "s2" in self._sensors:
             # All events are older than processing baseline 04.00: there is no offset to remove.
-            images["s2"] = remove_s2_offset(np.moveaxis(raster.read(self._file(entry.id, "S2Hand"), 13), 0, -1), 0)
+            dn = raster.read(self._file(entry.id, "S2Hand"), 13, missing=0)
+            images["s2"] = remove_s2_offset(np.moveaxis(dn, 0, -1), 0)
         source = "Sen1Floods11 v1.1 hand-labelled"
         if self._kind == "pairs":
             return Pair.of(entry, images=images, source=source)
         label = self._file(entry.id, "LabelHand")
-        raw_label = raster.read(label, 1)[0]
+        raw_label = raster.read(label, 1, missing=-1)[0]
         if not np.isin(raw_label, (-1, 0, 1)).all():
             raise UserError(f"'{label}' holds values {np.unique(raw_label)[:6].tolist()}, expected -1, "
                             "0 and 1; is it a LabelHand file of v1.1?")

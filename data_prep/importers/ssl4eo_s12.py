@@ -103,13 +103,13 @@ class Importer:
         return Pair.of(entry, images=images, source="SSL4EO-S12 v1.0", cloud=cloud)
 
     def _bands(self, folder: str, bands: Sequence[str]) -> np.ndarray:
+        paths = {band: self._raw / folder / f"{band.replace('B0', 'B')}.tif" for band in bands}
         images = []
-        for band in bands:
-            path = self._raw / folder / f"{band.replace('B0', 'B')}.tif"
+        for band, values in raster.read_bands(paths, SIZE, missing=0).items():  # 0 in S1 is no data, too
             try:
-                images.append(upsample_native(raster.read(path, 1)[0], SIZE))
+                images.append(upsample_native(values, SIZE))
             except UserError as error:
-                raise UserError(str(error) if str(path) in str(error) else f"'{path}': {error}") from error
+                raise UserError(f"'{paths[band]}': {error}") from error
         return np.stack(images, axis=-1)
 
 

@@ -164,7 +164,8 @@ class _Tiles:
 
     def read(self, entry: Entry, sensors: Mapping[str, SensorSpec]) -> _Read:
         paths = {feature: self._raw / product / f"{entry.id}.tif" for feature, product in self._products.items()}
-        images = {feature: np.moveaxis(raster.read(paths[feature], len(spec.bands)), 0, -1)
+        missing = {"s1": np.nan, "s2": 0}
+        images = {feature: np.moveaxis(raster.read(paths[feature], len(spec.bands), missing[feature]), 0, -1)
                   for feature, spec in sensors.items()}
         times: dict[str, int] = {}
         if "s1" in images:
@@ -172,7 +173,7 @@ class _Tiles:
             times["s1"] = _tag_time(paths["s1"])
         if "s2" in images:
             times["s2"] = _tag_time(self._raw / "LULC" / f"{entry.id}.tif")
-        return images, raster.read(paths["label"], 1)[0] if "label" in paths else None, times, math.nan
+        return images, raster.read(paths["label"], 1, IGNORED)[0] if "label" in paths else None, times, math.nan
 
 
 def _is_tiles(raw: pathlib.Path) -> bool:

@@ -56,18 +56,18 @@ class LabelSpec:
         """True if the label has height and width, and so moves with the pixels of the images."""
         return self.kind in _PER_PIXEL
 
-    def shape(self, size: int) -> tuple[int, ...]:
-        """Returns the shape of the label of an image of `size` x `size` pixels."""
+    def shape(self, size: int | tuple[int, int]) -> tuple[int, ...]:
+        """Returns the shape of the label of an image of `size` x `size` pixels, or of (height, width)."""
         if self.per_pixel:
-            return size, size
+            return size if isinstance(size, tuple) else (size, size)
         return (len(self.classes),) if self.kind == "image_classes" else ()
 
-    def fault(self, label: np.ndarray, size: int) -> tuple[str, object, object] | None:
+    def fault(self, label: np.ndarray, size: int | tuple[int, int]) -> tuple[str, object, object] | None:
         """Returns (part, seen, expected) for a label that does not fit this spec; None if it fits.
 
         Args:
           label: of one record.
-          size: height and width of its images in pixels.
+          size: height and width of its images in pixels, or both as (height, width).
         """
         if label.dtype != self.dtype or label.shape != self.shape(size):
             return "label", f"{label.dtype}{list(label.shape)}", f"{self.dtype}{list(self.shape(size))}"

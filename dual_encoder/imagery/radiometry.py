@@ -40,12 +40,50 @@ def db_to_int16(db: np.ndarray) -> np.ndarray:
     return np.where(valid, np.clip(hundredths, -32767, 32767), S1_NO_DATA).astype(np.int16)
 
 
+def without_zeros(db: np.ndarray) -> np.ndarray:
+    """Returns decibels with NaN in place of pixels that are exactly 0 in all bands: an untagged border.
+
+    A 0 in one of two bands is data: values may stop at 0 dB, on bright roofs. Both bands of a real pixel are not
+    exactly 0.
+
+    Args:
+      db: [height, width, bands] float, dB.
+    """
+    zero = (db == 0).all(axis=-1, keepdims=True)
+    return np.where(zero, np.nan, db) if zero.any() else db
+
+
+def zero_areas(db: np.ndarray) -> np.ndarray:
+    """Finds untagged borders in decibels: areas in which all bands are exactly 0.
+
+    A pixel belongs to one if it lies in a square of 2 x 2 such pixels, or touches one that does. Pixels outside the
+    image count as such. So a single target of 0 dB stays data, and no zero remains along a slanting border.
+
+    Args:
+      db: [bands, height, width] float, dB.
+
+    Returns:
+      bool [height, width].
+    """
+    zero = (db == 0).all(axis=0)
+    if not zero.any():
+        return zero
+    wide = np.pad(zero, 1, constant_values=True)
+    squares = wide[:-1, :-1] & wide[1:, :-1] & wide[:-1, 1:] & wide[1:, 1:]  # by their upper left corner
+    covered = squares[:-1, :-1] | squares[1:, :-1] | squares[:-1, 1:] | squares[1:, 1:]
+    around = np.pad(covered & zero, 1)
+    height, width = zero.shape
+    near = [around[row:row + height, column:column + width] for row in range(3) for column in range(3)]
+    return zero & np.any(near, axis=0)
+
+
 def remove_s2_offset(dn: np.ndarray, offset: int) -> np.ndarray:
     """Removes the DN offset that processing baseline 04.00 (2022) added to Sentinel-2 products.
 
-    A pixel is without data if all its bands are 0. A 0 in one band of another pixel is a dark surface. It stays 0
-    without an offset and becomes 1 with one, like every value that would fall below 1: no valid pixel turns into
-    no-data.
+    A pixel is without data if all its bands are 0. Without an offset, a 0 in one band of another pixel is a dark
+    surface. With one, a dark surface is near 1000 and 0 is never data: the pixel lies at the edge of a detector or of
+    the swath. Then a pixel with a 0 in any band is without data. Values that would fall below 1 become 1: no valid
+    pixel turns into no-data.
 
     Args:
       dn: [height, width, bands], integers of the product.
@@ -53,11 +91,20 @@ def remove_s2_offset(dn: np.ndarray, offset: int) -> np.ndarray:
 
     Returns:
       uint16 of that shape, reflectance x 10000; 0 in all bands = no data.
+
+    Raises:
+      UserError: the values are no integers.
     """
+    if dn.dtype.kind not in "iu":
+        raise UserError(f"the values of Sentinel-2 are {dn.dtype}, expected integers, reflectance x 10000; convert "
+                        "them")
     if offset == 0:
         return np.clip(dn, 0, 65535).astype(np.uint16)
-    valid = (dn != S2_NO_DATA).any(axis=-1, keepdims=True)
-    return np.where(valid, np.clip(dn.astype(np.int64) - offset, 1, 65535), S2_NO_DATA).astype(np.uint16)
+    if np.iinfo(dn.dtype).max <= offset:
+        dn = dn.astype(np.int32)
+    valid = (dn != S2_NO_DATA).all(axis=-1, keepdims=True)
+    # In the integers of the product, which may be a whole scene: no copy of eight bytes a value.
+    return np.where(valid, np.clip(np.maximum(dn, offset + 1) - offset, 1, 65535), S2_NO_DATA).astype(np.uint16)
 
 
 def upsample_native(band: np.ndarray, size: int) -> np.ndarray:

@@ -600,7 +600,7 @@ def test_tiles_of_one_sensor(tmp_path):
     ({"s2": S2 | {"bands": 12}}, "s2.bands is 12, expected the names"),
     ({"s1": S1 | {"files": "{place}.tif"}, "s2": S2}, "'s2' has no 'files', another section has"),
     ({"s2": S2 | {"files": "{place}.tif", "offset": "column"}}, "s2.offset is 'column', names of files have no col"),
-    ({"s1": S1, "label": {"classes": ["a", "b"]}}, "label.classes is .*expected two or more names"),
+    ({"s1": S1, "label": {"classes": ["a"]}}, "label.classes is .*expected two or more names"),
     ({"s1": S1, "label": LABEL | {"files": "{band}.tif"}}, "label.files is '{band}.tif'; it may hold"),
     ({"s1": S1 | {"no_data": "-9999"}}, "s1.no_data is '-9999', expected a number"),
     ({"s2": S2 | {"no_data": True}}, "s2.no_data is True, expected a number"),

@@ -43,8 +43,12 @@ def test_offset_leaves_no_data_and_makes_none():
     np.testing.assert_array_equal(plain, dn)
     result = radiometry.remove_s2_offset(dn, 1000)
     assert result.dtype == np.uint16
-    # No data stays 0 in all bands; a dark band of a valid pixel becomes 1, not 0 and not 64536.
-    assert result.tolist() == [[[0, 0, 0], [1, 500, 1]], [[1, 1, 1], [1, 19000, 64535]]]
+    # No data stays 0 in all bands, and a pixel with a 0 in one band lies at an edge. A dark band of a valid pixel
+    # becomes 1, not 0 and not 64536.
+    assert result.tolist() == [[[0, 0, 0], [0, 0, 0]], [[1, 1, 1], [1, 19000, 64535]]]
+    for dtype in (np.int16, np.int32, np.int64, np.uint8):
+        small = np.array([[[0, 9], [200, 7]]], dtype)
+        assert radiometry.remove_s2_offset(small, 1000).tolist() == [[[0, 0], [1, 1]]]
 
 
 def test_upsample_native_by_pixel():
