@@ -169,15 +169,19 @@ def _radar(part: _Sample) -> Iterator[Outcome]:
         "of the pixels, expected -30 to -2 dB"))
     for cross, same in _CROSS.items():
         if cross in bands and same in bands:
-            crossed, direct = middle[:, bands.index(cross)], middle[:, bands.index(same)]
-            # Depolarised backscatter is the weaker one; over calm sea both are noise, and equal within 1 dB.
-            above = crossed - direct
-            yield Outcome("polarisations_swapped", all_of_them, above >= 2, lambda i, a=cross, b=same, by=above: (
-                f"{a} is {by[i]:.1f} dB above {b}, expected below it"))
-            yield Outcome("radar_amplitude", ~wrong, ~wrong & (crossed >= -12), lambda i, a=cross, c=crossed: (
-                f"median of {a} is {c[i]:+.1f} dB, expected below -12"))
-            yield Outcome("radar_dark", ~wrong, ~wrong & (crossed <= -36), lambda i, a=cross, c=crossed: (
-                f"median of {a} is {c[i]:+.1f} dB, below the noise of the instrument"))
+            yield from _polarisations(middle[:, bands.index(cross)], middle[:, bands.index(same)], cross, same, ~wrong)
+
+
+def _polarisations(crossed: np.ndarray, direct: np.ndarray, cross: str, same: str, scaled: np.ndarray
+                   ) -> Iterator[Outcome]:
+    """Compares the medians of two bands, dB [n]; `scaled`: bool [n], their unit is right."""
+    # Depolarised backscatter is the weaker one; over calm sea both are noise, and equal within 1 dB.
+    yield Outcome("polarisations_swapped", np.ones(len(crossed), bool), crossed >= direct + 2, lambda i: (
+        f"{cross} is {crossed[i] - direct[i]:.1f} dB above {same}, expected below it"))
+    yield Outcome("radar_amplitude", scaled, scaled & (crossed >= -12), lambda i: (
+        f"median of {cross} is {crossed[i]:+.1f} dB, expected below -12"))
+    yield Outcome("radar_dark", scaled, scaled & (crossed <= -36), lambda i: (
+        f"median of {cross} is {crossed[i]:+.1f} dB, below the noise of the instrument"))
 
 
 def _optical(part: _Sample, removed: np.ndarray) -> Iterator[Outcome]:
