@@ -13,7 +13,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -289,7 +289,7 @@ def _kind(source: pathlib.Path | bytes, name: str) -> str:
     """
     with contextlib.ExitStack() as stack:
         try:
-            file: BinaryIO = stack.enter_context(io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb"))
+            file: Any = stack.enter_context(io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb"))
         except OSError as error:
             raise UserError(f"'{name}' cannot be read ({error.strerror}); mend its permissions") from error
         head = file.read(file_kinds.HEAD)
