@@ -1,8 +1,10 @@
 """Reading arrays of a zarr v2 group in a zip file; the zip may be a member of an uncompressed tar, read in place."""
 
+import bz2
 import io
 import itertools
 import json
+import math
 import os
 import pathlib
 import tarfile
@@ -19,8 +21,11 @@ SUFFIX = ".zarr.zip"
 # Never get_codec of any name: numcodecs also has 'pickle', which runs code from the file.
 _CODECS = ("blosc", "bz2", "gzip", "lz4", "shuffle", "vlen-utf8", "zlib", "zstd")
 # The errors that damaged bytes cause in zipfile, json, numcodecs and numpy.
+_LARGEST = 1 << 28  # values of an array or of a chunk, at most 2 GiB
+_LARGEST_TEXT, _LARGEST_JSON = 1 << 24, 1 << 24  # bytes
+_LARGEST_MEMBER = 1 << 28  # bytes of a chunk as it is stored
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError,
-           NotImplementedError, OverflowError, MemoryError)
+           NotImplementedError, OverflowError, MemoryError, AttributeError)
 
 
 class ZarrZip:
@@ -79,13 +84,16 @@ class ZarrZip:
         meta = self._json(f"{array}/.zarray")
         dims = self.dims(array) if index else ()
         try:
-            shape, chunks = meta["shape"], meta["chunks"]
+            shape, chunks = _sizes(meta)
             fixed = {dims.index(name): position for name, position in index.items()}
             if any(not 0 <= position < shape[axis] for axis, position in fixed.items()):
                 raise IndexError(f"{index} lies outside of {dict(zip(dims, shape, strict=True))}")
             grid = [[fixed[axis] // step] if axis in fixed else range(-(-length // step))
                     for axis, (length, step) in enumerate(zip(shape, chunks, strict=True))]
-            out = np.empty([length for axis, length in enumerate(shape) if axis not in fixed], meta["dtype"])
+            wanted = [length for axis, length in enumerate(shape) if axis not in fixed]
+            if math.prod(wanted) * np.dtype(meta["dtype"]).itemsize > 8 * _LARGEST:
+                raise ValueError(f"{wanted} values are declared, at most {_LARGEST} are read")
+            out = np.zeros(wanted, meta["dtype"])
             for place in itertools.product(*grid):
                 stops = [min(step, length - at * step) for at, step, length in zip(place, chunks, shape, strict=True)]
                 inner = tuple(fixed[axis] % chunks[axis] if axis in fixed else slice(stop)
@@ -104,16 +112,22 @@ class ZarrZip:
         if key not in self._names:
             fill = 0 if meta["fill_value"] is None else meta["fill_value"]
             return np.full(meta["chunks"], float(fill) if np.dtype(meta["dtype"]).kind == "f" else fill, meta["dtype"])
-        data: bytes | np.ndarray = self._zip.read(key)
+        stored = self._zip.getinfo(key).file_size
+        if stored > _LARGEST_MEMBER:
+            raise ValueError(f"chunk '{key}' holds {stored} bytes, at most {_LARGEST_MEMBER} are read")
+        data: Any = self._zip.read(key)
+        size = math.prod(meta["chunks"]) * np.dtype(meta["dtype"]).itemsize
         for config in [meta["compressor"], *reversed(meta["filters"] or [])]:
             if config is not None:
-                data = _codec(config, self).decode(data)
+                data = _decoded(_codec(config, self), config["id"], data, size)
         # Objects are the texts of vlen-utf8; all other codecs give bytes.
         flat = (data if isinstance(data, np.ndarray) and data.dtype == object else np.frombuffer(data, meta["dtype"]))
         return flat.reshape(meta["chunks"], order=meta["order"])
 
     def _json(self, key: str) -> dict[str, Any]:
         try:
+            if (size := self._zip.getinfo(key).file_size) > _LARGEST_JSON:
+                raise ValueError(f"it holds {size} bytes, at most {_LARGEST_JSON} are read")
             value = json.loads(self._zip.read(key))
             if not isinstance(value, dict):
                 raise ValueError("no JSON object")
@@ -143,6 +157,56 @@ def tar_members(path: pathlib.Path) -> Iterator[tuple[str, int, int]]:
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"'{path}' cannot be read as an uncompressed tar ({error}); it looks truncated, fetch it "
                         "again") from error
+
+
+def _sizes(meta: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """Returns shape and chunks of an array; ValueError if they are no sizes, or too large to be read."""
+    shape, chunks, dtype = meta["shape"], meta["chunks"], np.dtype(meta["dtype"])
+    numbers = [*shape, *chunks]
+    if len(shape) != len(chunks) or not all(type(number) is int for number in numbers) or min([0, *shape]) < 0 or (
+            min([1, *chunks]) < 1):
+        raise ValueError(f"shape {shape} and chunks {chunks} are no sizes")
+    longest = 4096 if dtype.kind in "US" else 8
+    if dtype.kind not in "iufbMmOUS" or dtype.itemsize > longest:
+        raise ValueError(f"dtype {dtype} is not read here")
+    if math.prod(chunks) * dtype.itemsize > 8 * _LARGEST or meta["order"] not in ("C", "F"):
+        raise ValueError(f"chunks {chunks} in order {meta['order']!r} are not read; at most {_LARGEST} values are")
+    return shape, chunks
+
+
+def _decoded(codec: Any, name: str, data: Any, size: int) -> Any:
+    """Decodes a chunk that is `size` bytes long then; ValueError for a longer one, before it takes memory."""
+    if name == "vlen-utf8":
+        return codec.decode(data)
+    if name in ("gzip", "zlib", "bz2"):
+        unpack = bz2.BZ2Decompressor() if name == "bz2" else zlib.decompressobj(31 if name == "gzip" else 15)
+        # A text may be longer than its place in the array: 64 KiB for each.
+        found = unpack.decompress(bytes(data), max(size, _LARGEST_TEXT) + 1)
+        if len(found) > max(size, _LARGEST_TEXT):
+            raise ValueError(f"a chunk unpacks to more than the {size} bytes of its shape")
+        return found
+    if name in ("blosc", "lz4", "zstd"):  # their headers declare the size
+        declared = _declared(name, bytes(data[:18]))
+        if declared > max(size, _LARGEST_TEXT):
+            raise ValueError(f"a chunk declares {declared} bytes, its shape has {size}")
+    return codec.decode(data)
+
+
+def _declared(name: str, head: bytes) -> int:
+    """Returns the unpacked size that the head of a chunk declares; OverflowError if it says nothing.
+
+    Sources: blosc's README_HEADER, numcodecs' lz4 (4 bytes in front), RFC 8878 section 3.1.1.1 (zstd).
+    """
+    if name == "blosc":
+        return int.from_bytes(head[4:8], "little")
+    if name == "lz4":
+        return int.from_bytes(head[:4], "little")
+    single, kind, dictionary = head[4] >> 5 & 1, head[4] >> 6, (0, 1, 2, 4)[head[4] & 3]
+    start = 5 + (not single) + dictionary
+    length = (1 if single else 0, 2, 4, 8)[kind]
+    if not length:
+        raise OverflowError("a chunk of zstd does not declare its size")
+    return int.from_bytes(head[start:start + length], "little") + (256 if kind == 1 else 0)
 
 
 def _codec(config: dict[str, Any], name: object) -> Any:

@@ -26,6 +26,7 @@ import numpy as np
 
 from data_prep.build.selection import Filters, area, hashed_split
 from data_prep.importers import Entry, Reject, Unmatched
+from data_prep.names import fault, leaves, shown, split_name
 from data_prep.turned_away import first_reason, row, unmatched_text
 from dual_encoder.data.manifest import splits_in_order
 from dual_encoder.errors import UserError
@@ -115,6 +116,7 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
     seen: set[int] = set()
     turned_away: collections.Counter[str] = collections.Counter()
     unmatched: list[Unmatched] = []
+    folded: dict[str, str] = {}  # name of a split in the raw data -> name that is stored
     without_place = 0
     with atomic.create(folder / "entries.jsonl") as lines, atomic.create(folder / "rejected.jsonl") as rejects:
         def reject(name: str, kind: str, reason: str) -> None:
@@ -125,6 +127,10 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
             if isinstance(item, Reject):
                 reject(item.id, "fault", item.reason)
                 continue
+            if wrong := _fault(item):
+                reject(item.id, "fault", wrong)
+                continue
+            item = _with_usual_split(item, folded)
             digest = int.from_bytes(hashlib.blake2b(item.id.encode(), digest_size=8).digest(), "big")
             if digest in seen:
                 reject(item.id, "fault", "the id occurs twice; the first one is kept")
@@ -138,6 +144,8 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
                 area_splits.append(names.setdefault(hashed_split(area(item, block_degrees)), len(names)))
                 without_place += math.isnan(item.lat) or math.isnan(item.lon)
         rejects.write(b"".join(map(row, unmatched)))
+    for name, stored in folded.items() if split_by == "source" else ():
+        print(f"split {shown(name)} of the raw data is stored as '{stored}'", flush=True)
     own = split_by == "source" and any(number != names.get("") for number in set(own_splits))
     if split_by == "source" and begins and not own:
         print("the raw data has no splits: split by area instead", flush=True)
@@ -153,6 +161,32 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
     _save(plan, offsets)
     _report(plan, turned_away, unmatched, own)
     return plan
+
+
+def _fault(entry: Entry) -> str:
+    """Returns why the names of an entry cannot be used, '' if they can."""
+    for what, text in (("id", entry.id), ("location_id", entry.location_id)):
+        if reason := fault(text):
+            return f"{what} {reason}; mend it in the raw data"
+    for name, degrees, limit in (("lat", entry.lat, 90), ("lon", entry.lon, 360)):
+        if not (math.isnan(degrees) or abs(degrees) <= limit):
+            return f"{name} is {degrees:.6g}, expected degrees; mend it in the raw data"
+    if path := leaves(entry.where):
+        return f"{shown(path)} leads out of the raw folder; give paths relative to it"
+    try:
+        split_name(entry.split.strip() or "train")
+    except ValueError as error:
+        return f"{error}; mend it in the raw data, or build with --split-by=area"
+    return ""
+
+
+def _with_usual_split(entry: Entry, folded: dict[str, str]) -> Entry:
+    """Returns the entry with the usual name of its split; `folded` collects the names that differ."""
+    name = split_name(entry.split) if entry.split.strip() else ""
+    if name == entry.split:
+        return entry
+    folded[entry.split] = name
+    return dataclasses.replace(entry, split=name)
 
 
 def _offsets(begins: Sequence[int], splits: Sequence[int], names: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -1,13 +1,16 @@
 """BigEarthNet's tables and names: the S1 patch of an S2 patch, their times, places, splits and land cover."""
 
 import csv
+import io
 import pathlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from data_prep import parquet
 from data_prep.dates import acquisition_time
 from data_prep.importers import Entry, Reject
+from data_prep.text_files import read_text
 from dual_encoder.errors import UserError
 
 if TYPE_CHECKING:
@@ -136,18 +139,11 @@ def _numbers(labels: Sequence[str]) -> list[int]:
 
 def _parquet(path: pathlib.Path, labels: bool) -> "pyarrow.Table":
     import pyarrow
-    import pyarrow.parquet
 
     types = dict.fromkeys(_COLUMNS, pyarrow.string())
     if labels:
         types["labels"] = pyarrow.list_(pyarrow.string())
-    *others, last = types
-    try:
-        table = pyarrow.parquet.read_table(path, columns=list(types))
-        return table.select(list(types)).cast(pyarrow.schema(list(types.items())))
-    except (pyarrow.ArrowException, KeyError) as error:
-        raise UserError(f"'{path}' is no table with {', '.join(others)} and {last} ({str(error)[:120]}); fetch it "
-                        "again") from error
+    return parquet.read(path, types)
 
 
 def _list(path: pathlib.Path, split: str) -> "pyarrow.Table":
@@ -170,9 +166,11 @@ def _sorted(parts: "Iterable[pyarrow.Table]") -> Iterator[Row]:
 
     for batch in pyarrow.concat_tables(parts).sort_by("patch_id").to_batches(max_chunksize=4096):
         for patch_id, s1_name, split, *labels in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            yield Row(patch_id, s1_name, "validation" if split == "val" else split or "", *filter(None, labels))
+            yield Row(patch_id or "", s1_name or "", split or "", *filter(None, labels))
 
 
 def _csv_rows(path: pathlib.Path) -> list[tuple[str, str]]:
-    with open(path, newline="") as file:
-        return [(row[0], row[1]) for row in list(csv.reader(file))[1:] if row]
+    rows = list(csv.reader(io.StringIO(read_text(path, "a table of the patches"), newline="")))[1:]
+    if wrong := next((number for number, row in enumerate(rows, start=2) if row and len(row) < 2), 0):
+        raise UserError(f"'{path}': line {wrong} has one cell, expected two; fetch it again")
+    return [(row[0], row[1]) for row in rows if row]

@@ -21,8 +21,8 @@ from collections.abc import Iterator, Mapping
 from data_prep.importers import Entry, Layout, Reject
 from data_prep.importers import _sen12ms_patches as patches
 from data_prep.record import Pair, Tile
+from data_prep.text_files import read_text
 from dual_encoder.data.labels import LabelSpec
-from dual_encoder.errors import UserError
 
 CLASSES = ("forest", "shrubland", "grassland", "wetland", "cropland", "urban", "barren", "water")
 _LAND_COVER = patches.Classes("dfc", 1, {1: 0, 2: 1, 4: 2, 5: 3, 6: 4, 7: 5, 9: 6, 10: 7}, (0, 3, 8))
@@ -75,8 +75,6 @@ def _splits(folder: pathlib.Path) -> dict[str, str]:
     ids: dict[str, str] = {}
     for name, split in _LISTS.items():
         path = folder / f"dfc-{name}-new.csv"
-        if not path.is_file():
-            raise UserError(f"'{path}' is missing; it is in the archive with the folders s1, s2 and dfc")
-        with open(path) as lines:
-            ids |= {patches.patch_id(line): split for line in lines}
+        lines = read_text(path, "a list of patches in the archive with the folders s1, s2 and dfc").splitlines()
+        ids |= {patches.patch_id(line): split for line in lines}
     return ids

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep import parquet
 from data_prep.dates import acquisition_time
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
 from data_prep.importers._unmatched import UnmatchedFiles, in_folder
@@ -44,6 +45,7 @@ from dual_encoder.imagery.s2_offset import detect_s2_offset
 from dual_encoder.imagery.sensors import SENSORS
 
 SIZE = 1068
+_LARGEST_ROW = 256 << 20  # bytes of the GeoTIFFs of one image; the published ones have 10 MB
 _SOURCES = {"s1_rtc": "Core-S1RTC", "s2_l2a": "Core-S2L2A", "s2_l1c": "Core-S2L1C"}
 _COLUMNS = ("grid_cell", "product_id", "centre_lat", "centre_lon", "parquet_url", "parquet_row")
 
@@ -155,9 +157,11 @@ class Importer:
         if file.metadata.num_rows != file.num_row_groups or number >= file.num_row_groups:
             raise UserError(f"'{path}' has {file.metadata.num_rows} rows in {file.num_row_groups} row groups, expected "
                             f"each row in its own and a row {number}; fetch the published file")
+        columns = ["grid_cell", "product_id", *bands]
+        parquet.check_row_group(file.metadata, number, columns, _LARGEST_ROW, f"'{path}', row {number},")
         try:
-            return file.read_row_group(number, columns=["grid_cell", "product_id", *bands]).to_pylist()[0]
-        except (pyarrow.ArrowException, OSError) as error:
+            return file.read_row_group(number, columns=columns).to_pylist()[0]
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError, IndexError) as error:
             raise UserError(f"'{path}', row {number} cannot be read as Parquet ({str(error)[:120]}); fetch it "
                             "again") from error
 
@@ -202,19 +206,12 @@ def _metadata(folder: pathlib.Path, beside: UnmatchedFiles) -> Any:
     """Reads the rows of metadata.parquet whose part file is on disk, with a column 'file'; `beside` counts others."""
     import pyarrow
     import pyarrow.compute
-    import pyarrow.parquet
 
-    path = folder / "metadata.parquet"
-    try:
-        names = pyarrow.parquet.read_schema(path).names
-        if missing := [name for name in _COLUMNS if name not in names]:
-            raise UserError(f"'{path}' has no column {' '.join(missing)}; fetch metadata.parquet of {folder.name}")
-        table = pyarrow.parquet.read_table(path, columns=[*_COLUMNS, *{"cloud_cover"}.intersection(names)])
-    except FileNotFoundError as error:
-        raise UserError(f"'{path}' is missing; it is the list of the images, fetch it with the part "
-                        "files") from error
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"'{path}' cannot be read as Parquet ({str(error)[:120]}); fetch it again") from error
+    text, number = pyarrow.string(), pyarrow.float64()
+    table = parquet.read(folder / "metadata.parquet", dict(zip(_COLUMNS, (
+        text, text, number, number, text, pyarrow.int64()), strict=True)) | {"cloud_cover": number}, ("cloud_cover",))
+    table = table.filter(pyarrow.compute.is_valid(table["grid_cell"])).filter(  # a row without them is no image
+        pyarrow.compute.is_valid(table["product_id"])) if table["grid_cell"].null_count else table
     files = pyarrow.compute.replace_substring_regex(table["parquet_url"], r"^.*/|\?.*$", "")
     table = table.append_column("file", files).drop_columns("parquet_url")
     parts = sorted(in_folder(folder.parent, f"{folder.name}/images", lambda name: name.endswith(".parquet"), beside))

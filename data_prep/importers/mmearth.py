@@ -20,20 +20,24 @@ radar band, every other one a place late: such tiles are rejected. The days of t
 import calendar
 import datetime
 import functools
-import json
+import math
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
 from data_prep.importers._unmatched import UnmatchedFiles
+from data_prep.names import shown
 from data_prep.record import Pair
+from data_prep.text_files import read_json
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
 from dual_encoder.imagery.sensors import SENSORS
 
+_LARGEST_SIDE = 1024  # pixels of a tile
+_LARGEST_TABLE, _LARGEST_CHUNK = 1 << 30, 1 << 28  # bytes
 _SIZE = 128  # of the full data set; used without a raw folder
 _S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B8A", "B08", "B09", "B10", "B11", "B12")
 _ORBITS = {"ascending": slice(0, 2), "descending": slice(4, 6)}  # VV and VH among the eight
@@ -72,16 +76,17 @@ class Importer:
                 beside.add_data("", item.name)
         yield from beside.result()
         tiles = _read_tile_info(self._companion("tile_info"))
-        metadata = self._array("metadata")
+        metadata = self._metadata()
         splits, other_level, other_radar = self._splits(len(metadata)), 0, 0
         for row, tile in enumerate(metadata):
-            name = tile["tile_id"].decode()
+            name = tile["tile_id"].decode(errors="replace")
             if name not in tiles:
                 yield Reject(name, f"row {row} of '{self._path.name}' is not in '{self._companion('tile_info').name}'")
                 continue
             date, level, latitude, longitude, has_radar = tiles[name]
-            if "S2_type" in (metadata.dtype.names or ()) and (stored := tile["S2_type"].decode()) != level:
-                yield Reject(name, f"S2_type is {stored} in the HDF5 file and {level} in its tile_info")
+            if "S2_type" in (metadata.dtype.names or ()) and (stored := tile["S2_type"].decode(errors="replace")
+                                                                       ) != level:
+                yield Reject(name, f"S2_type is {shown(stored)} in the HDF5 file and {level} in its tile_info")
             elif level != self._level:
                 other_level += 1
             elif not has_radar:
@@ -108,9 +113,21 @@ class Importer:
         """Reads one row of an array, or all of them."""
         try:
             return self._file[name][() if row is None else row]
-        except OSError as error:
+        except UserError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:  # of damaged HDF5
             raise UserError(f"'{self._path}': array '{name}'{'' if row is None else f', row {row},'} cannot be read "
                             f"({str(error)[:120]}); fetch the file again") from error
+
+    def _metadata(self) -> np.ndarray:
+        """Returns a row of the table for each tile, with tile_id and perhaps S2_type as bytes."""
+        metadata = self._array("metadata")
+        fields: Mapping[str, Any] = metadata.dtype.fields or {}
+        texts = {"tile_id", "S2_type"} & set(fields)
+        if "tile_id" not in texts or any(fields[name][0].kind != "S" for name in texts):
+            raise UserError(f"'{self._path}': array 'metadata' is {metadata.dtype}, expected a table with the texts "
+                            "tile_id and S2_type; fetch the file again")
+        return metadata
 
     def _companion(self, what: str) -> pathlib.Path:
         return self._path.with_name(f"{self._path.stem}_{what}.json")
@@ -118,11 +135,17 @@ class Importer:
     def _splits(self, tiles: int) -> np.ndarray:
         splits = np.full(tiles, "", object)
         if self._companion("splits").is_file():
-            for split, rows in _read_json(self._companion("splits")).items():
+            path = self._companion("splits")
+            said = read_json(path, "the list of the splits")
+            if not isinstance(said, dict):
+                raise UserError(f"'{path}' holds a {type(said).__name__}, expected rows by split; fetch it again")
+            for split, rows in said.items():
+                if not (isinstance(rows, list) and all(type(row) is int for row in rows)):
+                    raise UserError(f"'{path}': split {shown(split)} is no list of row numbers; fetch it again")
                 if rows and not 0 <= min(rows) <= max(rows) < tiles:
-                    raise UserError(f"'{self._companion('splits')}' has rows {min(rows)} to {max(rows)} in '{split}', "
+                    raise UserError(f"'{path}' has rows {min(rows)} to {max(rows)} in {shown(split)}, "
                                     f"'{self._path.name}' holds {tiles}; fetch the two of one variant")
-                splits[rows] = {"val": "validation"}.get(split, split)
+                splits[rows] = split
         return splits
 
 
@@ -139,24 +162,43 @@ def _open(path: pathlib.Path) -> Any:
 
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read as HDF5 ({str(error)[:120]}); it looks truncated, fetch it "
-                        "again") from error
-    for name, bands in (("sentinel2", (len(_S2_BANDS),)), ("sentinel1", (8,)), ("metadata", ())):
-        if name not in file or file[name].shape[1:2] != bands:
-            seen = f"shape {file[name].shape}" if name in file else "missing"
-            raise UserError(f"'{path}': array '{name}' is {seen}, expected MMEarth v001 (see data_prep/importers/"
+        seen = {name: _form(file, name) for name in ("sentinel2", "sentinel1", "metadata")}
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"'{path}' cannot be read as HDF5 ({' '.join(str(error).split())[:120]}); it looks truncated "
+                        "or damaged, fetch it again") from error
+    s2, s1, metadata = (seen[name] for name in ("sentinel2", "sentinel1", "metadata"))
+    side = s2.shape[-1] if len(s2.shape) == 4 else 0
+    for name, form, right in (
+            ("sentinel2", s2, len(s2.shape) == 4 and s2.shape[1:] == (len(_S2_BANDS), side, side)
+             and 0 < side <= _LARGEST_SIDE and s2.kind in "iuf"),
+            ("sentinel1", s1, s1.shape == (s2.shape[0], 8, side, side) and s1.kind == "f" if s2.shape else False),
+            ("metadata", metadata, metadata.shape == s2.shape[:1] and metadata.bytes <= _LARGEST_TABLE)):
+        if not right or form.chunk > _LARGEST_CHUNK:
+            raise UserError(f"'{path}': array '{name}' is {form}, expected MMEarth v001 (see data_prep/importers/"
                             "mmearth.py); fetch it again")
     return file
 
 
-def _read_json(path: pathlib.Path, object_hook=None) -> Any:
-    if not path.is_file():
-        raise UserError(f"'{path}' is missing; fetch it with the HDF5 file of its name")
-    try:
-        return json.loads(path.read_bytes(), object_hook=object_hook)
-    except ValueError as error:
-        raise UserError(f"'{path}' cannot be read as JSON ({error}); fetch it again") from error
+class _Form(NamedTuple):
+    """Shape, kind of dtype, bytes of all and of one chunk, as an array of an HDF5 file declares them."""
+
+    shape: tuple[int, ...]
+    kind: str
+    bytes: int
+    chunk: int
+
+    def __str__(self) -> str:
+        return f"of shape {self.shape}, chunks of {self.chunk} bytes" if self.shape else "missing"
+
+
+def _form(file: Any, name: str) -> _Form:
+    import h5py
+
+    item = file.get(name)
+    if not isinstance(item, h5py.Dataset) or item.shape is None:
+        return _Form((), "", 0, 0)
+    size = item.dtype.itemsize
+    return _Form(item.shape, item.dtype.kind, math.prod(item.shape) * size, math.prod(item.chunks or ()) * size)
 
 
 def _read_tile_info(path: pathlib.Path) -> dict[str, tuple[int, str, float, float, bool]]:
@@ -164,16 +206,19 @@ def _read_tile_info(path: pathlib.Path) -> dict[str, tuple[int, str, float, floa
     def keep(found: dict) -> Any:  # while parsing: the whole content would take many times the file's size of memory
         if "S2_DATE" in found:
             day = datetime.date.fromisoformat(found["S2_DATE"])
-            return calendar.timegm(day.timetuple()), found["S2_type"], found["lat"], found["lon"], found["BANDS"]
+            facts = found["S2_type"], float(found["lat"]), float(found["lon"]), bool(found["BANDS"])
+            return calendar.timegm(day.timetuple()), *facts
         if "sentinel2" in found:  # BANDS
             return any({"VV", "VH"} <= set(found.get(f"sentinel1_{orbit}") or ()) for orbit in ("asc", "desc"))
         return found if any(isinstance(tile, tuple) for tile in found.values()) else None
 
     try:
-        return _read_json(path, keep) or {}
-    except KeyError as error:
-        raise UserError(f"'{path}': a tile has no {error}, expected S2_DATE, S2_type, lat, lon and BANDS; fetch it "
-                        "again") from error
+        tiles = read_json(path, "the table of the tiles", keep)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"'{path}': a tile lacks or has another kind of S2_DATE, S2_type, lat, lon or BANDS "
+                        f"({error}); fetch it again") from error
+    found = tiles if isinstance(tiles, dict) else {}
+    return {name: tile for name, tile in found.items() if isinstance(tile, tuple)}
 
 
 def _radar(s1: np.ndarray, name: str) -> tuple[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A generic layout for your own data: a folder of .npz files, each of which fits in memory.
+"""A generic layout for your own data: a folder of .npz files, read image by image.
 
 Every file holds, for N images (written by np.savez or np.savez_compressed, no object arrays):
 
@@ -16,24 +16,25 @@ Every file holds, for N images (written by np.savez or np.savez_compressed, no o
 Tiles may hold one sensor only. All files of a folder must agree in size and sensors.
 """
 
-import functools
 import math
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from data_prep.importers import LATEST_TIME, Entry, Layout, Reject, Unmatched, no_such_kind
 from data_prep.importers._unmatched import UnmatchedFiles
+from data_prep.npz_file import NpzFile
 from data_prep.record import Pair, Tile
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.radiometry import db_to_int16
 from dual_encoder.imagery.sensors import SensorSpec, sensor
 
-_IMAGES = ("s1", "s1_cdb", "s2", "label")  # the large ones
+_IMAGES = ("s1", "s1_cdb", "s2", "label")  # the large ones, read row by row
+_SMALL = ("id", "s1_bands", "s2_bands", "classes", "s1_time", "s2_time", "lat", "lon", "location_id", "split",
+          "s1_sensor", "s2_sensor", "licence", "attribution")
+_LARGEST_SIDE = 8192  # pixels
 _TEXT, _DEGREES, _TIME = ("Uiu", "text"), ("fiu", "degrees"), ("iu", "integers, Unix seconds")  # kinds of dtype
 _FACTS = {"location_id": _TEXT, "split": _TEXT, "lat": _DEGREES, "lon": _DEGREES, "s1_time": _TIME,
           "s2_time": _TIME}  # one of each per image
@@ -48,7 +49,7 @@ class Importer:
             raise UserError("importer 'npz' has no fixed sensors and size; name them in the config's JSON or build "
                             "with `python -m data_prep build`")
         path = _files(raw)[0]
-        small = _read(path, large=False)
+        small = _small(path)
         sensors = _sensors(small)
         if kind == "pairs" and len(sensors) < 2:
             raise UserError(f"'{path}' holds only {sorted(sensors)} (by its *_bands arrays), pairs need s1 and s2; add "
@@ -57,6 +58,10 @@ class Importer:
             raise no_such_kind("npz", "tiles", f"'{path}' lacks the arrays label and classes; add them or give "
                                "--labels=water_weak")
         image = next((name for name in ("s2", "s1", "s1_cdb") if name in small["shapes"]), None)
+        shape = small["shapes"].get(image)
+        if shape is not None and not (len(shape) == 4 and 0 < shape[-1] <= _LARGEST_SIDE):
+            raise UserError(f"'{path}': {image} has the shape {list(shape)}, expected [images, bands, height, width] "
+                            f"with sides of at most {_LARGEST_SIDE}")
         if image is None or not sensors:
             raise UserError(f"'{path}' holds no s1, s1_cdb or s2 with its s1_bands or s2_bands; see "
                             "data_prep/importers/npz.py")
@@ -71,18 +76,19 @@ class Importer:
     def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str]):
         self._raw, self._kind = raw, kind
         self._sensors = {feature: sensor(name) for feature, name in sensors.items()}
-        self._load = functools.lru_cache(maxsize=1)(_read)  # entries come file by file
+        self._open: NpzFile | None = None  # entries come file by file
 
     def entries(self) -> Iterator[Entry | Reject]:
         yield from _beside(self._raw)
         first, expected = _files(self._raw)[0].name, self.layout(self._kind, self._raw).sensors
         for path in _files(self._raw):
-            small = _read(path, large=False)
+            small = _small(path)
             if (seen := {feature: (name,) for feature, name in _sensors(small).items()}) != expected:
                 raise UserError(f"'{path}' holds {seen}, '{first}' in the same folder holds {expected}; keep files of "
                                 "different sensors in different folders")
             ids = _need(small, "id", path).astype(str)
-            lengths = {name: shape[0] for name, shape in small["shapes"].items()}
+            ids = ids.reshape(-1)
+            lengths = {name: shape[0] if shape else 0 for name, shape in small["shapes"].items()}
             for name, length in (lengths | {name: small[name].size for name in _FACTS if name in small}).items():
                 if length != len(ids):
                     raise UserError(f"'{path}': {name} has {length} entries, id has {len(ids)}; make them equal")
@@ -97,11 +103,14 @@ class Importer:
 
     def read(self, entry: Entry) -> Pair | Tile:
         path, row = self._raw / entry.where["file"], entry.where["row"]
-        arrays = self._load(path, large=True)
-        images = {feature: _image(arrays, feature, spec, row, path) for feature, spec in self._sensors.items()}
+        if self._open is None or self._open.path != path:
+            if self._open is not None:
+                self._open.close()
+            self._open = NpzFile(path)
+        images = {feature: _image(self._open, feature, spec, row) for feature, spec in self._sensors.items()}
         if self._kind == "pairs":
             return Pair.of(entry, images=images, source=path.stem)
-        return Tile.of(entry, images=images, label=_need(arrays, "label", path)[row], source=path.stem)
+        return Tile.of(entry, images=images, label=_row(self._open, "label", row), source=path.stem)
 
 
 def _files(raw: pathlib.Path) -> list[pathlib.Path]:
@@ -129,23 +138,14 @@ def _sensors(small: dict) -> dict[str, str]:
             for feature in usual if f"{feature}_bands" in small}
 
 
-def _read(path: pathlib.Path, large: bool) -> dict:
-    """Returns the arrays of a file, without the images unless `large`, and 'shapes' of the images."""
+def _small(path: pathlib.Path) -> dict:
+    """Returns the arrays of a file without the images, and 'shapes' of the images."""
+    file = NpzFile(path)
     try:
-        # Opened here: np.load leaves a damaged file open.
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            shapes = {}
-            for name in _IMAGES:
-                if name in file.files:
-                    with file.zip.open(f"{name}.npy") as member:
-                        version = np.lib.format.read_magic(member)
-                        header = (np.lib.format.read_array_header_1_0 if version == (1, 0)
-                                  else np.lib.format.read_array_header_2_0)
-                        shapes[name] = header(member)[0]
-            return {name: file[name] for name in file.files if large or name not in _IMAGES} | {"shapes": shapes}
-    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
-        raise UserError(f"'{path}' cannot be read as .npz ({error}); write it with np.savez and no object "
-                        "arrays") from error
+        shapes = {name: file.headers[name].shape for name in _IMAGES if name in file.headers}
+        return {name: file.whole(name) for name in file.headers if name in _SMALL} | {"shapes": shapes}
+    finally:
+        file.close()
 
 
 def _fact(values: np.ndarray, name: str, path: pathlib.Path) -> np.ndarray:
@@ -164,15 +164,28 @@ def _need(arrays: dict, name: str, path: pathlib.Path) -> np.ndarray:
     return arrays[name]
 
 
-def _image(arrays: dict, feature: str, spec: SensorSpec, row: int, path: pathlib.Path) -> np.ndarray:
-    bands = _need(arrays, f"{feature}_bands", path).astype(str).tolist()
+def _row(file: NpzFile, name: str, row: int) -> np.ndarray:
+    if name not in file.headers:
+        raise UserError(f"'{file.path}' lacks the array '{name}'; see data_prep/importers/npz.py for the layout")
+    return file.row(name, row)
+
+
+def _image(file: NpzFile, feature: str, spec: SensorSpec, row: int) -> np.ndarray:
+    path = file.path
+    if f"{feature}_bands" not in file.headers:
+        raise UserError(f"'{path}' lacks the array '{feature}_bands'; see data_prep/importers/npz.py for the layout")
+    bands = file.whole(f"{feature}_bands").astype(str).reshape(-1).tolist()
     missing = [band for band in spec.bands if band not in bands]
     if missing:
         raise UserError(f"'{path}': {feature}_bands is {' '.join(bands)}, sensor '{spec.name}' needs also "
                         f"{' '.join(missing)}; add them or set {feature}_sensor")
     order = [bands.index(band) for band in spec.bands]
-    stored = feature == "s1" and "s1_cdb" in arrays
-    image = np.moveaxis(_need(arrays, "s1_cdb" if stored else feature, path)[row][order], 0, -1)
+    stored = feature == "s1" and "s1_cdb" in file.headers
+    values = _row(file, "s1_cdb" if stored else feature, row)
+    if values.ndim != 3 or len(values) != len(bands):
+        raise UserError(f"'{path}': {feature} of row {row} has the shape {list(values.shape)}, expected {len(bands)} "
+                        f"bands for {feature}_bands")
+    image = np.moveaxis(values[order], 0, -1)
     if feature == "s1" and not stored and spec.dtype == "int16":
         if not np.issubdtype(image.dtype, np.floating):
             raise UserError(f"'{path}': s1 is {image.dtype}, expected float dB; name hundredths of dB 's1_cdb'")

@@ -9,6 +9,8 @@ are 0 in it. Dates and places are not published.
 
 import pathlib
 import re
+import struct
+import zlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -22,6 +24,8 @@ from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import file_kinds
 
+_SIZE = 256  # pixels
+
 
 class Importer:
     """Reads OMBRIA. See `importers.Importer`."""
@@ -29,7 +33,7 @@ class Importer:
     @staticmethod
     def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
         return Layout(
-            sensors={"s1": ("ombria_s1",), "s2": ("ombria_s2",)}, default=("s1", "s2"), size=256,
+            sensors={"s1": ("ombria_s1",), "s2": ("ombria_s2",)}, default=("s1", "s2"), size=_SIZE,
             label=LabelSpec("pixel_classes", ("no flood", "flood")) if kind == "tiles" else None,
             source={"licence": "none stated by the authors; do not redistribute",
                     "attribution": "Drakonakis et al. 2022, OmbriaNet, IEEE JSTARS; contains modified "
@@ -87,8 +91,12 @@ def _png(path: pathlib.Path, mode: str) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode != mode:
                 raise UserError(f"'{path}' has mode {image.mode}, expected {mode}; is it an OMBRIA file?")
+            if image.size != (_SIZE, _SIZE):  # before the pixels take memory
+                raise UserError(f"'{path}' has {image.size[0]}x{image.size[1]} pixels, expected {_SIZE}x{_SIZE}; is it "
+                                "an OMBRIA file?")
             return np.asarray(image)
     except UserError:
         raise
-    except (PIL.UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (PIL.UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, OverflowError, struct.error,
+            zlib.error, Image.DecompressionBombError) as error:
         raise UserError(f"'{path}' cannot be read as PNG ({error}); fetch it again") from error

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from data_prep.importers import Entry, Layout, Reject
 from data_prep.importers import _sen12ms_patches as patches
 from data_prep.record import Pair, Tile
+from data_prep.text_files import read_text
 from dual_encoder.data.labels import LabelSpec
 
 IGBP = ("evergreen needleleaf forest", "evergreen broadleaf forest", "deciduous needleleaf forest",
@@ -65,7 +66,6 @@ def _splits(raw: pathlib.Path) -> dict[str, str]:
     ids: dict[str, str] = {}
     for folder in (raw, raw / "splits"):
         for split in ("train", "test"):
-            if (folder / f"{split}_list.txt").is_file():
-                with open(folder / f"{split}_list.txt") as lines:
-                    ids |= {patches.patch_id(line): split for line in lines}
+            if (path := folder / f"{split}_list.txt").is_file():
+                ids |= {patches.patch_id(line): split for line in read_text(path, "the list of a split").splitlines()}
     return ids

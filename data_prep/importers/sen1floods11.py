@@ -13,6 +13,7 @@ the split 'bolivia' in addition to train, validation and test, as in the paper.
 
 import calendar
 import csv
+import io
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -21,6 +22,7 @@ import numpy as np
 from data_prep.importers import Entry, Layout, Reject
 from data_prep.importers._unmatched import UnmatchedFiles, in_folder
 from data_prep.record import UNKNOWN_TIME, Pair, Tile
+from data_prep.text_files import read_text
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
@@ -119,8 +121,8 @@ def _read_splits(roots: Sequence[pathlib.Path]) -> dict[str, str]:
     for name, split in _SPLITS.items():
         table = folder / f"flood_{name}_data.csv"
         if table.is_file():
-            with open(table, newline="") as file:
-                chips |= {row[0].removesuffix(".tif").removesuffix("_S1Hand"): split for row in csv.reader(file) if row}
+            rows = csv.reader(io.StringIO(read_text(table, "the list of a split"), newline=""))
+            chips |= {row[0].removesuffix(".tif").removesuffix("_S1Hand"): split for row in rows if row}
     return chips
 
 

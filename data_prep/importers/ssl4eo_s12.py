@@ -14,7 +14,6 @@ name. (2) A radar value of 0 is no data, not a very strong echo. (3) The coordin
 3 to 4 pixels apart, yet their pixels correspond by index. (4) Both S2 products are older than the +1000 offset.
 """
 
-import json
 import math
 import os
 import pathlib
@@ -29,6 +28,7 @@ from data_prep.importers import Entry, Layout, Reject, no_such_kind
 from data_prep.importers._unmatched import UnmatchedFiles
 from data_prep.pairing import nearest_in_time
 from data_prep.record import Pair
+from data_prep.text_files import read_json, read_text
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
 from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset, upsample_native
@@ -160,7 +160,8 @@ def _subfolders(raw: pathlib.Path, folder: str, name: re.Pattern[str], beside: U
 def _void(raw: pathlib.Path) -> set[int]:
     """Returns the numbers of the gaps; none without their list."""
     paths = [path for path in (raw / "void_ids.csv", raw / "data" / "void_ids.csv") if path.is_file()]
-    return {int(number) for path in paths for number in re.findall(r"^\s*(\d+)", path.read_text(), re.MULTILINE)}
+    return {int(number) for path in paths
+            for number in re.findall(r"^\s*(\d{1,9})", read_text(path, "the list of the gaps"), re.MULTILINE)}
 
 
 def _cloud(path: pathlib.Path) -> float:
@@ -168,7 +169,7 @@ def _cloud(path: pathlib.Path) -> float:
     if not path.is_file():
         return math.nan
     try:
-        facts = json.loads(path.read_bytes())
+        facts = read_json(path, "the description of an image")
         return float(facts.get("properties", facts).get("CLOUDY_PIXEL_PERCENTAGE", math.nan))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"'{path}' cannot be read as the scene's JSON ({error}); it looks truncated, fetch it "

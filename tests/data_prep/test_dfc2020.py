@@ -117,7 +117,7 @@ def test_copernicus_bench_has_splits_of_its_own(bench, inside):
     assert isinstance(items["ROIs0000_test_0_p5"], Reject) and "layer 's1'" in items["ROIs0000_test_0_p5"].reason
     assert isinstance(next(make(raw, "tiles", ("s2",)).entries()), Entry)
     (bench / "dfc-val-new.csv").unlink()
-    with pytest.raises(UserError, match="dfc-val-new.csv' is missing; it is in the archive"):
+    with pytest.raises(UserError, match="dfc-val-new.csv' is missing; it is a list of patches in the archive"):
         next(make(raw).entries())
 
 

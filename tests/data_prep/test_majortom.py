@@ -159,7 +159,7 @@ def test_missing_folders_tables_and_columns_are_told(tmp_path):
     with pytest.raises(UserError, match="metadata.parquet' has no column parquet_row"):
         list(make(tmp_path).entries())
     table.write_bytes(whole[:300])
-    with pytest.raises(UserError, match="metadata.parquet' cannot be read as Parquet"):
+    with pytest.raises(UserError, match="metadata.parquet' cannot be read as a table"):
         list(make(tmp_path).entries())
     table.unlink()
     with pytest.raises(UserError, match="metadata.parquet' is missing"):

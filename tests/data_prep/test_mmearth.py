@@ -92,7 +92,7 @@ def test_tiles_of_the_level_asked_for_become_entries_in_file_order(raw, capsys):
     entries = list(make(folder).entries())
     assert [entry.id for entry in entries] == ["tile_b", "tile_d", "tile_e"]
     assert [entry.where for entry in entries] == [{"row": 0}, {"row": 2}, {"row": 4}]
-    assert [entry.split for entry in entries] == ["train", "train", "validation"]
+    assert [entry.split for entry in entries] == ["train", "train", "val"]
     assert capsys.readouterr().out.splitlines() == [
         "left out 1 of 5 tiles: their Sentinel-2 image is not L2A (the other sensor of s2 takes them)",
         "left out 1 of 5 tiles: neither orbit has VV and VH"]
@@ -176,7 +176,7 @@ def test_a_file_without_levels_takes_them_from_tile_info_and_disagreement_is_rej
     with h5py.File(folder / "data_1M_v001.h5", "r+") as file:
         file["metadata"][2] = ("tile_d", "l1c")
     rejects = [entry for entry in make(folder).entries() if isinstance(entry, Reject)]
-    assert rejects == [Reject("tile_d", "S2_type is l1c in the HDF5 file and l2a in its tile_info")]
+    assert rejects == [Reject("tile_d", "S2_type is 'l1c' in the HDF5 file and l2a in its tile_info")]
     with h5py.File(folder / "data_1M_v001.h5", "r+") as file:
         names = file["metadata"]["tile_id"]
         del file["metadata"]
@@ -227,7 +227,7 @@ def test_a_truncated_or_foreign_file_is_named(raw):
             list(make(folder).entries())
     with h5py.File(path, "w") as file:
         file["sentinel2"] = np.zeros((1, 12, 8, 8), np.uint16)
-    with pytest.raises(UserError, match=r"array 'sentinel2' is shape \(1, 12, 8, 8\), expected MMEarth v001"):
+    with pytest.raises(UserError, match=r"array 'sentinel2' is of shape \(1, 12, 8, 8\), .*expected MMEarth v001"):
         list(make(folder).entries())
 
 
@@ -239,7 +239,7 @@ def test_damaged_and_missing_tables_are_named(raw):
     with pytest.raises(UserError, match="tile_info.json' cannot be read as JSON"):
         list(make(folder).entries())
     info.write_text(text.replace('"S2_type"', '"type"'))
-    with pytest.raises(UserError, match="tile_info.json': a tile has no 'S2_type'"):
+    with pytest.raises(UserError, match="tile_info.json': a tile lacks or has another kind of .* \\('S2_type'\\)"):
         list(make(folder).entries())
     info.unlink()
     with pytest.raises(UserError, match="tile_info.json' is missing"):

@@ -1,0 +1,73 @@
+"""Rows of .npz files: equal to numpy's, in any order, without the whole array in memory."""
+
+import io
+import resource
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from data_prep.npz_file import NpzFile
+from dual_encoder.errors import UserError
+
+pytestmark = pytest.mark.quick
+
+
+def header(shape, dtype="<f4"):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_are_those_of_numpy(tmp_path, save, order):
+    arrays = {"a": np.asarray(np.random.default_rng(0).normal(size=(7, 2, 5, 5)), order=order),
+              "b": np.arange(7 * 3, dtype=">i2").reshape(7, 3), "text": np.array(["x", "yy"]), "scalar": np.int64(4)}
+    save(tmp_path / "x.npz", **arrays)
+    file = NpzFile(tmp_path / "x.npz")
+    for row in (0, 1, 4, 6, 2, 2, 0):
+        for name in ("a", "b"):
+            np.testing.assert_array_equal(file.row(name, row), arrays[name][row])
+    for name in arrays:
+        np.testing.assert_array_equal(file.whole(name), arrays[name])
+    assert file.headers["a"].shape == (7, 2, 5, 5)
+    file.close()
+
+
+@pytest.mark.parametrize("row", [-1, 7])
+def test_a_row_that_is_not_there_is_told(tmp_path, row):
+    np.savez(tmp_path / "x.npz", a=np.zeros((7, 2)))
+    with pytest.raises(UserError, match=rf"a is float64\[7, 2\], it has no row {row}"):
+        NpzFile(tmp_path / "x.npz").row("a", row)
+
+
+@pytest.mark.parametrize("content, message", [
+    (header((10**11,)), "expected at most"), (header((2, 10**6, 10**6)), "cannot be read|bytes for each image"),
+    (header((-3, 4)), "the shape"), (header((3, 4), "|O"), "Python objects"),
+    (header((5, 4)) + b"1234", "cannot be read"),
+    (b"\x93NUMPY\x19\x05", "format"), (b"", "cannot be read")])
+def test_what_a_header_declares_is_not_believed(tmp_path, content, message):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.npy", content)
+    with pytest.raises(UserError, match=message) as told:
+        file = NpzFile(tmp_path / "x.npz")
+        file.whole("a") if len(file.headers["a"].shape) == 1 else file.row("a", 1)
+    assert "\n" not in str(told.value)
+
+
+def test_a_bomb_takes_the_memory_of_a_row(tmp_path):
+    """Half a GB of zeros: a row is read within 1 GB of addresses."""
+    rows, size = 64, 1 << 26
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        with file.open("a.npy", "w", force_zip64=True) as member:
+            member.write(header((rows, size), "|u1"))
+            for _ in range(rows // 8):
+                member.write(bytes(size))
+    code = ("import sys\nfrom data_prep.npz_file import NpzFile\nfile = NpzFile(sys.argv[1])\n"
+            "print(file.row('a', 7).sum())\n")
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "x.npz"], capture_output=True, text=True, timeout=100,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)))
+    assert done.returncode == 0 and done.stdout == "0\n", done.stderr[-500:]
