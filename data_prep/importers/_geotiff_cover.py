@@ -37,7 +37,7 @@ def _share(s1: pathlib.Path, s2: pathlib.Path) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         try:
-            with rasterio.open(s1) as radar, rasterio.open(s2) as optical:
+            with rasterio.open(s1, driver=_driver(s1)) as radar, rasterio.open(s2, driver=_driver(s2)) as optical:
                 optical_data = _has_data(optical)
                 if radar.crs is None or optical.crs is None:
                     return float((_has_data(radar) & optical_data).mean())
@@ -45,8 +45,12 @@ def _share(s1: pathlib.Path, s2: pathlib.Path) -> float:
                 with WarpedVRT(radar, crs=optical.crs, transform=coarse, width=_SIDE, height=_SIDE,
                                src_nodata=0 if radar.nodata is None else radar.nodata) as onto:
                     return float((_has_data(onto) & optical_data).mean())
-        except (rasterio.errors.RasterioError, CPLE_BaseError):
+        except (rasterio.errors.RasterioError, CPLE_BaseError, ValueError, LookupError):
             return 0.0
+
+
+def _driver(path: pathlib.Path) -> str:
+    return "JP2OpenJPEG" if path.suffix.lower() == ".jp2" else "GTiff"  # other drivers may open files elsewhere
 
 
 def _has_data(file) -> np.ndarray:
