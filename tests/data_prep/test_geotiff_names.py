@@ -193,11 +193,12 @@ def test_a_pattern_that_fits_nothing_says_what_lies_there(tmp_path):
 
 # Slices of one pass
 
-def test_the_fuller_slice_of_a_pass_is_taken(tmp_path):
-    raw = describe(tmp_path, s1=S1 | {"files": "s1/{place}_{date}_*.tif"}, s2=NAMED["s2"])
+@pytest.mark.parametrize("missing, no_data", ((np.nan, None), (0, None), (-99, -99)))
+def test_the_fuller_slice_of_a_pass_is_taken(tmp_path, missing, no_data):
+    raw = describe(tmp_path, s1=S1 | {"files": "s1/{place}_{date}_*.tif", "no_data": no_data}, s2=NAMED["s2"])
     write(raw / "s2/a_20200605.tif", reflectance())
     corner = decibels()
-    corner[:, :, 3:] = np.nan
+    corner[:, :, 3:] = missing
     write(raw / "s1/a_20200605T180000_x.tif", corner)  # nearer to midnight
     write(raw / "s1/a_20200605T180025_y.tif", decibels())
     write(raw / "s1/a_20200605T180050_z.tif", decibels(), PLACE @ Affine.translation(20, 0))  # covers 12 of 32 columns
