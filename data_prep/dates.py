@@ -36,8 +36,9 @@ _FULL = [re.compile(rf"{day}(?:(?:[T_ -]|(?<=\d{{8}})(?=\d{{4}})){_CLOCK}|(?P<on
 _TIGHT = r"(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d|60)"
 _ZONE = r"(?:[Zz]|\+\d\d:?\d\d|-\d\d:\d\d)?"
 _NAMED_CLOCK = (r"(?:[Tt](?:\d\d-\d\d-\d\d|\d\d_\d\d_\d\d|\d\d:\d\d:\d\d|\d{6}|\d{4})(?:\.\d+)?" + _ZONE
-                + rf"|[_-](?:{_TIGHT}|\d\d-\d\d-\d\d(?!-?\d)|\d\d_\d\d_\d\d(?!_?\d)|\d\d:\d\d:\d\d){_ZONE}|[Zz])?")
-IN_NAMES = (rf"(?<!\d)(?:(?:\d{{8}}|(?:19|20)\d\d-\d\d-\d\d|(?:19|20)\d\d_\d\d_\d\d|(?:19|20)\d\d[-_]?\d{{3}}(?!\d))"
+                + rf"|[_ -](?:{_TIGHT}|\d\d-\d\d-\d\d(?!-?\d)|\d\d_\d\d_\d\d(?!_?\d)|\d\d:\d\d:\d\d){_ZONE}|[Zz])?")
+IN_NAMES = (rf"(?<!\d)(?:(?:\d{{8}}|(?:19|20)\d\d-\d\d-\d\d|(?:19|20)\d\d_\d\d_\d\d"
+            rf"|(?:19|20)\d\d\.\d\d\.\d\d|(?:19|20)\d\d[-_]?\d{{3}}(?!\d))"
             rf"{_NAMED_CLOCK}|(?:19|20)\d{{12}}{_ZONE}|\d{{13}}|\d{{10}})(?!\d)")  # pattern of a date in a name
 
 

@@ -2,7 +2,8 @@
 
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,14 +23,15 @@ class Cover:
 
         A pixel counts if both images have data there. An image that cannot be read has the share 0: reading reports it.
         """
-        return lambda i, j: _share(self._first_band("s1", s1[i]), self._first_band("s2", s2[j]))
+        no_data = {feature: images.no_data for feature, images in self._said.images.items()}
+        return lambda i, j: _share(self._first_band("s1", s1[i]), self._first_band("s2", s2[j]), no_data)
 
     def _first_band(self, feature: str, path: str) -> pathlib.Path:
         return self._raw / next(iter(self._said.images[feature].paths(path).values()))
 
 
-def _share(s1: pathlib.Path, s2: pathlib.Path) -> float:
-    """Returns the share of pixels of a coarse S2 grid at which both files have data."""
+def _share(s1: pathlib.Path, s2: pathlib.Path, no_data: Mapping[str, float | None]) -> float:
+    """Returns the share of pixels of a coarse S2 grid at which both files have data; `no_data` as in geotiff.json."""
     import rasterio
     from rasterio._err import CPLE_BaseError
     from rasterio.vrt import WarpedVRT
@@ -37,19 +39,23 @@ def _share(s1: pathlib.Path, s2: pathlib.Path) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         try:
-            with rasterio.open(s1) as radar, rasterio.open(s2) as optical:
-                optical_data = _has_data(optical)
+            with rasterio.open(s1, driver=_driver(s1)) as radar, rasterio.open(s2, driver=_driver(s2)) as optical:
+                optical_data = _has_data(optical, no_data["s2"])
                 if radar.crs is None or optical.crs is None:
-                    return float((_has_data(radar) & optical_data).mean())
+                    return float((_has_data(radar, no_data["s1"]) & optical_data).mean())
                 coarse = optical.transform @ optical.transform.scale(optical.width / _SIDE, optical.height / _SIDE)
                 with WarpedVRT(radar, crs=optical.crs, transform=coarse, width=_SIDE, height=_SIDE,
                                src_nodata=0 if radar.nodata is None else radar.nodata) as onto:
-                    return float((_has_data(onto) & optical_data).mean())
-        except (rasterio.errors.RasterioError, CPLE_BaseError):
+                    return float((_has_data(onto, no_data["s1"]) & optical_data).mean())
+        except (rasterio.errors.RasterioError, CPLE_BaseError, ValueError, LookupError):
             return 0.0
 
 
-def _has_data(file) -> np.ndarray:
-    """Returns bool [_SIDE, _SIDE]: the first band is not masked, not 0 and not NaN."""
+def _driver(path: pathlib.Path) -> str:
+    return "JP2OpenJPEG" if path.suffix.lower() == ".jp2" else "GTiff"  # other drivers may open files elsewhere
+
+
+def _has_data(file: Any, no_data: float | None) -> np.ndarray:
+    """Returns bool [_SIDE, _SIDE]: the first band is not masked, not 0, not NaN and not `no_data`."""
     values = file.read(1, out_shape=(_SIDE, _SIDE), masked=True)
-    return ~np.ma.getmaskarray(values) & np.isfinite(values.data) & (values.data != 0)
+    return ~np.ma.getmaskarray(values) & np.isfinite(values.data) & ~np.isin(values.data, [0, no_data or 0])

@@ -45,6 +45,9 @@ def by_name(raw: pathlib.Path, said: Description, features: Sequence[str], label
       UserError: a pattern without {place} or with unknown parts, or one that fits no file.
     """
     every = patterns(said)
+    for name in TABLES:
+        if (raw / name).is_file():
+            print(f"'{raw / name}' is not read: {NAME} gives patterns in 'files'", flush=True)
     listing, cover = Listing(raw, every), Cover(raw, said)
     wanted = [pattern for pattern in every if pattern.section in (*features, *["label"] * labels)]
     without_image = UnmatchedFiles("an image of the place and date of this label")
@@ -79,9 +82,12 @@ def by_table(raw: pathlib.Path, said: Description, needed: Sequence[str]) -> Ite
     Raises:
       UserError: no table, an unreadable one, a missing column.
     """
-    path = next((raw / name for name in TABLES if (raw / name).is_file()), None)
-    if path is None:
+    found = [raw / name for name in TABLES if (raw / name).is_file()]
+    if not found:
         raise UserError(f"'{raw / TABLES[0]}' is missing; list your pairs there, or give 'files' in {NAME}")
+    path, *others = found
+    if others:
+        print(f"'{others[0]}' is not read: '{path.name}' lies beside it", flush=True)
     with contextlib.closing(NamedFiles(raw, path.name)) as named:
         for row in tables.read(path, _COLUMNS, needed):
             if isinstance(row, tables.Fault):

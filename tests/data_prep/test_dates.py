@@ -72,6 +72,7 @@ def test_what_is_impossible_or_ambiguous_is_refused_with_the_reason(text, reason
     ("a_20200607_185999_x.tif", "20200607"),  # 18:59:99 is no clock: an orbit, perhaps
     ("a_2020-06-07-00_00_2020-06-07-23_59_x.tif", "2020-06-07"), ("a_20200607t180100-20200607t180125-001.tif",
                                                                   "20200607t180100"),
+    ("a_2020.06.07.tif", "2020.06.07"), ("a_2020-06-07 180100.tif", "2020-06-07 180100"),
     ("a_1234567.tif", None), ("a_120200607.tif", None), ("a_202006071.tif", None)])
 def test_dates_in_names(name, date):
     match = re.fullmatch(rf"(?P<place>[^/]+?)_(?P<date>{dates.IN_NAMES})(?:[-_].*)?\.tif", name)

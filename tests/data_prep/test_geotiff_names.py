@@ -191,13 +191,25 @@ def test_a_pattern_that_fits_nothing_says_what_lies_there(tmp_path):
         names(raw, ["s1/a.tif", "s1/b.tif"])
 
 
+def test_a_table_that_is_not_read_is_said(tmp_path, capsys):
+    raw = describe(tmp_path, [{"s1": "s1/a_20200607.tif", "s2": "s2/a_20200605.tif"}], s1=S1, s2=S2)
+    pair_of(raw)
+    (raw / "pairs.parquet").touch()
+    assert len(list(make(raw).entries())) == 1
+    assert "pairs.parquet' is not read: 'pairs.csv' lies beside it" in capsys.readouterr().out
+    describe(raw, **NAMED)
+    assert len(list(make(raw).entries())) == 1
+    assert "pairs.csv' is not read: geotiff.json gives patterns in 'files'" in capsys.readouterr().out
+
+
 # Slices of one pass
 
-def test_the_fuller_slice_of_a_pass_is_taken(tmp_path):
-    raw = describe(tmp_path, s1=S1 | {"files": "s1/{place}_{date}_*.tif"}, s2=NAMED["s2"])
+@pytest.mark.parametrize("missing, no_data", ((np.nan, None), (0, None), (-99, -99)))
+def test_the_fuller_slice_of_a_pass_is_taken(tmp_path, missing, no_data):
+    raw = describe(tmp_path, s1=S1 | {"files": "s1/{place}_{date}_*.tif", "no_data": no_data}, s2=NAMED["s2"])
     write(raw / "s2/a_20200605.tif", reflectance())
     corner = decibels()
-    corner[:, :, 3:] = np.nan
+    corner[:, :, 3:] = missing
     write(raw / "s1/a_20200605T180000_x.tif", corner)  # nearer to midnight
     write(raw / "s1/a_20200605T180025_y.tif", decibels())
     write(raw / "s1/a_20200605T180050_z.tif", decibels(), PLACE @ Affine.translation(20, 0))  # covers 12 of 32 columns
