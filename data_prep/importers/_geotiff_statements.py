@@ -18,7 +18,8 @@ from dual_encoder.imagery.raster import Raster
 _RADAR = re.compile(r"(?<![A-Za-z])(VV|VH|HH|HV)(?=(?:dB)?(?![A-Za-z]))", re.I)
 _OPTICAL = re.compile(r"(?<![A-Za-z0-9])B(\d{1,2}|0?8A)(?![A-Za-z0-9])", re.I)
 _COMMON = {"coastal": "B01", "blue": "B02", "green": "B03", "red": "B04", "rededge1": "B05", "rededge2": "B06",
-           "rededge3": "B07", "nir08": "B8A", "nir09": "B09", "cirrus": "B10", "swir16": "B11", "swir22": "B12"}
+           "rededge3": "B07", "nir": "B08", "nir08": "B8A", "nir09": "B09", "cirrus": "B10", "swir16": "B11",
+           "swir22": "B12"}
 _COLOURS = {"red": ("B04",), "green": ("B03",), "blue": ("B02",), "coastal": ("B01",),
             "nir": ("B07", "B08", "B8A"), "rededge": ("B05", "B06", "B07"), "swir": ("B10", "B11", "B12")}
 _DEFAULT_COLOURS = ("red", "green", "blue")  # of the first three bands of any file that was written as a picture
@@ -177,7 +178,8 @@ def optical_offset(image: Raster, offset: int, path: pathlib.Path) -> None:
 def _seen(images: Images, image: Raster, path: pathlib.Path) -> Iterator[tuple[str, str]]:
     """Yields (band, text that says it) of each band of a file, ('', '') if the file is silent about it."""
     count = len(image.values)
-    found = [_first(texts, images.feature) for texts in image.said.texts]
+    found = [_first([*texts, *numbered], images.feature) for texts, numbered in zip(
+        image.said.texts, _of_numbers(image.said.tags, count), strict=True)]
     if not any(band for band, _ in found):
         for text in (*_listed(image.said.tags), path.stem):
             if len(bands := bands_said(text, images.feature)) == count > 1:
@@ -199,6 +201,16 @@ def _counted(found: Sequence[tuple[str, str]]) -> bool:
 
 def _first(texts: Iterable[str], feature: str) -> tuple[str, str]:
     return next(((said[0], text) for text in texts if len(said := bands_said(text, feature)) == 1), ("", ""))
+
+
+def _of_numbers(tags: Mapping[str, str], count: int) -> list[list[str]]:
+    """Returns the tags of the whole file that name one band by its number: Band_1=Sigma0_VH, as in ENVI's headers."""
+    texts: dict[int, list[str]] = {}
+    for key, value in tags.items():
+        if match := re.fullmatch(r"(?:band|layer|channel)[ _-]?(\d{1,3})(?:[ _-]?name)?", key, re.I):
+            texts.setdefault(int(match[1]), []).append(value)
+    first = min(texts, default=1)  # 0 or 1
+    return [texts.get(number + first, []) if first in (0, 1) else [] for number in range(count)]
 
 
 def _listed(tags: Mapping[str, str]) -> Iterator[str]:

@@ -20,6 +20,8 @@ from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import file_kinds
 
+_SIZE = 256  # pixels
+
 
 class Importer:
     """Reads OMBRIA. See `importers.Importer`."""
@@ -27,7 +29,7 @@ class Importer:
     @staticmethod
     def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
         return Layout(
-            sensors={"s1": ("ombria_s1",), "s2": ("ombria_s2",)}, default=("s1", "s2"), size=256,
+            sensors={"s1": ("ombria_s1",), "s2": ("ombria_s2",)}, default=("s1", "s2"), size=_SIZE,
             label=LabelSpec("pixel_classes", ("no flood", "flood")) if kind == "tiles" else None,
             source={"licence": "none stated by the authors; do not redistribute",
                     "attribution": "Drakonakis et al. 2022, OmbriaNet, IEEE JSTARS; contains modified "
@@ -79,6 +81,9 @@ def _png(path: pathlib.Path, mode: str) -> np.ndarray:
         if kind != file_kinds.PNG:
             raise UserError(f"'{path}' is {kind or 'no picture'}, expected a PNG; fetch it again")
         with Image.open(path) as image:
+            if image.size != (_SIZE, _SIZE):  # before its pixels take memory
+                raise UserError(f"'{path}' is {image.height}x{image.width} pixels, expected {_SIZE}x{_SIZE}; is it an "
+                                "OMBRIA file?")
             if image.mode != mode:
                 raise UserError(f"'{path}' has mode {image.mode}, expected {mode}; is it an OMBRIA file?")
             return np.asarray(image)

@@ -27,6 +27,7 @@ ORDER = [*BANDS[:8], "B09", "B11", "B12", "B8A"]  # by the alphabet
 @pytest.mark.parametrize("said", [
     {"names": ["Sigma0_VH_db", "Sigma0_VV_db"]}, {"band_tags": [{"BANDNAME": "VH"}, {"BANDNAME": "VV"}]},
     {"band_tags": [{"long_name": "sigma0 VH"}, {}]}, {"tags": {"band_names": "VH,VV"}},
+    {"tags": {"Band_1": "Sigma0_VH", "Band_2": "Sigma0_VV"}}, {"band_tags": [{"POLARISATION": "VH"}, {}]},
     {"names": ["", "0_VV"]}, {"names": ["VV", "HV"]}])
 def test_radar_bands_that_contradict_are_told(tmp_path, said):
     pair(tmp_path)

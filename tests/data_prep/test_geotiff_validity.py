@@ -86,6 +86,20 @@ def test_masked_pixels_do_not_bleed(tmp_path, way):
     assert set(np.unique(stored)) == {-32768, -1000} and (stored[:, 6:] == -1000).all()
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_band_called_data_mask_is_a_mask(tmp_path, listed):
+    more = ["dataMask"] if listed else []
+    pair(tmp_path, s1=S1 | {"bands": [*S1["bands"], *more]}, s2=S2 | {"bands": [*S2["bands"], *more]})
+    names = [] if listed else ["dataMask"]
+    s1, s2 = decibels(), digital_numbers()
+    for name, values in (("s1", s1), ("s2", s2)):
+        tif(tmp_path / f"{name}.tif", np.concatenate([values, HERE[None].astype(values.dtype)]),
+            names=[""] * len(values) + names)
+    item = read(tmp_path)
+    for feature in ("s1", "s2"):
+        np.testing.assert_array_equal(holds_data(item, feature), HERE)
+
+
 def test_an_alpha_band_that_is_listed_is_a_band(tmp_path):
     pair(tmp_path)
     s1 = tif(tmp_path / "s1.tif", decibels(), colorinterp=[ColorInterp.gray, ColorInterp.alpha])
