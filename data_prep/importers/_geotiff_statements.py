@@ -225,7 +225,7 @@ def _with_colours(found: list[tuple[str, str]], colours: Sequence[str], images: 
 
     A colour that fits several bands says nothing if the stated one is among them.
     """
-    if tuple(colours[:3]) == _DEFAULT_COLOURS and not any(colours[3:]):
+    if tuple(colours[:3]) == _DEFAULT_COLOURS and not set(colours[3:]) - {"", "alpha"}:
         return found
     result = []
     for number, (seen, colour) in enumerate(zip(found, colours, strict=True)):

@@ -89,12 +89,14 @@ def grid_of(file: Any) -> Grid:
 
     Ground control points count as a georeference if a straight grid fits them within half a pixel.
     """
+    from affine import Affine
+
     shape, t = (file.height, file.width), file.transform
     points, of_points = file.gcps
     if file.crs is None and points:
         return _by_points(points, of_points, shape)
     if not all(map(math.isfinite, t[:6])) or t.a * t.e == t.b * t.d:
-        return Grid(None, t, shape, "its geotransform gives the pixels no area")
+        return Grid(None, Affine.identity(), shape, "its geotransform gives the pixels no area")
     if file.crs is None and t.is_identity and file.rpcs is not None:
         return Grid(None, t, shape, "it has rational polynomial coefficients only; orthorectify it")
     if file.crs is None and not t.is_identity:
@@ -133,10 +135,12 @@ def window(grid: Grid, around: Grid, name: str) -> Any:
         raise UserError(f"'{name}': cannot align {grid.extent()} with {around.extent()}; write the georeference into "
                         "both files, or into none and give both the same size")
     xs, ys = np.array(to_crs(around.crs, grid.crs, *around.edge()))
-    exist = np.isfinite(xs) & np.isfinite(ys)
-    xs, ys, inverse = xs[exist], ys[exist], ~grid.transform
-    columns = inverse.a * xs + inverse.b * ys + inverse.c
-    rows = inverse.d * xs + inverse.e * ys + inverse.f
+    inverse = ~grid.transform
+    with np.errstate(all="ignore"):  # points that do not exist in this CRS are infinite
+        columns = inverse.a * xs + inverse.b * ys + inverse.c
+        rows = inverse.d * xs + inverse.e * ys + inverse.f
+    exist = np.isfinite(columns) & np.isfinite(rows)
+    columns, rows = columns[exist], rows[exist]
     if not (exist.any() and columns.max() > 0 and columns.min() < grid.shape[1] and rows.max() > 0
             and rows.min() < grid.shape[0]):
         raise UserError(f"'{name}' covers {grid.extent()}, its partner {around.extent()}: they do not overlap; pair "

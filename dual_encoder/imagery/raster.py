@@ -14,7 +14,7 @@ import pathlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -96,7 +96,8 @@ class Raster:
         for band, values, own in zip(result, self.values, self.no_data, strict=True):
             value = own if no_data is None else no_data
             if value is not None:
-                band &= values != value
+                with np.errstate(over="ignore"):  # beyond the dtype: no value is equal
+                    band &= values != (values.dtype.type(value) if values.dtype.kind == "f" else value)
         return result
 
 
@@ -289,7 +290,8 @@ def _kind(source: pathlib.Path | bytes, name: str) -> str:
     """
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb"))
+            file: BinaryIO = stack.enter_context(
+                io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb"))
         except OSError as error:
             raise UserError(f"'{name}' cannot be read ({error.strerror}); mend its permissions") from error
         head = file.read(file_kinds.HEAD)

@@ -242,6 +242,19 @@ def test_text_that_is_no_utf_8_is_passed_over(tmp_path):
         assert raster.load(tmp_path / "a.tif").names == ("", "")
 
 
+def test_a_no_data_value_beyond_the_dtype_is_no_value(tmp_path):
+    tif(tmp_path / "s2.tif", digital_numbers())
+    s1 = decibels()
+    s1[0, 2, 3] = np.float32(-3.4028235e38)
+    for value, gone in ((1e300, 0), (-3.4028234663852886e38, 1)):
+        pair(tmp_path, s1=S1 | {"no_data": value})
+        tif(tmp_path / "s1.tif", s1 if gone else decibels())
+        assert (~holds_data(read(tmp_path), "s1")).sum() == gone
+    pair(tmp_path, s1=S1 | {"no_data": 10**400})
+    with pytest.raises(UserError, match="s1.no_data is 1000.* more than any image can hold"):
+        read(tmp_path)
+
+
 def test_files_that_are_all_masked_are_rejected(tmp_path):
     pair(tmp_path)
     tif(tmp_path / "s1.tif", decibels(), mask=np.zeros((SIZE, SIZE), np.uint8))
