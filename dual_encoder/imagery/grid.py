@@ -22,13 +22,13 @@ class Grid:
       crs: rasterio CRS, None without georeference.
       transform: affine, (column, row) of a pixel's upper left corner -> (x, y) in `crs`.
       shape: (height, width) in pixels.
-      lacks: why there is no georeference, if the file has something in its place: 'its 9 ground control points ...'.
+      note: what the file has in place of a georeference: 'it has 9 ground control points only, ...'.
     """
 
     crs: Any
     transform: Any
     shape: tuple[int, int]
-    lacks: str = ""
+    note: str = ""
 
     def matches(self, other: "Grid") -> bool:
         """Returns True for one CRS, one shape and corners less than a tenth of a pixel apart: no resampling needed."""
@@ -62,12 +62,12 @@ class Grid:
 
     def extent(self) -> str:
         """Returns 'latitude 47.1 to 47.2, longitude 9.8 to 9.9', or the size in pixels without georeference."""
+        note = f" ({self.note})" if self.note else ""
         if self.crs is None:
-            why = f" ({self.lacks})" if self.lacks else ""
-            return f"{self.shape[0]}x{self.shape[1]} pixels without georeference{why}"
+            return f"{self.shape[0]}x{self.shape[1]} pixels without georeference{note}"
         longitudes, latitudes = to_crs(self.crs, "EPSG:4326", *self._corners())
         return (f"latitude {min(latitudes):.4f} to {max(latitudes):.4f}, longitude {min(longitudes):.4f} to "
-                f"{max(longitudes):.4f}")
+                f"{max(longitudes):.4f}{note}")
 
     def edge(self) -> tuple[list[float], list[float]]:
         """Returns x and y of points along the edge: straight lines are curves in another CRS."""
@@ -120,7 +120,8 @@ def _by_points(points: Sequence[Any], crs: Any, shape: tuple[int, int]) -> Grid:
         off = f"{apart / pixel:.0f} pixels off" if pixel else "no area"
         return Grid(None, Affine.identity(), shape, nowhere + f"which no straight grid fits ({off}): radar geometry? "
                     "Correct its terrain or warp it")
-    return Grid(crs, Affine(a, b, c + centre[0], d, e, f + centre[1]), shape)
+    return Grid(crs, Affine(a, b, c + centre[0], d, e, f + centre[1]), shape,
+                f"by its {len(points)} ground control points")
 
 
 def window(grid: Grid, around: Grid, name: str) -> Any:

@@ -119,8 +119,8 @@ def load(source: pathlib.Path | bytes, name: str = "", around: Grid | None = Non
     with _opened(source, name) as files:
         grid, part = grid_of(files[0]), None
         if grid.crs is None and len(files) > 1:
-            grid = dataclasses.replace(grid, lacks=f"its {len(files)} pages have none")
-        here = by_pixel and grid.crs is None and not grid.lacks
+            grid = dataclasses.replace(grid, note=f"its {len(files)} pages have none")
+        here = by_pixel and grid.crs is None and not grid.note
         if around is not None and not (here and grid.shape == around.shape):
             part = window(grid, around, name)
             moved = grid.transform @ grid.transform.translation(part.col_off, part.row_off)
@@ -290,10 +290,10 @@ def _kind(source: pathlib.Path | bytes, name: str) -> str:
     """
     with contextlib.ExitStack() as stack:
         try:
-            file: BinaryIO = stack.enter_context(
-                io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb"))
+            file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
         except OSError as error:
             raise UserError(f"'{name}' cannot be read ({error.strerror}); mend its permissions") from error
+        stack.enter_context(file)
         head = file.read(file_kinds.HEAD)
         kind = file_kinds.kind_of(head)
         if kind not in _DRIVERS:
