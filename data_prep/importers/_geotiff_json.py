@@ -212,7 +212,11 @@ def _no_data(said: Mapping[str, Any], name: str, faults: list[str]) -> float | N
     if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
         faults.append(f"{name}.no_data is {_shown(value)}, expected a number")
         return None
-    return value
+    try:
+        return None if value is None else float(value)
+    except OverflowError:
+        faults.append(f"{name}.no_data is {_shown(value)}, more than any image can hold")
+        return None
 
 
 def _files(said: Mapping[str, Any], name: str, faults: list[str]) -> str:

@@ -55,6 +55,7 @@ class Reader:
             loaded = raster.load(path, around=around, bands=len(images.names) if not band else 1)
             statements.check_count(images, band, loaded, pathlib.Path(relative) if band else path)
             statements.check_unit(images, loaded, path)
+            loaded = _without_masked(loaded, images.names)
             if feature == "s2":
                 statements.optical_offset(loaded, entry.where["s2_offset"], path)
             else:
@@ -140,6 +141,14 @@ class Reader:
             return label
         return label if loaded.grid.matches(grid) else raster.resample(
             label[None], loaded.grid, grid, IGNORED, "nearest", str(path))[0]
+
+
+def _without_masked(image: raster.Raster, names: Sequence[str]) -> raster.Raster:
+    """Returns the image without the pixels that are 0 in a band that is listed as 'dataMask' or the like."""
+    for band, name in zip(image.values, names, strict=False):
+        if raster.is_validity(name):
+            image = dataclasses.replace(image, valid=(band != 0) & (True if image.valid is None else image.valid))
+    return image
 
 
 def _scaled(image: raster.Raster, no_data: float | None, name: str) -> raster.Raster:

@@ -18,9 +18,10 @@ from dual_encoder.imagery.raster import Raster
 _RADAR = re.compile(r"(?<![A-Za-z])(VV|VH|HH|HV)(?=(?:dB)?(?![A-Za-z]))", re.I)
 _OPTICAL = re.compile(r"(?<![A-Za-z0-9])B(\d{1,2}|0?8A)(?![A-Za-z0-9])", re.I)
 _COMMON = {"coastal": "B01", "blue": "B02", "green": "B03", "red": "B04", "rededge1": "B05", "rededge2": "B06",
-           "rededge3": "B07", "nir08": "B8A", "nir09": "B09", "cirrus": "B10", "swir16": "B11", "swir22": "B12"}
+           "rededge3": "B07", "nir": "B08", "nir08": "B8A", "nir09": "B09", "cirrus": "B10", "swir16": "B11",
+           "swir22": "B12"}
 _COLOURS = {"red": ("B04",), "green": ("B03",), "blue": ("B02",), "coastal": ("B01",),
-            "nir": ("B07", "B08", "B8A"), "rededge": ("B05", "B06", "B07"), "swir": ("B10", "B11", "B12")}
+            "nir": ("B08", "B8A", "B07"), "rededge": ("B05", "B06", "B07"), "swir": ("B11", "B12", "B10")}
 _DEFAULT_COLOURS = ("red", "green", "blue")  # of the first three bands of any file that was written as a picture
 _UNITS = {"db": "dB", "decibel": "dB", "decibels": "dB", "linear": "linear", "power": "linear", "intensity": "linear",
           "amplitude": "amplitude", "magnitude": "amplitude"}
@@ -113,7 +114,7 @@ def check_band(images: Images, band: str, image: Raster, path: pathlib.Path) -> 
     texts = [*image.said.texts[0], *([] if _numbered(images) else [path.stem])]
     for text in texts:
         said = bands_said(text, images.feature)
-        if len(said) == 1 and said[0] != band and (said[0] in images.spec.bands or images.feature == "s1"):
+        if len(said) == 1 and said[0] != band and text.lower() != "b1":  # the first band of any file
             raise UserError(f"'{path}' calls its band '{text}' ({said[0]}), {NAME} takes it for {band}; mend "
                             f"{images.feature}.bands of {NAME} or the names")
 
@@ -140,7 +141,7 @@ def check_unit(images: Images, image: Raster, path: pathlib.Path) -> None:
         products = products or {_PRODUCTS[_HYP3_SAYS[match[1]]]: match[0].strip("_")}
         units = units or {_UNITS[_HYP3_SAYS[match[2]].lower()]: match[0].strip("_")}
     for key, found in (("unit", units), ("product", products)):
-        if len(found) == 1 and (said := next(iter(found))) != stated[key]:
+        if said := next((meaning for meaning in found if meaning != stated[key]), ""):
             meant = {"rtc": "gamma0", "grd": "sigma0"}.get(said, said)
             raise UserError(f"'{path}' says '{found[said]}' ({meant}), s1.{key} of {NAME} is '{stated[key]}'"
                             f"{f' ({_MEANING[product]})' if key == 'product' else ''}; mend the one that is wrong")
@@ -177,7 +178,8 @@ def optical_offset(image: Raster, offset: int, path: pathlib.Path) -> None:
 def _seen(images: Images, image: Raster, path: pathlib.Path) -> Iterator[tuple[str, str]]:
     """Yields (band, text that says it) of each band of a file, ('', '') if the file is silent about it."""
     count = len(image.values)
-    found = [_first(texts, images.feature) for texts in image.said.texts]
+    found = [_first([*texts, *numbered], images.feature) for texts, numbered in zip(
+        image.said.texts, _of_numbers(image.said.tags, count), strict=True)]
     if not any(band for band, _ in found):
         for text in (*_listed(image.said.tags), path.stem):
             if len(bands := bands_said(text, images.feature)) == count > 1:
@@ -201,6 +203,16 @@ def _first(texts: Iterable[str], feature: str) -> tuple[str, str]:
     return next(((said[0], text) for text in texts if len(said := bands_said(text, feature)) == 1), ("", ""))
 
 
+def _of_numbers(tags: Mapping[str, str], count: int) -> list[list[str]]:
+    """Returns the tags of the whole file that name one band by its number: Band_1=Sigma0_VH, as in ENVI's headers."""
+    texts: dict[int, list[str]] = {}
+    for key, value in tags.items():
+        if match := re.fullmatch(r"(?:band|layer|channel)[ _-]?(\d{1,3})(?:[ _-]?name)?", key, re.I):
+            texts.setdefault(int(match[1]), []).append(value)
+    first = min(texts, default=1)  # 0 or 1
+    return [texts.get(number + first, []) if first in (0, 1) else [] for number in range(count)]
+
+
 def _listed(tags: Mapping[str, str]) -> Iterator[str]:
     """Yields the tags of a whole file that may list its bands."""
     for key, value in tags.items():
@@ -213,16 +225,14 @@ def _with_colours(found: list[tuple[str, str]], colours: Sequence[str], images: 
 
     A colour that fits several bands says nothing if the stated one is among them.
     """
-    if tuple(colours[:3]) == _DEFAULT_COLOURS and not any(colours[3:]):
+    if tuple(colours[:3]) == _DEFAULT_COLOURS and not set(colours[3:]) - {"", "alpha"}:
         return found
     result = []
     for number, (seen, colour) in enumerate(zip(found, colours, strict=True)):
         bands = _COLOURS.get(colour.lower(), ())
         said = images.names[number] if number < len(images.names) else ""
-        if seen[0] or not bands or said in bands or len(bands) > 1:
-            result.append(seen)
-        else:
-            result.append((bands[0], colour))
+        silent = seen[0] or not bands or said in bands or (not said and len(bands) > 1)
+        result.append(seen if silent else (bands[0], colour))
     return result
 
 
@@ -233,26 +243,23 @@ def _numbered(images: Images) -> bool:
 
 
 def _said(texts: Iterable[str], words: Mapping[str, str]) -> dict[str, str]:
-    """Returns meaning -> text of the words that occur in texts."""
+    """Returns meaning -> text, of the texts in which words of one meaning occur."""
     found: dict[str, str] = {}
     for text in texts:
-        for word in re.split(r"[^A-Za-z0-9]+", text.lower()):
-            word = re.sub(r"^(vv|vh)(?=db$)", "", word)
-            if word in words:
-                found.setdefault(words[word], text)
+        parts = [re.sub(r"^(vv|vh)(?=db$)", "", part) for part in re.split(r"[^A-Za-z0-9]+", text.lower())]
+        if len(meanings := {words[part] for part in parts if part in words}) == 1:
+            found.setdefault(meanings.pop(), text)
     return found
 
 
 def _check_level(images: Images, texts: Sequence[str], path: pathlib.Path) -> None:
     level = images.spec.name.removeprefix("s2_").upper()
-    found = {}
     for text in texts:
-        for match in _LEVEL.finditer(text.replace("_", " ")):
-            found[f"L{match[1].upper()}"] = match[0]
-    if len(found) == 1 and level not in found:
-        said = next(iter(found))
-        raise UserError(f"'{path}' says '{found[said]}', s2.level of {NAME} is '{level.lower()}'; mend the one that is "
-                        "wrong")
+        said = {f"L{match[1].upper()}": match[0] for match in _LEVEL.finditer(text.replace("_", " "))}
+        if len(said) != 1 or level in said:
+            continue
+        raise UserError(f"'{path}' says '{next(iter(said.values()))}', s2.level of {NAME} is '{level.lower()}'; mend the "
+                        "one that is wrong")
     baseline = re.search(r"_N(\d{4})_", path.stem)
     if baseline and int(baseline[1]) < 400 and images.convention == 1000:
         raise UserError(f"'{path}' is by its name of processing baseline {baseline[1]}, which adds no offset; "

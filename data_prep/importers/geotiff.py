@@ -14,7 +14,8 @@ A complete example: images of 256 x 256 pixels, radar and optical in two folders
  "label": {"files": "label/{place}.tif", "classes": {"land": 0, "water": 1}, "ignore": [255]},
  "licence": "CC-BY-4.0", "attribution": "name of the authors"}
 
-    size         height and width of the S2 images (of the S1 images, for tiles without S2)
+    size         height and width of the S2 images (of the S1 images, for tiles without S2). `build --size` cuts whole
+                 patches from images of any size; then it may be left out
     files        {place}: the same text in both folders; images of one place are paired, the nearest in time first, each
                  at most once; of slices of one pass (5 minutes) the one that covers more. {date}: 20200607T180100,
                  2020-06-07, 2020159 and others, UTC: see data_prep/dates.py. {band}: one file for each band; the text
@@ -26,8 +27,11 @@ A complete example: images of 256 x 256 pixels, radar and optical in two folders
     level        "l2a" (12 bands) or "l1c" (13 bands)
     offset       the DN that processing baseline 04.00 (2022) and later add to S2: 1000 if they are still in your files,
                  0 if not, "column" if the column s2_offset of the table has it
-    no_data      of s1 and s2, a number; left out = that of each file, else NaN in S1 and 0 in all bands in S2
-    label        optional, for --kind=tiles; one of s1 and s2 is enough then. classes: name -> value in the file
+    no_data      of s1 and s2, a number or "nan", which counts in each band: a pixel with it in one band has no data.
+                 Left out = that of each file, else NaN in S1 and 0 in all bands in S2
+    label        optional, for --kind=tiles; one of s1 and s2 is enough then. classes: name -> value in the file, or
+                 several: {"land": [10, 20], "water": "80-89"}. Also {"10": "land", "20": "land", "80": "water"}, or a
+                 list of names for 0, 1, ... A label is one band of whole numbers; NaN is ignored
 
 Without "files", pairs.csv (or pairs.parquet) names the files, relative to <raw>:
 
@@ -44,8 +48,17 @@ If the table has no lat and lon, they are the centre of the image, from the head
 
 Radar and label may lie on any grid. If it is not that of S2, they are resampled by their georeference: radar bilinear
 in linear power (not in decibels, and no-data pixels have no weight), classes by the nearest pixel. Only the necessary
-part of a scene is read. S2 stays as it is; bands of 20 m and 60 m in files of their own are repeated to 10 m. Images
-without georeference must have one size.
+part of a scene is read. S2 stays as it is; bands of 20 m and 60 m in files of their own are repeated to 10 m, or if
+their size does not divide it (11 pixels of 60 m on 64 of 10 m), brought there by the nearest pixel. Images without
+georeference must have one size; a label without one, such as a PNG, must have that of the image.
+
+Files are GeoTIFFs (also with one page for each band), JPEG 2000 as in SAFE folders, or PNG for labels. Their masks,
+inside them or beside them (.msk), alpha bands and no-data tags (also in .aux.xml) count. With an offset of 1000, a 0 in
+any band is no data. Areas of exactly 0 dB in all radar bands are an untagged border, and no data.
+
+What a file says about itself is compared with geotiff.json: descriptions, tags, units, scale and offset, colours, and
+its name, if they hold exactly one band (Sigma0_VH_db, S2_B8A_20m), or db, linear, sigma0, gamma0, L1C, L2A. A
+contradiction is an error that shows both. The build counts the images whose files say nothing.
 """
 
 import pathlib

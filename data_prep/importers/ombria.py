@@ -89,6 +89,9 @@ def _png(path: pathlib.Path, mode: str) -> np.ndarray:
         if kind != file_kinds.PNG:
             raise UserError(f"'{path}' is {kind or 'no picture'}, expected a PNG; fetch it again")
         with Image.open(path) as image:
+            if image.size != (_SIZE, _SIZE):  # before its pixels take memory
+                raise UserError(f"'{path}' is {image.height}x{image.width} pixels, expected {_SIZE}x{_SIZE}; is it an "
+                                "OMBRIA file?")
             if image.mode != mode:
                 raise UserError(f"'{path}' has mode {image.mode}, expected {mode}; is it an OMBRIA file?")
             if image.size != (_SIZE, _SIZE):  # before the pixels take memory

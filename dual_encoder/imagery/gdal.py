@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -34,6 +35,9 @@ def told(name: str, hint: str, form: str = "") -> Iterator[None]:
     from rasterio._err import CPLE_BaseError
     from rasterio.errors import CRSError, RasterioError
 
+    hook = sys.unraisablehook
+    # rasterio cannot log GDAL's messages about damaged text, and would show a traceback for each.
+    sys.unraisablehook = lambda error: None if "rasterio" in str(error.object) else hook(error)
     try:
         yield
     except UserError:
@@ -48,6 +52,8 @@ def told(name: str, hint: str, form: str = "") -> Iterator[None]:
             hint = (f"the variable {variable} is '{os.environ[variable]}', which may be that of another installation; "
                     f"unset it")
         raise UserError(f"'{name}' cannot be read{f' as {form}' * bool(form)} ({text}); {hint}") from error
+    finally:
+        sys.unraisablehook = hook
 
 
 @functools.lru_cache(maxsize=1)

@@ -22,13 +22,13 @@ class Grid:
       crs: rasterio CRS, None without georeference.
       transform: affine, (column, row) of a pixel's upper left corner -> (x, y) in `crs`.
       shape: (height, width) in pixels.
-      lacks: why there is no georeference, if the file has something in its place: 'its 9 ground control points ...'.
+      note: what the file has in place of a georeference: 'it has 9 ground control points only, ...'.
     """
 
     crs: Any
     transform: Any
     shape: tuple[int, int]
-    lacks: str = ""
+    note: str = ""
 
     def matches(self, other: "Grid") -> bool:
         """Returns True for one CRS, one shape and corners less than a tenth of a pixel apart: no resampling needed."""
@@ -71,12 +71,12 @@ class Grid:
 
     def extent(self) -> str:
         """Returns 'latitude 47.1 to 47.2, longitude 9.8 to 9.9', or the size in pixels without georeference."""
+        note = f" ({self.note})" if self.note else ""
         if self.crs is None:
-            why = f" ({self.lacks})" if self.lacks else ""
-            return f"{self.shape[0]}x{self.shape[1]} pixels without georeference{why}"
+            return f"{self.shape[0]}x{self.shape[1]} pixels without georeference{note}"
         longitudes, latitudes = to_crs(self.crs, "EPSG:4326", *self._corners())
         return (f"latitude {min(latitudes):.4f} to {max(latitudes):.4f}, longitude {min(longitudes):.4f} to "
-                f"{max(longitudes):.4f}")
+                f"{max(longitudes):.4f}{note}")
 
     def edge(self) -> tuple[list[float], list[float]]:
         """Returns x and y of points along the edge: straight lines are curves in another CRS."""
@@ -98,12 +98,14 @@ def grid_of(file: Any) -> Grid:
 
     Ground control points count as a georeference if a straight grid fits them within half a pixel.
     """
+    from affine import Affine
+
     shape, t = (file.height, file.width), file.transform
     points, of_points = file.gcps
     if file.crs is None and points:
         return _by_points(points, of_points, shape)
     if not all(map(math.isfinite, t[:6])) or t.a * t.e == t.b * t.d:
-        return Grid(None, t, shape, "its geotransform gives the pixels no area")
+        return Grid(None, Affine.identity(), shape, "its geotransform gives the pixels no area")
     if file.crs is None and t.is_identity and file.rpcs is not None:
         return Grid(None, t, shape, "it has rational polynomial coefficients only; orthorectify it")
     if file.crs is None and not t.is_identity:
@@ -127,7 +129,8 @@ def _by_points(points: Sequence[Any], crs: Any, shape: tuple[int, int]) -> Grid:
         off = f"{apart / pixel:.0f} pixels off" if pixel else "no area"
         return Grid(None, Affine.identity(), shape, nowhere + f"which no straight grid fits ({off}): radar geometry? "
                     "Correct its terrain or warp it")
-    return Grid(crs, Affine(a, b, c + centre[0], d, e, f + centre[1]), shape)
+    return Grid(crs, Affine(a, b, c + centre[0], d, e, f + centre[1]), shape,
+                f"by its {len(points)} ground control points")
 
 
 def window(grid: Grid, around: Grid, name: str) -> Any:
@@ -142,12 +145,15 @@ def window(grid: Grid, around: Grid, name: str) -> Any:
         raise UserError(f"'{name}': cannot align {grid.extent()} with {around.extent()}; write the georeference into "
                         "both files, or into none and give both the same size")
     xs, ys = np.array(to_crs(around.crs, grid.crs, *around.edge()))
-    exist = np.isfinite(xs) & np.isfinite(ys)
-    xs, ys, inverse = xs[exist], ys[exist], ~grid.transform
+    inverse = ~grid.transform
     if grid.crs.is_geographic:  # across the antimeridian they may be a turn away
-        xs = xs + 360 * np.round((grid._points([0.5], [0.5])[0][0] - xs) / 360)
-    columns = inverse.a * xs + inverse.b * ys + inverse.c
-    rows = inverse.d * xs + inverse.e * ys + inverse.f
+        with np.errstate(invalid="ignore"):
+            xs = xs + 360 * np.round((grid._points([0.5], [0.5])[0][0] - xs) / 360)
+    with np.errstate(all="ignore"):  # points that do not exist in this CRS are infinite
+        columns = inverse.a * xs + inverse.b * ys + inverse.c
+        rows = inverse.d * xs + inverse.e * ys + inverse.f
+    exist = np.isfinite(columns) & np.isfinite(rows)
+    columns, rows = columns[exist], rows[exist]
     if not (exist.any() and columns.max() > 0 and columns.min() < grid.shape[1] and rows.max() > 0
             and rows.min() < grid.shape[0]):
         raise UserError(f"'{name}' covers {grid.extent()}, its partner {around.extent()}: they do not overlap; pair "

@@ -1,8 +1,8 @@
 """Rasters from files and from memory: pixels, their validity and grid, and resampling from one grid to another.
 
 GeoTIFF, JPEG 2000 and PNG are read, whatever the name of the file is. A pixel is valid if the file does not say
-otherwise: by a mask (inside the file or beside it, '.msk'), an alpha band, or a no-data value of its band. The last one
-is a value of the pixel, so it is left in `Raster.no_data` for callers who know better.
+otherwise: by a mask (inside the file or beside it, '.msk'), an alpha band or one called 'dataMask', or a no-data value
+of its band. The last one is a value of the pixel, so it is left in `Raster.no_data` for callers who know better.
 """
 
 import contextlib
@@ -11,9 +11,10 @@ import io
 import math
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,8 +28,8 @@ MOST_VALUES = 2**27  # of one image: 12 bands of 3,344 x 3,344 pixels; a header 
 _DRIVERS = {file_kinds.TIFF: "GTiff", file_kinds.JPEG_2000: "JP2OpenJPEG", file_kinds.PNG: "PNG"}
 _MOST_FACTS = 2**24  # bytes of a file '.aux.xml'
 _HINT = "it looks truncated or damaged, fetch it again"
-_NAME_TAGS = ("name", "bandname", "band_name", "long_name", "standard_name", "description", "band", "polarization",
-              "polarisation", "tifftag_pagename", "tifftag_imagedescription")
+_NAME_TAGS = re.compile(r"name|band|channel|layer|description|polari[sz]ation", re.I)
+_VALIDITY = re.compile(r"data[ _-]?mask|valid(ity)?([ _-]?mask)?", re.I)  # 'dataMask' of Sentinel Hub
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,8 @@ class Raster:
         for band, values, own in zip(result, self.values, self.no_data, strict=True):
             value = own if no_data is None else no_data
             if value is not None:
-                band &= values != value
+                with np.errstate(over="ignore"):  # beyond the dtype: no value is equal
+                    band &= values != (values.dtype.type(value) if values.dtype.kind == "f" else value)
         return result
 
 
@@ -117,9 +119,9 @@ def load(source: pathlib.Path | bytes, name: str = "", around: Grid | None = Non
     with _opened(source, name) as files:
         grid, part = grid_of(files[0]), None
         if grid.crs is None and len(files) > 1:
-            grid = dataclasses.replace(grid, lacks=f"its {len(files)} pages have none")
+            grid = dataclasses.replace(grid, note=f"its {len(files)} pages have none")
         grid = grid if around is None else grid.near(around)
-        here = by_pixel and grid.crs is None and not grid.lacks
+        here = by_pixel and grid.crs is None and not grid.note
         if around is not None and not (here and grid.shape == around.shape):
             part = window(grid, around, name)
             moved = grid.transform @ grid.transform.translation(part.col_off, part.row_off)
@@ -289,9 +291,10 @@ def _kind(source: pathlib.Path | bytes, name: str) -> str:
     """
     with contextlib.ExitStack() as stack:
         try:
-            file: Any = stack.enter_context(io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb"))
+            file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
         except OSError as error:
             raise UserError(f"'{name}' cannot be read ({error.strerror}); mend its permissions") from error
+        stack.enter_context(file)
         head = file.read(file_kinds.HEAD)
         kind = file_kinds.kind_of(head)
         if kind not in _DRIVERS:
@@ -327,11 +330,19 @@ def _read(path: pathlib.Path, bands: int) -> tuple[np.ndarray, np.ndarray | None
         return values[0] if len(values) == 1 else np.concatenate(values), _joined(valid, values)
 
 
+def is_validity(name: str) -> bool:
+    """Returns True for the name of a band that says where the others hold data: 'dataMask', 0 = no data."""
+    return bool(_VALIDITY.fullmatch(name.strip()))
+
+
 def _bands(file: Any, wanted: int) -> list[int]:
-    """Returns the numbers of the bands that are no alpha band, or of all if so many are wanted."""
+    """Returns the numbers of the bands that are no alpha band and no other mask, or of all if so many are wanted."""
     numbers = list(range(1, file.count + 1))
-    return numbers if file.count == wanted or file.count == 1 else [
-        number for number in numbers if file.colorinterp[number - 1].name != "alpha"]
+    if file.count in (wanted, 1):
+        return numbers
+    colours = file.colorinterp
+    return [number for number in numbers
+            if colours[number - 1].name != "alpha" and not is_validity(_description(file, number))]
 
 
 def _check_size(bands: int, height: int, width: int, name: str) -> None:
@@ -346,7 +357,7 @@ def _valid(file: Any, bands: Sequence[int], part: Any) -> np.ndarray | None:
     valid = None
     if any("alpha" not in kind and kind not in ({"all_valid"}, {"nodata"}) for kind in kinds):
         valid = file.read_masks(list(bands), window=part) > 0
-    if len(bands) < file.count:  # the others are alpha bands
+    if len(bands) < file.count:  # the others are alpha bands or the like
         others = sorted(set(range(1, file.count + 1)) - set(bands))
         shown = (file.read(others, window=part) > 0).all(axis=0)
         valid = np.broadcast_to(shown, (len(bands), *shown.shape)).copy() if valid is None else valid & shown
@@ -364,7 +375,7 @@ def _said(first: Any, numbers: Sequence[tuple[Any, int]], pages: bool) -> Said:
     texts = []
     for file, number in numbers:
         tags = {**(_tags(file) if pages else {}), **_tags(file, number)}
-        named = [value for key, value in tags.items() if key.lower() in _NAME_TAGS]
+        named = [value for key, value in tags.items() if _NAME_TAGS.search(key)]
         texts.append(tuple(dict.fromkeys(filter(None, (_description(file, number), *named)))))
     colours = [file.colorinterp[number - 1].name for file, number in numbers]
     return Said(tuple(texts), tuple(file.units[number - 1] or "" for file, number in numbers),

@@ -188,6 +188,14 @@ def test_ground_control_points_on_a_straight_grid_are_a_georeference(tmp_path):
     np.testing.assert_allclose(stored[1:-1, 1:-1, 0], smooth[1:-1, 1:-1] * 100, atol=6)
 
 
+def test_a_partner_without_georeference_of_one_with_points_is_told(tmp_path):
+    pair(tmp_path)
+    tif(tmp_path / "s2.tif", digital_numbers(), Affine.identity(), None)
+    by_points(tmp_path / "s1.tif", decibels())
+    with pytest.raises(UserError, match=r"cannot align latitude .* \(by its 9 ground control points\) with 16x16"):
+        read(tmp_path)
+
+
 def test_ground_control_points_of_radar_geometry_are_named(tmp_path):
     pair(tmp_path)
     tif(tmp_path / "s2.tif", digital_numbers())

@@ -27,6 +27,7 @@ ORDER = [*BANDS[:8], "B09", "B11", "B12", "B8A"]  # by the alphabet
 @pytest.mark.parametrize("said", [
     {"names": ["Sigma0_VH_db", "Sigma0_VV_db"]}, {"band_tags": [{"BANDNAME": "VH"}, {"BANDNAME": "VV"}]},
     {"band_tags": [{"long_name": "sigma0 VH"}, {}]}, {"tags": {"band_names": "VH,VV"}},
+    {"tags": {"Band_1": "Sigma0_VH", "Band_2": "Sigma0_VV"}}, {"band_tags": [{"POLARISATION": "VH"}, {}]},
     {"names": ["", "0_VV"]}, {"names": ["VV", "HV"]}])
 def test_radar_bands_that_contradict_are_told(tmp_path, said):
     pair(tmp_path)
@@ -46,6 +47,14 @@ def test_optical_bands_that_contradict_are_told(tmp_path):
         colorinterp=[ColorInterp.green, ColorInterp.blue, *[ColorInterp.undefined] * 10])
     with pytest.raises(UserError, match="s2.tif' calls a band B03, geotiff.json calls it B01; .* band 1 is 'green'"):
         read(tmp_path)
+    tif(tmp_path / "s2.tif", digital_numbers())
+    (tmp_path / "s2.tif.aux.xml").write_text('<PAMDataset><PAMRasterBand band="2"><ColorInterp>NIR</ColorInterp>'
+                                             '</PAMRasterBand></PAMDataset>')
+    with pytest.raises(UserError, match="s2.tif' calls a band B08, geotiff.json calls it B02; .* band 2 is 'nir'"):
+        read(tmp_path)
+    (tmp_path / "s2.tif.aux.xml").write_text('<PAMDataset><PAMRasterBand band="9"><ColorInterp>NIR</ColorInterp>'
+                                             '</PAMRasterBand></PAMDataset>')
+    assert read(tmp_path).remarks[0] == "s2: order of the bands taken from geotiff.json"
 
 
 def test_agreement_and_silence_are_remarks(tmp_path):
@@ -74,6 +83,7 @@ def test_agreement_and_silence_are_remarks(tmp_path):
     (S1, {"names": ["Amplitude_VV", "Amplitude_VH"]}, r"says 'Amplitude_VV' \(amplitude\), s1.unit"),
     (S1, {"names": ["Gamma0_VV", "Gamma0_VH"]}, r"says 'Gamma0_VV' \(gamma0\), s1.product .* 'grd' \(sigma0\)"),
     (S1 | {"product": "rtc"}, {"names": ["sigma0_vv", "sigma0_vh"]}, r".*\(sigma0\), s1.product .* 'rtc' \(gamma0\)"),
+    (S1, {"names": ["VV_db", "VH_linear"]}, r"says 'VH_linear' \(linear\), s1.unit"),
     (S1, {"names": ["Beta0_VV", "Beta0_VH"]}, r".*\(beta0\), s1.product")])
 def test_unit_and_product_that_contradict_are_told(tmp_path, section, said, message):
     pair(tmp_path, s1=section)
@@ -107,6 +117,8 @@ def test_files_of_one_band_say_their_band_by_name_and_description(tmp_path):
     tif(tmp_path / "s1_VV.tif", decibels()[:1], names=["Sigma0_VH"])
     with pytest.raises(UserError, match=r"'s1_VV.tif' calls its band 'Sigma0_VH' \(VH\), geotiff.json takes it for VV"):
         read(tmp_path)
+    tif(tmp_path / "s1_VV.tif", decibels()[:1], names=["b1"])
+    read(tmp_path)
     tif(tmp_path / "s1_VV.tif", decibels()[:1], names=["Sigma0_VV"])
     assert read(tmp_path).remarks[1] == "s1: bands as the names of the files say"
     # Numbers in place of names: B10 is no band of L2A, so B9 is not the band B09.

@@ -86,6 +86,20 @@ def test_masked_pixels_do_not_bleed(tmp_path, way):
     assert set(np.unique(stored)) == {-32768, -1000} and (stored[:, 6:] == -1000).all()
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_band_called_data_mask_is_a_mask(tmp_path, listed):
+    more = ["dataMask"] if listed else []
+    pair(tmp_path, s1=S1 | {"bands": [*S1["bands"], *more]}, s2=S2 | {"bands": [*S2["bands"], *more]})
+    names = [] if listed else ["dataMask"]
+    s1, s2 = decibels(), digital_numbers()
+    for name, values in (("s1", s1), ("s2", s2)):
+        tif(tmp_path / f"{name}.tif", np.concatenate([values, HERE[None].astype(values.dtype)]),
+            names=[""] * len(values) + names)
+    item = read(tmp_path)
+    for feature in ("s1", "s2"):
+        np.testing.assert_array_equal(holds_data(item, feature), HERE)
+
+
 def test_an_alpha_band_that_is_listed_is_a_band(tmp_path):
     pair(tmp_path)
     s1 = tif(tmp_path / "s1.tif", decibels(), colorinterp=[ColorInterp.gray, ColorInterp.alpha])
@@ -226,6 +240,19 @@ def test_text_that_is_no_utf_8_is_passed_over(tmp_path):
         data = (tmp_path / "a.tif").read_bytes()
         (tmp_path / "a.tif").write_bytes(data.replace(b"KOLN", b"K\xf6LN"))
         assert raster.load(tmp_path / "a.tif").names == ("", "")
+
+
+def test_a_no_data_value_beyond_the_dtype_is_no_value(tmp_path):
+    tif(tmp_path / "s2.tif", digital_numbers())
+    s1 = decibels()
+    s1[0, 2, 3] = np.float32(-3.4028235e38)
+    for value, gone in ((1e300, 0), (-3.4028234663852886e38, 1)):
+        pair(tmp_path, s1=S1 | {"no_data": value})
+        tif(tmp_path / "s1.tif", s1 if gone else decibels())
+        assert (~holds_data(read(tmp_path), "s1")).sum() == gone
+    pair(tmp_path, s1=S1 | {"no_data": 10**400})
+    with pytest.raises(UserError, match="s1.no_data is 1000.* more than any image can hold"):
+        read(tmp_path)
 
 
 def test_files_that_are_all_masked_are_rejected(tmp_path):

@@ -112,6 +112,19 @@ def test_an_image_that_promises_more_than_memory_holds_is_refused(tmp_path):
     assert raster.load(path, around=part).values.shape[1] < 30
 
 
+@pytest.mark.parametrize("place", [Affine(0, 0, 600000, 0, 0, 5200000), Affine(10, 0, 1e30, 0, -10, 5200000),
+                                   Affine(1e-300, 0, 600000, 0, -1e-300, 5200000), Affine(1e300, 0, 0, 0, -1e300, 0),
+                                   Affine(10, 0, float("nan"), 0, -10, 5200000)])
+@pytest.mark.parametrize("crs", ["EPSG:32632", "EPSG:4326", "EPSG:4978", 'LOCAL_CS["x",UNIT["m",1]]'])
+def test_void_georeferences_are_told(tmp_path, place, crs):
+    tif(tmp_path / "a.tif", decibels(), place, crs)
+    tif(tmp_path / "b.tif", decibels())
+    around = raster.load(tmp_path / "b.tif").grid
+    with pytest.raises(UserError, match="a.tif'(: cannot align| covers) "):
+        raster.load(tmp_path / "a.tif", around=around)
+    raster.listed_centre(tmp_path / "a.tif")
+
+
 # PROJ and GDAL
 
 @pytest.fixture
