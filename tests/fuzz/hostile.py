@@ -98,7 +98,7 @@ def zip_members(content: bytes, random: np.random.Generator) -> bytes:
     elif kind == 2:
         members.append((name + "x", members[random.integers(len(members))][1]))
     elif name.endswith(".npy"):
-        members[place] = name, npy_header(inner, random)
+        members[place] = name, _one((npy_header, npy_values), random)(inner, random)
     else:
         members[place] = name, json_text(inner, random) if place in texts else random.bytes(len(inner))
     file = io.BytesIO()
@@ -124,6 +124,20 @@ def npy_header(content: bytes, random: np.random.Generator) -> bytes:
         header = _one(({}, [], {"shape": (1,)}, header | {"more": 1}, header | {"fortran_order": True}), random)
     text = repr(header).encode("latin1").ljust(117) + b"\n"
     return content[:8] + struct.pack("<H", len(text)) + text + content[10 + length:]
+
+
+def npy_values(content: bytes, random: np.random.Generator) -> bytes:
+    """Changes one value of an array of texts or numbers."""
+    array = np.load(io.BytesIO(content))
+    value = _one(TEXTS, random) if array.dtype.kind == "U" else _one((0, -1, 2**31, 2**62, 127) if array.dtype.kind in "iu" else (
+        np.nan, np.inf, 1e300, -91.0), random)
+    if array.dtype.kind == "U":
+        array = array.astype(f"U{max(len(value), array.dtype.itemsize // 4)}")
+    with np.errstate(all="ignore"):
+        array.reshape(-1)[random.integers(array.size) if array.size else slice(0)] = np.array(value).astype(array.dtype)
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def tar_members(content: bytes, random: np.random.Generator) -> bytes:
@@ -202,9 +216,16 @@ def hdf5_objects(content: bytes, random: np.random.Generator) -> bytes:
     file = io.BytesIO(content)
     with h5py.File(file, "r+") as archive:
         name = list(archive)[random.integers(len(archive))]
-        kind = random.integers(6)
+        kind = random.integers(7)
+        if kind == 6:
+            name = "metadata"
         old = archive[name]
         shape, dtype, first = old.shape, old.dtype, old[:1]
+        if kind == 6:
+            row = old[0]
+            row[0] = _one(TEXTS, random).encode()[:100]
+            old[0] = row
+            return _flushed(archive, file)
         del archive[name]
         if kind == 1:
             archive.create_group(name)
@@ -217,6 +238,11 @@ def hdf5_objects(content: bytes, random: np.random.Generator) -> bytes:
         elif kind == 5:  # declared large, stored small
             huge = tuple(_one((n, n, 10**6, 2**33), random) for n in shape)
             archive.create_dataset(name, huge, dtype, chunks=first.shape, compression="gzip", maxshape=(None,) * len(shape))
+    return file.getvalue()
+
+
+def _flushed(archive: h5py.File, file: io.BytesIO) -> bytes:
+    archive.flush()
     return file.getvalue()
 
 

@@ -24,7 +24,7 @@ import data_prep.build.builder
 import data_prep.s1s2_pairs.s1s2_pairs_dataset_builder
 import data_prep.s1s2_tiles.s1s2_tiles_dataset_builder  # noqa: F401  imported here, a trial need not
 from data_prep.importers import majortom
-from tests.fuzz import damage, hostile, raw_sets
+from tests.fuzz import bombs, damage, hostile, raw_sets
 from tests.fuzz.trial import Ended, run_all
 
 OUTCOMES = ("one line", "quarantined", "same", "changed")
@@ -34,6 +34,8 @@ FAULTS = ("silent", "exception", "traceback", "killed", "hung", "memory", "outsi
 _CHECKSUMMED = (".npz", ".zip", ".tar", ".png")
 _EXCEPTION = re.compile(r"^\w*(Error|Exception|Warning|Interrupt): ")
 _SAID = re.compile(r"left out|turned away|unusable|note:|warning")
+
+BOMB = 10**6  # the number of the first bomb; those below are random mutations
 
 Content = Mapping[str, tuple[str, str]]
 
@@ -70,6 +72,10 @@ class RawAttack:
             name, number = key.rsplit("#", 1)
             yield self.describe(name, int(number)), outcome, memory[key]
 
+    def bombs(self) -> list[tuple[str, int]]:
+        """Returns the trials that are bombs."""
+        return [(bomb.layout, BOMB + i) for i, bomb in enumerate(bombs.BOMBS) if bomb.layout in self.sets]
+
     def describe(self, name: str, number: int) -> Trial:
         """Returns the facts of a trial."""
         return self._mutate(name, number)[0]
@@ -93,6 +99,9 @@ class RawAttack:
     def _mutate(self, name: str, number: int) -> tuple[Trial, bytes]:
         if number < 0:
             return Trial(name, number, "", "none", False), b""
+        if number >= BOMB:
+            bomb = bombs.BOMBS[number - BOMB]
+            return Trial(name, number, *(made := bombs.mutate(bomb, self._raw[name]))[:1], bomb.name, True), made[1]
         random = np.random.default_rng([zlib.crc32(name.encode()), number])
         files: dict[str, list[pathlib.Path]] = {}
         for path in sorted(path for path in self._raw[name].rglob("*") if path.is_file()):
@@ -140,9 +149,9 @@ class RawAttack:
         if new:
             return f"outside: {sorted(map(str, new))[0]} was written into the raw folder"
         rejects = [json.loads(line) for path in (sandbox / "out").rglob("rejected.jsonl") for line in path.read_text().splitlines()]
-        for reason in [row["reason"] for row in rejects] + [ended.err.removeprefix("error: ")]:
+        for reason in [row["reason"] for row in rejects] + [line.removeprefix("error: ") for line in ended.errors]:
             if _EXCEPTION.match(reason) or "\n" in reason.strip():
-                return f"exception: {reason.strip()[:160]}"
+                return f"exception: {reason.strip()[:160]!r}"
         if ended.code:
             return "one line"
         sound, seen = self._sound[trial.name], content_of(sandbox / "out")

@@ -46,6 +46,11 @@ class Ended:
     forbidden: tuple[str, ...]
 
     @property
+    def errors(self) -> list[str]:
+        """The lines of stderr, without those that GDAL writes about its files and without empty ones."""
+        return [line for line in self.err.splitlines() if line.strip() and not line.startswith("WARNING:rasterio.")]
+
+    @property
     def fault(self) -> str:
         """What must never happen: killed, hung, traceback, memory, outside, lines; '' if none of them did."""
         if self.code < 0:
@@ -56,7 +61,7 @@ class Ended:
             return f"traceback: {([*filter(None, self.err.splitlines())] or [''])[-1][:160]}"
         if self.memory > MEMORY:
             return f"memory: {self.memory / 1e9:.1f} GB"
-        errors = [line for line in self.err.splitlines() if line.strip()]
+        errors = self.errors
         if self.code == 2 and (not errors or not errors[-1].startswith("error: ") or len(errors) > 1):
             return f"not one line: {errors[-1][:100] if errors else 'no message'} ({len(errors)} lines)"
         if self.code not in (0, 1, 2):
