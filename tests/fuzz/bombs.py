@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import pathlib
 import struct
 import tarfile
 import warnings
@@ -170,9 +169,3 @@ BOMBS = tuple(Bomb(layout, files, name, make) for layout, files, name, make in (
         ("GeoTIFF by table", "s2/0.tif"), ("GeoTIFF by name", "s1/*.tif"), ("BigEarthNet v2", "BigEarthNet-S2/*/*/*_B02.tif"),
         ("SEN12MS", "*/s2_1/*.tif"), ("DFC2020", "*/dfc_0/*.tif"), ("Sen1Floods11", "data/flood_events/HandLabeled/S1Hand/*.tif"),
         ("SSL4EO-S12 v1.0", "s2a/*/*/B2.tif")))))
-
-
-def mutate(bomb: Bomb, raw: pathlib.Path) -> tuple[str, bytes]:
-    """Returns the file that a bomb replaces, relative to `raw`, and its new content."""
-    path = sorted(raw.glob(bomb.files))[0]
-    return path.relative_to(raw).as_posix(), bomb.make(path.read_bytes())

@@ -13,7 +13,7 @@ import re
 import shutil
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import absl.logging
 import numpy as np
@@ -25,7 +25,7 @@ import data_prep.s1s2_pairs.s1s2_pairs_dataset_builder
 import data_prep.s1s2_tiles.s1s2_tiles_dataset_builder  # noqa: F401  imported here, a trial need not
 from data_prep.importers import majortom
 from tests.fuzz import bombs, damage, hostile, raw_sets
-from tests.fuzz.trial import Ended, run_all
+from tests.fuzz.trial import Ended, apart, run_all
 
 OUTCOMES = ("one line", "quarantined", "same", "changed")
 FAULTS = ("silent", "exception", "traceback", "killed", "hung", "memory", "outside", "not one line", "exit code")
@@ -58,7 +58,8 @@ class RawAttack:
         """Prepares the layouts `names`; () = all."""
         absl.logging.set_verbosity(absl.logging.ERROR)
         majortom.SIZE = raw_sets.MAJORTOM_SIZE
-        self._folder, self._raw = folder, raw_sets.write_all(folder / "raw")
+        self._folder, self._raw = folder, raw_sets.folders(folder / "raw")
+        apart(lambda: raw_sets.write_all(folder / "raw"))
         self.sets = {raw_set.name: raw_set for raw_set in raw_sets.RAW_SETS if not names or raw_set.name in names}
         self._sound: dict[str, Content] = {}
         for name, outcome in self._run((name, -1) for name in self.sets):
@@ -78,7 +79,7 @@ class RawAttack:
 
     def describe(self, name: str, number: int) -> Trial:
         """Returns the facts of a trial."""
-        return self._mutate(name, number)[0]
+        return self._choose(name, number)[0] if number >= 0 else Trial(name, number, "", "none", False)
 
     def write(self, trial: Trial, raw: pathlib.Path) -> None:
         """Writes the raw folder of a trial: hard links to sound files, and the damaged one."""
@@ -89,19 +90,19 @@ class RawAttack:
             if path.is_file() and path.relative_to(sound).as_posix() != trial.file:
                 os.link(path, target)
         if trial.file:
-            (raw / trial.file).write_bytes(self._mutate(trial.name, trial.number)[1])
+            make = self._choose(trial.name, trial.number)[1]
+            apart(lambda: (raw / trial.file).write_bytes(make()))
 
     def options(self, name: str) -> list[str]:
         """Returns the arguments of `build` for a layout, without folders."""
         return [f"--importer={self.sets[name].importer}", "--workers=1", "--max-rejected=1000", *self.sets[name].options]
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019  as long as the attack
-    def _mutate(self, name: str, number: int) -> tuple[Trial, bytes]:
-        if number < 0:
-            return Trial(name, number, "", "none", False), b""
+    def _choose(self, name: str, number: int) -> tuple[Trial, Callable[[], bytes]]:
+        """Returns the facts of a trial, and a function that makes the new content of its file."""
         if number >= BOMB:
             bomb = bombs.BOMBS[number - BOMB]
-            return Trial(name, number, *(made := bombs.mutate(bomb, self._raw[name]))[:1], bomb.name, True), made[1]
+            path = sorted(self._raw[name].glob(bomb.files))[0]
+            return Trial(name, number, self._relative(name, path), bomb.name, True), lambda: bomb.make(path.read_bytes())
         random = np.random.default_rng([zlib.crc32(name.encode()), number])
         files: dict[str, list[pathlib.Path]] = {}
         for path in sorted(path for path in self._raw[name].rglob("*") if path.is_file()):
@@ -109,17 +110,20 @@ class RawAttack:
         group = files[sorted(files)[number % len(files)]]
         path = group[random.integers(len(group))]
         knowing = hostile.mutations(path.name)
-        mutations = {**damage.DAMAGES, **knowing}
         # Half of the trials know the format.
         choice = str(random.choice(list(knowing if knowing and random.random() < 0.5 else damage.DAMAGES)))
-        content = mutations[choice](path.read_bytes(), random)
-        return Trial(name, number, path.relative_to(self._raw[name]).as_posix(), choice, choice in knowing), content
+        mutation = {**damage.DAMAGES, **knowing}[choice]
+        return (Trial(name, number, self._relative(name, path), choice, choice in knowing),
+                lambda: mutation(path.read_bytes(), random))
+
+    def _relative(self, name: str, path: pathlib.Path) -> str:
+        return path.relative_to(self._raw[name]).as_posix()
 
     def _run(self, trials: Iterable[tuple[str, int] | tuple[str, int]], memory: dict[str, int] | None = None
              ) -> Iterator[tuple[str, str]]:
         def commands():
             for name, number in trials:
-                sandbox = self._folder / "trials" / f"{self._raw[name].name}#{number}"
+                sandbox = self._folder / "trials" / f"{self._raw[name].name}-{number}"
                 shutil.rmtree(sandbox, ignore_errors=True)
                 sandbox.mkdir(parents=True)
                 trial = self.describe(name, number)

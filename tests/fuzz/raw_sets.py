@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import shutil
 import warnings
 from collections.abc import Callable, Iterable
 
@@ -376,13 +375,15 @@ RAW_SETS = (
 )
 
 
+def folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Returns the folder of every layout below `folder`."""
+    return {raw_set.name: folder / raw_set.name.replace(" ", "_").replace(",", "") for raw_set in RAW_SETS}
+
+
 def write_all(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Writes every raw data set into a folder of its own below `folder`; returns name -> folder."""
-    folders = {}
     for raw_set in RAW_SETS:
-        folders[raw_set.name] = raw = folder / raw_set.name.replace(" ", "_").replace(",", "")
-        if raw.exists():
-            shutil.rmtree(raw)
+        raw = folders(folder)[raw_set.name]
         raw.mkdir(parents=True)
         raw_set.write(raw)
-    return folders
+    return folders(folder)

@@ -69,6 +69,25 @@ class Ended:
         return ""
 
 
+def apart(function: Callable[[], object]) -> None:
+    """Calls a function in a forked process and waits for it: threads of libraries that it starts do not stay.
+
+    A fork of a process with threads may hang for ever, so this process starts none.
+    """
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            function()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    if os.waitpid(pid, 0)[1]:
+        raise AssertionError(f"{function} failed, see above")
+
+
 def run_all(trials: Iterable[tuple[pathlib.Path, Callable[[], object]]], processes: int = 2
             ) -> Iterator[tuple[pathlib.Path, Ended]]:
     """Runs each (sandbox, command) in a process of its own, some at a time; yields the sandbox and the end of each.
@@ -96,11 +115,11 @@ def _start(sandbox: pathlib.Path, command: Callable[[], object]) -> int:
         return pid
     code = _TRACEBACK
     try:
+        signal.alarm(SECONDS)
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(sandbox / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
         tempfile.tempdir = os.environ["TMPDIR"] = str(sandbox)
-        signal.alarm(SECONDS)
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _watch(sandbox)
