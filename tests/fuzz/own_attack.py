@@ -119,10 +119,10 @@ def judge(target: Target, trial: Trial, ended: Ended, sandbox: pathlib.Path) -> 
     return "silent: the damage is not found" if not target.sound else "silent: another result"
 
 
-def data_set(folder: pathlib.Path) -> pathlib.Path:
-    """Builds a data set of tiles below `folder`; returns its folder."""
+def data_set(folder: pathlib.Path, layout: str = "GeoTIFF by table") -> pathlib.Path:
+    """Builds a data set of a raw layout below `folder`; returns its folder."""
     (raw := folder / "raw").mkdir(parents=True)
-    chosen = next(raw_set for raw_set in raw_sets.RAW_SETS if raw_set.name == "GeoTIFF by table")
+    chosen = next(raw_set for raw_set in raw_sets.RAW_SETS if raw_set.name == layout)
     apart(lambda: chosen.write(raw))
     apart(lambda: data_prep.__main__.main(["build", f"--importer={chosen.importer}", f"--raw={raw}", f"--data_dir={folder / 'data'}", "--workers=1",
                              "--num-shards=2", *chosen.options]))
