@@ -30,14 +30,15 @@ def main() -> None:
     """Runs the attack that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--raw", type=int, default=150, help="damaged files of each of the 20 layouts (default 150)")
-    parser.add_argument("--flips", type=int, default=1000, help="bit flips of a data set, and of a workdir (default 1000)")
+    parser.add_argument("--flips", type=int, default=1000, help="bit flips of a data set and of a workdir (1000)")
     parser.add_argument("--commands", type=int, default=2, help="trials of each layout that are run as commands, too")
     parser.add_argument("--show", metavar="'LAYOUT NUMBER'", default="", help="run one trial as a command")
     options = parser.parse_args()
     if options.show:
         sys.exit(_show(options.show))
     start, counts = time.monotonic(), Counts()
-    for part, last in (("raw", options.raw), ("bombs", bool(options.raw)), ("data_set", options.flips), ("workdir", options.flips)):
+    for part, last in (("raw", options.raw), ("bombs", bool(options.raw)), ("data_set", options.flips),
+                       ("workdir", options.flips)):
         if last:
             _note(f"{part}: {last} trials each, after {time.monotonic() - start:.0f} s")
             counts.merge(_part(part, last))
@@ -60,13 +61,15 @@ def _part(part: str, last: int) -> Counts:
 def _make_run(folder: pathlib.Path) -> None:
     """Trains two steps on a small data set, with a checkpoint after each, in a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    script = ("import pathlib, sys; from tests.fuzz import own_attack; print(own_attack.data_set(pathlib.Path(sys.argv[1]), "
+    script = ("import pathlib, sys; from tests.fuzz import own_attack; "
+              "print(own_attack.data_set(pathlib.Path(sys.argv[1]), "
               "'npz'), file=sys.stderr)")
     done = subprocess.run([sys.executable, "-c", script, folder / "set"], cwd=ROOT, env=environment, text=True,
                           capture_output=True, check=True)
     data = done.stderr.strip().splitlines()[-1]
     subprocess.run([sys.executable, "main.py", "--config=configs/pretrain.py:smoke", f"--config.data.dir={data}",
-                    f"--workdir={folder / 'run'}", "--config.data.split=train", "--config.encoder.width=8", "--config.batch_size=2",
+                    f"--workdir={folder / 'run'}", "--config.data.split=train", "--config.encoder.width=8",
+                    "--config.batch_size=2",
                     "--config.augment.crop=16", "--config.schedule.steps=2", "--config.schedule.checkpoint_every=1",
                     "--config.schedule.log_every=1"], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
 
@@ -79,7 +82,8 @@ def _commands(each: int) -> Counts:
         for layout in attacked.sets:
             for number in range(each):
                 trial = attacked.describe(layout, number)
-                done = _build(attacked, layout, number, pathlib.Path(name) / "commands" / f"{number}-{layout.replace(' ', '_')}")
+                place = pathlib.Path(name, "commands", f"{number}-{layout.replace(' ', '_')}")
+                done = _build(attacked, layout, number, place)
                 fault = Ended(done.returncode, done.stdout, done.stderr, 0, ()).fault
                 counts.add([(_Command("as commands", number, f"{layout}: {trial.file}", trial.mutation),
                              fault or ("one line" if done.returncode else "quarantined"), 0)])
@@ -89,7 +93,8 @@ def _commands(each: int) -> Counts:
 def _build(attacked: RawAttack, layout: str, number: int, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
     (folder / "raw").mkdir(parents=True)
     attacked.write(attacked.describe(layout, number), folder / "raw")
-    return subprocess.run([sys.executable, "-m", "data_prep", "build", f"--raw={folder / 'raw'}", f"--data_dir={folder / 'out'}",
+    return subprocess.run([sys.executable, "-m", "data_prep", "build", f"--raw={folder / 'raw'}",
+                           f"--data_dir={folder / 'out'}",
                            *attacked.options(layout)], cwd=ROOT, text=True, capture_output=True, timeout=300)
 
 

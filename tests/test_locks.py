@@ -1,4 +1,4 @@
-"""The lock files: every package of setup.py in a version of its range, with hashes, and the script that installs them."""
+"""The lock files hold every package of setup.py in a version of its range, with hashes; their script installs them."""
 
 import pathlib
 import re
@@ -53,7 +53,8 @@ def test_the_lock_names_no_server(name):
 def test_another_python_gets_the_ranges_and_is_told(tmp_path):
     calls = tmp_path / "calls"
     fake = tmp_path / "python"
-    for here, expected in (("linux x86_64 3.11", ["--require-hashes -r locks/dev.lock", "--no-deps --no-build-isolation -e ."]),
+    for here, expected in (("linux x86_64 3.11", ["--require-hashes -r locks/dev.lock",
+                                                  "--no-deps --no-build-isolation -e ."]),
                            ("darwin arm64 3.12", ["-e .[dev]"])):
         fake.write_text(f'#!/bin/sh\n[ "$1" = -c ] && echo "{here}" || echo "$*" >>{calls}\n')
         fake.chmod(0o755)

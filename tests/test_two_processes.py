@@ -260,13 +260,18 @@ mesh.leave(0)
 """
 
 
-def join_two(late="", **environment):
-    """Runs SCRIPT in two processes; `late`: seconds that the second one sleeps before the first program on all devices."""
+def join_two(late="", listen=""):
+    """Runs SCRIPT in two processes; returns the address and the sockets of the first one that listen.
+
+    late: seconds that the second one sleeps before the first common program; listen: host at which the first one does.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "JAX_COORDINATOR_ADDRESS": address,
-                                "JAX_NUM_PROCESSES": "2"} | environment
+                                "JAX_NUM_PROCESSES": "2"}
+    if listen:
+        environment["JAX_COORDINATOR_BIND_ADDRESS"] = f"{listen}:{address.rsplit(':')[1]}"
     outputs = finish([subprocess.Popen(
         [sys.executable, "-c", SCRIPT], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=environment | {"JAX_PROCESS_ID": str(number)} | ({"LATE": late} if late and number else {}))
@@ -278,13 +283,11 @@ def join_two(late="", **environment):
 @pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/net/tcp").exists(), reason="Linux lists its sockets in /proc")
 def test_the_coordinator_listens_at_the_given_address_only():
-    address, listening = join_two()
-    port = f"{int(address.rsplit(':')[1]):04X}"
-    # 127.0.0.1, also as an address of IPv6
-    assert [place for place in listening if place.endswith(f":{port}")] in (
-        [f"0100007F:{port}"], [f"0000000000000000FFFF00000100007F:{port}"]), listening
-    _, listening = join_two(JAX_COORDINATOR_BIND_ADDRESS=f"[::]:{int(port, 16)}")
-    assert not any(place.startswith("0100007F") and place.endswith(port) for place in listening)
+    for listen, expected in (("", ("0100007F", "0000000000000000FFFF00000100007F")), ("[::]", (32 * "0",))):
+        address, listening = join_two(listen=listen)
+        port = f"{int(address.rsplit(':')[1]):04X}"
+        hosts = [place.split(":")[0] for place in listening if place.endswith(f":{port}")]
+        assert len(hosts) == 1 and hosts[0] in expected, listening  # 127.0.0.1, perhaps as an address of IPv6
 
 
 @pytest.mark.slow

@@ -20,12 +20,14 @@ def main(part: str, first: int, last: int, mutations: tuple[str, ...] = ()) -> C
         work, counts = pathlib.Path(name), Counts()
         if kind in ("raw", "bombs"):
             attack = RawAttack(work)
-            trials = attack.bombs() if kind == "bombs" else [(name, i) for i in range(first, last) for name in attack.sets]
+            trials = attack.bombs() if kind == "bombs" else [(name, i) for i in range(first,
+                                                                                      last) for name in attack.sets]
             return counts.add(attack.run(trials))
         if kind == "data_set":
             targets = own_attack.of_data_set(own_attack.data_set(work / "set"))
         else:
-            targets = {"workdir": own_attack.of_workdir, "export": own_attack.of_export}[kind](pathlib.Path(folder).resolve())
+            of = {"workdir": own_attack.of_workdir, "export": own_attack.of_export}[kind]
+            targets = of(pathlib.Path(folder).resolve())
         for target in targets:
             counts.add(own_attack.run([target], range(first, last), work / "trials", mutations))
         return counts

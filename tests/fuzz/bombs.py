@@ -56,7 +56,8 @@ def _zeros_in_zip(name: str, header: bytes, megabytes: int, content: bytes) -> b
 
 def _npz(content: bytes) -> bytes:
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (3, 2, 11000, 11000)})
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False,
+                                                  "shape": (3, 2, 11000, 11000)})
     return _zeros_in_zip("s1.npy", header.getvalue(), 2770, content)
 
 
@@ -124,7 +125,8 @@ def _hdf5(name: str) -> Callable[[bytes], bytes]:
             old, dtype = archive[name].shape, archive[name].dtype
             del archive[name]
             shape = (old[0], old[1], 20000, 20000) if len(old) > 1 else (2**31,)
-            archive.create_dataset(name, shape, dtype, compression="gzip", chunks=(1, 1, 500, 500) if len(old) > 1 else (2**16,))
+            archive.create_dataset(name, shape, dtype, compression="gzip", chunks=(1, 1, 500, 500) if len(old) > 1 else
+                                   (2**16,))
         return file.getvalue()
     make.__name__ = f"hdf5 {name}"
     return make
@@ -136,7 +138,8 @@ def _png(content: bytes) -> bytes:
     side = 13000  # fewer pixels than Pillow takes for a bomb, in colour
     packer = zlib.compressobj(9)
     packed = b"".join(packer.compress(bytes(3 * side + 1)) for _ in range(side)) + packer.flush()
-    return content[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return content[:8] + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
 def _tiff(content: bytes) -> bytes:
@@ -163,9 +166,12 @@ BOMBS = tuple(Bomb(layout, files, name, make) for layout, files, name, make in (
     ("Major TOM", "Core-S1RTC/metadata.parquet", "100 rows of 40 MB in each column", _parquet),
     ("BigEarthNet v2", "metadata.parquet", "100 rows of 40 MB in each column", _parquet),
     ("MMEarth", "*.h5", "sentinel2 of 20,000 x 20,000", _hdf5("sentinel2")),
-    ("MMEarth", "*.h5", "sentinel1 of 20,000 x 20,000", _hdf5("sentinel1")), ("MMEarth", "*.h5", "2^31 rows", _hdf5("metadata")),
+    ("MMEarth", "*.h5", "sentinel1 of 20,000 x 20,000", _hdf5("sentinel1")),
+    ("MMEarth", "*.h5", "2^31 rows", _hdf5("metadata")),
     ("OMBRIA", "OmbriaS2/train/AFTER/*.png", "13,000 x 13,000", _png),
     *((layout, files, "60,000 x 60,000", _tiff) for layout, files in (
-        ("GeoTIFF by table", "s2/0.tif"), ("GeoTIFF by name", "s1/*.tif"), ("BigEarthNet v2", "BigEarthNet-S2/*/*/*_B02.tif"),
-        ("SEN12MS", "*/s2_1/*.tif"), ("DFC2020", "*/dfc_0/*.tif"), ("Sen1Floods11", "data/flood_events/HandLabeled/S1Hand/*.tif"),
+        ("GeoTIFF by table", "s2/0.tif"), ("GeoTIFF by name", "s1/*.tif"),
+        ("BigEarthNet v2", "BigEarthNet-S2/*/*/*_B02.tif"),
+        ("SEN12MS", "*/s2_1/*.tif"), ("DFC2020", "*/dfc_0/*.tif"),
+        ("Sen1Floods11", "data/flood_events/HandLabeled/S1Hand/*.tif"),
         ("SSL4EO-S12 v1.0", "s2a/*/*/B2.tif")))))

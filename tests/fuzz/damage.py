@@ -1,7 +1,7 @@
 """Damage of any file: bytes cut, flipped, overwritten or of another format. Everything follows from one seed.
 
-A mutation takes the bytes of a file and a generator, and returns other bytes. `DAMAGES` fit every file; the mutations of
-`hostile.py` know a format, and leave its checksums right.
+A mutation takes the bytes of a file and a generator, and returns other bytes. `DAMAGES` fit every file. The mutations
+of `hostile.py` know a format, and leave its checksums right.
 """
 
 import io
@@ -78,9 +78,12 @@ def _zip() -> bytes:
 _FOREIGN = (
     b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>Not Found</body></html>\n",
     b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\1\0\0\0\1\0\x08\0\0\0\0" + bytes(80),
-    b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 " + bytes(80), b"\x89HDF\r\n\x1a\n" + bytes(100), b"II*\0\x08\0\0\0" + bytes(40),
-    b"PAR1" + bytes(20) + b"PAR1", b"\x1f\x8b\x08\0" + bytes(30), b"\x93NUMPY\1\0v\0{'descr': '<f4'" + bytes(100), _zip(),
-    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n", b"{}", b"[]", b"null", b"\n", b"id,split\n",
+    b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 " + bytes(80), b"\x89HDF\r\n\x1a\n" + bytes(100),
+    b"II*\0\x08\0\0\0" + bytes(40),
+    b"PAR1" + bytes(20) + b"PAR1", b"\x1f\x8b\x08\0" + bytes(30), b"\x93NUMPY\1\0v\0{'descr': '<f4'" + bytes(100),
+    _zip(),
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n", b"{}", b"[]", b"null", b"\n",
+    b"id,split\n",
     b"\xff\xfe{\0}\0")
 
 

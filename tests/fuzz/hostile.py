@@ -21,17 +21,21 @@ import pyarrow.parquet
 from tests.fuzz.damage import Mutation
 
 # Texts of a table or a JSON file, in the place of others. Paths lead out of every folder that a build may write.
-TEXTS = ("", " ", "x" * 300, "../../up", "/no/such/folder/x", "a/b", "a\\b", "..", ".", "train+x", "[]", "*", "?", "nan",
-         "inf", "-1", "1e400", "99999999999999999999", "2020-13-45", "None", "true", "\N{LATIN SMALL LETTER E WITH ACUTE}",
-         "e\N{COMBINING ACUTE ACCENT}", "\N{RIGHT-TO-LEFT OVERRIDE}txt", "<script>", "$(touch x)", "%s%n", "con", "\t", "\0", "a\nb",
+TEXTS = ("", " ", "x" * 300, "../../up", "/no/such/folder/x", "a/b", "a\\b", "..", ".", "train+x", "[]", "*", "?",
+         "nan",
+         "inf", "-1", "1e400", "99999999999999999999", "2020-13-45", "None", "true",
+         "\N{LATIN SMALL LETTER E WITH ACUTE}",
+         "e\N{COMBINING ACUTE ACCENT}", "\N{RIGHT-TO-LEFT OVERRIDE}txt", "<script>", "$(touch x)", "%s%n", "con", "\t",
+         "\0", "a\nb",
          "\ufeffid", '"', ",", ";")
-VALUES = (None, True, False, 0, -1, 1.5, 2**31, 2**63, 10**400, float("nan"), float("inf"), -1e308, [], {}, [[]], [None], {"": 0},
+VALUES = (None, True, False, 0, -1, 1.5, 2**31, 2**63, 10**400, float("nan"), float("inf"), -1e308, [], {}, [[]],
+          [None], {"": 0},
           [1, "a"], "\ud800", *TEXTS)
 _SIZES = (0, -1, -264, 1, 3, 65537, 2**31, 2**40, 10**11, 2**63)
 
 
 def json_text(content: bytes, random: np.random.Generator) -> bytes:
-    """Changes one value of a JSON text to one of another type or size; removes, renames or repeats a key; nests deep."""
+    """Changes a value of a JSON text to another type or size; removes, renames or repeats a key; nests deep."""
     try:
         tree = json.loads(content)
     except ValueError:
@@ -86,7 +90,8 @@ def zip_members(content: bytes, random: np.random.Generator) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = [(info.filename, archive.read(info)) for info in archive.infolist()]
     place = int(random.integers(len(members)))
-    texts = [i for i, (name, _) in enumerate(members) if name.split("/")[-1] in (".zarray", ".zattrs", ".zmetadata", ".zgroup")]
+    texts = [i for i, (name, _) in enumerate(members) if name.split("/")[-1] in (".zarray", ".zattrs", ".zmetadata",
+                                                                                 ".zgroup")]
     if texts and random.random() < 0.7:
         place = int(random.choice(texts))
     name, inner = members[place]
@@ -119,7 +124,8 @@ def npy_header(content: bytes, random: np.random.Generator) -> bytes:
     elif kind == 2:
         header["shape"] = _one(((), (10**11,), (2**31, 2**31), "x", (1.5,), None), random)
     elif kind == 3:
-        header["descr"] = _one(("|O", "<U100000000", "<f2", "<c16", ">f4", "|V0", [("a", "<f4")], "x", 5, "<M8[s]"), random)
+        header["descr"] = _one(("|O", "<U100000000", "<f2", "<c16", ">f4", "|V0", [("a", "<f4")], "x", 5, "<M8[s]"),
+                               random)
     else:
         header = _one(({}, [], {"shape": (1,)}, header | {"more": 1}, header | {"fortran_order": True}), random)
     text = repr(header).encode("latin1").ljust(117) + b"\n"
@@ -129,7 +135,8 @@ def npy_header(content: bytes, random: np.random.Generator) -> bytes:
 def npy_values(content: bytes, random: np.random.Generator) -> bytes:
     """Changes one value of an array of texts or numbers."""
     array = np.load(io.BytesIO(content))
-    value = _one(TEXTS, random) if array.dtype.kind == "U" else _one((0, -1, 2**31, 2**62, 127) if array.dtype.kind in "iu" else (
+    value = _one(TEXTS, random) if array.dtype.kind == "U" else _one((0, -1, 2**31, 2**62,
+                                                                      127) if array.dtype.kind in "iu" else (
         np.nan, np.inf, 1e300, -91.0), random)
     if array.dtype.kind == "U":
         array = array.astype(f"U{max(len(value), array.dtype.itemsize // 4)}")
@@ -181,7 +188,8 @@ def parquet_cells(content: bytes, random: np.random.Generator) -> bytes:
         table = table.slice(0, int(random.integers(table.num_rows + 1)))
     else:
         cells = table.column(column).to_pylist()
-        cells[random.integers(len(cells))] = random.bytes(int(random.integers(3000))) if isinstance(cells[0], bytes) else (
+        cells[random.integers(len(cells))] = random.bytes(int(random.integers(3000))) if isinstance(cells[0],
+                                                                                                    bytes) else (
             _one(TEXTS, random) if isinstance(cells[0], str) else None)
         if kind == 5:
             cells = [str(cell) for cell in cells]
@@ -198,7 +206,8 @@ def tiff_tags(content: bytes, random: np.random.Generator) -> bytes:
     entry = start + 2 + 12 * int(random.integers(count))
     offset, code = _one(((0, "<H"), (2, "<H"), (4, "<I"), (8, "<I"), (8, "<H")), random)
     limit = 2 ** (8 * struct.calcsize(code)) - 1
-    value = struct.pack(code, min(int(_one((0, 1, 2, 3, 7, 16, 255, 4096, 65535, 2**24, 2**31 - 1, 2**32 - 1), random)), limit))
+    value = struct.pack(code, min(int(_one((0, 1, 2, 3, 7, 16, 255, 4096, 65535, 2**24, 2**31 - 1, 2**32 - 1), random)),
+                                  limit))
     return content[:entry + offset] + value + content[entry + offset + len(value):]
 
 
@@ -234,10 +243,12 @@ def hdf5_objects(content: bytes, random: np.random.Generator) -> bytes:
         elif kind == 3:
             archive[name] = h5py.ExternalLink("/no/such/file.h5", "/x")
         elif kind == 4:
-            archive.create_dataset(name, data=_one((np.float64(1), "text", np.zeros((0, 3)), np.array([b"x"] * 3)), random))
+            archive.create_dataset(name, data=_one((np.float64(1), "text", np.zeros((0, 3)), np.array([b"x"] * 3)),
+                                                   random))
         elif kind == 5:  # declared large, stored small
             huge = tuple(_one((n, n, 10**6, 2**33), random) for n in shape)
-            archive.create_dataset(name, huge, dtype, chunks=first.shape, compression="gzip", maxshape=(None,) * len(shape))
+            archive.create_dataset(name, huge, dtype, chunks=first.shape, compression="gzip",
+                                   maxshape=(None,) * len(shape))
     return file.getvalue()
 
 
@@ -285,7 +296,8 @@ def _one(choices: Any, random: np.random.Generator) -> Any:
 
 _BY_SUFFIX: Mapping[str, tuple[Callable[[bytes, np.random.Generator], bytes], ...]] = {
     ".json": (json_text,), ".csv": (csv_text,), ".npz": (zip_members,), ".zip": (zip_members,), ".tar": (tar_members,),
-    ".parquet": (parquet_cells,), ".tif": (tiff_tags,), ".png": (png_header,), ".h5": (hdf5_objects,), ".mdb": (lmdb_values,),
+    ".parquet": (parquet_cells,), ".tif": (tiff_tags,), ".png": (png_header,), ".h5": (hdf5_objects,),
+    ".mdb": (lmdb_values,),
     ".npy": (npy_header,), ".safetensors": (safetensors_header,)}
 
 

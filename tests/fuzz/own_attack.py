@@ -76,7 +76,8 @@ def mutate(target: Target, number: int, names: Iterable[str] = ()) -> tuple[Tria
     choices = {name: mutation for name, mutation in {**damage.DAMAGES, **hostile.mutations(path.name)}.items()
                if not names or name in names}
     name = str(random.choice(list(choices)))
-    return Trial(target.name, number, path.relative_to(target.folder).as_posix(), name), choices[name](path.read_bytes(), random)
+    return Trial(target.name, number, path.relative_to(target.folder).as_posix(),
+                 name), choices[name](path.read_bytes(), random)
 
 
 def run(targets: Iterable[Target], numbers: Iterable[int], folder: pathlib.Path, names: Iterable[str] = ()
@@ -124,7 +125,8 @@ def data_set(folder: pathlib.Path, layout: str = "GeoTIFF by table") -> pathlib.
     (raw := folder / "raw").mkdir(parents=True)
     chosen = next(raw_set for raw_set in raw_sets.RAW_SETS if raw_set.name == layout)
     apart(lambda: chosen.write(raw))
-    apart(lambda: data_prep.__main__.main(["build", f"--importer={chosen.importer}", f"--raw={raw}", f"--data_dir={folder / 'data'}", "--workers=1",
+    apart(lambda: data_prep.__main__.main(["build", f"--importer={chosen.importer}", f"--raw={raw}",
+                                           f"--data_dir={folder / 'data'}", "--workers=1",
                              "--num-shards=2", *chosen.options]))
     return next(path.parent for path in (folder / "data").rglob("manifest.json"))
 
@@ -141,18 +143,20 @@ def of_data_set(folder: pathlib.Path) -> list[Target]:
     apart(lambda: read_all(folder, sound))
     return [Target("data set, verify", folder, verify, lambda sandbox: "sound", ()),
             # Training reads these files and no others; the rest is for TFDS and for people.
-            Target("data set, reading", folder, inspect, lambda sandbox: (sandbox / "content").read_text(), (sound.read_text(),))]
+            Target("data set, reading", folder, inspect, lambda sandbox: (sandbox / "content").read_text(),
+                   (sound.read_text(),))]
 
 
 def read_all(folder: pathlib.Path, out: pathlib.Path) -> None:
-    """Reads a data set as training does and writes facts and digests of its records to `out`; exits with 2 as main.py."""
+    """Reads a data set as training does; writes a digest of its facts and records to `out`; exits as main.py."""
     from dual_encoder.data.manifest import load_info
     from dual_encoder.data.records import Records
     from dual_encoder.errors import exit_on_user_error
 
     def read() -> None:
         digest, info = hashlib.sha256(), load_info(folder)
-        digest.update(json.dumps({name: spec.to_json() for name, spec in info.sensors.items()}, sort_keys=True).encode())
+        digest.update(json.dumps({name: spec.to_json() for name, spec in info.sensors.items()},
+                                 sort_keys=True).encode())
         for split in sorted(info.shards):
             records = Records(folder, split, tuple(sorted(info.tensors)))
             for number in range(len(records)):
@@ -173,6 +177,13 @@ def of_workdir(workdir: pathlib.Path) -> list[Target]:
     def page(sandbox: pathlib.Path) -> str:
         return (sandbox / "copy" / "report.html").read_text()
 
+    def sound_page() -> str:
+        with _sandboxes(workdir.parent / "sound") as folder:
+            shutil.copytree(workdir, folder / "copy")
+            for _, ended in run_all([(folder, report(folder / "copy", folder))]):
+                assert not ended.code, ended
+            return page(folder)
+
     steps = [path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
     weights = []
     with _sandboxes(workdir.parent / "sound") as folder:
@@ -183,9 +194,8 @@ def of_workdir(workdir: pathlib.Path) -> list[Target]:
                 assert not ended.code, ended
             weights.append(_weights(folder / step))
     return [Target("workdir, export", workdir, export, _weights, tuple(weights)),
-            Target("workdir, report", workdir, report, page, (),
-                   # Text without a digest: the page shows what it finds there, or names the file.
-                   ("",))]
+            # Text without a digest: the page shows what it finds there, or names the file.
+            Target("workdir, report", workdir, report, page, (sound_page(),), ("",))]
 
 
 def of_export(folder: pathlib.Path) -> list[Target]:

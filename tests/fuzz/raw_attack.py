@@ -29,8 +29,8 @@ from tests.fuzz.trial import Ended, apart, run_all
 
 OUTCOMES = ("one line", "quarantined", "same", "changed")
 FAULTS = ("silent", "exception", "traceback", "killed", "hung", "memory", "outside", "not one line", "exit code")
-# Formats with a checksum over their content: a change without a word is a fault. TIFF, HDF5, parquet, LMDB and text have
-# none, and one wrong pixel in them cannot be told from a right one.
+# Formats with a checksum over their content: a change without a word is a fault. TIFF, HDF5, parquet, LMDB and text
+# have none, and one wrong pixel in them cannot be told from a right one.
 _CHECKSUMMED = (".npz", ".zip", ".tar", ".png")
 _EXCEPTION = re.compile(r"^\w*(Error|Exception|Warning|Interrupt): ")
 _SAID = re.compile(r"left out|turned away|unusable|note:|warning")
@@ -95,14 +95,16 @@ class RawAttack:
 
     def options(self, name: str) -> list[str]:
         """Returns the arguments of `build` for a layout, without folders."""
-        return [f"--importer={self.sets[name].importer}", "--workers=1", "--max-rejected=1000", *self.sets[name].options]
+        return [f"--importer={self.sets[name].importer}", "--workers=1", "--max-rejected=1000",
+                *self.sets[name].options]
 
     def _choose(self, name: str, number: int) -> tuple[Trial, Callable[[], bytes]]:
         """Returns the facts of a trial, and a function that makes the new content of its file."""
         if number >= BOMB:
             bomb = bombs.BOMBS[number - BOMB]
             path = sorted(self._raw[name].glob(bomb.files))[0]
-            return Trial(name, number, self._relative(name, path), bomb.name, True), lambda: bomb.make(path.read_bytes())
+            return Trial(name, number, self._relative(name, path), bomb.name,
+                         True), lambda: bomb.make(path.read_bytes())
         random = np.random.default_rng([zlib.crc32(name.encode()), number])
         files: dict[str, list[pathlib.Path]] = {}
         for path in sorted(path for path in self._raw[name].rglob("*") if path.is_file()):
@@ -152,7 +154,8 @@ class RawAttack:
         new = {path.relative_to(sandbox / "raw") for path in (sandbox / "raw").rglob("*")} - raw
         if new:
             return f"outside: {sorted(map(str, new))[0]} was written into the raw folder"
-        rejects = [json.loads(line) for path in (sandbox / "out").rglob("rejected.jsonl") for line in path.read_text().splitlines()]
+        rejects = [json.loads(line) for path in (sandbox / "out").rglob("rejected.jsonl")
+                   for line in path.read_text().splitlines()]
         for reason in [row["reason"] for row in rejects] + [line.removeprefix("error: ") for line in ended.errors]:
             if _EXCEPTION.match(reason) or "\n" in reason.strip():
                 return f"exception: {reason.strip()[:160]!r}"

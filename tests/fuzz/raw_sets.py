@@ -1,4 +1,4 @@
-"""A small raw data set of every layout of every importer: two or three records with values as plausible as real ones."""
+"""A small raw data set of every layout of every importer: two or three records with plausible values."""
 
 import dataclasses
 import json
@@ -96,11 +96,13 @@ def _npz(raw: pathlib.Path, save=np.savez, size: int = 16, **more: object) -> No
         "id": np.array(["a", "b", "c"]), "s1": np.stack([decibels(size, i) for i in range(3)]),
         "s1_bands": np.array(["VV", "VH"]), "s2": np.stack([reflectance(L2A, size, i) for i in range(3)]),
         "s2_bands": np.array(L2A), "split": np.array(["train", "train", "test"]), "lat": np.array([1.5, 2.5, 3.5]),
-        "lon": np.array([1.5, 2.5, 3.5]), "s1_time": np.array([1591552800] * 3), "s2_time": np.array([1591552900] * 3)} | more)
+        "lon": np.array([1.5, 2.5, 3.5]), "s1_time": np.array([1591552800] * 3),
+        "s2_time": np.array([1591552900] * 3)} | more)
 
 
 def _npz_tiles(raw: pathlib.Path) -> None:
-    _npz(raw, np.savez_compressed, label=(np.indices((3, 16, 16))[2] > 7).astype(np.uint8), classes=np.array(["land", "water"]))
+    _npz(raw, np.savez_compressed, label=(np.indices((3, 16, 16))[2] > 7).astype(np.uint8),
+         classes=np.array(["land", "water"]))
 
 
 # GeoTIFF
@@ -111,21 +113,24 @@ def _geotiff_table(raw: pathlib.Path, size: int = 24) -> None:
         _tif(raw / f"s1/{i}.tif", decibels(size, i))
         _tif(raw / f"s2/{i}.tif", reflectance(L2A, size, i))
         _tif(raw / f"label/{i}.tif", (np.indices((1, size, size))[1] > 9).astype(np.uint8))
-        rows.append(f"s1/{i}.tif,s2/{i}.tif,2020-06-07T18:01:00Z,2020-06-04T10:10:31Z,label/{i}.tif,n{i},p{i},{split},4{i}.5,{i}.5")
+        rows.append(f"s1/{i}.tif,s2/{i}.tif,2020-06-07T18:01:00Z,2020-06-04T10:10:31Z,label/{i}.tif,n{i},p{i},"
+                    f"{split},4{i}.5,{i}.5")
     (raw / "pairs.csv").write_text("\n".join(rows) + "\n")
     _describe(raw, size)
 
 
 def _geotiff_names(raw: pathlib.Path, size: int = 24) -> None:
     for i in range(2):
-        _tif(raw / f"s1/lagos{i}_20200607T180100.tif", decibels(size, i), compress="deflate", tiled=True, blockxsize=16, blockysize=16)
+        _tif(raw / f"s1/lagos{i}_20200607T180100.tif", decibels(size, i), compress="deflate", tiled=True, blockxsize=16,
+             blockysize=16)
         _tif(raw / f"s2/lagos{i}_20200604T101031.tif", reflectance(L2A, size, i), compress="lzw", predictor=2)
         _tif(raw / f"label/lagos{i}.tif", (np.indices((1, size, size))[1] > 9).astype(np.uint8), compress="deflate")
     _describe(raw, size, s1="s1/{place}_{date}.tif", s2="s2/{place}_{date}.tif", label="label/{place}.tif")
 
 
 def _describe(raw: pathlib.Path, size: int, **files: str) -> None:
-    sections = {"s1": {"bands": ["VV", "VH"], "unit": "dB", "product": "grd"}, "s2": {"bands": list(L2A), "level": "l2a", "offset": 0},
+    sections = {"s1": {"bands": ["VV", "VH"], "unit": "dB", "product": "grd"},
+                "s2": {"bands": list(L2A), "level": "l2a", "offset": 0},
                 "label": {"classes": {"land": 0, "water": 1}, "ignore": [255]}}
     for feature, pattern in files.items():
         sections[feature]["files"] = pattern
@@ -153,14 +158,16 @@ def _archive(raw: pathlib.Path) -> None:
 
 def _metadata(folder: pathlib.Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({
-        "patch_id": list(_PATCHES), "labels": [["Arable land"], ["Pastures", "Inland waters"]], "split": ["train", "test"],
+        "patch_id": list(_PATCHES), "labels": [["Arable land"], ["Pastures", "Inland waters"]],
+        "split": ["train", "test"],
         "s1_name": [_s1_patch(patch, i) for i, patch in enumerate(_PATCHES)]}), folder / "metadata.parquet")
 
 
 def _archive_v1(raw: pathlib.Path) -> None:
     rows = []
     for i in range(3):
-        patch, s1_name = f"S2A_MSIL2A_20170613T101031_{26 + i}_57", f"S1A_IW_GRDH_1SDV_20170612T165043_33UUP_{26 + i}_57"
+        patch = f"S2A_MSIL2A_20170613T101031_{26 + i}_57"
+        s1_name = f"S1A_IW_GRDH_1SDV_20170612T165043_33UUP_{26 + i}_57"
         for band, image in zip(("VV", "VH"), decibels(120, i), strict=True):
             _tif(raw / f"BigEarthNet-S1-v1.0/{s1_name}/{s1_name}_{band}.tif", image[None])
         for band, image in _native(reflectance(L2A, 120, i), L2A).items():
@@ -190,7 +197,8 @@ def _lmdb_csv(raw: pathlib.Path) -> None:
     folder = raw / "BENv2"
     _lmdb(folder)
     for what, column, values in (("s1", "s1_name", [_s1_patch(patch, i) for i, patch in enumerate(_PATCHES)]),
-                                 ("split", "split", ["train", "test"]), ("label", "label", ["Arable land", "Pastures"])):
+                                 ("split", "split", ["train", "test"]),
+                                 ("label", "label", ["Arable land", "Pastures"])):
         lines = [f"patch_id,{column}", *(f"{patch},{value}" for patch, value in zip(_PATCHES, values, strict=True))]
         (folder / f"patch_id_{what}_mapping.csv").write_text("\n".join(lines) + "\n")
 
@@ -200,7 +208,8 @@ def _lmdb_csv(raw: pathlib.Path) -> None:
 def _patch(path: pathlib.Path, layer: str, i: int, **profile: object) -> None:
     half = np.indices((1, 256, 256))[1] > 100
     values = {"s1": decibels(256, i), "s2": reflectance(L1C, 256, i), "s2_cloudfree": reflectance(L1C, 256, i),
-              "lc": np.where(half, 10, 17).repeat(4, 0).astype(np.uint8), "dfc": np.where(half, 5, 10).astype(np.uint8)}[layer]
+              "lc": np.where(half, 10, 17).repeat(4, 0).astype(np.uint8),
+              "dfc": np.where(half, 5, 10).astype(np.uint8)}[layer]
     _tif(path, values, **profile)
 
 
@@ -219,13 +228,15 @@ def _sen12ms_cr(raw: pathlib.Path) -> None:
 def _dfc2020(raw: pathlib.Path) -> None:
     for season, scene in (("ROIs0000_validation", "validation"), ("ROIs0000_test", "0")):
         for layer in ("s1", "s2", "dfc"):
-            _patch(raw / f"{season}/{layer}_{scene}/{season}_{layer}_0_p0.tif", layer, len(scene), crs="EPSG:4326", transform=None)
+            _patch(raw / f"{season}/{layer}_{scene}/{season}_{layer}_0_p0.tif", layer, len(scene), crs="EPSG:4326",
+                   transform=None)
 
 
 def _dfc2020_lists(raw: pathlib.Path) -> None:
     for i, split in enumerate(("train", "val", "test")):
         for layer in ("s1", "s2", "dfc"):
-            _patch(raw / f"dfc2020_s1s2/{layer}/ROIs0000_test_{layer}_0_p{i}.tif", layer, i, crs="EPSG:4326", transform=None)
+            _patch(raw / f"dfc2020_s1s2/{layer}/ROIs0000_test_{layer}_0_p{i}.tif", layer, i, crs="EPSG:4326",
+                   transform=None)
         (raw / f"dfc2020_s1s2/dfc-{split}-new.csv").write_text(f"ROIs0000_test_dfc_0_p{i}.tif\n")
 
 
@@ -236,7 +247,8 @@ def _sen1floods11(raw: pathlib.Path) -> None:
         hand = raw / "data/flood_events/HandLabeled"
         place = {"crs": "EPSG:4326", "transform": rasterio.Affine(9e-5, 0, i, 0, -9e-5, 38)}
         _tif(hand / f"S1Hand/{chip}_S1Hand.tif", decibels(512, i), **place)
-        _tif(hand / f"LabelHand/{chip}_LabelHand.tif", (np.indices((1, 512, 512))[1] > 100).astype(np.int16) - (i == 0), **place)
+        _tif(hand / f"LabelHand/{chip}_LabelHand.tif", (np.indices((1, 512, 512))[1] > 100).astype(np.int16) - (i == 0),
+             **place)
         table = raw / f"splits/flood_handlabeled/flood_{split}_data.csv"
         table.parent.mkdir(parents=True, exist_ok=True)
         table.write_text(f"{chip}_S1Hand.tif,{chip}_LabelHand.tif\n")
@@ -274,9 +286,11 @@ def _v11(product: str, places: tuple[str, ...]) -> dict[str, tuple[tuple[str, ..
                for t in range(4)] for p in range(len(places))]
     arrays = {"band": (("band",), np.array(bands)), "sample": (("sample",), np.array(places)),
               "center_lat": (("sample",), [42.5] * len(places)), "center_lon": (("sample",), [125.5] * len(places)),
-              "crs": (("sample",), [32651] * len(places)), "file_id": (("sample", "time"), np.array([ids] * len(places))),
+              "crs": (("sample",), [32651] * len(places)), "file_id": (("sample", "time"),
+                                                                       np.array([ids] * len(places))),
               "time_": (("sample", "time"), np.arange(4 * len(places)).reshape(-1, 4) + 10**18),
-              "bands": (("sample", "time", "band", "y", "x"), np.array(images).astype("f2" if product == "S1GRD" else "i2"))}
+              "bands": (("sample", "time", "band", "y", "x"),
+                        np.array(images).astype("f2" if product == "S1GRD" else "i2"))}
     if product != "S1GRD":
         arrays["cloud_mask"] = ("sample", "time", "y", "x"), np.zeros((len(places), 4, 264, 264), np.uint8)
     return arrays
@@ -287,7 +301,8 @@ def _ssl4eo_v11_zarr(raw: pathlib.Path) -> None:
         path = raw / f"train/{product}/ssl4eos12_train_seasonal_data_000001.zarr.zip"
         path.parent.mkdir(parents=True)
         arrays = _v11(product, ("0080717",))
-        path.write_bytes(zarr_zip(arrays, {"bands": (1, 1, *arrays["bands"][1].shape[2:]), "cloud_mask": (1, 1, 264, 264)}))
+        path.write_bytes(zarr_zip(arrays, {"bands": (1, 1, *arrays["bands"][1].shape[2:]),
+                                           "cloud_mask": (1, 1, 264, 264)}))
 
 
 def _ssl4eo_v11_tar(raw: pathlib.Path) -> None:
@@ -296,7 +311,8 @@ def _ssl4eo_v11_tar(raw: pathlib.Path) -> None:
                   for name, (dims, values) in _v11(product, ("0060573",)).items()}
         if product != "S1GRD":
             arrays["bands"] = arrays["bands"][0], arrays["bands"][1] - 1000  # no offset in this form
-        write_tar(raw / f"val/{product}/ssl4eos12_shard_000001.tar", {"ssl4eos12_val_seasonal_data_0000000": zarr_zip(arrays)})
+        write_tar(raw / f"val/{product}/ssl4eos12_shard_000001.tar",
+                  {"ssl4eos12_val_seasonal_data_0000000": zarr_zip(arrays)})
 
 
 # TerraMesh
@@ -308,11 +324,14 @@ def _terramesh(raw: pathlib.Path) -> None:
             values = {"S1RTC": decibels(264, i), "S2L2A": reflectance(L2A, 264, i),
                       "LULC": 1 + (np.indices((1, 264, 264))[1] > 99)}[product].astype(dtype)[None]
             file_id = _S1_NAMES[i] if product == "S1RTC" else _S2_NAMES[i]
-            arrays = {"bands": (("time", "band", "y", "x"), values), "band": (("band",), np.array(bands)), "sample": ((), f"tile{i}"),
-                      "time": (("time",), [0]), "center_lat": ((), -25.5), "center_lon": ((), -48.25), "file_id": (("time",), np.array([file_id]))}
+            arrays = {"bands": (("time", "band", "y", "x"), values), "band": (("band",), np.array(bands)),
+                      "sample": ((), f"tile{i}"),
+                      "time": (("time",), [0]), "center_lat": ((), -25.5), "center_lon": ((), -48.25),
+                      "file_id": (("time",), np.array([file_id]))}
             if product == "S2L2A":
                 arrays["cloud_mask"] = ("time", "y", "x"), np.zeros((1, 264, 264), np.uint8)
-            members[f"majortom_train_100{i}"] = zarr_zip(arrays, attributes={"time": {"units": "days since 2020-05-03 02:07:17"}})
+            units = {"units": "days since 2020-05-03 02:07:17"}
+            members[f"majortom_train_100{i}"] = zarr_zip(arrays, attributes={"time": units})
         write_tar(raw / f"train/{product}/majortom_shard_000001.tar", members)
 
 
@@ -329,14 +348,18 @@ def _majortom(raw: pathlib.Path) -> None:
         rows, table = [], []
         for i in range(2):
             power = 10 ** (decibels(MAJORTOM_SIZE, i) / 10)
-            bands = ({band: _memory_tif(image, 10) for band, image in zip(("vv", "vh"), power, strict=True)} if "S1" in source else
+            bands = ({band: _memory_tif(image, 10) for band, image in zip(("vv", "vh"), power,
+                                                                          strict=True)} if "S1" in source else
                      {band: _memory_tif(image + np.uint16(1000), 10 * _COARSE.get(band, 1))
                       for band, image in _native(reflectance(L2A, MAJORTOM_SIZE, i), L2A).items()})
             rows.append({"product_id": product, "grid_cell": f"11{i}D_457L"} | bands)
-            table.append({"grid_cell": f"11{i}D_457L", "product_id": product, "crs": "EPSG:EPSG:32724", "timestamp": "20230824T131249",
-                          "centre_lat": -9.8, "centre_lon": -41.6, "parquet_row": i, "parquet_url": f"https://hub/{source}/images/part_00001.parquet"}
+            table.append({"grid_cell": f"11{i}D_457L", "product_id": product, "crs": "EPSG:EPSG:32724",
+                          "timestamp": "20230824T131249",
+                          "centre_lat": -9.8, "centre_lon": -41.6, "parquet_row": i,
+                          "parquet_url": f"https://hub/{source}/images/part_00001.parquet"}
                          | ({"cloud_cover": 3.5} if "S2" in source else {}))
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), raw / source / "images/part_00001.parquet", row_group_size=1)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), raw / source / "images/part_00001.parquet",
+                                    row_group_size=1)
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), raw / source / "metadata.parquet")
 
 
@@ -348,29 +371,38 @@ def _mmearth(raw: pathlib.Path, size: int = 64) -> None:
     with h5py.File(raw / "data_1M_v001.h5", "w") as file:
         s2 = file.create_dataset("sentinel2", (3, 13, size, size), "u2", compression="gzip", chunks=(1, 13, size, size))
         s1 = file.create_dataset("sentinel1", (3, 8, size, size), "f4", compression="gzip", chunks=(1, 8, size, size))
-        table = file.create_dataset("metadata", (3,), [("tile_id", "S100"), ("S2_type", "S10")], compression="gzip", chunks=(1,))
+        table = file.create_dataset("metadata", (3,), [("tile_id", "S100"), ("S2_type", "S10")], compression="gzip",
+                                    chunks=(1,))
         for row in range(3):
             s2[row] = reflectance(L1C, size, row)
             s2[row, 10] = 0
             s1[row] = np.concatenate([decibels(size, row), np.full((6, size, size), -np.inf, np.float32)])
             table[row] = f"tile_{row}", "l2a"
-            info[f"tile_{row}"] = {"S2_DATE": f"2019-07-{row + 1:02d}", "CRS": "EPSG:32630", "S2_type": "l2a", "lat": 40 + row, "lon": -3.5,
-                                   "BANDS": {"sentinel2": s2_names, "sentinel1_asc": ["VV", "VH"], "sentinel1_desc": None}}
+            info[f"tile_{row}"] = {"S2_DATE": f"2019-07-{row + 1:02d}", "CRS": "EPSG:32630", "S2_type": "l2a",
+                                   "lat": 40 + row, "lon": -3.5,
+                                   "BANDS": {"sentinel2": s2_names, "sentinel1_asc": ["VV", "VH"],
+                                             "sentinel1_desc": None}}
     (raw / "data_1M_v001_tile_info.json").write_text(json.dumps(info))
     (raw / "data_1M_v001_splits.json").write_text(json.dumps({"train": [2, 0], "val": [1], "test": []}))
 
 
 RAW_SETS = (
     RawSet("npz", _npz, "npz"), RawSet("npz tiles", _npz_tiles, "npz", ("--kind=tiles",)),
-    RawSet("GeoTIFF by table", _geotiff_table, "geotiff", ("--kind=tiles",)), RawSet("GeoTIFF by name", _geotiff_names, "geotiff"),
-    RawSet("BigEarthNet v2", _archive, "bigearthnet", ("--kind=tiles",)), RawSet("BigEarthNet v1", _archive_v1, "bigearthnet"),
+    RawSet("GeoTIFF by table", _geotiff_table, "geotiff", ("--kind=tiles",)),
+    RawSet("GeoTIFF by name", _geotiff_names, "geotiff"),
+    RawSet("BigEarthNet v2", _archive, "bigearthnet", ("--kind=tiles",)),
+    RawSet("BigEarthNet v1", _archive_v1, "bigearthnet"),
     RawSet("BigEarthNet LMDB", _lmdb_parquet, "bigearthnet"),
     RawSet("BigEarthNet LMDB, CSV", _lmdb_csv, "bigearthnet", ("--labels=land_cover",)),
     RawSet("SEN12MS", _sen12ms, "sen12ms", ("--kind=tiles",)), RawSet("SEN12MS-CR", _sen12ms_cr, "sen12ms_cr"),
-    RawSet("DFC2020", _dfc2020, "dfc2020", ("--kind=tiles",)), RawSet("DFC2020 lists", _dfc2020_lists, "dfc2020", ("--kind=tiles",)),
-    RawSet("Sen1Floods11", _sen1floods11, "sen1floods11", ("--kind=tiles",)), RawSet("OMBRIA", _ombria, "ombria", ("--kind=tiles",)),
-    RawSet("SSL4EO-S12 v1.0", _ssl4eo, "ssl4eo_s12"), RawSet("SSL4EO-S12 v1.1 Zarr", _ssl4eo_v11_zarr, "ssl4eo_s12_v11"),
-    RawSet("SSL4EO-S12 v1.1 tar", _ssl4eo_v11_tar, "ssl4eo_s12_v11"), RawSet("TerraMesh", _terramesh, "terramesh", ("--kind=tiles",)),
+    RawSet("DFC2020", _dfc2020, "dfc2020", ("--kind=tiles",)),
+    RawSet("DFC2020 lists", _dfc2020_lists, "dfc2020", ("--kind=tiles",)),
+    RawSet("Sen1Floods11", _sen1floods11, "sen1floods11", ("--kind=tiles",)),
+    RawSet("OMBRIA", _ombria, "ombria", ("--kind=tiles",)),
+    RawSet("SSL4EO-S12 v1.0", _ssl4eo, "ssl4eo_s12"), RawSet("SSL4EO-S12 v1.1 Zarr", _ssl4eo_v11_zarr,
+                                                             "ssl4eo_s12_v11"),
+    RawSet("SSL4EO-S12 v1.1 tar", _ssl4eo_v11_tar, "ssl4eo_s12_v11"),
+    RawSet("TerraMesh", _terramesh, "terramesh", ("--kind=tiles",)),
     RawSet("Major TOM", _majortom, "majortom"), RawSet("MMEarth", _mmearth, "mmearth"),
 )
 

@@ -20,7 +20,8 @@ class Counts:
       faults: a line for each trial that must not end so.
     """
 
-    rows: dict[str, collections.Counter] = dataclasses.field(default_factory=lambda: collections.defaultdict(collections.Counter))
+    rows: dict[str, collections.Counter] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(collections.Counter))
     memory: dict[str, int] = dataclasses.field(default_factory=lambda: collections.defaultdict(int))
     faults: list[str] = dataclasses.field(default_factory=list)
 

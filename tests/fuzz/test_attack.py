@@ -16,7 +16,8 @@ from tests.fuzz.report import Counts
 def attack(*arguments):
     """Runs trials in a process without JAX; it must end without a fault."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-m", "tests.fuzz", *map(str, arguments)], cwd=ROOT, env=environment, text=True,
+    done = subprocess.run([sys.executable, "-m", "tests.fuzz", *map(str, arguments)], cwd=ROOT, env=environment,
+                          text=True,
                           capture_output=True, timeout=900)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return done.stdout
@@ -51,8 +52,10 @@ def test_every_layout_of_every_importer_is_attacked():
     ("sys.exit(2)", "not one line: no message"), ("print('error: a line', file=sys.stderr) or sys.exit(2)", "")])
 def test_a_trial_sees_what_must_not_happen(tmp_path, command, fault):
     """In a process of its own: this one has threads, so it must not fork."""
-    script = (f"import os, pathlib, sys, time; from tests.fuzz import trial; trial.SECONDS = {1 if 'sleep' in command else 60}\n"
-              f"for _, ended in trial.run_all([(pathlib.Path({str(tmp_path)!r}), lambda: {command})]): print(ended.fault)")
+    seconds = 1 if "sleep" in command else 60
+    script = (f"import os, pathlib, sys, time; from tests.fuzz import trial; trial.SECONDS = {seconds}\n"
+              f"trials = [(pathlib.Path({str(tmp_path)!r}), lambda: {command})]\n"
+              "for _, ended in trial.run_all(trials): print(ended.fault)")
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, text=True, capture_output=True, check=True)
     assert done.stdout.startswith(fault) and bool(done.stdout.strip()) == bool(fault), done.stdout
     assert not pathlib.Path("/tmp/not_in_the_sandbox").exists()

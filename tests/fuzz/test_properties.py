@@ -45,7 +45,8 @@ def test_the_batches_of_an_epoch_hold_no_record_twice(seed, count, data):
 
 
 @few
-@given(seeds, some.lists(some.tuples(some.integers(1, 40), some.sampled_from([0.1, 0.25, 1, 3, 7.5])), min_size=2, max_size=4),
+@given(seeds, some.lists(some.tuples(some.integers(1, 40), some.sampled_from([0.1, 0.25, 1, 3, 7.5])), min_size=2,
+                         max_size=4),
        some.integers(12, 40), some.integers(1, 12))
 def test_a_mixture_keeps_its_shares_exactly(seed, sets, batch, steps):
     counts, weights = zip(*sets, strict=True)
@@ -118,13 +119,15 @@ def test_no_damage_of_a_shard_passes_for_a_record(records, data):
 
 
 @few
-@given(some.integers(0, 25), some.integers(0, 25), some.integers(1, 12), some.integers(1, 12), some.sampled_from([1, 2, 3]))
+@given(some.integers(0, 25), some.integers(0, 25), some.integers(1, 12), some.integers(1, 12),
+       some.sampled_from([1, 2, 3]))
 def test_a_window_is_that_part_of_the_whole_image(top, left, height, width, coarser):
     """`around`: any place within the image, of pixels of the same or a larger size."""
     values = np.arange(40 * 40, dtype=np.uint16).reshape(1, 40, 40)
     place = rasterio.Affine(10, 0, 600000, 0, -10, 5200000)
     with rasterio.MemoryFile() as memory:
-        with memory.open(driver="GTiff", count=1, height=40, width=40, dtype="uint16", crs="EPSG:32632", transform=place) as file:
+        with memory.open(driver="GTiff", count=1, height=40, width=40, dtype="uint16", crs="EPSG:32632",
+                         transform=place) as file:
             file.write(values)
         content = memory.read()
     moved = place @ rasterio.Affine.translation(left, top) @ rasterio.Affine.scale(coarser)
@@ -132,7 +135,8 @@ def test_a_window_is_that_part_of_the_whole_image(top, left, height, width, coar
     part = raster.load(content, "x.tif", around)
     column, row = ~place @ (part.grid.transform.c, part.grid.transform.f)
     row, column = round(row), round(column)
-    np.testing.assert_array_equal(part.values, values[:, row:row + part.grid.shape[0], column:column + part.grid.shape[1]])
+    np.testing.assert_array_equal(part.values, values[:, row:row + part.grid.shape[0],
+                                                      column:column + part.grid.shape[1]])
     assert row <= top and column <= left
     assert row + part.grid.shape[0] >= min(40, top + coarser * height)
     assert column + part.grid.shape[1] >= min(40, left + coarser * width)

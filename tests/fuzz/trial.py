@@ -1,7 +1,7 @@
 """Runs one command in a forked process, in a sandbox: what it said, how it ended, what it took, where it wrote.
 
-A fork of a process that has imported everything takes some 60 ms for a whole build. The fork keeps the parent alive when
-the command dies, and gives the peak of its memory.
+A fork of a process that has imported everything takes some 60 ms for a whole build. The fork keeps the parent alive
+when the command dies, and gives the peak of its memory.
 """
 
 import contextlib
@@ -23,7 +23,8 @@ _ADDRESSES = 8 * 2**30  # a bound of the address space, so that a bomb cannot ta
 _TRACEBACK = 70  # exit code
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 # Event -> (place of a path among its arguments, place of the folder that it is relative to)
-_CHANGES = {"os.mkdir": ((0, 2),), "os.remove": ((0, 1),), "os.rmdir": ((0, 1),), "os.rename": ((0, 2), (1, 3)), "os.link": ((1, 3),),
+_CHANGES = {"os.mkdir": ((0, 2),), "os.remove": ((0, 1),), "os.rmdir": ((0, 1),), "os.rename": ((0, 2), (1, 3)),
+            "os.link": ((1, 3),),
             "os.symlink": ((1, 2),), "os.truncate": ((0, None),), "os.chmod": ((0, 2),)}
 _FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "pickle.find_class")
 

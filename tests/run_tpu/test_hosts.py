@@ -66,7 +66,8 @@ def test_without_uv_pip_installs_it_by_its_hash(world):
 
 
 def test_nothing_from_the_net_goes_into_a_shell():
-    files = subprocess.run(["git", "ls-files", "*.sh", "*.md", "*.py", "Makefile", ".ci/*", "locks/*"], cwd=ROOT, text=True,
+    files = subprocess.run(["git", "ls-files", "*.sh", "*.md", "*.py", "Makefile", ".ci/*", "locks/*"], cwd=ROOT,
+                           text=True,
                            capture_output=True, check=True).stdout.split()
     for name in files:
         for line in (ROOT / name).read_text().splitlines():
