@@ -2,27 +2,28 @@
 # make check     before a commit: style, types and the quick tests, under 3 minutes
 # make lint      style alone
 # make test      style, types and all tests (S1S2_DATA=DIR adds those on real data)
-# make install   the first part of all of them: .venv with the project in it
+# make install   the first part of all of them: .venv with the project in it; LOCK=1: the exact packages of locks/dev.lock
+# make attack    thousands of damaged and hostile files; prints the table of docs/reliability.md, in some ten minutes
 # make bench-train  memory, communication and time of the training step, against others; prints ratios
 # make bench-data   how fast shards are built and read, against others, in some ten minutes; prints ratios
 PYTHON ?= python3
 DEMO ?= demo_run
 RUN := .venv/bin/python
 
-.PHONY: install demo lint types check test bench-data bench-train
+.PHONY: install demo lint types check test bench-data bench-train attack
 .DELETE_ON_ERROR:
 
 install: .venv/installed
 
-.venv/installed: setup.py pyproject.toml
+.venv/installed: setup.py pyproject.toml $(if $(LOCK),locks/dev.lock)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), expected 3.11 or later; run make PYTHON=python3.12 ..." >&2; exit 2; }
 	@echo "installing into .venv (some minutes the first time)"
-	@if command -v uv >/dev/null; then \
-	  uv venv --quiet --seed --allow-existing --python $(PYTHON) .venv && uv pip install --quiet --python $(RUN) -e '.[dev]'; \
-	else \
-	  $(PYTHON) -m venv .venv && $(RUN) -m pip install --quiet -e '.[dev]'; \
-	fi
+	@if command -v uv >/dev/null; then uv venv --quiet --seed --allow-existing --python $(PYTHON) .venv; \
+	else $(PYTHON) -m venv .venv; fi
+	@if [ -n "$(LOCK)" ]; then locks/install $(RUN) dev dev; \
+	elif command -v uv >/dev/null; then uv pip install --quiet --python $(RUN) -e '.[dev]'; \
+	else $(RUN) -m pip install --quiet -e '.[dev]'; fi
 	@touch $@
 
 demo: install
@@ -68,3 +69,6 @@ bench-train: install
 	$(RUN) -m benchmarks.train_step --size=128 --width=32 --steps=3
 	$(RUN) -m benchmarks.train_step --size=128 --width=64 --batch=32 --steps=2
 	$(RUN) -m benchmarks.convolutions
+
+attack: install
+	$(RUN) -m benchmarks.attack

@@ -17,8 +17,9 @@ from dual_encoder.config import key_paths
 pytestmark = pytest.mark.quick
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = "benchmarks|configs|data_prep|docs|dual_encoder|tests|tpu"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md",
+         *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = "benchmarks|configs|data_prep|docs|dual_encoder|locks|tests|tpu"
 SOURCES = [*PAGES, ROOT / "Makefile", *sorted((ROOT / "configs").glob("*.py"))]
 
 

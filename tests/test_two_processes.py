@@ -242,6 +242,68 @@ def test_a_port_that_is_taken_is_one_line(write_dataset, tmp_path):
     assert output.count("\n") == 1
 
 
+SCRIPT = """
+import os, pathlib, time
+import jax
+from dual_encoder.runtime import mesh
+meet = mesh._meet
+if "LATE" in os.environ:
+    mesh._meet = lambda limit: (time.sleep(float(os.environ["LATE"])), meet(limit))
+mesh.start(100)
+if mesh.is_main_process():
+    tables = [pathlib.Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    own = {os.readlink(path) for path in pathlib.Path("/proc/self/fd").iterdir() if path.is_symlink()}
+    rows = [line.split() for lines in tables for line in lines]
+    print("listens", *{row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own})
+print("agreed", mesh.agree(7 if mesh.is_main_process() else 0))
+mesh.leave(0)
+"""
+
+
+def join_two(late="", listen=""):
+    """Runs SCRIPT in two processes; returns the address and the sockets of the first one that listen.
+
+    late: seconds that the second one sleeps before the first common program; listen: host at which the first one does.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "JAX_COORDINATOR_ADDRESS": address,
+                                "JAX_NUM_PROCESSES": "2"}
+    if listen:
+        environment["JAX_COORDINATOR_BIND_ADDRESS"] = f"{listen}:{address.rsplit(':')[1]}"
+    outputs = finish([subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment | {"JAX_PROCESS_ID": str(number)} | ({"LATE": late} if late and number else {}))
+        for number in (0, 1)], 0)
+    assert all("agreed 7" in output for output in outputs), outputs
+    return address, next(line.split()[1:] for line in outputs[0].splitlines() if line.startswith("listens"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not pathlib.Path("/proc/net/tcp").exists(), reason="Linux lists its sockets in /proc")
+def test_the_coordinator_listens_at_the_given_address_only():
+    for listen, expected in (("", ("0100007F", "0000000000000000FFFF00000100007F")), ("[::]", (32 * "0",))):
+        address, listening = join_two(listen=listen)
+        port = f"{int(address.rsplit(':')[1]):04X}"
+        hosts = [place.split(":")[0] for place in listening if place.endswith(f":{port}")]
+        assert len(hosts) == 1 and hosts[0] in expected, listening  # 127.0.0.1, perhaps as an address of IPv6
+
+
+@pytest.mark.slow
+def test_a_process_that_is_40_seconds_late_to_the_first_program_is_waited_for():
+    """Gloo alone gives up after 30 s."""
+    join_two("40")
+
+
+def test_an_address_of_another_machine_is_one_line(write_dataset, tmp_path):
+    run = start(write_dataset(), tmp_path / "run", 1, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID="0",
+                JAX_COORDINATOR_ADDRESS="192.0.2.1:12345")  # RFC 5737: no machine has it
+    output = finish([run], 2)[0]
+    assert output.startswith("error: the first process cannot listen at 192.0.2.1:12345") and output.count("\n") == 1
+    assert "JAX_COORDINATOR_BIND_ADDRESS" in output
+
+
 def test_a_start_that_waits_for_other_processes_says_so(monkeypatch, capfd):
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setattr(mesh, "_NOTICE_AFTER", 0.01)

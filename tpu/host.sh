@@ -53,9 +53,10 @@ setup() {  # EXTRAS MOUNT, in ~/run_tpu/new
   { rm -rf ready code && mv new code; } || die 1 "the code cannot be moved to its place"
   [[ -z $2 ]] || mount_shared "$2" 9>&- || die 1 "$2 cannot be mounted at /mnt/shared"
   sudo sh -c 'echo always >/sys/kernel/mm/transparent_hugepage/enabled'  # libtpu starts and ends faster
-  PATH=$HOME/.local/bin:$PATH  # uv: the images have Python 3.10, the project needs 3.11
-  command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh >/dev/null 2>&1 ||
-    die 1 "uv cannot be fetched"
+  PATH=$PWD/uv/bin:$HOME/.local/bin:$PATH  # uv: the images have Python 3.10, the project needs 3.11
+  # pip takes only the file whose hash stands in uv.lock.
+  command -v uv >/dev/null || python3 -m pip install --quiet --require-hashes --target uv -r code/tpu/uv.lock ||
+    die 1 "uv cannot be installed with pip"
   uv venv --quiet --allow-existing --python=3.11 venv || die 1 "no Python 3.11"
   uv pip install --quiet --python=venv/bin/python -e "./code[$1]" || die 1 "the project cannot be installed"
   cp $BOOT ready

@@ -6,6 +6,7 @@ batch, so BatchNorm statistics and gradients are global by construction.
 
 import collections
 import contextlib
+import errno
 import glob
 import importlib.util
 import os
@@ -16,8 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dual_encoder.errors import UserError, one_line
@@ -29,6 +30,7 @@ _NOTICE_AFTER = 20  # seconds until a waiting process prints that it waits
 _EXIT_LIMIT = 5  # seconds that a process waits at its exit for the other processes
 _EXIT_LIMIT_FIRST = 60  # the same for the first process: without it JAX aborts the others
 _MANUAL = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_BIND = "JAX_COORDINATOR_BIND_ADDRESS"  # JAX's name for the address at which the first process listens
 
 
 def start(peer_timeout: int) -> None:
@@ -37,6 +39,10 @@ def start(peer_timeout: int) -> None:
     A run has several processes if the three `JAX_*` variables of `_MANUAL` are set, under SLURM, or on a TPU slice (JAX
     finds them through the slice's metadata server). Processes may start up to max(300, `peer_timeout`) seconds apart;
     after that JAX aborts those that are waiting.
+
+    The first process coordinates the others, without any authentication. With the three variables it listens at the
+    given address only, or at JAX_COORDINATOR_BIND_ADDRESS. Under SLURM and on TPUs it listens on all interfaces, unless
+    that variable is set.
 
     Args:
       peer_timeout: seconds without a heartbeat after which a process counts as dead, and all others end.
@@ -70,24 +76,29 @@ def _given_place() -> tuple[()] | tuple[str, int, int]:
         return ()
     try:
         address, count, number = given[_MANUAL[0]], int(given[_MANUAL[1]]), int(given[_MANUAL[2]])
-        port = int(address.rsplit(":", 1)[1])
+        int(address.rsplit(":", 1)[1])
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(f"{given} do not describe one process of several; set all of {', '.join(_MANUAL)} "
                         "(HOST:PORT, a number, a number from 0)") from error
-    if number == 0 and _is_taken(port):  # JAX sometimes crashes if the port is in use
-        raise UserError(f"the processes of the run cannot connect: the port of {address} is in use; if an earlier run "
-                        "still uses it, end it or give another port")
+    if number == 0:
+        _check_free(os.environ.get(_BIND, address))
     return address, count, number
 
 
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an ended run may have left the port in TIME_WAIT
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return True
-    return False
+def _check_free(address: str) -> None:
+    """Raises UserError unless this machine can listen at HOST:PORT; JAX sometimes crashes if it cannot."""
+    host, port = address.rsplit(":", 1)
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an ended run may have left it in TIME_WAIT
+            probe.bind(place)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"the processes of the run cannot connect: the port of {address} is in use; if an earlier "
+                            "run still uses it, end it or give another port") from error
+        raise UserError(f"the first process cannot listen at {address} ({error.strerror or error}); give an address of "
+                        f"its machine as {_MANUAL[0]}, or set {_BIND} if the others reach it by another one") from error
 
 
 def _join(peer_timeout: int, place: tuple[()] | tuple[str, int, int]) -> None:
@@ -105,11 +116,32 @@ def _join(peer_timeout: int, place: tuple[()] | tuple[str, int, int]) -> None:
     # stop in the batch instead (`to_global`).
     jax.config.update("jax_enable_preemption_service", False)
     address, count, number = place or (None, None, None)
+    # By default JAX listens on all interfaces.
+    bound = {"coordinator_bind_address": os.environ.get(_BIND, address)} if place else {}
     try:
         jax.distributed.initialize(address, count, number, heartbeat_timeout_seconds=peer_timeout,
-                                   initialization_timeout=limit, shutdown_timeout_seconds=limit)
+                                   initialization_timeout=limit, shutdown_timeout_seconds=limit, **bound)
+        _meet(limit)
     finally:
         timer.cancel()
+
+
+def _meet(limit: int) -> None:
+    """Connects the devices of all processes while all of them are waiting for it.
+
+    Gloo, the transport between CPUs, connects at the first program on all devices. It gives the last process 30 s and
+    JAX has no setting for it. On a loaded machine one process gets there minutes after another. So all wait here until
+    the last one has come, up to `limit` seconds. Connections that exist have no such limit.
+    """
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if is_alone() or jax.default_backend() != "cpu" or len(set(counts.values())) > 1:  # unequal: `make` says so
+        return
+    from jax._src import distributed  # JAX has no public barrier without a program on the devices
+
+    total, rows = _total(), _own_rows(0)
+    program = total.lower(rows).compile()
+    distributed.global_state.client.wait_at_barrier("dual_encoder_start", limit * 1000)
+    program(rows).block_until_ready()
 
 
 def _has_tpu() -> bool:
@@ -223,7 +255,20 @@ def is_alone() -> bool:
 
 
 def agree(value: int) -> int:
-    """Returns the main process's `value` on all processes."""
-    if is_alone():
-        return value
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+    """Returns the main process's `value` (int32) on all processes.
+
+    The sum over all devices uses the connections that `_meet` made; JAX's own broadcast would make others.
+    """
+    return value if is_alone() else int(_total()(_own_rows(value)))
+
+
+def _total() -> jax.stages.Wrapped:
+    """Returns the function that sums an array over all devices, for all of them."""
+    return jax.jit(jnp.sum, out_shardings=replicated(make()))
+
+
+def _own_rows(value: int) -> jax.Array:
+    """Returns int32 [devices of all processes]: `value` at the main process's first device, 0 at all others."""
+    rows = np.zeros(jax.local_device_count(), np.int32)
+    rows[0] = value * is_main_process()
+    return jax.make_array_from_process_local_data(by_row(make()), rows)

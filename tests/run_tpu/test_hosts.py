@@ -1,10 +1,14 @@
 """The hosts: setup, launch, status, logs and stop."""
 
 import fcntl
+import os
+import pathlib
+import re
 import signal
+import subprocess
 import time
 
-from tests.run_tpu.world import MAIN, PROGRAM, git
+from tests.run_tpu.world import MAIN, PROGRAM, ROOT, git
 
 
 def test_setup_installs_the_commit_on_every_host(world, repository):
@@ -45,6 +49,31 @@ def test_an_installation_that_fails_is_one_line(world):
     (world.folder / "no_network").touch()
     world.run("setup", code=1)
     assert "not set up since its last boot" in world.run("launch", *PROGRAM, code=4), "new code in an old environment"
+
+
+def test_without_uv_pip_installs_it_by_its_hash(world):
+    (world.folder / "bin" / "uv").rename(world.folder / "uv_of_pip")
+    (world.folder / "bin" / "python3").write_text(
+        f'#!/bin/bash\necho "$*" >>~/pip\nmkdir -p uv/bin && cp {world.folder}/uv_of_pip uv/bin/uv\n')
+    (world.folder / "bin" / "python3").chmod(0o755)
+    path = [folder for folder in os.environ["PATH"].split(":") if not pathlib.Path(folder, "uv").exists()]
+    world.run("create")
+    world.run("setup", PATH=":".join([str(world.folder / "bin"), *path]))
+    for host in (0, 1):
+        assert world.text(host, "pip").splitlines() == [
+            "-m pip install --quiet --require-hashes --target uv -r code/tpu/uv.lock"]
+        assert world.text(host, "uv").startswith("venv --quiet")
+
+
+def test_nothing_from_the_net_goes_into_a_shell():
+    files = subprocess.run(["git", "ls-files", "*.sh", "*.md", "*.py", "Makefile", ".ci/*", "locks/*"], cwd=ROOT,
+                           text=True,
+                           capture_output=True, check=True).stdout.split()
+    for name in files:
+        for line in (ROOT / name).read_text().splitlines():
+            assert not re.search(r"(curl|wget)\b.*\|\s*(sudo\s+)?(ba|z|da)?sh\b", line), f"{name}: {line}"
+    pinned = (ROOT / "tpu/uv.lock").read_text()
+    assert re.match(r"uv==[0-9.]+ \\\n", pinned) and pinned.count("--hash=sha256:") > 5
 
 
 def test_the_same_command_runs_on_every_host(world):
