@@ -53,7 +53,7 @@ FILES = {
     "optim": "schedules optimizer",
     "evaluation": "table embedded retrieval segmentation classification",
     "tasks": "task micro_batches pretrain downstream segment classify checks build",
-    "workdir": "folder metrics checkpoint scores",
+    "workdir": "digests folder metrics checkpoint scores",
     "report": "curves html old_scores sections page __main__",
     "training": "step evaluate hooks loop",
     "plan": "chips hlo flops step_program table search remedies __main__",

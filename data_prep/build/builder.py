@@ -267,7 +267,9 @@ def _check_space(job: shards.Job, made: plan.Plan, record_bytes: int) -> None:
 @contextlib.contextmanager
 def _alone(work: pathlib.Path) -> Iterator[None]:
     """Keeps a second build out of a folder."""
-    with open(work / "lock", "w") as file:
+    with atomic.explained(work / "lock"):
+        file = open(work / "lock", "w")
+    with file:
         if not lock.take(file):
             raise UserError(f"another build is at work in '{work}'; wait for it or stop it")
         yield
