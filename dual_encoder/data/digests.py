@@ -1,31 +1,29 @@
 """SHA256SUMS, the digests of the small files of a data set folder: writing, reading and checking it.
 
-Its lines are those of the program sha256sum, so `sha256sum --check SHA256SUMS` checks them too. Shards are not listed:
-the manifest holds their digests, and the manifest is listed. Data sets that were built before have no such file.
+Shards are not listed: the manifest holds their digests, and the manifest is listed. Data sets that were built before
+have no such file.
 """
 
 import hashlib
 import os
-import re
 from collections.abc import Callable
 
 from etils import epath
 
 from dual_encoder.errors import UserError
-from dual_encoder.storage import atomic, files
+from dual_encoder.storage import atomic, files, sums
+from dual_encoder.storage.sums import NAME as SUMS
 
-SUMS = "SHA256SUMS"
 INDEX = ".index.npy"  # end of the name of an index, of which there is one for each split
 MANIFEST = "manifest.json"
 _COVERED = (MANIFEST, "metadata.json", "dataset_info.json", "features.json", "build.json", "rejected.jsonl")
-_LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\x00-\x1f]+)")
 
 
 def write(folder: epath.PathLike) -> None:
     """Writes SHA256SUMS of a local folder: a line for each small file of the data set that is there."""
     folder = epath.Path(folder)
-    names = [name for name in sorted(files.sizes(folder)) if name in _COVERED or name.endswith(INDEX)]
-    atomic.write(folder / SUMS, "".join(f"{_digest(folder / name)}  {name}\n" for name in names).encode())
+    names = [name for name in files.sizes(folder) if name in _COVERED or name.endswith(INDEX)]
+    atomic.write(folder / SUMS, sums.to_text({name: _digest(folder / name) for name in names}))
 
 
 def load(folder: epath.PathLike) -> dict[str, str] | None:
@@ -39,17 +37,17 @@ def load(folder: epath.PathLike) -> dict[str, str] | None:
     """
     path = epath.Path(folder) / SUMS
     try:
-        lines = files.read(path).decode("utf-8", "replace").split("\n")
+        found = sums.of_text(files.read(path))
+        if MANIFEST not in found:
+            raise ValueError(f"it does not list {MANIFEST}")
     except FileNotFoundError:
         return None
-    found = [_LINE.fullmatch(line) for line in lines[:-1]]
-    damaged = [number for number, match in enumerate(found, 1) if match is None]
-    sums = {match[2]: match[1] for match in found if match}
-    if damaged or lines[-1] or MANIFEST not in sums or len(sums) < len(found):
-        seen = f"line {damaged[0] if damaged else len(lines)}"
-        raise UserError(f"'{path}' is damaged ({seen}); restore it, or delete it to take the other files as they are, "
-                        f"and write it again with `python -m data_prep verify --rewrite {folder}`")
-    return sums
+    except ValueError as error:
+        if isinstance(error, UserError):  # of a bucket
+            raise
+        raise UserError(f"'{path}' is damaged ({error}); restore it, or delete it to take the other files as they are, "
+                        f"and write it again with `python -m data_prep verify --rewrite {folder}`") from error
+    return found
 
 
 def faults(folder: epath.PathLike, of: Callable[[str], bool] = lambda name: True) -> list[str]:
