@@ -55,8 +55,8 @@ def write_folder(out: pathlib.Path, files: Mapping[str, bytes]) -> list[pathlib.
             for name in written:
                 os.replace(os.path.join(aside, name), out / name)
     except OSError as error:
-        raise UserError(f"cannot write the export to '{out}': {error.strerror or error}; make room there or give another "
-                        "folder as --out") from error
+        raise UserError(f"cannot write the export to '{out}': {error.strerror or error}; make room there or give "
+                        "another folder as --out") from error
     return [out / name for name in written]
 
 

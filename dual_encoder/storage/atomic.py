@@ -83,5 +83,5 @@ def explained(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write '{os.fspath(path)}' ({error.strerror or error}); name a folder that exists, is writable "
-                        "and has free space") from error
+        raise UserError(f"cannot write '{os.fspath(path)}' ({error.strerror or error}); name a folder that exists, is "
+                        "writable and has free space") from error

@@ -207,6 +207,12 @@ class _Sealed(ocp.path.atomicity.AtomicRenameTemporaryPath):
         made.notes = checkpoint_metadata_store
         return made
 
+    async def create(self) -> epath.Path:
+        folder = await super().create()
+        if self.get_final().name.isdigit() and self.notes is not None:
+            (folder / _NOTES).write_bytes(b"{}")  # Orbax adds to it, and would warn of a missing file
+        return folder
+
     async def finalize(self) -> None:
         if self.get_final().name.isdigit():
             await asyncio.to_thread(self._seal)

@@ -71,7 +71,7 @@ def check(workdir: epath.Path, ours: Mapping[str, Any],
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir '{workdir}' is a file; give a folder")
     workdir.mkdir(parents=True, exist_ok=True)
-    seen = {}
+    seen: dict[str, Any] = {}
     for name in ("config.json", "run.json"):
         if not (workdir / name).exists():
             continue
