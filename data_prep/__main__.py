@@ -202,11 +202,12 @@ def _stats(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     from data_prep.build import finish, verify
+    from dual_encoder.data import digests
     from dual_encoder.data.manifest import load_info
 
     if options.rewrite:
         finish.write(options.folder)
-        print(f"rewrote manifest and index of {options.folder}")
+        print(f"rewrote manifest, index and digests of {options.folder}")
     damages = 0
     for damage in verify.verify(options.folder, options.workers):
         damages += 1
@@ -214,6 +215,8 @@ def _verify(options: argparse.Namespace) -> None:
     if damages:
         print(f"{damages} damages in {options.folder}; restore the files, or delete the folder and build it again")
         sys.exit(1)
+    if digests.load(options.folder) is None:
+        print(f"no digests of the small files ({digests.SUMS}); write with --rewrite")
     info = load_info(options.folder)
     entries = [entry for shards in info.shards.values() for entry in shards]
     print(f"sound: {sum(entry['records'] for entry in entries)} records in {len(entries)} shards, fingerprint "

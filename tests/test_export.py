@@ -1,6 +1,7 @@
 """Exported encoders: the mapping both ways, the folder, the command, and timm itself where it is installed."""
 
 import json
+import os
 import pathlib
 import re
 import runpy
@@ -17,6 +18,7 @@ from etils import epath
 from safetensors.numpy import load_file
 
 from dual_encoder.errors import UserError
+from dual_encoder.export import folder
 from dual_encoder.export.timm import export
 from dual_encoder.imagery.sensors import SENSORS
 from dual_encoder.models.resnet import ResNet
@@ -24,7 +26,9 @@ from dual_encoder.models.vit import ViT, sincos
 from dual_encoder.state import TrainState
 from dual_encoder.weights.timm_keys import from_timm, to_timm
 from dual_encoder.workdir.checkpoint import Checkpoints, LoadedModel
+from tests.bit_flips import flipped, places
 
+FLIPS = int(os.environ.get("S1S2_FLIPS", "40"))
 weight, vit_weight = (runpy.run_path(str(pathlib.Path(__file__).parent / "golden" / f"make_{name}.py"))["weight"]
                       for name in ("resnet", "vit"))
 TINY_VIT = ViT(depth=2, width=128, patch=8, image_size=48)
@@ -166,7 +170,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path):
     export(model, "s1", tmp_path / "out")
     export(model, "s2", tmp_path / "out")
     assert load_file(tmp_path / "out" / "model.safetensors")["conv1.weight"].shape[1] == 12
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len(list((tmp_path / "out").iterdir())) == 4
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "README.md").write_text("mine")
     with pytest.raises(UserError, match="holds files of something else"):
@@ -203,7 +207,8 @@ def test_command_exports_from_a_checkpoint(tmp_path, network, note):
     assert done.returncode == 0, done.stderr
     files = done.stdout.splitlines()
     assert note is None or note in files.pop()
-    assert [pathlib.Path(file).name for file in files] == ["model.safetensors", "config.json", "README.md"]
+    assert [pathlib.Path(file).name for file in files] == ["model.safetensors", "config.json", "README.md",
+                                                              "SHA256SUMS"]
     expected = to_timm(own(model, "s1"))
     state = load_file(files[0])
     assert all(np.array_equal(state[key], expected[key]) for key in expected)
@@ -211,6 +216,30 @@ def test_command_exports_from_a_checkpoint(tmp_path, network, note):
                            (["--sensor=s1", "--step=7"], "no checkpoint of step 7; it has [1200]")):
         done = command(*flags)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
+
+
+def test_each_flipped_bit_of_an_export_is_found(tmp_path):
+    paths = export(checkpoint(ResNet(18, 4)), "s1", tmp_path / "out").paths
+    assert folder.check(tmp_path / "out") == ["README.md", "config.json", "model.safetensors"]
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=tmp_path / "out", check=True)
+    for path, rng in places(tmp_path / "out", FLIPS, seed=3):
+        with flipped(path, rng) as place, pytest.raises(UserError, match="is damaged") as caught:
+            folder.check(tmp_path / "out")
+        assert "\n" not in str(caught.value), (path, place)
+
+    def command(flag):
+        return subprocess.run([sys.executable, "-m", "dual_encoder.export", flag], capture_output=True, text=True)
+
+    done = command(f"--check={tmp_path / 'out'}")
+    assert done.returncode == 0 and done.stdout == "sound: README.md, config.json, model.safetensors\n"
+    paths[0].write_bytes(paths[0].read_bytes()[:-1])
+    done = command(f"--check={tmp_path / 'out'}")
+    assert done.returncode == 2 and "model.safetensors does not match its digest" in done.stderr
+    (tmp_path / "out" / "SHA256SUMS").unlink()
+    with pytest.raises(UserError, match="holds no SHA256SUMS .* of an earlier version"):
+        folder.check(tmp_path / "out")
+    done = command("--sensor=s1")
+    assert done.returncode == 2 and "required: --workdir, --out" in done.stderr
 
 
 def test_command_ends_with_one_line_when_there_is_no_checkpoint(tmp_path):

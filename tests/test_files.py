@@ -116,7 +116,7 @@ def test_batches_of_a_bucket_are_those_of_the_folder(twins):
 def test_opening_asks_a_bucket_little_whatever_the_number_of_shards(bucket, write_dataset):
     shutil.copytree(write_dataset(train=40, shards=20), bucket / "many")
     tfrecord.ShardedRecords("gs://bucket/many", "train")
-    assert FolderBuckets.asked.count("cat_file") == 2, "the manifest and the index"
+    assert FolderBuckets.asked.count("cat_file") == 3, "SHA256SUMS, the manifest and the index"
     assert FolderBuckets.asked.count("ls") == 1
 
 

@@ -35,27 +35,27 @@ ARROWS = {
     "training": {"config", "console", "data", "errors", "evaluation", "optim", "runtime", "state", "tasks", "workdir"},
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
     "weights": {"errors", "models"},
-    "export": {"errors", "imagery", "weights", "workdir"},
+    "export": {"errors", "imagery", "storage", "weights", "workdir"},
     "data_prep": {"console", "data", "errors", "imagery", "storage"},
     "main": {"command_line", "config", "errors", "report", "runtime", "tasks", "training"},
 }
 
 # Room -> its files from the bottom up: a file may import files of its own room that stand before it.
 FILES = {
-    "storage": "atomic files lock",
+    "storage": "atomic files lock sums",
     "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster normalise "
                "pictures",
     "runtime": "mesh heap compilation_cache stop_request",
-    "data": "config order batch_memory labels manifest shapes tf_example record_layout tfrecord records overlap "
-            "batches",
+    "data": "config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
+            "index tfrecord records overlap batches",
     "models": "convolution attention features resnet vit encoder pyramid dual_encoder segmentation classification",
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
     "evaluation": "table embedded retrieval segmentation classification",
     "tasks": "task micro_batches pretrain downstream segment classify checks build",
-    "workdir": "folder metrics checkpoint scores",
-    "report": "curves html old_scores sections page __main__",
+    "workdir": "digests folder metrics checkpoint scores",
+    "report": "curves html old_scores run_facts sections page __main__",
     "training": "step evaluate hooks loop",
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",

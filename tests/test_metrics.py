@@ -8,6 +8,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from dual_encoder.config import flatten
+from dual_encoder.errors import UserError
 from dual_encoder.workdir import metrics
 
 pytestmark = pytest.mark.quick
@@ -73,9 +74,44 @@ def test_a_full_disk_is_an_error_and_no_endless_wait(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(UserError, match=r"cannot write '.*(metrics.jsonl|tensorboard)' \(File too large\)"):
             for step in range(1000):
                 writer.write(step, "train", {f"metric_{number}": 0.5 for number in range(40)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     writer.close()
+
+
+def test_each_flipped_bit_of_a_row_is_found(tmp_path):
+    writer = metrics.MetricWriter(tmp_path, 0)
+    for step in (1, 2, 3):
+        writer.write(step, "train", {"loss": 1 / step, "rate": 1e-300})
+    writer.close()
+    path, rows = tmp_path / "metrics.jsonl", metrics.read(tmp_path)
+    assert rows[0] == {"step": 1, "kind": "train", "loss": 1.0, "rate": 1e-300}
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1:])
+            seen, damaged = metrics.rows_and_damage(path)
+            assert all(row in rows for row in seen) and (damaged or seen == rows), (place, bit)
+
+
+@pytest.mark.parametrize("row", ['{"step": "5", "kind": "train"}', '{"step": Infinity, "kind": "train"}', "[]", "7",
+                                 '{"step": 5, "kind": []}', '{"step": true, "kind": "train"}', "[" * 100000,
+                                 '{"step": 5.5, "kind": "train"}', '{"step": -5, "kind": "train"}',
+                                 '{"step": 5, "kind": "train", "loss": 1' + "0" * 400 + "}"])
+def test_a_row_of_another_form_is_damaged(tmp_path, row, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{row}\n{{"step": 1, "kind": "train", "loss": 2}}\n')
+    assert metrics.rows_and_damage(path) == ([{"step": 1, "kind": "train", "loss": 2}], [1])
+    metrics.MetricWriter(tmp_path, 3).close()
+    assert f"'{path}': 1 damaged lines are left out (first: line 1)" in capsys.readouterr().out
+    assert len(metrics.read(tmp_path)) == 1
+
+
+def test_rows_without_checksums_are_kept_and_get_them(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "kind": "train", "loss": 2}\n')
+    metrics.MetricWriter(tmp_path, 3).close()
+    assert '"crc32": "' in path.read_text() and metrics.read(tmp_path) == [{"step": 1, "kind": "train", "loss": 2}]

@@ -18,6 +18,7 @@ from dual_encoder.errors import UserError
 from dual_encoder.evaluation.retrieval import retrieval_table
 from dual_encoder.evaluation.table import Column, Evaluation, Headline, Picture, Row, Table
 from dual_encoder.imagery.sensors import SENSORS
+from dual_encoder.report import html as page_html
 from dual_encoder.report.curves import plot, thin
 from dual_encoder.report.page import write_report
 from dual_encoder.workdir.scores import save_evaluation
@@ -316,3 +317,59 @@ def test_command(tmp_path):
     assert base64.b64decode(svg.partition(",")[2]).startswith(b"<?xml")
     done = command(tmp_path / "nowhere")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+WRONG = (None, [1], {"a": [1]}, "\ud800", 10**400, float("inf"))
+
+
+def replaced(values):
+    """Yields `values` with each of its values, at any depth, replaced by wrong ones in turn."""
+    for key, value in list(values.items() if isinstance(values, dict) else enumerate(values)):
+        for other in WRONG:
+            values[key] = other
+            yield key
+        values[key] = value
+        if isinstance(value, dict | list):
+            yield from replaced(value)
+
+
+@pytest.mark.slow
+def test_values_of_a_wrong_type_never_stop_the_page(tmp_path, monkeypatch):
+    """The page is written; curves are drawn elsewhere and would take minutes here."""
+    monkeypatch.setattr(page_html, "plot", lambda title, lines, marks: b"")
+    add_knn(make_run(tmp_path))
+    for name in ("run.json", "config.json", "evaluation/scores.json", "evaluation/tables.json"):
+        path = tmp_path / name
+        whole = path.read_bytes()
+        values = json.loads(whole)
+        for key in replaced(values):
+            path.write_text(json.dumps(values))
+            assert write_report(tmp_path).read_bytes(), (name, key, values)
+        for text in (b"[" * 100000, b"1" * 5000, b"\xff", b"null", b'"x"'):
+            path.write_bytes(text)
+            assert write_report(tmp_path).read_bytes()
+        path.write_bytes(whole)
+
+
+def test_values_of_a_wrong_type_are_named(tmp_path):
+    make_run(tmp_path, parameters="12", dataset=[], devices={"count": 8, "platform": 3}, sensors={"s1": 4})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": "5", "kind": "train"}\n{"step": Infinity, "kind": "x"}\n{"step": 5, "kind": []}\n')
+    (tmp_path / "evaluation" / "scores.json").write_text('{"step": 30, "iou": 5, "support": {"a": 1}}')
+    text = read(write_report(tmp_path)).text
+    for said in ("run.json: parameters is '12', expected a number", "run.json: dataset is [], expected an object",
+                 "run.json: devices.platform is 3, expected text", "the data set of run.json could not be shown",
+                 "metrics.jsonl: 3 damaged lines were left out (first: line 36)", "scores.json could not be read"):
+        assert said in text, said
+
+
+def test_files_that_differ_from_their_digest_are_named(tmp_path):
+    add_knn(make_run(tmp_path))
+    assert "digest" not in read(write_report(tmp_path)).text
+    for name, old, new in (("tables.json", b"0.5", b"0.7"), ("knn_examples.png", b"IDAT", b"IDBT")):
+        path = tmp_path / "evaluation" / name
+        path.write_bytes(path.read_bytes().replace(old, new))
+        assert f"evaluation/{name} does not match its digest in digests.json" in read(write_report(tmp_path)).text
+    assert "data:image/png" not in write_report(tmp_path).read_text()
+    (tmp_path / "digests.json").write_text("[]")
+    assert "digest" not in read(write_report(tmp_path)).text

@@ -1,6 +1,7 @@
 """Random access against the framing read byte by byte; damage is named."""
 
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -54,25 +55,45 @@ def test_a_missing_index_is_rebuilt_from_the_headers(write_dataset, capsys):
     assert f"`python -m data_prep verify --rewrite {folder}` writes it" in out and out.count("\n") == 1
 
 
-@pytest.mark.parametrize("keep", [0, 5, -7])
-def test_a_damaged_index_is_named(write_dataset, keep):
+def damaged_indices(file):
+    """Damages of an index file, each with the text that says it."""
+    whole, index = file.read_bytes(), np.load(file)
+    yield from ((whole[:keep], "it cannot be read: ") for keep in (0, 5, -7))
+    # An opening parenthesis in the header becomes another character.
+    yield whole.replace(b"(", b")", 1), "it cannot be read: "
+    yield whole.replace(b"'<i8'", b"'<f8'"), "it holds 1 dimensions of "
+    for field, value in (("shard", 2), ("shard", -1), ("shard", 67108864), ("offset", -5), ("offset", 2**62),
+                         ("length", -1), ("length", 0), ("length", 2**31 - 1)):
+        other = index.copy()
+        other[field][3] = value
+        buffer = io.BytesIO()
+        np.save(buffer, other)
+        yield buffer.getvalue(), "row "
+    buffer = io.BytesIO()
+    np.save(buffer, index[:-1])
+    yield buffer.getvalue(), "it has 15 rows, the manifest says 16 records"
+
+
+def test_a_damaged_index_is_rebuilt(write_dataset, capsys):
     folder = write_dataset()
     file = folder / "train.index.npy"
-    file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(UserError, match=f"'{file}' is damaged .*; delete the file to have it rebuilt"):
-        tfrecord.ShardedRecords(folder, "train")
+    expected = np.load(file)
+    for data, reason in list(damaged_indices(file)):
+        file.write_bytes(data)
+        np.testing.assert_array_equal(tfrecord.ShardedRecords(folder, "train")._index, expected)
+        out = capsys.readouterr().out
+        assert f"'{file}' is damaged ({reason}" in out and "rebuilt from the headers of 2 shards" in out, reason
+        assert out.count("\n") == 1
 
 
-@pytest.mark.parametrize("field, value", [("shard", 2), ("shard", -1), ("offset", -5), ("length", -1), ("length", 0)])
-def test_a_damaged_row_of_the_index_is_named(write_dataset, field, value):
+def test_a_lost_index_and_shards_of_another_data_set_are_refused(write_dataset):
     folder = write_dataset()
-    index = np.load(folder / "train.index.npy")
-    index[field][3] = value
-    np.save(folder / "train.index.npy", index)
-    records = tfrecord.ShardedRecords(folder, "train")
-    for read in (records.payload, lambda number: records.read_into(number, rows_of(records))):
-        with pytest.raises(UserError, match=r"train.index.npy' is damaged at row 3 \(.*; delete the file"):
-            read(3)
+    manifest = folder / "manifest.json"
+    values = json.loads(manifest.read_text())
+    values["shards"]["train"][0]["records"] += 1
+    manifest.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"it has 16 rows, the manifest says 17 records\); run"):
+        tfrecord.ShardedRecords(folder, "train")
 
 
 def rows_of(records, features=("s1", "s2")):
@@ -238,13 +259,6 @@ def test_missing_folder_manifest_split_shard(write_dataset):
         tfrecord.ShardedRecords(folder, "valid")
     next(folder.glob("*-train.*")).unlink()
     with pytest.raises(UserError, match="is missing; restore it"):
-        tfrecord.ShardedRecords(folder, "train")
-
-
-def test_an_index_that_disagrees_is_refused(write_dataset):
-    folder = write_dataset()
-    np.save(folder / "train.index.npy", np.load(folder / "train.index.npy")[:-1])
-    with pytest.raises(UserError, match="has 15 rows, the manifest says 16"):
         tfrecord.ShardedRecords(folder, "train")
 
 

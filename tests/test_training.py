@@ -150,7 +150,8 @@ def test_training_learns_the_pairs_and_writes_all_artefacts(write_dataset, tmp_p
     final = [row for row in rows if row["kind"] == "eval"][-1]
     assert final["step"] == 150 and final["s1_to_s2/gallery_size"] == 32
     assert final["s1_to_s2/recall@5"] > 0.5 and final["s2_to_s1/recall@5"] > 0.5, "chance is 5 / 32"
-    for name in ("config.json", "run.json", "report.html", "evaluation/scores.json", "digests/150.json"):
+    for name in ("config.json", "run.json", "report.html", "evaluation/scores.json",
+                 "checkpoints/150/digests.json"):
         assert (tmp_path / "run" / name).exists(), name
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     assert "retrieval" in (tmp_path / "run" / "report.html").read_text().lower()
@@ -332,23 +333,48 @@ def test_damaged_digests_and_a_second_damage_of_one_step_fall_back_too(finished)
     config, whole = finished
     final = final_arrays(whole)
     for _ in range(2):
-        (whole / "digests" / "6.json").write_bytes(b"\xff{")
+        (whole / "checkpoints" / "6" / "digests.json").write_bytes(b"\xff{")
         fit(config, whole)
         assert_identical(final_arrays(whole), final)
     assert sorted(p.name for p in (whole / "damaged").iterdir()) == ["6", "6.1"]
 
 
-def test_digests_of_an_earlier_checkpoint_do_not_condemn_a_new_one(finished):
-    """checkpoints/6 removed by hand, and the run killed before the digests of the new one were written."""
+def of_an_earlier_version(workdir, step, digests):
+    """Changes a checkpoint to the form of earlier versions: digests beside it, or none after a kill."""
+    old = workdir / "digests" / f"{step}.json"
+    old.parent.mkdir(exist_ok=True)
+    (workdir / "checkpoints" / str(step) / "digests.json").rename(old)
+    if not digests:
+        old.unlink()
+
+
+def test_digests_are_part_of_a_checkpoint_before_it_counts(finished, monkeypatch):
+    """Digests of an earlier checkpoint of the same step are out of date; a save that is cut off leaves nothing."""
     config, whole = finished
+    of_an_earlier_version(whole, 6, digests=True)
     shutil.rmtree(whole / "checkpoints" / "6")
-    seal = checkpoint.Checkpoints._seal
-    checkpoint.Checkpoints._seal = lambda self, step: self._manager.wait_until_finished()
-    try:
+    monkeypatch.setattr(checkpoint, "_write_digests", lambda folder: 1 / 0)
+    with pytest.raises(UserError, match="a checkpoint could not be saved"):
         fit(config, whole)
-    finally:
-        checkpoint.Checkpoints._seal = seal
+    assert "6" not in [path.name for path in (whole / "checkpoints").iterdir()]
+    monkeypatch.undo()
+    fit(config, whole)
+    assert checkpoint.load_model(whole).step == 6 and not list((whole / "digests").iterdir())
+    assert json.loads((whole / "checkpoints" / "6" / "digests.json").read_bytes())
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_a_checkpoint_of_an_earlier_version_opens_and_gets_digests(finished, digests):
+    config, whole = finished
+    of_an_earlier_version(whole, 6, digests)
     assert checkpoint.load_model(whole).step == 6
+    fit(config, whole)
+    assert (whole / "checkpoints" / "6" / "digests.json").exists() != digests, "old digests stay where they are"
+    victim = next((whole / "checkpoints" / "6" / "model").glob("ocdbt.process_0/d/*"))
+    blob = bytearray(victim.read_bytes())
+    blob[len(blob) // 2] ^= 1
+    victim.write_bytes(blob)
+    assert checkpoint.load_model(whole).step == 4
 
 
 def test_a_final_evaluation_that_was_cut_off_is_made_up_for(finished):
@@ -399,17 +425,27 @@ def test_a_second_start_does_not_disturb_a_run(finished, monkeypatch):
     assert saving.exists()
 
 
-def test_a_damaged_checkpoint_without_digests_is_one_line(finished):
-    """A power cut between the end of a save and its digests."""
+def test_a_damaged_checkpoint_without_digests_falls_back(finished, capfd):
+    """A power cut between the end of a save and its digests, in an earlier version."""
     config, whole = finished
     arrays = final_arrays(whole)
-    (whole / "digests" / "6.json").unlink()
+    of_an_earlier_version(whole, 6, digests=False)
     (whole / "checkpoints" / "6" / "facts" / "metadata").write_bytes(b"")
-    with pytest.raises(UserError, match="checkpoint 6 of '.*' cannot be read .*; move 'checkpoints/6' away"):
-        fit(config, whole)
-    shutil.move(whole / "checkpoints" / "6", whole / "away")
+    assert checkpoint.load_model(whole).step == 4
+    with pytest.raises(UserError, match="no usable checkpoint in .*: checkpoint 6 cannot be read"):
+        checkpoint.load_model(whole, 6)
     fit(config, whole)
+    assert "checkpoint 6 is damaged (it has no digests and cannot be read: " in capfd.readouterr().out
     assert_identical(final_arrays(whole), arrays)
+
+
+def test_damaged_notes_of_orbax_are_one_line(finished):
+    """Earlier versions kept them."""
+    config, whole = finished
+    for text in (b"[]", b'{"item_handlers": 3}'):
+        (whole / "checkpoints" / "2" / "_CHECKPOINT_METADATA").write_bytes(text)
+        with pytest.raises(UserError, match="cannot be listed .*_CHECKPOINT_METADATA' below"):
+            checkpoint.load_model(whole)
 
 
 def test_the_similarity_scale_leaves_its_clamp_again(write_dataset):

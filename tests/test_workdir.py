@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -90,3 +91,17 @@ def test_times_say_their_zone(tmp_path, monkeypatch):
         assert abs((datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(text)).total_seconds()) < 60
     workdir.record_run(epath.Path(tmp_path), facts, 3)
     assert json.loads((tmp_path / "run.json").read_text())["started"] == started, "of the first start"
+
+
+def test_a_full_disk_at_the_lock_names_the_file(tmp_path):
+    """A limit of the file size stands in for the disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with (pytest.raises(UserError, match=r"cannot write '.*/lock' \(File too large\); name a folder"),
+              workdir.claim(epath.Path(tmp_path), patience=0)):
+            pytest.fail("the lock has no owner")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with workdir.claim(epath.Path(tmp_path), patience=0):
+        assert "process" in (tmp_path / "lock").read_text()

@@ -19,7 +19,8 @@ from data_prep.build.config import Config
 from data_prep.build.doubts import Doubts
 from data_prep.pairing import GapHistogram
 from data_prep.record import timed
-from dual_encoder.errors import UserError
+from dual_encoder.data import digests
+from dual_encoder.errors import UserError, one_line
 from dual_encoder.storage import atomic, lock
 
 REJECTED = "rejected.jsonl"
@@ -63,10 +64,22 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
 
     @classmethod
     def of(cls, config: Config, data_dir: str) -> "ShardBuilder":
-        """Returns a builder of any config, also of one with the name of another in BUILDER_CONFIGS."""
+        """Returns a builder of any config, also of one with the name of another in BUILDER_CONFIGS.
+
+        Raises:
+          UserError: the data set has been built, and one of its small files is damaged.
+        """
         only = type(cls.__name__, (cls,), {"name": cls.name, "BUILDER_CONFIGS": [config], "__module__": cls.__module__},
                     skip_registration=True)
-        return only(data_dir=data_dir, config=config.name)
+        folder = pathlib.Path(data_dir, cls.name, config.name, str(cls.VERSION))
+        digests.check(folder)
+        try:
+            return only(data_dir=data_dir, config=config.name)
+        except Exception as error:  # TFDS raises many types for damaged files of a data set without digests
+            if not folder.exists():
+                raise
+            raise UserError(f"data set '{folder}' cannot be opened ({type(error).__name__}: {one_line(error)}); "
+                            "restore its JSON files, or delete the folder to build it anew") from error
 
     def _info(self) -> tfds.core.DatasetInfo:
         config: Config = self.builder_config
@@ -116,7 +129,11 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             with _alone(work):
                 if not self.is_prepared():  # another build may just have ended
                     self._build(raw, how, facts, work, final)
-        built = json.loads((final / ASKED).read_text())
+        try:
+            built = dict(json.loads((final / ASKED).read_bytes()))
+        except (OSError, TypeError, ValueError) as error:
+            raise UserError(f"'{final / ASKED}' is missing or damaged ({one_line(error)}); restore it, or delete "
+                            f"'{final}' to build the data set anew") from error
         if other := _differences(built, facts):
             raise UserError(f"'{final}' was built otherwise: {other}; give another --name")
         shutil.rmtree(work, ignore_errors=True)
@@ -297,7 +314,9 @@ def _check_space(job: shards.Job, made: plan.Plan, record_bytes: int) -> None:
 @contextlib.contextmanager
 def _alone(work: pathlib.Path) -> Iterator[None]:
     """Keeps a second build out of a folder."""
-    with open(work / "lock", "w") as file:
+    with atomic.explained(work / "lock"):
+        file = open(work / "lock", "w")
+    with file:
         if not lock.take(file):
             raise UserError(f"another build is at work in '{work}'; wait for it or stop it")
         yield

@@ -1,4 +1,4 @@
-"""Finishes a build: manifest.json and the index next to the shards. `verify` checks them.
+"""Finishes a build: manifest.json, the index and SHA256SUMS next to the shards. `verify` checks them.
 
 Everything but the digests also stands in metadata.json, which TFDS writes, so a lost manifest can be made again.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from data_prep.file_digest import sha256
+from dual_encoder.data import digests
 from dual_encoder.data.manifest import MANIFEST, DatasetInfo, splits_in_order
 from dual_encoder.data.tfrecord import INDEX_DTYPE, read_payload, scan
 from dual_encoder.errors import UserError
@@ -26,7 +27,7 @@ _SHARD = re.compile(r"(?P<name>\w+)-(?P<split>\w+)\.tfrecord-(?P<shard>\d{5})-of
 
 
 def write(folder: str | os.PathLike) -> DatasetInfo:
-    """Writes manifest.json and <split>.index.npy from the shards and TFDS's own files.
+    """Writes manifest.json, <split>.index.npy and SHA256SUMS from the shards and TFDS's own files.
 
     Args:
       folder: a finished TFDS folder, <data_dir>/<name>/<config>/<version>.
@@ -35,9 +36,11 @@ def write(folder: str | os.PathLike) -> DatasetInfo:
       the content of the manifest.
 
     Raises:
-      UserError: not such a folder, a missing or damaged shard, or another number of records than TFDS counted.
+      UserError: not such a folder, a missing or damaged shard, another number of records than TFDS counted, or a file
+        that is not made anew here and differs from its digest.
     """
     folder = pathlib.Path(folder)
+    digests.check(folder, lambda name: not digests.can_be_rewritten(name))
     facts = _facts(folder)
     shards: dict[str, list[dict[str, Any]]] = {}
     indices: dict[str, list[tuple[int, int, int]]] = {}
@@ -63,22 +66,27 @@ def write(folder: str | os.PathLike) -> DatasetInfo:
 
 def save(folder: epath.PathLike, facts: Mapping[str, Any], shards: Mapping[str, Sequence[Mapping[str, Any]]],
          indices: Mapping[str, np.ndarray]) -> DatasetInfo:
-    """Writes manifest.json and <split>.index.npy.
+    """Writes manifest.json, <split>.index.npy and, of all small files, SHA256SUMS.
 
     Args:
-      folder: of the shards.
+      folder: of the shards, and of all other files of the data set.
       facts: `DatasetInfo` as JSON without shards and fingerprint.
       shards: split -> shard entries, see `DatasetInfo`.
       indices: split -> INDEX_DTYPE [records].
     """
     folder = epath.Path(folder)
-    info = DatasetInfo.from_json({**facts, "shards": shards, "fingerprint": fingerprint(shards)})
+    try:
+        info = DatasetInfo.from_json({**facts, "shards": shards, "fingerprint": fingerprint(shards)})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"'{folder / 'metadata.json'}' is damaged ({error!r}); restore it or rebuild the data set"
+                        ) from error
     for split, index in indices.items():
         file = io.BytesIO()
         np.save(file, index)
-        atomic.write(folder / f"{split}.index.npy", file.getvalue())
-    # The manifest comes last: if it is there, the index is there too.
+        atomic.write(folder / f"{split}{digests.INDEX}", file.getvalue())
+    # The manifest comes behind the index: if it is there, the index is there too.
     atomic.write(folder / MANIFEST, (json.dumps(info.to_json(), indent=1) + "\n").encode())
+    digests.write(folder)
     return info
 
 
@@ -91,7 +99,7 @@ def fingerprint(shards: Mapping[str, Any]) -> str:
 def _facts(folder: pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "metadata.json").read_text())[FACTS]
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"'{folder}' is no folder that this project built ({error!r} in metadata.json); name "
                         "<data_dir>/<name>/<config>/<version> or rebuild the data set") from error
 
@@ -118,6 +126,6 @@ def _records_by_tfds(folder: pathlib.Path) -> dict[str, int]:
     try:
         splits = json.loads((folder / "dataset_info.json").read_text())["splits"]
         return {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"'{folder / 'dataset_info.json'}' is missing or damaged ({error!r}); rebuild the data "
                         "set") from error

@@ -305,7 +305,7 @@ def _outcomes(job: Job, importer: importers.Importer, entry: importers.Entry, cl
 
 def _log(job: Job, row: Mapping[str, str]) -> None:
     """Appends a fault to the log at once, so that it is kept if the build stops before the shard has its note."""
-    with open(job.log, "a") as log:
+    with atomic.explained(job.log), open(job.log, "a") as log:
         log.write(json.dumps(row) + "\n")
 
 

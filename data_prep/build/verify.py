@@ -1,10 +1,10 @@
-"""Checks every byte of a data set: manifest, index, shards and the records in them."""
+"""Checks every byte of a data set: its small files, index, shards and the records in them."""
 
 import concurrent.futures
 import hashlib
-import io
+import itertools
 import multiprocessing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from etils import epath
 from data_prep.build.finish import fingerprint
 from data_prep.build.workers import end_with_parent
 from dual_encoder.console import Progress
-from dual_encoder.data.manifest import MANIFEST, load_info
-from dual_encoder.data.tfrecord import FOOTER, HEADER, INDEX_DTYPE, masked_crc32c, scan
+from dual_encoder.data import digests
+from dual_encoder.data import index as index_lib
+from dual_encoder.data.manifest import MANIFEST, read_info
+from dual_encoder.data.tfrecord import FOOTER, HEADER, masked_crc32c, scan
 from dual_encoder.errors import UserError
 
 
@@ -26,28 +28,25 @@ def verify(folder: epath.PathLike, workers: int = 1) -> Iterator[str]:
       workers: processes.
 
     Raises:
-      UserError: there is no data set in `folder`.
+      UserError: there is no data set in `folder`, or its manifest or SHA256SUMS cannot be read.
     """
     folder = epath.Path(folder)
     if (folder / "metadata.json").exists() and not (folder / MANIFEST).exists():
         yield f"{MANIFEST} is missing; write it again with --rewrite"
         return
-    info = load_info(folder)
+    info = read_info(folder)
+    yield from digests.faults(folder)
     if fingerprint(info.shards) != info.fingerprint:
         yield f"{MANIFEST}: the fingerprint is not that of its shard digests; write it again with --rewrite"
     shards = []
     for split, entries in info.shards.items():
-        index_path = folder / f"{split}.index.npy"
-        index = _load_index(index_path)
-        if index is None:
-            yield f"{index_path.name} is missing or unreadable; write it again with --rewrite"
-        elif len(index) != sum(entry["records"] for entry in entries):
-            yield (f"{index_path.name} has {len(index)} rows, the manifest counts "
-                   f"{sum(entry['records'] for entry in entries)}; write it again with --rewrite")
+        index, fault = _load_index(folder / f"{split}{digests.INDEX}", entries)
+        if fault:
+            yield f"{split}{digests.INDEX} {fault}; write it again with --rewrite"
         rows: list[np.ndarray | None] = [None] * len(entries)
         if index is not None:
-            ends = np.searchsorted(index["shard"], np.arange(len(entries) + 1))
-            rows = [index[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
+            ends = list(itertools.accumulate((entry["records"] for entry in entries), initial=0))
+            rows = [index[start:stop] for start, stop in itertools.pairwise(ends)]
         shards += [(folder / entry["file"], entry, part) for entry, part in zip(entries, rows, strict=True)]
     done = [0, 0]
     with Progress("records", sum(entry["records"] for _, entry, _ in shards), lambda: (done[0], done[1], "")):
@@ -114,9 +113,11 @@ def _check_records(path: epath.Path, scanned: list[tuple[int, int]], expected: i
     return found, digest.hexdigest()
 
 
-def _load_index(path: epath.Path) -> np.ndarray | None:
+def _load_index(path: epath.Path, entries: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray | None, str]:
+    """Returns an index and ''; or None and its fault."""
     try:
-        index = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return index if index.dtype == INDEX_DTYPE else None
+        index = index_lib.read(path)
+        fault = index_lib.fault(index, entries)
+    except (OSError, ValueError) as error:
+        return None, f"is missing or unreadable ({'no such file' if isinstance(error, OSError) else error})"
+    return (None, f"is damaged: {fault}") if fault else (index, "")

@@ -9,12 +9,13 @@ from typing import Any
 
 from etils import epath
 
+from dual_encoder.data import digests, manifest_form
+from dual_encoder.data.digests import MANIFEST as MANIFEST
 from dual_encoder.data.labels import LabelSpec
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.storage import files
 
-MANIFEST = "manifest.json"
 _SPLITS = ("train", "validation", "test")
 
 
@@ -88,11 +89,24 @@ class DatasetInfo:
 
 
 def load_info(path: epath.PathLike) -> DatasetInfo:
-    """Reads the manifest of the data set folder `path`, local or in a bucket; UserError if there is none."""
+    """Checks the small files of a data set against their digests and reads its manifest.
+
+    Args:
+      path: the data set folder, local or in a bucket.
+
+    Raises:
+      UserError: there is no data set, its manifest is damaged, or a small file differs from its digest.
+    """
+    digests.check(path)
+    return read_info(path)
+
+
+def read_info(path: epath.PathLike) -> DatasetInfo:
+    """Reads the manifest of a data set folder as `load_info` does, but checks no digest."""
     folder = epath.Path(path)
     manifest = folder / MANIFEST
     try:
-        return DatasetInfo.from_json(json.loads(files.read(manifest)))
+        return DatasetInfo.from_json(manifest_form.parse(files.read(manifest)))
     except FileNotFoundError:
         if not files.exists(folder):
             raise UserError(f"data folder '{folder}' does not exist; build it with `python -m data_prep build` or set "
@@ -101,9 +115,9 @@ def load_info(path: epath.PathLike) -> DatasetInfo:
         hint = (f"it is in '{os.path.dirname(below[0])}'" if below
                 else "build the data set with `python -m data_prep build`")
         raise UserError(f"'{folder}' holds no {MANIFEST}; {hint}") from None
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"'{manifest}' is damaged ({error!r}); rewrite it with `python -m data_prep verify --rewrite "
-                        f"{folder}`") from error
+    except (KeyError, TypeError, ValueError) as error:  # a UserError of a sensor or a label is a ValueError, too
+        raise UserError(f"'{manifest}' is damaged ({one_line(error) if str(error) else error!r}); rewrite it with "
+                        f"`python -m data_prep verify --rewrite {folder}`") from error
 
 
 def merge(infos: Sequence[DatasetInfo], names: Sequence[str], features: tuple[str, ...]) -> DatasetInfo:

@@ -56,16 +56,17 @@ class Records:
         self.features, self.max_bad_records = features, max_bad_records
         self.bad: list[int] = []
         names = splits.split("+")
-        having = [folder for folder, info in zip(folders, infos, strict=True) if set(names) <= set(info.shards)]
-        folders = having if partial and having else folders
-        sets = [[ShardedRecords(folder, name) for name in names] for folder in folders]
+        given = list(zip(folders, infos, strict=True))
+        having = [(folder, info) for folder, info in given if set(names) <= set(info.shards)]
+        given = having if partial and having else given
+        sets = [[ShardedRecords(folder, name, info) for name in names] for folder, info in given]
         self.parts = [part for parts in sets for part in parts]
         self._ends = list(itertools.accumulate(len(part) for part in self.parts))
         self._starts = [0, *self._ends]
         self._set_ends = list(itertools.accumulate(sum(map(len, parts)) for parts in sets))
         self._weights = weights
         # Two importers may use one name for two places; a mixture keeps them apart.
-        self._namespaces = [f"{part.info.source.get('importer', '')}/".encode() if len(folders) > 1 else b""
+        self._namespaces = [f"{part.info.source.get('importer', '')}/".encode() if len(given) > 1 else b""
                             for part in self.parts]
 
     def __len__(self) -> int:

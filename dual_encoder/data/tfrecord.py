@@ -11,9 +11,7 @@ TFRecord framing: uint64 length, uint32 masked crc32c of the length, payload, ui
 
 import concurrent.futures
 import functools
-import io
 import os
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,16 +20,18 @@ import numpy as np
 from awscrt.checksums import crc32c  # releases the interpreter lock; google-crc32c does not
 from etils import epath
 
+from dual_encoder.data import index as index_lib
 from dual_encoder.data import tf_example
+from dual_encoder.data.digests import INDEX
+from dual_encoder.data.index import FOOTER as FOOTER
+from dual_encoder.data.index import HEADER as HEADER
+from dual_encoder.data.index import INDEX_DTYPE as INDEX_DTYPE
 from dual_encoder.data.manifest import MANIFEST as MANIFEST
 from dual_encoder.data.manifest import DatasetInfo, TensorInfo, load_info
 from dual_encoder.data.record_layout import Layout
 from dual_encoder.errors import UserError
 from dual_encoder.storage import files
 
-INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i4")])  # offset and length of the payload
-HEADER = struct.Struct("<QI")
-FOOTER = struct.Struct("<I")
 _LOCATION = b"location_id"
 _OPEN_SHARDS = 64  # per split; a data set of a million pairs has more shards than a process may have open files
 _LAYOUTS = 64  # per split; more than a data set of one kind of record needs
@@ -127,14 +127,16 @@ class ShardedRecords:
     Args:
       path: the data set folder, local or in a bucket.
       split: the split's name.
+      info: of the data set, if `load_info` has read it already.
 
     Raises:
-      UserError: missing folder, manifest, split or shard; an index that disagrees with the manifest.
+      UserError: missing folder, manifest, split or shard; a small file that differs from its digest; a damaged index,
+        and a shard that is damaged, too.
     """
 
-    def __init__(self, path: epath.PathLike, split: str):
+    def __init__(self, path: epath.PathLike, split: str, info: DatasetInfo | None = None):
         self.folder, self.split = epath.Path(path), split
-        self.info = load_info(path)
+        self.info = info or load_info(path)
         if split not in self.info.shards:
             raise UserError(f"data set '{self.folder}' has no split '{split}'; it has {sorted(self.info.shards)}")
         sizes = files.sizes(self.folder)
@@ -145,12 +147,7 @@ class ShardedRecords:
             if sizes[entry["file"]] != entry["bytes"]:
                 raise UserError(f"shard '{shard}' has {sizes[entry['file']]} bytes, the manifest says "
                                 f"{entry['bytes']}; run `python -m data_prep verify {self.folder}`")
-        name = f"{split}.index.npy"
-        self._index = self._read_index(name) if name in sizes else self._rebuild_index(name)
-        expected = sum(entry["records"] for entry in self.info.shards[split])
-        if self._index.dtype != INDEX_DTYPE or len(self._index) != expected:
-            raise UserError(f"'{self.folder / name}' has {len(self._index)} rows, the manifest says {expected} "
-                            "records; delete the file to have it rebuilt from the shards")
+        self._index = self._read_index()
         self._layouts: dict[tuple, Layout | None] = {}
         self._open = functools.lru_cache(_OPEN_SHARDS)(files.open_ranges)
 
@@ -222,9 +219,6 @@ class ShardedRecords:
     def _row(self, record: int) -> tuple[int, int, int]:
         """Returns shard, offset and length of a record."""
         shard, offset, length = self._index[record].item()
-        if not (0 <= shard < len(self._paths) and offset > 0 and length > 0):
-            raise UserError(f"'{self.folder}/{self.split}.index.npy' is damaged at row {record} (shard {shard}, byte "
-                            f"{offset}, {length} bytes); delete the file to have it rebuilt from the shards")
         return shard, offset, length
 
     def _read(self, record: int) -> tuple[bytes, int]:
@@ -258,20 +252,26 @@ class ShardedRecords:
             row[:] = values[name.decode()].reshape(-1).view(np.uint8)
         return place
 
-    def _read_index(self, name: str) -> np.ndarray:
-        path = os.fspath(self.folder / name)
+    def _read_index(self) -> np.ndarray:
+        """Returns the index of the split: its file, or one made from the headers of the shards if that is damaged."""
+        path, entries = self.folder / f"{self.split}{INDEX}", self.info.shards[self.split]
         try:
-            if "://" in path:
-                return np.load(io.BytesIO(files.read(path)))
-            return np.load(path, mmap_mode="r").view(np.ndarray)  # np.memmap is ten times as slow to give one row
-        except (ValueError, EOFError) as error:
-            raise UserError(f"'{path}' is damaged ({error}); delete the file to have it rebuilt from the shards"
-                            ) from error
-
-    def _rebuild_index(self, name: str) -> np.ndarray:
+            index = index_lib.read(path)
+            if (fault := index_lib.fault(index, entries)) is None:
+                return index
+            fault = f"is damaged ({fault})"
+        except FileNotFoundError:
+            fault = "is missing"
+        except ValueError as error:
+            if isinstance(error, UserError):  # of a bucket
+                raise
+            fault = f"is damaged ({error})"
         start = time.monotonic()
         index = build_index(self.folder, self.info, self.split)
-        print(f"'{self.folder / name}' is missing: rebuilt from the headers of {len(self._paths)} shards in "
+        if disagrees := index_lib.fault(index, entries):
+            raise UserError(f"'{path}' {fault}, and the shards of split '{self.split}' are not those of the manifest "
+                            f"({disagrees}); run `python -m data_prep verify {self.folder}`")
+        print(f"'{path}' {fault}: rebuilt from the headers of {len(self._paths)} shards in "
               f"{time.monotonic() - start:.1f} s; `python -m data_prep verify --rewrite {self.folder}` writes it",
               flush=True)
         return index

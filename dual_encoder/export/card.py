@@ -81,6 +81,10 @@ def _provenance(model: "LoadedModel") -> str:
 | data fingerprint | {model.dataset["fingerprint"]} |
 {chr(10).join(f"| data: {_cell(key)} | {_cell(value)} |" for key, value in sorted(model.dataset["source"].items()))}
 
+`SHA256SUMS` holds the digests of the files. No loader looks at them: after a copy or a download, check them by
+`sha256sum --check SHA256SUMS` or `python -m dual_encoder.export --check=.`, because a flipped bit gives other weights
+without an error.
+
 The fingerprint names the exact records in their exact order. The licence is that of the training data; keep its
 attribution with the weights.
 """

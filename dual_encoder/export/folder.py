@@ -1,5 +1,6 @@
-"""The folder of an export: written whole or not at all, never over something else."""
+"""The folder of an export: written whole or not at all, never over something else, with digests of its files."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from dual_encoder.errors import UserError
+from dual_encoder.storage import sums
 
 
 class Exported(NamedTuple):
@@ -25,12 +27,14 @@ class Exported(NamedTuple):
 def write_folder(out: pathlib.Path, files: Mapping[str, bytes]) -> list[pathlib.Path]:
     """Writes an export: every file aside before the first is put in place, so a full disk leaves an earlier one alone.
 
+    SHA256SUMS is written in addition, with the digest of each file.
+
     Args:
       out: a local folder; made if needed. An earlier export in it is replaced.
       files: name -> content.
 
     Returns:
-      the paths of the files.
+      the paths of all files.
 
     Raises:
       UserError: `out` holds something else, or the disk refuses.
@@ -41,17 +45,50 @@ def write_folder(out: pathlib.Path, files: Mapping[str, bytes]) -> list[pathlib.
             raise UserError(f"'{out}' holds files of something else; give an empty or new folder as --out")
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as aside:
-            for name, data in files.items():
+            digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            written = {**files, sums.NAME: sums.to_text(digests)}
+            for name, data in written.items():
                 with open(os.path.join(aside, name), "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-            for name in files:
+            for name in written:
                 os.replace(os.path.join(aside, name), out / name)
     except OSError as error:
-        raise UserError(f"cannot write the export to '{out}': {error.strerror}; make room there or give another "
-                        "folder as --out") from error
-    return [out / name for name in files]
+        raise UserError(f"cannot write the export to '{out}': {error.strerror or error}; make room there or give "
+                        "another folder as --out") from error
+    return [out / name for name in written]
+
+
+def check(folder: str | os.PathLike) -> list[str]:
+    """Compares the files of an export with their digests.
+
+    Returns:
+      the names of the files, all sound.
+
+    Raises:
+      UserError: there are no digests, or a file is missing or differs from its digest.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        digests = sums.of_text((folder / sums.NAME).read_bytes())
+    except OSError as error:
+        raise UserError(f"'{folder}' holds no {sums.NAME} that can be read ({error.strerror or error}): it is no "
+                        "export, or one of an earlier version; export the encoder again") from error
+    except ValueError as error:
+        raise UserError(f"'{folder / sums.NAME}' is damaged ({error}); restore it or export the encoder again"
+                        ) from error
+    damaged = []
+    for name, digest in digests.items():
+        try:
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                damaged.append(f"{name} does not match its digest")
+        except OSError as error:
+            damaged.append(f"{name} cannot be read ({error.strerror or error})")
+    if damaged:
+        raise UserError(f"'{folder}' is damaged: {', '.join(damaged)}; one of the files, or {sums.NAME}, is not as it "
+                        "was exported: restore them or export the encoder again")
+    return sorted(digests)
 
 
 def _is_export(folder: pathlib.Path) -> bool:

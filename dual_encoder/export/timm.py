@@ -31,7 +31,7 @@ def export(model: "LoadedModel", sensor: str, out: str | os.PathLike) -> Exporte
       out: a local folder; made if needed. An earlier export in it is replaced.
 
     Returns:
-      the files: float32 weights under timm's keys, timm's model description, the model card.
+      the files: float32 weights under timm's keys, timm's model description, the model card, digests.
 
     Raises:
       UserError: the checkpoint has no such encoder; `out` holds something else; the disk refuses.

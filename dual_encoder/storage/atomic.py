@@ -20,12 +20,12 @@ class NewFile:
 
     def __init__(self, path: pathlib.Path, temporary: pathlib.Path):
         self._path, self.size, self._sent = path, 0, 0
-        with _explained(path):
+        with explained(path):
             self._file = open(temporary, "wb")
 
     def write(self, data: bytes) -> None:
         """Appends `data`."""
-        with _explained(self._path):
+        with explained(self._path):
             self._file.write(data)
         self.size += len(data)
         if self.size - self._sent >= _CHUNK and hasattr(os, "posix_fadvise"):
@@ -36,7 +36,7 @@ class NewFile:
 
     def sync(self) -> None:
         """Waits until the disk holds all bytes."""
-        with _explained(self._path):
+        with explained(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
 
@@ -70,7 +70,7 @@ def create(path: str | os.PathLike) -> Iterator[NewFile]:
             file.sync()
         finally:
             file.close()
-        with _explained(path):
+        with explained(path):
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
@@ -78,10 +78,10 @@ def create(path: str | os.PathLike) -> Iterator[NewFile]:
 
 
 @contextlib.contextmanager
-def _explained(path: pathlib.Path) -> Iterator[None]:
-    """Turns an OSError into a UserError of one line."""
+def explained(path: str | os.PathLike) -> Iterator[None]:
+    """Turns an OSError into a UserError of one line: writing to an open file raises errors that name no path."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write '{path}' ({error.strerror or error}); name a folder that exists, is writable "
-                        "and has free space") from error
+        raise UserError(f"cannot write '{os.fspath(path)}' ({error.strerror or error}); name a folder that exists, is "
+                        "writable and has free space") from error

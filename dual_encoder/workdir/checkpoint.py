@@ -1,10 +1,13 @@
 """Checkpoints. No other module imports Orbax.
 
     WORKDIR/checkpoints/<step>/{model,optimizer,facts}    written by Orbax in a temporary folder, renamed when complete
-    WORKDIR/digests/<step>.json                           crc32 of each of its files: Orbax does not detect bit rot
+    WORKDIR/checkpoints/<step>/digests.json               crc32 of each file, written before the folder is renamed:
+                                                          Orbax does not detect bit rot
+    WORKDIR/digests/<step>.json                           the same, of checkpoints that earlier versions wrote
     WORKDIR/damaged/<step>                                checkpoints that did not match their digests
 """
 
+import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -30,6 +33,9 @@ from dual_encoder.storage import atomic
 from dual_encoder.workdir.folder import compare
 
 _CHUNK = 1 << 24
+_DIGESTS = "digests.json"
+_NOTES = "_CHECKPOINT_METADATA"  # Orbax's own notes on a save; it needs none of them to read a checkpoint
+_UNCHECKED = (_DIGESTS, "commit_success.txt")  # Orbax writes the latter last and never reads it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +72,12 @@ class Checkpoints:
     def __init__(self, workdir: epath.PathLike, keep: int, facts: Mapping[str, Any],
                  as_stored_now: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict):
         self._workdir, self._facts, self._as_stored_now = epath.Path(workdir), dict(facts), as_stored_now
-        self._manager = _manager(self._workdir, keep)
-        self._sealer = concurrent.futures.ThreadPoolExecutor(1)
-        self._sealing: concurrent.futures.Future | None = None
+        self._manager, self._any_aside = _manager(self._workdir, keep), False
+        self._saver = concurrent.futures.ThreadPoolExecutor(1)
+        self._saving: concurrent.futures.Future | None = None
 
     def save(self, step: int, state: TrainState) -> None:
-        """Saves in the background. The digests follow when the files are complete.
+        """Saves in the background. The checkpoint counts when its files and their digests are complete.
 
         An error of this save is raised by the next call of `save`, `wait` or `close`. A step that is there already is
         not saved again.
@@ -92,20 +98,18 @@ class Checkpoints:
             raise UserError(f"the disk of '{self._workdir}' has {free / 1e6:.0f} MB free, checkpoint {step} needs "
                             f"{needed / 1e6:.0f} MB; older checkpoints are untouched: make room and run the same "
                             "command again")
-        if mesh_lib.is_main_process():  # old digests of the same step would make the new checkpoint look damaged
-            (self._workdir / "digests" / f"{step}.json").unlink(missing_ok=True)
         self._manager.save(step, args=ocp.args.Composite(
             model=ocp.args.StandardSave(state.model), optimizer=ocp.args.StandardSave(_rest(state)),
             facts=ocp.args.JsonSave(self._facts)))
-        self._sealing = self._sealer.submit(self._seal, step)
+        self._saving = self._saver.submit(self._manager.wait_until_finished)
 
     def wait(self) -> None:
         """Returns when the last save is complete; UserError if it failed, for example on a full disk."""
-        sealing, self._sealing = self._sealing, None
-        if sealing is None:
+        saving, self._saving = self._saving, None
+        if saving is None:
             return
         try:
-            sealing.result()
+            saving.result()
         except Exception as error:
             raise UserError(f"a checkpoint could not be saved to '{self._workdir}': {one_line(error)}; older "
                             "checkpoints are untouched: make room and run the same command again") from error
@@ -115,14 +119,15 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._sealer.shutdown()
+            self._saver.shutdown()
             with contextlib.suppress(Exception):  # Orbax repeats the failure that wait() reported
                 self._manager.close()
 
     def restore(self, state: TrainState) -> TrainState | None:
         """Returns the newest checkpoint that matches its digests, or None if there is no checkpoint.
 
-        Moves damaged checkpoints to WORKDIR/damaged and prints a line for each.
+        Moves damaged checkpoints to WORKDIR/damaged and prints a line for each. A checkpoint of an earlier version may
+        lack digests; it gets them if it can be read.
 
         Args:
           state: a new state with the structure, shapes and shardings to restore to.
@@ -130,34 +135,51 @@ class Checkpoints:
         Raises:
           UserError: checkpoints exist and none of them is sound, or they belong to another run.
         """
-        step = mesh_lib.agree(self._newest_sound() if mesh_lib.is_main_process() else 0)
-        self._manager.reload()
-        try:
-            return self._read(step, state) if step >= 0 else None
-        except (UserError, jax.errors.JaxRuntimeError):
-            raise
-        except Exception as error:  # Orbax raises many types; the digests exclude bit rot
-            raise UserError(f"checkpoint {step} of '{self._workdir}' cannot be read ({one_line(error)}); move "
-                            f"'checkpoints/{step}' away, and the same command goes on from an older one") from error
+        while True:
+            step = mesh_lib.agree(self._newest_sound() if mesh_lib.is_main_process() else 0)
+            self._manager.reload()
+            if step < 0:
+                return None
+            folder = self._workdir / "checkpoints" / str(step)
+            proven = _expected(self._workdir, step) is not None
+            try:
+                restored = self._read(step, state)
+            except (UserError, jax.errors.JaxRuntimeError):
+                raise
+            except Exception as error:  # Orbax raises many types; digests exclude bit rot
+                if proven or not mesh_lib.is_alone():
+                    raise UserError(f"checkpoint {step} of '{self._workdir}' cannot be read ({one_line(error)}); move "
+                                    f"'checkpoints/{step}' away, and the same command goes on from an older one"
+                                    ) from error
+                self._set_aside(step, f"it has no digests and cannot be read: {one_line(error)}")
+                continue
+            if not proven and mesh_lib.is_main_process():
+                _write_digests(folder)
+            return restored
 
     def _newest_sound(self) -> int:
         """Returns the newest sound step, or -1 if there is no checkpoint; moves damaged checkpoints aside."""
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        for step in sorted(self._manager.all_steps(), reverse=True):
             fault = _fault(self._workdir, step)
             if fault is None:
                 return step
-            folder = self._workdir / "damaged"
-            folder.mkdir(parents=True, exist_ok=True)
-            aside = next(path for number in itertools.count()
-                         if not (path := folder / (f"{step}.{number}" if number else str(step))).exists())
-            (self._workdir / "checkpoints" / str(step)).rename(aside)
-            (self._workdir / "digests" / f"{step}.json").unlink(missing_ok=True)
-            say(f"checkpoint {step} is damaged ({fault}); moved to '{aside}', falling back to an older one")
-        if steps:
+            self._set_aside(step, fault)
+        if self._any_aside:
             raise UserError(f"no checkpoint of '{self._workdir}' matches its digests; they were moved to "
                             f"'{self._workdir / 'damaged'}'; the same command now starts from step 0")
         return -1
+
+    def _set_aside(self, step: int, fault: str) -> None:
+        """Moves a damaged checkpoint out of the way, with a line that says so."""
+        folder = self._workdir / "damaged"
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = next(path for number in itertools.count()
+                     if not (path := folder / (f"{step}.{number}" if number else str(step))).exists())
+        (self._workdir / "checkpoints" / str(step)).rename(aside)
+        (self._workdir / "digests" / f"{step}.json").unlink(missing_ok=True)
+        self._manager.reload()
+        self._any_aside = True
+        say(f"checkpoint {step} is damaged ({fault}); moved to '{aside}', falling back to an older one")
 
     def _read(self, step: int, state: TrainState) -> TrainState:
         facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
@@ -175,18 +197,36 @@ class Checkpoints:
         return TrainState(step=rest["step"], opt_state=rest["opt_state"], **rest.get("trained", model),
                           average=model if "trained" in rest else {})
 
-    def _seal(self, step: int) -> None:
-        self._manager.wait_until_finished()
-        if not mesh_lib.is_main_process():
-            return
-        folder = self._workdir / "digests"
-        folder.mkdir(parents=True, exist_ok=True)
-        digests = _digests(self._workdir / "checkpoints" / str(step))
-        atomic.write(folder / f"{step}.json", json.dumps(digests, indent=0).encode())
-        kept = {str(s) for s in self._manager.all_steps()}
-        for file in folder.glob("*.json"):
-            if file.stem not in kept:
-                file.unlink()
+
+class _Sealed(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """The temporary folder of a checkpoint, or of one of its items: digests are written before it is renamed."""
+
+    @classmethod
+    def from_final(cls, final_path: epath.Path, *, checkpoint_metadata_store: Any = None, **options: Any) -> "_Sealed":
+        made = super().from_final(final_path, **options)
+        made.notes = checkpoint_metadata_store
+        return made
+
+    async def create(self) -> epath.Path:
+        folder = await super().create()
+        if self.get_final().name.isdigit() and self.notes is not None:
+            (folder / _NOTES).write_bytes(b"{}")  # Orbax adds to it, and would warn of a missing file
+        return folder
+
+    async def finalize(self) -> None:
+        if self.get_final().name.isdigit():
+            await asyncio.to_thread(self._seal)
+        await super().finalize()
+
+    def _seal(self) -> None:
+        if self.notes is not None:
+            self.notes.wait_until_finished()
+        # Orbax reads the notes of all checkpoints at each start: an object of another form there would hide the sound
+        # checkpoints, too. One flipped bit turns an empty object into text that Orbax ignores.
+        (self.get() / _NOTES).write_bytes(b"{}")
+        _write_digests(self.get())
+        # Of an earlier version and the same step.
+        (self.get_final().parent.parent / "digests" / f"{self.get_final().name}.json").unlink(missing_ok=True)
 
 
 def _shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -220,12 +260,18 @@ def load_model(workdir: epath.PathLike, step: int | None = None) -> LoadedModel:
         steps = sorted(manager.all_steps(), reverse=True)
         if step is not None and step not in steps:
             raise UserError(f"'{workdir}' has no checkpoint of step {step}; it has {sorted(steps)}")
-        faults = {}
+        faults = []
         for candidate in ([step] if step is not None else steps):
-            faults[candidate] = _fault(workdir, candidate)
-            if faults[candidate] is None:
+            if fault := _fault(workdir, candidate):
+                faults.append(fault)
+                continue
+            try:
                 return _load(manager, candidate)
-        reason = next(iter(faults.values()), "there is none yet")
+            except (jax.errors.JaxRuntimeError, MemoryError):
+                raise
+            except Exception as error:  # Orbax raises many types
+                faults.append(f"checkpoint {candidate} cannot be read ({type(error).__name__}: {one_line(error)})")
+        reason = faults[0] if faults else "there is none yet"
         raise UserError(f"no usable checkpoint in '{workdir}': {reason}; resume the run or choose another step")
     finally:
         manager.close()
@@ -245,13 +291,20 @@ def _load(manager: ocp.CheckpointManager, step: int) -> LoadedModel:
 
 
 def _manager(workdir: epath.Path, keep: int | None) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(
-        (workdir / "checkpoints").resolve(),
-        item_handlers={"model": ocp.StandardCheckpointHandler(), "optimizer": ocp.StandardCheckpointHandler(),
-                       "facts": ocp.JsonCheckpointHandler()},
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=keep is not None,
-            cleanup_tmp_directories=keep is not None))  # a killed save may leave as much as a checkpoint
+    try:
+        return ocp.CheckpointManager(
+            (workdir / "checkpoints").resolve(),
+            item_handlers={"model": ocp.StandardCheckpointHandler(), "optimizer": ocp.StandardCheckpointHandler(),
+                           "facts": ocp.JsonCheckpointHandler()},
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=keep is not None, temporary_path_class=_Sealed,
+                cleanup_tmp_directories=keep is not None))  # a killed save may leave as much as a checkpoint
+    except (OSError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        raise UserError(f"the checkpoints of '{workdir}' cannot be listed ({one_line(error)}); a file '{_NOTES}' below "
+                        f"'{workdir / 'checkpoints'}' is damaged: restore it, or delete it, it is not needed"
+                        ) from error
 
 
 def _digests(folder: epath.Path) -> dict[str, int]:
@@ -274,15 +327,26 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
             yield path
 
 
+def _write_digests(folder: epath.Path) -> None:
+    atomic.write(folder / _DIGESTS, json.dumps(_digests(folder), indent=0).encode())
+
+
+def _expected(workdir: epath.Path, step: int) -> epath.Path | None:
+    """Returns the file with the digests of a checkpoint; None if an earlier version was killed before it wrote them."""
+    places = (workdir / "checkpoints" / str(step) / _DIGESTS, workdir / "digests" / f"{step}.json")
+    return next((file for file in places if file.exists()), None)
+
+
 def _fault(workdir: epath.Path, step: int) -> str | None:
-    """Returns the fault of a checkpoint as text, or None. A checkpoint without digests (killed before) is sound."""
-    file = workdir / "digests" / f"{step}.json"
-    if not file.exists():
+    """Returns the fault of a checkpoint as text, or None. A checkpoint without digests counts as sound."""
+    file = _expected(workdir, step)
+    if file is None:
         return None
     try:
-        expected = json.loads(file.read_bytes())
-    except ValueError:
+        expected = dict(json.loads(file.read_bytes()))
+    except (TypeError, ValueError, RecursionError):
         return f"its digests '{file}' cannot be read"
     seen = _digests(workdir / "checkpoints" / str(step))
-    different = sorted(name for name in expected | seen if expected.get(name) != seen.get(name))
+    different = sorted(name for name in expected | seen
+                       if expected.get(name) != seen.get(name) and name not in _UNCHECKED)
     return f"{len(different)} files differ from their digests, first '{different[0]}'" if different else None

@@ -3,8 +3,9 @@
     config.json       the configuration; a folder belongs to one configuration and one data set
     run.json          task, command, versions, devices, data set, sensors, number of parameters
     metrics.jsonl     and tensorboard/: see metrics.py
-    checkpoints/      and digests/: see checkpoint.py
+    checkpoints/      see checkpoint.py
     evaluation/       scores, tables (JSON) and pictures (PNG) of the last evaluation: see scores.py
+    digests.json      of the files that are written whole: see digests.py
     report.html       all of it on one page
     lock              names the process that trains, which holds it until it ends
 """
@@ -18,7 +19,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import jax
 from etils import epath
@@ -27,9 +28,10 @@ from dual_encoder import __version__
 from dual_encoder.config import differences
 from dual_encoder.console import say
 from dual_encoder.data.manifest import DatasetInfo
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.storage import atomic, lock
+from dual_encoder.workdir import digests
 
 # Keys that change how a run is executed or logged, but not its result.
 _FREE_KEYS = ("data.dir", "data.threads", "data.processes", "data.max_bad_records", "schedule.log_every",
@@ -64,16 +66,20 @@ def check(workdir: epath.Path, ours: Mapping[str, Any],
       as_stored_now: the configuration of an earlier version -> the same in keys of this one.
 
     Raises:
-      UserError: it is a file, or holds a run with another configuration or other data.
+      UserError: it is a file, holds a run with another configuration or other data, or cannot be read.
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir '{workdir}' is a file; give a folder")
     workdir.mkdir(parents=True, exist_ok=True)
-    seen = {}
-    if (workdir / "config.json").exists():
-        seen["config"] = read_json(workdir / "config.json")
-    if (workdir / "run.json").exists():
-        seen |= read_json(workdir / "run.json")
+    seen: dict[str, Any] = {}
+    for name in ("config.json", "run.json"):
+        if not (workdir / name).exists():
+            continue
+        values = read_json(workdir / name)
+        seen |= {"config": values} if name == "config.json" else values
+        if fault := digests.fault(workdir, name):
+            say(f"--workdir '{workdir}': {fault}; the run goes on if its facts are those of this command, and writes "
+                "the file anew")
     compare(f"--workdir '{workdir}' holds a run", seen, ours, as_stored_now)
 
 
@@ -90,7 +96,18 @@ def compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any],
     Raises:
       UserError: the facts differ.
     """
-    seen = {**ours, **seen}
+    try:
+        _compare(holder, {**ours, **seen}, ours, as_stored_now)
+    except UserError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{holder} whose facts are damaged ({type(error).__name__}: {one_line(error)}); restore them, "
+                        "or use another workdir") from error
+
+
+def _compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any],
+             as_stored_now: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+    """Raises UserError if the facts differ; other errors if those of `seen` have another form."""
     changed = differences(as_stored_now(seen["config"]), ours["config"])
     if changed := {key: values for key, values in changed.items() if key not in _FREE_KEYS}:
         key, (old, new) = next(iter(changed.items()))
@@ -119,7 +136,10 @@ def claim(workdir: epath.Path, patience: float = _LEASE) -> Iterator[None]:
       UserError: another run still uses the folder after `patience` seconds.
     """
     path, end, reported = workdir / "lock", time.monotonic() + patience, False
-    with open(path, "a+") as file:
+    with contextlib.ExitStack() as stack:
+        with atomic.explained(path):
+            file = open(path, "a+", errors="replace")
+        stack.callback(_close, file)
         while not lock.take(file):
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -130,11 +150,18 @@ def claim(workdir: epath.Path, patience: float = _LEASE) -> Iterator[None]:
                 say(f"--workdir '{workdir}' is in use by {holder}: waiting up to {patience:.0f} s for it to end")
                 reported = True
             time.sleep(0.2)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}, since {_now()}\n")
-        file.flush()
-        os.fsync(file.fileno())  # so that other machines can read it, and closing the file cannot fail
+        with atomic.explained(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}, since {_now()}\n")
+            file.flush()
+            os.fsync(file.fileno())  # so that other machines can read it
         yield
+
+
+def _close(file: IO) -> None:
+    """Closes a file, which releases its lock, even if its last bytes cannot be written."""
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 def record_run(workdir: epath.Path, ours: Mapping[str, Any], parameters: int) -> None:
@@ -147,10 +174,11 @@ def record_run(workdir: epath.Path, ours: Mapping[str, Any], parameters: int) ->
     """
     devices = jax.devices()
     earlier = read_json(workdir / "run.json") if (workdir / "run.json").exists() else {}
-    write_json(workdir / "config.json", ours["config"])
-    write_json(workdir / "run.json", {
+    started = earlier.get("started")
+    write_json(workdir, "config.json", ours["config"])
+    write_json(workdir, "run.json", {
         "task": ours["config"]["task"], "command": " ".join(sys.argv), "versions": versions(),
-        "started": earlier.get("started", _now()), "parameters": parameters,
+        "started": started if isinstance(started, str) else _now(), "parameters": parameters,
         "sensors": ours["sensors"], "dataset": ours["dataset"],
         "devices": {"platform": devices[0].platform, "count": len(devices), "kind": devices[0].device_kind}})
 
@@ -173,14 +201,18 @@ def versions() -> dict[str, str]:
     return {"dual_encoder": __version__, "python": platform.python_version(), **packages}
 
 
-def read_json(path: epath.Path) -> Any:
-    """Reads a JSON file of the workdir; UserError if it is damaged."""
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """Reads an object from a JSON file of the workdir; UserError if it is damaged."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"'{path}' is damaged ({error}); restore it or use another workdir") from error
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"'{path}' is damaged ({one_line(error)}); restore it or use another workdir") from error
+    if not isinstance(values, dict):
+        raise UserError(f"'{path}' is damaged (it holds a {type(values).__name__}, expected an object); restore it or "
+                        "use another workdir")
+    return values
 
 
-def write_json(path: epath.Path, values: Any) -> None:
-    """Writes a JSON file; after a crash it is complete or absent."""
-    atomic.write(path, (json.dumps(values, indent=2) + "\n").encode())
+def write_json(workdir: epath.Path, name: str, values: Any) -> None:
+    """Writes a JSON file of the workdir and its digest; after a crash it is complete or absent."""
+    digests.write(workdir, name, (json.dumps(values, indent=2) + "\n").encode())

@@ -1,8 +1,11 @@
 """Metrics of a run: rows in metrics.jsonl, and TensorBoard events. Only the main process writes them."""
 
+import contextlib
 import json
 import os
+import re
 import time
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +15,11 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from dual_encoder.config import flatten
+from dual_encoder.console import say
 from dual_encoder.storage import atomic
+
+_CRC = "crc32"  # key of the checksum, the last of a row
+_SUMMED = re.compile(r'(\{.*), "crc32": "([0-9a-f]{8})"\}.?')  # one character more: a damaged end of the line
 
 
 class MetricWriter:
@@ -27,39 +34,62 @@ class MetricWriter:
 
     def __init__(self, workdir: epath.PathLike, resume_step: int):
         path = os.path.join(os.fspath(workdir), "metrics.jsonl")
-        kept = [row for row in read(workdir) if row["step"] <= resume_step] if os.path.exists(path) else []
+        rows, damaged = rows_and_damage(path) if os.path.exists(path) else ([], [])
+        if damaged:
+            say(f"'{path}': {len(damaged)} damaged lines are left out (first: line {damaged[0]})")
+        kept = [row for row in rows if row["step"] <= resume_step]
         self._kept = {(row["step"], row["kind"]) for row in kept}
-        atomic.write(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._file = open(path, "a")
-        folder = os.path.join(os.fspath(workdir), "tensorboard")
-        os.makedirs(folder, exist_ok=True)
-        self._board = EventsWriter(os.path.join(folder, "events"))
-        if resume_step:  # makes TensorBoard drop the events of an earlier process from that step on
-            start = SessionLog(status=SessionLog.START)
-            self._board.write_event(Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
+        atomic.write(path, "".join(map(_line, kept)).encode())
+        self._folder = os.path.join(os.fspath(workdir), "tensorboard")
+        with atomic.explained(path):
+            self._file = open(path, "a")
+        with atomic.explained(self._folder):
+            os.makedirs(self._folder, exist_ok=True)
+            self._board = EventsWriter(os.path.join(self._folder, "events"))
+            if resume_step:  # makes TensorBoard drop the events of an earlier process from that step on
+                start = SessionLog(status=SessionLog.START)
+                self._board.write_event(Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
 
     def holds(self, step: int, kind: str) -> bool:
         """Returns True if an earlier process wrote a row of this step and kind."""
         return (step, kind) in self._kept
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Adds one row. Rows of kind 'train' and 'eval' hold numbers, rows of kind 'event' hold text."""
-        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-        self._file.flush()
+        """Adds one row. Rows of kind 'train' and 'eval' hold numbers, rows of kind 'event' hold text.
+
+        Raises:
+          UserError: the disk is full or not writable.
+        """
+        with atomic.explained(self._file.name):
+            self._file.write(_line({"step": step, "kind": kind, **values}))
+            self._file.flush()
         if kind != "event":
             points = [Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in values.items()]
-            self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
+            with atomic.explained(self._folder):
+                self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
 
     def sync(self) -> None:
-        """Returns when all rows are on the disk."""
-        os.fsync(self._file.fileno())
-        self._board.flush()
+        """Returns when all rows are on the disk; UserError if it is full."""
+        with atomic.explained(self._file.name):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        with atomic.explained(self._folder):
+            self._board.flush()
 
     def close(self) -> None:
         """Syncs and closes."""
-        self.sync()
-        self._file.close()
-        self._board.close()
+        try:
+            self.sync()
+        finally:
+            for file in (self._file, self._board):
+                with contextlib.suppress(OSError):  # `sync` has said it
+                    file.close()
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """Returns a row as a line, which ends with the crc32 of the text of the row."""
+    text = json.dumps({name: value for name, value in row.items() if name != _CRC})
+    return f'{text[:-1]}, "{_CRC}": "{zlib.crc32(text.encode()):08x}"}}\n'
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
@@ -68,20 +98,40 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def rows_and_damage(path: epath.PathLike) -> tuple[list[dict[str, Any]], list[int]]:
-    """Returns the rows of a metrics.jsonl, and the numbers of its damaged lines.
+    """Returns the rows of a metrics.jsonl without their checksums, and the numbers of its damaged lines.
 
-    A damaged last line alone is not counted: a crash cut it off.
+    A last line without an end is not counted: a crash cut it off. Lines of earlier versions have no checksum.
     """
-    with open(path, encoding="utf-8", errors="replace") as file:
-        lines = file.read().splitlines()
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        lines = file.read().split("\n")
+    is_cut_off = bool(lines[-1])
+    lines = lines if is_cut_off else lines[:-1]
+    summed = [_SUMMED.fullmatch(line) for line in lines]
     rows, damaged = [], []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            rows.append({"step": int(row["step"]), "kind": str(row["kind"])} | row)
-        except (ValueError, KeyError, TypeError):
+    for number, (line, match) in enumerate(zip(lines, summed, strict=True), start=1):
+        if match:
+            line = f"{match[1]}}}"
+        is_sound = zlib.crc32(line.encode(errors="replace")) == int(match[2], 16) if match else not any(summed)
+        row = _row(line) if is_sound else None
+        if row is None:
             damaged.append(number)
-    return rows, [] if damaged == [len(lines)] else damaged
+        else:
+            rows.append(row)
+    return rows, [] if is_cut_off and damaged == [len(lines)] else damaged
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """Returns the row of a line; None if it has not the form of a row."""
+    try:
+        row = json.loads(line)
+        if (type(row["step"]) is not int or not 0 <= row["step"] < 1 << 62 or not isinstance(row["kind"], str)):
+            return None
+        for value in row.values():
+            if isinstance(value, int):
+                float(value)  # an integer can be too large for every figure
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+    return row
 
 
 def numbers(scores: Mapping[str, Any]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from dual_encoder.evaluation.table import Evaluation
-from dual_encoder.storage import atomic
+from dual_encoder.workdir import digests
 from dual_encoder.workdir.folder import write_json
 from dual_encoder.workdir.metrics import numbers
 
@@ -24,14 +24,15 @@ def save_evaluation(workdir: epath.Path, step: int, evaluation: Evaluation) -> N
       step: of the checkpoint.
       evaluation: what `Task.evaluate` returned.
     """
-    folder = workdir / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
+    (workdir / "evaluation").mkdir(parents=True, exist_ok=True)
     for name, picture in evaluation.images.items():
         png = io.BytesIO()
         picture.save(png, "PNG")
-        atomic.write(folder / f"{name}.png", png.getvalue())
-    write_json(folder / "tables.json", {"step": step, "tables": [table.to_json() for table in evaluation.tables]})
-    write_json(folder / "scores.json", {"step": step, **evaluation.scores()})  # last: the evaluation is then complete
+        digests.write(workdir, f"evaluation/{name}.png", png.getvalue())
+    write_json(workdir, "evaluation/tables.json",
+               {"step": step, "tables": [table.to_json() for table in evaluation.tables]})
+    # This comes last: the evaluation is then complete.
+    write_json(workdir, "evaluation/scores.json", {"step": step, **evaluation.scores()})
 
 
 def summary(scores: Mapping[str, Any]) -> str:
