@@ -11,6 +11,7 @@ some of them, and only the nearest fifth of the cells is searched: 97 % of the p
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def segments(image: np.ndarray, holds_data: np.ndarray) -> np.ndarray:
     there = np.stack([holds_data[0], holds_data[-1], holds_data[:, 0], holds_data[:, -1]])
     width = max(1, sides.shape[1] // _SEGMENTS)
     count = sides.shape[1] // width
-    whole: np.ndarray = there[:, :count * width].reshape(4, count, width).all(axis=2)
+    whole: Any = there[:, :count * width].reshape(4, count, width).all(axis=2)
     means = sides[:, :count * width].reshape(4, count, width, -1).mean(axis=2)
     steps = _roots(np.diff(means, axis=1) * (whole[:, 1:] & whole[:, :-1])[..., None]).transpose(0, 2, 1)
     return (_normal(steps) / np.sqrt(steps.shape[1])).reshape(4, -1).astype(np.float16)

@@ -58,6 +58,7 @@ RULES = {rule.name: rule for rule in (
     Rule("offset_absent", True, "state offset 0: these images do not have the +1000 that was subtracted"),
     Rule("band_scale", True, "give all bands on one scale, reflectance x 10000"),
     Rule("one_value", True, "name this value as no data, or cut the border off"),
+    Rule("constant", False, "look at these images: one value all over teaches nothing"),
 )}
 
 
@@ -102,7 +103,7 @@ def judge(samples: np.ndarray, spec: SensorSpec, removed: np.ndarray) -> list[Ou
     for outcome in found:
         if outcome.rule.endswith("_scale"):
             scaled |= outcome.broken
-    found.append(_one_value(part, ~scaled))  # on a wrong scale, rounding makes many pixels equal
+    found += _one_value(part, ~scaled)  # on a wrong scale, rounding makes many pixels equal
     return [dataclasses.replace(outcome, judged=outcome.judged & part.enough, broken=outcome.broken & part.enough)
             for outcome in found]
 
@@ -136,8 +137,9 @@ class _Sample:
         return total / np.maximum(self.count, 1).reshape(-1, *(1,) * (total.ndim - 1))
 
 
-def _one_value(part: _Sample, judged: np.ndarray) -> Outcome:
-    limit = _ONE_VALUE if part.spec.dtype != "uint8" else 0.99  # grey levels: black water is common, a constant is not
+def _one_value(part: _Sample, judged: np.ndarray) -> Iterator[Outcome]:
+    """Looks for one value in a large part of an image, and for images that hold nothing else."""
+    limit = _ONE_VALUE if part.spec.dtype != "uint8" else 0.99  # grey levels: black water is common
     # Two pixels of one hash by chance: once in 10^14 images. Pixels without data get numbers of their own.
     hashes = part.pixels.astype(np.uint64) @ _WEIGHTS[:part.pixels.shape[2]]
     hashes = np.where(part.valid, hashes, np.arange(hashes.shape[1], dtype=np.uint64)[None])
@@ -155,7 +157,9 @@ def _one_value(part: _Sample, judged: np.ndarray) -> Outcome:
         return (f"{counts.max() / part.count[image]:.0%} of the pixels hold exactly "
                 f"{' '.join(f'{v:.4g}' for v in value[:3])}{more} in {' '.join(part.spec.bands[:3])}{more}")
 
-    return Outcome("one_value", judged, judged & broken, seen)
+    constant = (part.at(0.0) == part.at(1.0)).all(axis=1)
+    yield Outcome("one_value", judged, judged & broken & ~constant, seen)
+    yield Outcome("constant", judged, judged & constant, seen)
 
 
 def _radar(part: _Sample) -> Iterator[Outcome]:

@@ -191,6 +191,12 @@ def test_many_images_at_once_are_judged_as_one_by_one():
             assert not outcome.broken[number] or outcome.seen(number)
 
 
+@pytest.mark.parametrize("value, rule", [((-1000, -1700), "constant"), ((0, 0), "radar_scale")])
+def test_a_constant_image_only_warns_unless_its_value_is_impossible(value, rule):
+    image = np.broadcast_to(np.array(value, np.int16), (32, 32, 2)).copy()
+    assert broken(image, S1) == {rule}
+
+
 def test_too_few_pixels_say_nothing():
     image = np.zeros((64, 64, 12), np.uint16)
     image[:4, :4] = 1
