@@ -258,8 +258,8 @@ def _check_level(images: Images, texts: Sequence[str], path: pathlib.Path) -> No
         said = {f"L{match[1].upper()}": match[0] for match in _LEVEL.finditer(text.replace("_", " "))}
         if len(said) != 1 or level in said:
             continue
-        raise UserError(f"'{path}' says '{next(iter(said.values()))}', s2.level of {NAME} is '{level.lower()}'; mend the "
-                        "one that is wrong")
+        raise UserError(f"'{path}' says '{next(iter(said.values()))}', s2.level of {NAME} is '{level.lower()}'; mend "
+                        "the one that is wrong")
     baseline = re.search(r"_N(\d{4})_", path.stem)
     if baseline and int(baseline[1]) < 400 and images.convention == 1000:
         raise UserError(f"'{path}' is by its name of processing baseline {baseline[1]}, which adds no offset; "
