@@ -64,5 +64,6 @@ def detect_s2_offset(dn: np.ndarray, bands: Sequence[str]) -> int:
                         f"one of {' '.join(_INFRARED)}")
     pixels = dn[(dn != 0).any(axis=-1)]
     pixels = pixels[:, (pixels != 0).any(axis=0)]  # a product without a band may fill it with 0
-    dark = (pixels < DARK).mean(axis=0) if pixels.size else np.ones(1)
+    # A 0 in one band is dark without the offset, and no data with it, at the edge of a detector: it tells nothing.
+    dark = ((pixels < DARK) & (pixels != 0)).mean(axis=0) if pixels.size else np.ones(1)
     return 0 if dark.max() > DARK_SHARE else OFFSET

@@ -75,6 +75,14 @@ def test_no_data_faults_and_fillers_do_not_decide():
     assert detect_s2_offset(np.zeros((4, 4, 12), np.int16), L2A) == 0
 
 
+def test_the_edge_of_a_detector_is_not_dark():
+    dn = np.full((20, 20, 13), 1300, np.uint16)
+    dn[:, :3, 1] = 0
+    assert detect_s2_offset(dn, SENSORS["s2_l1c"].bands) == 1000
+    dn[:, :3, 1] = 300
+    assert detect_s2_offset(dn, SENSORS["s2_l1c"].bands) == 0
+
+
 def test_bands_that_cannot_tell_are_an_error():
     image = np.zeros((4, 4, 2), np.uint16)
     for bands in (("B08", "B8A"), ("B02", "B03"), ("B11", "B12")):
