@@ -55,11 +55,13 @@ def _part(part: str, last: int) -> Counts:
         return attack(part, 0, last, flips if part == "data_set" else ())
     with tempfile.TemporaryDirectory() as name:
         _make_run(pathlib.Path(name))
-        return attack(f"workdir={name}/run", 0, last, flips)
+        counts = attack(f"workdir={name}/run", 0, last, flips)
+        counts.merge(attack(f"export={name}/export", 0, last // 5, flips))
+        return counts
 
 
 def _make_run(folder: pathlib.Path) -> None:
-    """Trains two steps on a small data set, with a checkpoint after each, in a process of its own."""
+    """Trains two steps on a small data set, with a checkpoint after each, and exports an encoder, as commands."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     script = ("import pathlib, sys; from tests.fuzz import own_attack; "
               "print(own_attack.data_set(pathlib.Path(sys.argv[1]), "
@@ -72,6 +74,8 @@ def _make_run(folder: pathlib.Path) -> None:
                     "--config.batch_size=2",
                     "--config.augment.crop=16", "--config.schedule.steps=2", "--config.schedule.checkpoint_every=1",
                     "--config.schedule.log_every=1"], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "dual_encoder.export", f"--workdir={folder / 'run'}", "--sensor=s2",
+                    f"--out={folder / 'export'}"], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
 def _commands(each: int) -> Counts:
