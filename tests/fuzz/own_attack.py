@@ -15,6 +15,7 @@ import sys
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 
+import jax
 import numpy as np
 
 import data_prep.__main__
@@ -167,6 +168,8 @@ def read_all(folder: pathlib.Path, out: pathlib.Path) -> None:
 
 def of_workdir(workdir: pathlib.Path) -> list[Target]:
     """Returns the targets of a workdir: the export of its encoder, of any of its steps, and its report."""
+    jax.config.update("jax_platforms", "cpu")
+
     def export(copy: pathlib.Path, sandbox: pathlib.Path) -> Callable[[], object]:
         return _main(dual_encoder.export.__main__, f"--workdir={copy}", "--sensor=s2", f"--out={sandbox / 'export'}")
 
