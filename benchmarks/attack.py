@@ -37,8 +37,8 @@ def main() -> None:
     if options.show:
         sys.exit(_show(options.show))
     start, counts = time.monotonic(), Counts()
-    for part, last in (("raw", options.raw), ("bombs", bool(options.raw)), ("data_set", options.flips),
-                       ("workdir", options.flips)):
+    parts = {"raw": options.raw, "bombs": min(options.raw, 1), "data_set": options.flips, "workdir": options.flips}
+    for part, last in parts.items():
         if last:
             _note(f"{part}: {last} trials each, after {time.monotonic() - start:.0f} s")
             counts.merge(_part(part, last))
@@ -55,23 +55,26 @@ def _part(part: str, last: int) -> Counts:
         return attack(part, 0, last, flips if part == "data_set" else ())
     with tempfile.TemporaryDirectory() as name:
         _make_run(pathlib.Path(name))
-        return attack(f"workdir={name}/run", 0, last, flips)
+        counts = attack(f"workdir={name}/run", 0, last, flips)
+        counts.merge(attack(f"export={name}/export", 0, last // 5, flips))
+        return counts
 
 
 def _make_run(folder: pathlib.Path) -> None:
-    """Trains two steps on a small data set, with a checkpoint after each, in a process of its own."""
+    """Trains two steps on a small data set, with a checkpoint after each, and exports an encoder, as commands."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     script = ("import pathlib, sys; from tests.fuzz import own_attack; "
-              "print(own_attack.data_set(pathlib.Path(sys.argv[1]), "
-              "'npz'), file=sys.stderr)")
+              "print(own_attack.data_set(pathlib.Path(sys.argv[1]), 'npz'), file=sys.stderr)")
     done = subprocess.run([sys.executable, "-c", script, folder / "set"], cwd=ROOT, env=environment, text=True,
                           capture_output=True, check=True)
     data = done.stderr.strip().splitlines()[-1]
-    subprocess.run([sys.executable, "main.py", "--config=configs/pretrain.py:smoke", f"--config.data.dir={data}",
-                    f"--workdir={folder / 'run'}", "--config.data.split=train", "--config.encoder.width=8",
-                    "--config.batch_size=2",
-                    "--config.augment.crop=16", "--config.schedule.steps=2", "--config.schedule.checkpoint_every=1",
-                    "--config.schedule.log_every=1"], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+    changes = {"data.dir": data, "data.split": "train", "encoder.width": 8, "batch_size": 2, "augment.crop": 16,
+               "schedule.steps": 2, "schedule.checkpoint_every": 1, "schedule.log_every": 1}
+    subprocess.run([sys.executable, "main.py", "--config=configs/pretrain.py:smoke", f"--workdir={folder / 'run'}",
+                    *(f"--config.{key}={value}" for key, value in changes.items())],
+                   cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "dual_encoder.export", f"--workdir={folder / 'run'}", "--sensor=s2",
+                    f"--out={folder / 'export'}"], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
 def _commands(each: int) -> Counts:

@@ -348,4 +348,4 @@ def test_a_host_with_chips_looks_for_its_slice(monkeypatch, chips, platforms, ex
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     mesh.start(30)
     assert asked == [{"heartbeat_timeout_seconds": 30, "initialization_timeout": 300,
-                      "shutdown_timeout_seconds": 300}] * expected
+                      "shutdown_timeout_seconds": 300, "coordinator_bind_address": None}] * expected

@@ -116,12 +116,11 @@ def _join(peer_timeout: int, place: tuple[()] | tuple[str, int, int]) -> None:
     # stop in the batch instead (`to_global`).
     jax.config.update("jax_enable_preemption_service", False)
     address, count, number = place or (None, None, None)
-    # By default JAX listens on all interfaces.
-    bound = os.environ.get(_BIND, address) if place else None
     try:
         jax.distributed.initialize(address, count, number, heartbeat_timeout_seconds=peer_timeout,
                                    initialization_timeout=limit, shutdown_timeout_seconds=limit,
-                                   coordinator_bind_address=bound)
+                                   # JAX's default is all interfaces
+                                   coordinator_bind_address=os.environ.get(_BIND, address))
         _meet(limit)
     finally:
         timer.cancel()
@@ -142,7 +141,7 @@ def _meet(limit: int) -> None:
     total, rows = _total(), _own_rows(0)
     program = total.lower(rows).compile()
     client = distributed.global_state.client
-    assert client is not None  # `jax.distributed.initialize` has made it
+    assert client is not None  # there are several processes
     client.wait_at_barrier("dual_encoder_start", limit * 1000)
     program(rows).block_until_ready()
 
