@@ -175,7 +175,7 @@ def finished(job: Job, task: Task) -> Note | None:
     try:
         note = Note.from_json(job.note(task).read_text())
         return note if job.shard(task).stat().st_size == note.bytes else None
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):  # a note of another form is no note
         return None
 
 
