@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from data_prep.importers._geotiff_json import Description
+from dual_encoder.errors import UserError
+from dual_encoder.imagery import gdal
 
 _SIDE = 64  # pixels of the coarse image on which shares are measured
 
@@ -32,14 +34,14 @@ class Cover:
 
 def _share(s1: pathlib.Path, s2: pathlib.Path, no_data: Mapping[str, float | None]) -> float:
     """Returns the share of pixels of a coarse S2 grid at which both files have data; `no_data` as in geotiff.json."""
-    import rasterio
-    from rasterio._err import CPLE_BaseError
+    rasterio = gdal.load()
     from rasterio.vrt import WarpedVRT
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         try:
-            with rasterio.open(s1, driver=_driver(s1)) as radar, rasterio.open(s2, driver=_driver(s2)) as optical:
+            with (gdal.told(str(s1), ""), rasterio.open(s1, driver=_driver(s1)) as radar,
+                  rasterio.open(s2, driver=_driver(s2)) as optical):
                 optical_data = _has_data(optical, no_data["s2"])
                 if radar.crs is None or optical.crs is None:
                     return float((_has_data(radar, no_data["s1"]) & optical_data).mean())
@@ -47,7 +49,7 @@ def _share(s1: pathlib.Path, s2: pathlib.Path, no_data: Mapping[str, float | Non
                 with WarpedVRT(radar, crs=optical.crs, transform=coarse, width=_SIDE, height=_SIDE,
                                src_nodata=0 if radar.nodata is None else radar.nodata) as onto:
                     return float((_has_data(onto, no_data["s1"]) & optical_data).mean())
-        except (rasterio.errors.RasterioError, CPLE_BaseError, ValueError, LookupError):
+        except UserError:
             return 0.0
 
 

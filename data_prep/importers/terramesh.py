@@ -33,7 +33,7 @@ from data_prep.record import UNKNOWN_TIME, Pair, Tile
 from data_prep.zarr_zip import ZarrZip
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
-from dual_encoder.imagery import raster
+from dual_encoder.imagery import gdal, raster
 from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
 from dual_encoder.imagery.s2_offset import detect_s2_offset
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec, sensor
@@ -207,10 +207,10 @@ def _time(store: ZarrZip) -> int:
 
 def _tag_time(path: pathlib.Path) -> int:
     """Returns the time in the tag of an example tile, '2021-07-21T08:40:10.000000000'; -1 if there is none."""
-    import rasterio
+    rasterio = gdal.load()
 
     if not path.is_file():
         return UNKNOWN_TIME
-    with contextlib.suppress(UserError, rasterio.errors.RasterioError), rasterio.open(path) as file:
+    with contextlib.suppress(UserError), gdal.told(str(path), ""), rasterio.open(path) as file:
         return acquisition_time(re.sub("[-:]", "", file.tags().get("datetime", "")))
     return UNKNOWN_TIME
