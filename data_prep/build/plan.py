@@ -33,6 +33,7 @@ from dual_encoder.errors import UserError
 from dual_encoder.storage import atomic
 
 _FORMAT = 2  # of entries.jsonl; 1 had s1_time and s2_time in place of times
+_MOST_SPLITS = 100
 _EVERY = 10.0  # seconds between lines of progress
 
 
@@ -123,14 +124,7 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
             turned_away[kind] += 1
             rejects.write(json.dumps({"id": name, "kind": kind, "stage": "list", "reason": reason}).encode() + b"\n")
 
-        for item in _with_progress(entries, unmatched):
-            if isinstance(item, Reject):
-                reject(item.id, "fault", item.reason)
-                continue
-            if wrong := _fault(item):
-                reject(item.id, "fault", wrong)
-                continue
-            item = _with_usual_split(item, folded)
+        for item in _checked(_with_progress(entries, unmatched), folded, reject):
             digest = int.from_bytes(hashlib.blake2b(item.id.encode(), digest_size=8).digest(), "big")
             if digest in seen:
                 reject(item.id, "fault", "the id occurs twice; the first one is kept")
@@ -144,8 +138,6 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
                 area_splits.append(names.setdefault(hashed_split(area(item, block_degrees)), len(names)))
                 without_place += math.isnan(item.lat) or math.isnan(item.lon)
         rejects.write(b"".join(map(row, unmatched)))
-    for name, stored in folded.items() if split_by == "source" else ():
-        print(f"split {shown(name)} of the raw data is stored as '{stored}'", flush=True)
     own = split_by == "source" and any(number != names.get("") for number in set(own_splits))
     if split_by == "source" and begins and not own:
         print("the raw data has no splits: split by area instead", flush=True)
@@ -159,7 +151,7 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
     plan = Plan(folder, facts, counts, {name: count_shards(count) for name, count in counts.items()},
                 turned_away["fault"], _rule(own, block_degrees, without_place, len(begins)))
     _save(plan, offsets)
-    _report(plan, turned_away, unmatched, own)
+    _report(plan, turned_away, unmatched, folded if own else {})
     return plan
 
 
@@ -180,13 +172,29 @@ def _fault(entry: Entry) -> str:
     return ""
 
 
-def _with_usual_split(entry: Entry, folded: dict[str, str]) -> Entry:
-    """Returns the entry with the usual name of its split; `folded` collects the names that differ."""
-    name = split_name(entry.split) if entry.split.strip() else ""
-    if name == entry.split:
-        return entry
-    folded[entry.split] = name
-    return dataclasses.replace(entry, split=name)
+def _checked(items: Iterable[Entry | Reject], folded: dict[str, str], reject: Callable[[str, str, str], None]
+             ) -> Iterator[Entry]:
+    """Yields the entries whose names can be used, with the usual names of their splits; `reject` gets the others.
+
+    `folded` collects the names of splits that differ from the usual ones.
+
+    Raises:
+      UserError: more splits than anybody has.
+    """
+    names: set[str] = set()
+    for item in items:
+        if isinstance(item, Reject) or (wrong := _fault(item)):
+            reject(item.id, "fault", item.reason if isinstance(item, Reject) else wrong)
+            continue
+        name = split_name(item.split) if item.split.strip() else ""
+        names.add(name)
+        if len(names) > _MOST_SPLITS:
+            raise UserError(f"the raw data have more than {_MOST_SPLITS} splits, the last is '{name}'; is the column "
+                            "'split' that of something else? Build with --split-by=area")
+        if name != item.split:
+            folded[item.split] = name
+            item = dataclasses.replace(item, split=name)
+        yield item
 
 
 def _offsets(begins: Sequence[int], splits: Sequence[int], names: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -202,12 +210,15 @@ def _offsets(begins: Sequence[int], splits: Sequence[int], names: Mapping[str, i
     return {name: offsets for name, offsets in found.items() if len(offsets)}
 
 
-def _report(plan: Plan, turned_away: Mapping[str, int], unmatched: Sequence[Unmatched], own: bool) -> None:
+def _report(plan: Plan, turned_away: Mapping[str, int], unmatched: Sequence[Unmatched], folded: Mapping[str, str]
+            ) -> None:
+    for name, stored in folded.items():
+        print(f"split {shown(name)} of the raw data is stored as '{stored}'", flush=True)
     summary = ", ".join(f"{split} {count}" for split, count in plan.entries.items())
     print(f"listed {sum(plan.entries.values())} entries ({summary})"
           + "".join(f", {count} turned away by {kind}" for kind, count in sorted(turned_away.items()))
           + unmatched_text(unmatched), flush=True)
-    if not own:
+    if plan.split_by != "source":
         print(f"split by {plan.split_by}", flush=True)
 
 
