@@ -120,7 +120,7 @@ def build_without_weights(config: AnyTask, records: Records | Shapes, mesh: Mesh
                         "data set, or --sensors=s1_grd,s2_l2a, and --classes=N for segmentation")
     task = make_task(config, records.info.sensors, Shapes(records.info), mesh)
     check_batch(config, mesh)
-    check_crop(config.augment.crop, task, records.info)
+    check_crop(config.augment, task, records.info)
     return task
 
 
