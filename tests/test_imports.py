@@ -50,7 +50,7 @@ FILES = {
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
-    "evaluation": "table embedded retrieval segmentation classification",
+    "evaluation": "table embedded retrieval embedding_space segmentation classification",
     "tasks": "task micro_batches pretrain downstream segment classify checks build",
     "workdir": "folder metrics checkpoint scores",
     "report": "curves html old_scores sections page __main__",
