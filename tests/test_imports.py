@@ -50,11 +50,12 @@ FILES = {
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
-    "evaluation": "table embedded retrieval embedding_space segmentation classification",
-    "tasks": "task micro_batches pretrain downstream segment classify checks build",
+    "evaluation": "table embedded retrieval embedding_space segmentation classification knn "
+                  "linear_probe probes",
+    "tasks": "task micro_batches pretrain downstream segment classify probe checks build",
     "workdir": "folder metrics checkpoint scores",
     "report": "curves html old_scores sections page __main__",
-    "training": "step evaluate hooks loop",
+    "training": "step evaluate probe hooks loop",
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",
     "export": "folder card_code card timm __main__",

@@ -21,6 +21,7 @@ from dual_encoder.tasks.checks import check_batch, check_crop
 from dual_encoder.tasks.classify import Classify, ClassifyConfig
 from dual_encoder.tasks.downstream import DownstreamConfig
 from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig
+from dual_encoder.tasks.probe import ProbeConfig, Vectors, check_kind
 from dual_encoder.tasks.segment import Segment, SegmentConfig
 from dual_encoder.tasks.task import Task
 from dual_encoder.workdir.checkpoint import LoadedModel, load_model
@@ -53,7 +54,7 @@ class EvaluateConfig:
 
 
 AnyTask = PretrainConfig | SegmentConfig | ClassifyConfig
-AnyConfig = AnyTask | EvaluateConfig
+AnyConfig = AnyTask | EvaluateConfig | ProbeConfig
 
 
 def make_task(config: AnyTask, sensors: Mapping[str, SensorSpec], records: Records | Shapes, mesh: Mesh | None,
@@ -150,7 +151,7 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
       UserError: the checkpoint is not of a pre-training run, or does not fit the data.
     """
     model = _load(config.init_from, config.init_step)
-    trained: AnyConfig = parse(AnyConfig, model.config, stored=True)
+    trained: AnyTask = parse(AnyTask, model.config, stored=True)
     if not isinstance(trained, PretrainConfig):
         raise UserError(f"config.init_from '{config.init_from}' is a {trained.task} run; give a pre-training run")
     split = config.split or trained.data.eval_split
@@ -159,6 +160,40 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
     sensors = {name: _checked(model, name, records) for name in trained.sensors}
     own = records.info.fingerprint == model.dataset["fingerprint"] and split == trained.data.eval_split
     return BuiltEvaluation(model, make_task(trained, sensors, records, None), records, split, own)
+
+
+@dataclasses.dataclass(frozen=True)
+class BuiltProbe:
+    """Frozen vectors and the labelled splits that they are made of.
+
+    Attributes:
+      model: the checkpoint.
+      vectors: raw images -> vectors.
+      train, validation, test: the splits; validation is None if it is held out of train.
+    """
+
+    model: LoadedModel
+    vectors: Vectors
+    train: Records
+    validation: Records | None
+    test: Records
+
+
+def build_probe(config: ProbeConfig) -> BuiltProbe:
+    """Opens the checkpoint and the labelled splits of a probe.
+
+    Raises:
+      UserError: the data have no labels for whole images, or the checkpoint does not fit them.
+    """
+    model = _load(config.init_from, config.init_step)
+    trained: AnyTask = parse(AnyTask, model.config, stored=True)
+    splits = [Records(config.data.dir, split, config.features) if split else None
+              for split in (config.data.split, config.data.validation_split, config.data.eval_split)]
+    train, validation, test = splits
+    assert train is not None and test is not None  # the configuration names both
+    check_kind(train.info.label.kind if train.info.label else None)
+    sensors = {name: _checked(model, name, train) for name in config.sensors}
+    return BuiltProbe(model, Vectors(config, trained.encoder, sensors, model.variables), train, validation, test)
 
 
 def _load(workdir: str, step: int) -> LoadedModel:

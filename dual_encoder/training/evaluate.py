@@ -1,6 +1,7 @@
 """Evaluation of a state, and of a finished run, over a whole split."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,17 +28,34 @@ _EVAL_BATCH = 64  # images per forward pass of an evaluation, at most; it change
 def evaluator(task: Task, records: Records, batch_size: int, mesh: Mesh
               ) -> Callable[[TrainState], Evaluation]:
     """Returns state -> evaluation: `task.predict` over the split, compiled once, then `task.evaluate`."""
-    predict = jax.jit(task.predict, out_shardings=mesh_lib.replicated(mesh))
+    predict = predictor(task.predict, batch_size, mesh)
+    return lambda state: task.evaluate(predict(state.model, records), records)
+
+
+def predictor(predict: Callable[..., Mapping[str, jax.Array]], batch_size: int, mesh: Mesh
+              ) -> Callable[[Mapping[str, Any], Records], Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]]:
+    """Returns a function that runs `predict` over a split; it is compiled once.
+
+    Args:
+      predict: (params, batch_stats, batch) -> outputs per row; pure.
+      batch_size: rows per call, 64 at most.
+      mesh: the rows are sharded over it.
+
+    Returns:
+      ({'params', 'batch_stats'}, records) -> yields (record numbers int32 [rows], outputs per row), in order.
+    """
+    compiled = jax.jit(predict, out_shardings=mesh_lib.replicated(mesh))
     batch_size = -(-min(batch_size, _EVAL_BATCH) // mesh.size) * mesh.size
     rows = mesh_lib.local_rows(batch_size)
 
-    def outputs(state: TrainState) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    def outputs(variables: Mapping[str, Any], records: Records
+                ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         for batch, valid in in_order(records, batch_size):
             mine = {name: array[rows.start:rows.stop] for name, array in batch.items()}
-            result = jax.device_get(predict(**state.model, batch=mesh_lib.to_global(mine, mesh)))
+            result = jax.device_get(compiled(**variables, batch=mesh_lib.to_global(mine, mesh)))
             yield batch["record"][:valid], {name: array[:valid] for name, array in result.items()}
 
-    return lambda state: task.evaluate(outputs(state), records)
+    return outputs
 
 
 def evaluate(config: EvaluateConfig, mesh: Mesh, workdir: epath.Path) -> None:
