@@ -51,7 +51,7 @@ FILES = {
               "without_negatives choices",
     "optim": "schedules optimizer",
     "evaluation": "table embedded retrieval embedding_space segmentation classification knn "
-                  "linear_probe probes",
+                  "linear_probe probes comparison",
     "tasks": "task micro_batches pretrain downstream segment classify probe checks build",
     "workdir": "folder metrics checkpoint scores",
     "report": "curves html old_scores sections page __main__",
