@@ -1,7 +1,8 @@
 """Are two trained models different? Intervals over places and seeds, permutation p-values, and a verdict in words.
 
 Scores of images of one place depend on one another, so places are drawn, never images. A score such as IoU is a
-function of sums over images (intersection, union), so each image brings its addends, and a draw of places sums them anew.
+function of sums over images (intersection, union), so each image brings its addends, and a draw of places sums them
+anew.
 """
 
 import dataclasses
