@@ -46,6 +46,13 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
             "split": "train",
             "weights": (),
             "eval_split": "test",
+            "subset": {
+                "fraction": 1.0,
+                "folds": 0,
+                "fold": 0,
+                "groups": "place",
+                "seed": 0,
+            },
             "statistics": "",
             "threads": 2,
             "processes": 0,

@@ -56,6 +56,13 @@ def get_config(variant: str = "paper") -> ConfigDict:
             "split": "train",
             "weights": (),
             "eval_split": "test",
+            "subset": {
+                "fraction": 1.0,
+                "folds": 0,
+                "fold": 0,
+                "groups": "place",
+                "seed": 0,
+            },
             "statistics": "",
             "threads": 16,
             "processes": 0,

@@ -32,6 +32,13 @@ def get_config() -> ConfigDict:
             "split": "train",
             "validation_split": "",
             "eval_split": "test",
+            "subset": {
+                "fraction": 1.0,
+                "folds": 0,
+                "fold": 0,
+                "groups": "place",
+                "seed": 0,
+            },
         },
         "probes": ("knn", "linear"),
         "neighbours": 20,

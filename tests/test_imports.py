@@ -45,7 +45,8 @@ FILES = {
     "storage": "atomic files lock",
     "imagery": "sensors radiometry s2_offset raster normalise pictures",
     "runtime": "mesh heap compilation_cache stop_request",
-    "data": "config order batch_memory labels manifest shapes tf_example record_layout tfrecord records batches",
+    "data": "subsets config order batch_memory labels manifest shapes tf_example record_layout tfrecord records "
+            "selection batches",
     "models": "convolution attention features resnet vit encoder pyramid dual_encoder segmentation classification",
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",

@@ -14,6 +14,7 @@ from dual_encoder.config import AtLeast, parse, require
 from dual_encoder.data.config import DataConfig
 from dual_encoder.data.manifest import load_sensors
 from dual_encoder.data.records import Records
+from dual_encoder.data.selection import select
 from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SensorSpec
@@ -187,10 +188,10 @@ def build_probe(config: ProbeConfig) -> BuiltProbe:
     """
     model = _load(config.init_from, config.init_step)
     trained: AnyTask = parse(AnyTask, model.config, stored=True)
-    splits = [Records(config.data.dir, split, config.features) if split else None
-              for split in (config.data.split, config.data.validation_split, config.data.eval_split)]
-    train, validation, test = splits
-    assert train is not None and test is not None  # the configuration names both
+    data = config.data
+    train, held = select(Records(data.dir, data.split, config.features), data.subset)
+    validation = Records(data.dir, data.validation_split, config.features) if data.validation_split else None
+    test = Records(data.dir, data.eval_split, config.features) if held is None else held
     check_kind(train.info.label.kind if train.info.label else None)
     sensors = {name: _checked(model, name, train) for name in config.sensors}
     return BuiltProbe(model, Vectors(config, trained.encoder, sensors, model.variables), train, validation, test)
@@ -203,7 +204,10 @@ def _load(workdir: str, step: int) -> LoadedModel:
 
 def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records]:
     """Returns the records for training and the records for evaluation."""
-    records = Records(data.dir, data.split, features, weights=data.weights, max_bad_records=data.max_bad_records)
+    records, held = select(Records(data.dir, data.split, features, weights=data.weights,
+                                   max_bad_records=data.max_bad_records), data.subset)
+    if held is not None:
+        return records, held
     eval_records = Records(data.dir, data.eval_split, features, max_bad_records=data.max_bad_records, partial=True)
     if not len(eval_records):
         raise UserError(f"split '{data.eval_split}' of '{data.dir}' has no records; choose another "

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dual_encoder.config import AtLeast, AtMost, require
+from dual_encoder.data.subsets import SubsetConfig
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.probes import ProbeName
 from dual_encoder.imagery.normalise import normalise
@@ -29,18 +30,22 @@ class LabelledData:
       split: to learn from.
       validation_split: to choose the regularisation on; '' holds out a fifth of the places of `split`.
       eval_split: to score.
+      subset: a fraction of the places of `split`, or folds of it; a fold is scored in place of eval_split.
     """
 
     dir: str
     split: str
     validation_split: str
     eval_split: str
+    subset: SubsetConfig
 
     def check(self, path: str) -> None:
         """Raises UserError without a folder, or if a split would be scored that was learnt from."""
         require(self.dir != "", f"{path}.dir", self.dir, "a data set folder made by `python -m data_prep build`")
         require(self.split != "", f"{path}.split", self.split, "a split of the data set, such as train")
         require(self.eval_split != "", f"{path}.eval_split", self.eval_split, "a split of the data set, such as test")
+        if self.subset.folds:
+            return
         learnt = {*self.split.split("+"), *self.validation_split.split("+")} - {""}
         require(not learnt & set(self.eval_split.split("+")), f"{path}.eval_split", self.eval_split,
                 f"another split than {' and '.join(sorted(learnt))}, which the probes learn from")
