@@ -1,8 +1,9 @@
-"""Runs a configuration: pre-training, fine-tuning or evaluation.
+"""Runs a configuration: pre-training, fine-tuning, evaluation or probes.
 
     python main.py --config=configs/pretrain.py:smoke --workdir=runs/smoke --config.data.dir=DIR
     python main.py --config=configs/finetune.py:water_weak --config.init_from=runs/smoke --workdir=runs/water
     python main.py --config=configs/evaluate.py --config.init_from=runs/smoke
+    python main.py --config=configs/probe.py --config.init_from=runs/smoke --workdir=runs/probe
 
 Each file in configs/ names its variants and keys. Any key can be overridden, as in --config.batch_size=64.
 
@@ -33,8 +34,10 @@ from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.report.page import write_report
 from dual_encoder.runtime import compilation_cache, heap, mesh
 from dual_encoder.tasks.build import AnyConfig, EvaluateConfig, build
+from dual_encoder.tasks.probe import ProbeConfig
 from dual_encoder.training.evaluate import evaluate
 from dual_encoder.training.loop import fit
+from dual_encoder.training.probe import probe
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as FILE.py or FILE.py:VARIANT.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
@@ -65,6 +68,9 @@ def main() -> None:
         if isinstance(config, EvaluateConfig):
             workdir = epath.Path(_WORKDIR.value or config.init_from)
             evaluate(config, mesh.make(), workdir)
+        elif isinstance(config, ProbeConfig):
+            workdir = epath.Path(_WORKDIR.value)
+            probe(config, mesh.make(), workdir)
         else:
             workdir, devices = epath.Path(_WORKDIR.value), mesh.make()
             fit(build(config, devices), devices, workdir, profile_steps=_PROFILE.value, after_evaluation=write_report)

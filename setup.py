@@ -19,6 +19,8 @@ CORE = [
     "pillow>=12.1.1,<14",
     "rich>=15,<16",
     "safetensors>=0.8,<1",
+    "scikit-learn>=1.9,<2",
+    "scipy>=1.17,<2",
     "tensorboardX>=2.6.5,<3",
 ]
 # Raw products to shards. TensorFlow is there for `tfds.load` and `tfds build`; our own commands never load it.

@@ -9,7 +9,9 @@ Variants, with the hardware and the time that they are made for:
     python main.py --config=configs/pretrain.py:vit --workdir=W --config.data.dir=DIR
         The same with two ViT-B/16.
     python main.py --config=configs/pretrain.py:simclr_s2 --workdir=W --config.data.dir=DIR
-        The baseline of the paper: one sensor alone; two augmentations of an image are the pair. Also simclr_s1.
+        The baseline of the paper: one sensor alone; two strong augmentations of an image are the pair. Also simclr_s1.
+    python main.py --config=configs/pretrain.py:strong --workdir=W --config.data.dir=DIR
+        The dual encoder with the augmentations of that baseline, to tell their effect from that of the second sensor.
     python main.py --config=configs/pretrain.py:ombria --workdir=W
         490 real pairs of 256 px. One GPU, or a CPU overnight.
     python main.py --config=configs/pretrain.py:smoke --workdir=W
@@ -34,11 +36,12 @@ from dual_encoder.losses.choices import AnyObjective
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.optim.schedules import AnyDecay
 
-VARIANTS = ("paper", "smoke", "ombria", "vit", "simclr_s1", "simclr_s2")
+VARIANTS = ("paper", "smoke", "ombria", "vit", "simclr_s1", "simclr_s2", "strong")
 
 
 def get_config(variant: str = "paper") -> ConfigDict:
-    """Returns the configuration of one variant: 'paper', 'smoke', 'ombria', 'vit', 'simclr_s1' or 'simclr_s2'.
+    """Returns the configuration of one variant: 'paper', 'smoke', 'ombria', 'vit', 'simclr_s1', 'simclr_s2' or
+    'strong'.
 
     `defaults` adds the keys of the alternatives that are not chosen, so that --config.loss.name and the like can choose
     them.
@@ -53,6 +56,13 @@ def get_config(variant: str = "paper") -> ConfigDict:
             "split": "train",
             "weights": (),
             "eval_split": "test",
+            "subset": {
+                "fraction": 1.0,
+                "folds": 0,
+                "fold": 0,
+                "groups": "place",
+                "seed": 0,
+            },
             "statistics": "",
             "threads": 16,
             "processes": 0,
@@ -81,12 +91,19 @@ def get_config(variant: str = "paper") -> ConfigDict:
         ),
         "augment": {
             "crop": 224,
+            "min_area": 0.0,
+            "shared_crop": True,
             "flips": True,
             "turns": True,
             "sar_gain_db": 0.0,
+            "sar_band_gain_db": 0.0,
             "sar_looks": 0,
             "optical_brightness": 0.0,
+            "optical_band_gain": 0.0,
             "optical_contrast": 0.0,
+            "blur": 0.0,
+            "to_grey": 0.0,
+            "drop_band": 0.0,
         },
         "train": {
             "micro_batch": 0,
@@ -142,14 +159,28 @@ def get_config(variant: str = "paper") -> ConfigDict:
     elif variant in ("simclr_s1", "simclr_s2"):
         config.inputs = variant.removeprefix("simclr_")
         config.loss.name = "nt_xent"
-        # Strengths are ours: brightness and contrast as DeCUR's, speckle as of the 4.4 looks of a GRD image.
-        config.augment.sar_gain_db = 1.0
-        config.augment.sar_looks = 4
-        config.augment.optical_brightness = 0.4
-        config.augment.optical_contrast = 0.4
+        _augment_strongly(config)
+    elif variant == "strong":
+        _augment_strongly(config)
     elif variant != "paper":
         raise ValueError(f"unknown variant '{variant}'; valid: {', '.join(VARIANTS)}")
     return config
+
+
+def _augment_strongly(config: ConfigDict) -> None:
+    """Sets the augmentations that a method without a second sensor needs.
+
+    Window, blur and grey are SimCLR's, brightness and contrast DeCUR's. Gains are ours; a GRD image has 4.4 looks.
+    """
+    config.augment.min_area = 0.2
+    config.augment.sar_gain_db = 1.0
+    config.augment.sar_band_gain_db = 0.5
+    config.augment.sar_looks = 4
+    config.augment.optical_brightness = 0.4
+    config.augment.optical_band_gain = 0.1
+    config.augment.optical_contrast = 0.4
+    config.augment.blur = 0.5
+    config.augment.to_grey = 0.2
 
 
 def _make_small(config: ConfigDict) -> None:

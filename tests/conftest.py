@@ -50,11 +50,12 @@ def write_dataset(tmp_path_factory):
 
 
 def _write_dataset(folder: pathlib.Path, *, train: int = 16, test: int = 8, size: int = 40, shards: int = 2,
-                   places: int | None = None, labels: bool = False, sensors: tuple[str, str] = ("s1_grd", "s2_l2a"),
-                   seed: int = 0) -> pathlib.Path:
+                   places: int | None = None, labels: bool | str = False,
+                   sensors: tuple[str, str] = ("s1_grd", "s2_l2a"), seed: int = 0) -> pathlib.Path:
     """Writes `train` and `test` records whose two images share a pattern, so that pairs can be told apart.
 
-    places: number of distinct places per split (None: one per record); labels: adds a label that the radar shows.
+    places: number of distinct places per split (None: one per record); labels: adds a label that the radar shows:
+    of pixels (True), or 'image_class' or 'image_classes'; places of train and test then differ.
     """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
@@ -66,7 +67,8 @@ def _write_dataset(folder: pathlib.Path, *, train: int = 16, test: int = 8, size
             file = f"s1s2_pairs-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
             blob = b""
             for _ in range(count // shards + (shard < count % shards)):
-                payload = _example(specs, f"{split}{number:03d}", number % (places or count), size, labels, rng)
+                place = f"{split if isinstance(labels, str) else 'place'}{number % (places or count)}"
+                payload = _example(specs, f"{split}{number:03d}", place, size, labels, rng)
                 header = struct.pack("<Q", len(payload))
                 rows.append((shard, len(blob) + 12, len(payload)))
                 blob += header + struct.pack("<I", tfrecord.masked_crc32c(header)) + payload
@@ -77,10 +79,11 @@ def _write_dataset(folder: pathlib.Path, *, train: int = 16, test: int = 8, size
                                    "sha256": hashlib.sha256(blob).hexdigest()})
         np.save(folder / f"{split}.index.npy", np.array(rows, tfrecord.INDEX_DTYPE))
     tensors = {name: TensorInfo(spec.dtype, (size, size, len(spec.bands))) for name, spec in specs.items()}
-    if labels:
-        tensors["label"] = TensorInfo("uint8", (size, size))
+    kind = labels if isinstance(labels, str) else "pixel_classes"
+    label = LabelSpec(kind, ("dry", "wet")) if labels else None
+    if label:
+        tensors["label"] = TensorInfo(label.dtype, label.shape(size))
     fingerprint = hashlib.sha256("".join(e["sha256"] for es in entries.values() for e in es).encode()).hexdigest()
-    label = LabelSpec("pixel_classes", ("dry", "wet")) if labels else None
     info = DatasetInfo("s1s2_pairs", "synthetic", "1.0.0", specs, tensors, label,
                        {"importer": "synthetic", "licence": "none"}, entries, fingerprint)
     (folder / MANIFEST).write_text(json.dumps(info.to_json()))
@@ -95,12 +98,17 @@ def _example(specs, name, place, size, labels, rng) -> bytes:
         mean, std, limits = np.array(spec.mean), np.array(spec.std), np.iinfo(spec.dtype)
         values = mean + std * (pattern + 0.1 * rng.normal(size=(size, size, len(spec.bands))))
         images[feature] = np.clip(values, limits.min + 1, limits.max).astype(spec.dtype)
-    if labels:
-        images["label"] = (pattern[..., 0] > 0).astype(np.uint8)
+    wet = pattern[..., 0] > 0
+    if labels == "image_class":
+        images["label"] = np.int32(wet.mean() > 0.5)
+    elif labels == "image_classes":
+        images["label"] = np.array([(~wet).mean() > 0.4, wet.mean() > 0.4], np.uint8)
+    elif labels:
+        images["label"] = wet.astype(np.uint8)
     example = tf_example_pb2.Example()
     for feature, image in images.items():
         example.features.feature[feature].bytes_list.value.append(image.tobytes())
-    for feature, text in (("id", name), ("location_id", f"place{place}"), ("source", "synthetic")):
+    for feature, text in (("id", name), ("location_id", place), ("source", "synthetic")):
         example.features.feature[feature].bytes_list.value.append(text.encode())
     for feature in ("s1_time", "s2_time"):
         example.features.feature[feature].int64_list.value.append(1_500_000_000)

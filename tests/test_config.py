@@ -24,7 +24,7 @@ def smoke():
 
 
 @pytest.mark.parametrize("values", [
-    *(pretrain.get_config(v).to_dict() for v in ("paper", "smoke", "ombria", "vit", "simclr_s1", "simclr_s2")),
+    *(pretrain.get_config(v).to_dict() for v in pretrain.VARIANTS),
     *(classify.get_config(v).to_dict() for v in classify.VARIANTS),
     *(finetune.get_config(v).to_dict() for v in ("flood_ombria", "flood", "flood_vit", "water_weak")),
     evaluate.get_config().to_dict() | {"init_from": "runs/x"},
@@ -66,6 +66,13 @@ def test_a_mistake_names_the_key_and_what_was_expected(group, key, value, messag
     values = smoke()
     (values[group] if group else values)[key] = value
     with pytest.raises(UserError, match=message):
+        parse(values)
+
+
+def test_a_label_needs_one_window_for_all_images():
+    values = finetune.get_config("water_weak").to_dict()
+    values["augment"]["shared_crop"] = False
+    with pytest.raises(UserError, match="config.augment.shared_crop is False; expected True: a label belongs"):
         parse(values)
 
 

@@ -46,17 +46,18 @@ FILES = {
     "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster normalise "
                "pictures",
     "runtime": "mesh heap compilation_cache stop_request",
-    "data": "config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
-            "index tfrecord records overlap batches",
+    "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
+            "index tfrecord records selection overlap batches",
     "models": "convolution attention features resnet vit encoder pyramid dual_encoder segmentation classification",
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
-    "evaluation": "table embedded retrieval segmentation classification",
-    "tasks": "task micro_batches pretrain downstream segment classify checks build",
+    "evaluation": "table embedded retrieval embedding_space segmentation classification knn "
+                  "linear_probe probes",
+    "tasks": "task micro_batches pretrain downstream segment classify probe checks build",
     "workdir": "digests folder metrics checkpoint scores",
     "report": "curves html old_scores run_facts sections page __main__",
-    "training": "step evaluate hooks loop",
+    "training": "step evaluate probe hooks loop",
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",
     "export": "folder card_code card timm __main__",

@@ -87,7 +87,7 @@ def test_another_evaluation_of_pre_training_is_one_function_in_the_list(tmp_path
     evaluation = task.evaluate(*outputs_and_records(("s1", "s2")))
     save_evaluation(epath.Path(tmp_path), 7, evaluation)
     written = json.loads((tmp_path / "evaluation" / "scores.json").read_text())
-    assert list(written) == ["step", "s1_to_s2", "s2_to_s1", "spread"] and written["spread"]["s1"]["size"] == 6
+    assert list(written) == ["step", "s1_to_s2", "s2_to_s1", "space", "spread"] and written["spread"]["s1"]["size"] == 6
     assert written["s1_to_s2"]["recall@1"] == 1 and written["s1_to_s2"]["gallery_size"] == 3
     page = write_report(tmp_path).read_text()
     assert "<h2>Spread</h2>" in page and "<td>S2</td>" in page and 'alt="spread"' in page
@@ -97,7 +97,7 @@ def test_with_one_sensor_the_partner_is_the_turned_image():
     config = runs.configure("unread", inputs="s1")
     task = pretrain.Pretrain(config, {"s1": SENSORS["s1_grd"]})
     evaluation = task.evaluate(*outputs_and_records(("s1", "s1_turned")))
-    assert list(evaluation.scores()) == ["s1_to_s1_turned", "s1_turned_to_s1"]
+    assert list(evaluation.scores()) == ["s1_to_s1_turned", "s1_turned_to_s1", "space"]
     assert list(evaluation.images) == ["retrieval_s1_to_s1_turned", "retrieval_s1_turned_to_s1"]
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated
 
 from dual_encoder.config import AtLeast, Before, require
+from dual_encoder.data.subsets import WHOLE, SubsetConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +17,7 @@ class DataConfig:
       split: split to train on; 'train+validation' joins two.
       weights: share of each folder of `dir` in the batches, in any unit; () mixes them in proportion to their records.
       eval_split: split to evaluate on, of all folders that have it.
+      subset: a fraction of the places of `split`, or folds of it.
       statistics: JSON file of `python -m data_prep stats`; '' takes the statistics of the data set's sensors.
       threads: reading threads per process; from a bucket, the range requests under way at once.
       processes: reading processes per host; 0 reads in the training process. Batches pass through /dev/shm.
@@ -27,6 +29,7 @@ class DataConfig:
     split: str
     weights: Annotated[tuple[float, ...], Before(())]
     eval_split: str
+    subset: Annotated[SubsetConfig, Before(WHOLE)]
     statistics: str
     threads: Annotated[int, AtLeast(1)]
     processes: Annotated[int, AtLeast(0), Before(0)]

@@ -5,6 +5,7 @@ Hosts, devices, threads, processes and restarts change the reader of a record, n
 
 import bisect
 import concurrent.futures
+import copy
 import hashlib
 import itertools
 import os
@@ -64,13 +65,22 @@ class Records:
         self._ends = list(itertools.accumulate(len(part) for part in self.parts))
         self._starts = [0, *self._ends]
         self._set_ends = list(itertools.accumulate(sum(map(len, parts)) for parts in sets))
+        self._rows: np.ndarray | None = None  # of a part of the records: their numbers in the whole
         self._weights = weights
         # Two importers may use one name for two places; a mixture keeps them apart.
         self._namespaces = [f"{part.info.source.get('importer', '')}/".encode() if len(given) > 1 else b""
                             for part in self.parts]
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._ends[-1] if self._rows is None else len(self._rows)
+
+    def only(self, rows: np.ndarray) -> "Records":
+        """Returns a part of the records, numbered from 0; `rows` are numbers, ascending."""
+        part = copy.copy(self)
+        part.bad = []
+        part._rows = rows if self._rows is None else self._rows[rows]
+        part._set_ends = np.searchsorted(rows, self._set_ends).tolist()
+        return part
 
     def order(self, seed: int, batch_size: int) -> Order:
         """Returns the order of the records in the batches of a run."""
@@ -130,6 +140,7 @@ class Records:
 
     def _find(self, number: int) -> tuple[int, int]:
         """Returns the part that holds a record, and its number within."""
+        number = number if self._rows is None else int(self._rows[number])
         part = bisect.bisect_right(self._ends, number)
         return part, number - self._starts[part]
 

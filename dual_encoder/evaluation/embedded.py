@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SensorSpec
 
 
@@ -31,3 +32,19 @@ class EmbeddedSplit:
     def image(self, view: str, row: int) -> np.ndarray:
         """Returns the stored image [height, width, bands] of a view; it is not turned."""
         return self.record(row)[self.features[view]]
+
+
+def unit_vectors(embeddings: np.ndarray, name: str) -> np.ndarray:
+    """Returns embeddings [n, dim] divided by their lengths, float32; a vector of zeros stays one.
+
+    Raises:
+      UserError: no embeddings, another number of dimensions, or values that are not finite; `name` names them.
+    """
+    if embeddings.ndim != 2 or not len(embeddings):
+        raise UserError(f"{name} embeddings have shape {list(embeddings.shape)}; expected [n, dim] with n >= 1")
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if len(bad):
+        raise UserError(f"{len(bad)} of {len(embeddings)} {name} embeddings are not finite (first: row {bad[0]}); "
+                        "evaluate an older checkpoint, or look at that record's pixels")
+    embeddings = embeddings.astype(np.float32)
+    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dual_encoder.errors import UserError
-from dual_encoder.evaluation.embedded import EmbeddedSplit
+from dual_encoder.evaluation.embedded import EmbeddedSplit, unit_vectors
 from dual_encoder.evaluation.table import COLUMN, ROW, Column, Evaluation, Headline, Picture, Row, Table, Value
 from dual_encoder.imagery.pictures import grid, image_to_rgb
 from dual_encoder.imagery.sensors import SensorSpec
@@ -180,21 +180,10 @@ def _framed(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
 
 def _similarities(query: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (first query row, cosine similarities float32 [rows, m]), a few rows at a time."""
-    query, gallery = _unit(query, "query"), _unit(gallery, "gallery")
+    query, gallery = unit_vectors(query, "query"), unit_vectors(gallery, "gallery")
     if query.shape[1] != gallery.shape[1]:
         raise UserError(f"query embeddings have {query.shape[1]} dimensions, gallery embeddings {gallery.shape[1]}; "
                         "give embeddings of one model")
     rows = max(1, _CHUNK_VALUES // len(gallery))
     for start in range(0, len(query), rows):
         yield start, query[start:start + rows] @ gallery.T
-
-
-def _unit(embeddings: np.ndarray, name: str) -> np.ndarray:
-    if embeddings.ndim != 2 or not len(embeddings):
-        raise UserError(f"{name} embeddings have shape {list(embeddings.shape)}; expected [n, dim] with n >= 1")
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(bad):
-        raise UserError(f"{len(bad)} of {len(embeddings)} {name} embeddings are not finite (first: row {bad[0]}); "
-                        "evaluate an older checkpoint, or look at that record's pixels")
-    embeddings = embeddings.astype(np.float32)
-    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)

@@ -41,6 +41,7 @@ from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.storage import atomic
 from dual_encoder.tasks.build import AnyConfig, AnyTask, EvaluateConfig, build_without_weights
 from dual_encoder.tasks.classify import ClassifyConfig
+from dual_encoder.tasks.probe import ProbeConfig
 
 _NO_DATA = "no data set"
 _NUMBERS = {**dict.fromkeys(("size", "classes", "pairs"), "0 or more"), "memory": "GiB, 0 or more"}
@@ -195,8 +196,8 @@ def _read(options: argparse.Namespace, arguments: list[str]) -> tuple[AnyTask, R
     elif "data" in values and not values["data"]["dir"]:
         raise UserError("config.data.dir is ''; set it, or give the side of the images, such as --size=264")
     config: AnyConfig = parse(AnyConfig, values)
-    if isinstance(config, EvaluateConfig):
-        raise UserError("config.task is 'evaluate'; plans are for pre-training and fine-tuning")
+    if isinstance(config, EvaluateConfig | ProbeConfig):
+        raise UserError(f"config.task is '{config.task}'; plans are for pre-training and fine-tuning")
     if options.size:
         kind = "image_classes" if isinstance(config, ClassifyConfig) else "pixel_classes"
         return config, shapes(options.size, options.sensors.split(","), options.classes, kind)

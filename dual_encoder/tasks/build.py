@@ -14,6 +14,7 @@ from dual_encoder.config import AtLeast, parse, require
 from dual_encoder.data.config import DataConfig
 from dual_encoder.data.manifest import load_sensors
 from dual_encoder.data.records import Records
+from dual_encoder.data.selection import select
 from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SensorSpec
@@ -21,6 +22,7 @@ from dual_encoder.tasks.checks import check_batch, check_crop
 from dual_encoder.tasks.classify import Classify, ClassifyConfig
 from dual_encoder.tasks.downstream import DownstreamConfig
 from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig
+from dual_encoder.tasks.probe import ProbeConfig, Vectors, check_kind
 from dual_encoder.tasks.segment import Segment, SegmentConfig
 from dual_encoder.tasks.task import Task
 from dual_encoder.workdir.checkpoint import LoadedModel, load_model
@@ -53,7 +55,7 @@ class EvaluateConfig:
 
 
 AnyTask = PretrainConfig | SegmentConfig | ClassifyConfig
-AnyConfig = AnyTask | EvaluateConfig
+AnyConfig = AnyTask | EvaluateConfig | ProbeConfig
 
 
 def make_task(config: AnyTask, sensors: Mapping[str, SensorSpec], records: Records | Shapes, mesh: Mesh | None,
@@ -120,7 +122,7 @@ def build_without_weights(config: AnyTask, records: Records | Shapes, mesh: Mesh
                         "data set, or --sensors=s1_grd,s2_l2a, and --classes=N for segmentation")
     task = make_task(config, records.info.sensors, Shapes(records.info), mesh)
     check_batch(config, mesh)
-    check_crop(config.augment.crop, task, records.info)
+    check_crop(config.augment, task, records.info)
     return task
 
 
@@ -150,7 +152,7 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
       UserError: the checkpoint is not of a pre-training run, or does not fit the data.
     """
     model = _load(config.init_from, config.init_step)
-    trained: AnyConfig = parse(AnyConfig, model.config, stored=True)
+    trained: AnyTask = parse(AnyTask, model.config, stored=True)
     if not isinstance(trained, PretrainConfig):
         raise UserError(f"config.init_from '{config.init_from}' is a {trained.task} run; give a pre-training run")
     split = config.split or trained.data.eval_split
@@ -161,6 +163,40 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
     return BuiltEvaluation(model, make_task(trained, sensors, records, None), records, split, own)
 
 
+@dataclasses.dataclass(frozen=True)
+class BuiltProbe:
+    """Frozen vectors and the labelled splits that they are made of.
+
+    Attributes:
+      model: the checkpoint.
+      vectors: raw images -> vectors.
+      train, validation, test: the splits; validation is None if it is held out of train.
+    """
+
+    model: LoadedModel
+    vectors: Vectors
+    train: Records
+    validation: Records | None
+    test: Records
+
+
+def build_probe(config: ProbeConfig) -> BuiltProbe:
+    """Opens the checkpoint and the labelled splits of a probe.
+
+    Raises:
+      UserError: the data have no labels for whole images, or the checkpoint does not fit them.
+    """
+    model = _load(config.init_from, config.init_step)
+    trained: AnyTask = parse(AnyTask, model.config, stored=True)
+    data = config.data
+    train, held = select(Records(data.dir, data.split, config.features), data.subset)
+    validation = Records(data.dir, data.validation_split, config.features) if data.validation_split else None
+    test = Records(data.dir, data.eval_split, config.features) if held is None else held
+    check_kind(train.info.label.kind if train.info.label else None)
+    sensors = {name: _checked(model, name, train) for name in config.sensors}
+    return BuiltProbe(model, Vectors(config, trained.encoder, sensors, model.variables), train, validation, test)
+
+
 def _load(workdir: str, step: int) -> LoadedModel:
     """Returns a checkpoint of a run; step -1 is the newest sound one."""
     return load_model(workdir, None if step < 0 else step)
@@ -168,7 +204,10 @@ def _load(workdir: str, step: int) -> LoadedModel:
 
 def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records]:
     """Returns the records for training and the records for evaluation."""
-    records = Records(data.dir, data.split, features, weights=data.weights, max_bad_records=data.max_bad_records)
+    records, held = select(Records(data.dir, data.split, features, weights=data.weights,
+                                   max_bad_records=data.max_bad_records), data.subset)
+    if held is not None:
+        return records, held
     eval_records = Records(data.dir, data.eval_split, features, max_bad_records=data.max_bad_records, partial=True)
     if not len(eval_records):
         raise UserError(f"split '{data.eval_split}' of '{data.dir}' has no records; choose another "

@@ -39,6 +39,8 @@ class DownstreamConfig(TaskConfig):
     def check(self, path: str) -> None:
         """Raises UserError when two groups do not fit together."""
         super().check(path)
+        require(self.augment.shared_crop, f"{path}.augment.shared_crop", False,
+                "True: a label belongs to the pixels of all images")
         require(not self.init_from or self.data.statistics == "", f"{path}.data.statistics", self.data.statistics,
                 f"'' with {path}.init_from: an encoder keeps the statistics that it was trained with")
 

@@ -16,6 +16,7 @@ from dual_encoder.augment import augment, record_keys
 from dual_encoder.config import Before, require
 from dual_encoder.data.records import Records
 from dual_encoder.evaluation.embedded import EmbeddedSplit
+from dual_encoder.evaluation.embedding_space import evaluate_embedding_space
 from dual_encoder.evaluation.retrieval import evaluate_retrieval
 from dual_encoder.evaluation.table import Evaluation, join
 from dual_encoder.imagery.normalise import normalise
@@ -28,7 +29,7 @@ from dual_encoder.tasks.task import TaskConfig
 
 # The evaluations of a pre-trained model, in the order of the report. To add one, write a file in evaluation/ and name
 # its function here.
-EVALUATIONS: tuple[Callable[[EmbeddedSplit], Evaluation], ...] = (evaluate_retrieval,)
+EVALUATIONS: tuple[Callable[[EmbeddedSplit], Evaluation], ...] = (evaluate_retrieval, evaluate_embedding_space)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

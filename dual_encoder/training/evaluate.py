@@ -1,7 +1,8 @@
 """Evaluation of a state, and of a finished run, over a whole split."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,17 +35,34 @@ def evaluator(task: Task, records: Records, batch_size: int, mesh: Mesh, notes: 
       task, records, batch_size, mesh: of the evaluation.
       notes: lines about the records, such as those of `overlap.lines`; they go into the note of the first table.
     """
-    predict = jax.jit(task.predict, out_shardings=mesh_lib.replicated(mesh))
+    predict = predictor(task.predict, batch_size, mesh)
+    return lambda state: _noted(task.evaluate(predict(state.model, records), records), notes)
+
+
+def predictor(predict: Callable[..., Mapping[str, jax.Array]], batch_size: int, mesh: Mesh
+              ) -> Callable[[Mapping[str, Any], Records], Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]]:
+    """Returns a function that runs `predict` over a split; it is compiled once.
+
+    Args:
+      predict: (params, batch_stats, batch) -> outputs per row; pure.
+      batch_size: rows per call, 64 at most.
+      mesh: the rows are sharded over it.
+
+    Returns:
+      ({'params', 'batch_stats'}, records) -> yields (record numbers int32 [rows], outputs per row), in order.
+    """
+    compiled = jax.jit(predict, out_shardings=mesh_lib.replicated(mesh))
     batch_size = -(-min(batch_size, _EVAL_BATCH) // mesh.size) * mesh.size
     rows = mesh_lib.local_rows(batch_size)
 
-    def outputs(state: TrainState) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    def outputs(variables: Mapping[str, Any], records: Records
+                ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         for batch, valid in in_order(records, batch_size):
             mine = {name: array[rows.start:rows.stop] for name, array in batch.items()}
-            result = jax.device_get(predict(**state.model, batch=mesh_lib.to_global(mine, mesh)))
+            result = jax.device_get(compiled(**variables, batch=mesh_lib.to_global(mine, mesh)))
             yield batch["record"][:valid], {name: array[:valid] for name, array in result.items()}
 
-    return lambda state: _noted(task.evaluate(outputs(state), records), notes)
+    return outputs
 
 
 def _noted(evaluation: Evaluation, notes: Sequence[str]) -> Evaluation:

@@ -73,7 +73,7 @@ def open_run(built: Built, mesh: Mesh, workdir: epath.Path) -> Iterator[Run]:
     """
     config, task, records = built.config, built.task, built.records
     check_batch(config, mesh)
-    check_crop(config.augment.crop, task, records.info)
+    check_crop(config.augment, task, records.info)
     order = records.order(config.seed, config.batch_size)
     last = config.schedule.steps or config.schedule.epochs * order.steps_per_epoch
     facts = workdir_lib.facts(to_dict(config), records.info, task.sensors)

@@ -1,0 +1,146 @@
+"""Probes of a run by the command: the vectors of encoder and controls, the report, and mistakes."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import probe as probe_file
+from dual_encoder.config import parse
+from dual_encoder.errors import UserError
+from dual_encoder.imagery.normalise import normalise
+from dual_encoder.runtime import mesh
+from dual_encoder.tasks.build import AnyConfig, build_probe
+from dual_encoder.training.probe import probe
+from dual_encoder.workdir.checkpoint import load_model
+from tests import runs
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def run(write_dataset, tmp_path_factory):
+    """The workdir of a small pre-training run."""
+    workdir = tmp_path_factory.mktemp("runs") / "pretrain"
+    runs.fit(runs.configure(write_dataset()), workdir, jax.devices()[:1])
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def labelled(write_dataset):
+    """Data sets with labels of whole images, by kind."""
+    return {kind: write_dataset(train=40, test=24, labels=kind) for kind in ("image_class", "image_classes")}
+
+
+def configure(run, folder, **changes):
+    values = probe_file.get_config().to_dict() | {"init_from": str(run)}
+    values["data"] |= {"dir": str(folder)} | changes.pop("data", {})
+    return parse(AnyConfig, values | changes)
+
+
+def vectors(config):
+    """All rows of the test split."""
+    built = build_probe(config)
+    rows = [built.test[number] for number in range(len(built.test))]
+    batch = {name: np.stack([row[name] for row in rows]) for name in (*config.features, "location")}
+    return built, batch, np.asarray(jax.jit(built.vectors.predict)(**built.vectors.variables, batch=batch)["vector"])
+
+
+def test_vectors_of_the_encoder_are_its_pooled_features(run, labelled):
+    config = configure(run, labelled["image_class"])
+    built, batch, found = vectors(config)
+    model = load_model(str(run))
+    expected = []
+    for name in ("s1", "s2"):
+        encoder = {kind: model.variables[kind][f"{name}_encoder"] for kind in ("params", "batch_stats")}
+        image = normalise(batch[name], model.sensors[name])
+        expected.append(built.vectors.encoder.make().apply(encoder, image, False).pooled)
+    np.testing.assert_allclose(found, np.concatenate(expected, axis=-1), rtol=1e-4, atol=1e-5)
+
+
+def test_controls_are_what_they_say(run, labelled):
+    folder = labelled["image_class"]
+    _, batch, statistics = vectors(configure(run, folder, representation="statistics"))
+    built, _, random = vectors(configure(run, folder, representation="random"))
+    _, _, trained = vectors(configure(run, folder))
+    _, _, features = vectors(configure(run, folder, representation="random_features"))
+    spec = built.vectors.sensors["s1"]
+    s1 = (batch["s1"].astype(np.float64) - spec.mean) / spec.std
+    np.testing.assert_allclose(statistics[:, :2], s1.mean(axis=(1, 2)), atol=1e-4)
+    np.testing.assert_allclose(statistics[:, 2:4], s1.std(axis=(1, 2)), atol=1e-4)
+    assert statistics.shape[1] == 2 * (2 + 12)
+    assert random.shape == trained.shape and not np.allclose(random, trained)
+    _, _, again = vectors(configure(run, folder, representation="random"))
+    _, _, other = vectors(configure(run, folder, representation="random", seed=1))
+    np.testing.assert_array_equal(random, again)
+    assert not np.allclose(random, other)
+    assert features.shape[1] == 2 * 512 and (features >= 0).all() and features.std(axis=0).max() > 0.01
+
+
+def test_random_features_equal_a_loop_over_windows(run, labelled):
+    config = configure(run, labelled["image_class"], representation="random_features", inputs="s1")
+    built, batch, found = vectors(config)
+    filters = np.asarray(built.vectors.variables["params"]["s1"], np.float64)[..., :5]
+    filters /= np.sqrt((filters**2).sum(axis=(0, 1, 2)))
+    image = np.asarray(normalise(batch["s1"][:1], built.vectors.sensors["s1"]), np.float64)[0]
+    response = np.array([[np.einsum("xyb,xybn->n", image[row:row + 3, column:column + 3], filters)
+                          for column in range(38)] for row in range(38)])
+    np.testing.assert_allclose(found[0, :5], np.maximum(response - 1, 0).mean(axis=(0, 1)), atol=1e-4)
+    np.testing.assert_allclose(found[0, 256:261], np.maximum(-response - 1, 0).mean(axis=(0, 1)), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind, key", [("image_class", "accuracy"), ("image_classes", "map")])
+def test_scores_and_report_of_both_kinds_of_labels(run, labelled, tmp_path, kind, key):
+    probe(configure(run, labelled[kind], representation="statistics"), mesh.make(), tmp_path)
+    scores = json.loads((tmp_path / "evaluation" / "scores.json").read_text())
+    assert scores["step"] == 2
+    for name in ("knn", "linear"):
+        assert 0.5 < scores[name][key] <= 1, "the mean of the radar image says how much of it is wet"
+        assert scores[name]["support"].keys() == {"dry", "wet"}
+
+
+def test_the_command_writes_a_report(run, labelled, tmp_path):
+    folder = labelled["image_class"]
+    command = ["--config=configs/probe.py", f"--config.init_from={run}", f"--config.data.dir={folder}"]
+    done = subprocess.run([sys.executable, "main.py", *command, f"--workdir={tmp_path / 'probe'}",
+                           "--config.probes=('knn',)"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"knn: accuracy 0\.\d+  macro_f1 0\.\d+", done.stdout)
+    page = (tmp_path / "probe" / "report.html").read_text()
+    assert "Nearest neighbours" in page and "always the most frequent class" in page and "Linear probe" not in page
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"data": {"eval_split": "train"}}, "config.data.eval_split is 'train'; expected another split than train"),
+    ({"data": {"validation_split": "test"}}, "another split than test and train, which the probes learn from"),
+    ({"probes": ()}, r"config.probes is \(\); expected 'knn', 'linear' or both"),
+    ({"probes": ("nearest",)}, "config.probes.* is 'nearest'"),
+    ({"init_from": ""}, "config.init_from is ''; expected the workdir of a run"),
+    ({"inputs": "s1+"}, "config.inputs is 's1\\+'"),
+])
+def test_a_mistake_is_one_line(labelled, changes, message):
+    with pytest.raises(UserError, match=message):
+        configure("run", labelled["image_class"], **changes)
+
+
+def test_data_that_do_not_fit_are_one_line(run, labelled, write_dataset, tmp_path):
+    pixels = write_dataset(labels=True)
+    with pytest.raises(UserError, match="of kind 'pixel_classes', probes need one class per image"):
+        build_probe(configure(run, pixels))
+    with pytest.raises(UserError, match="give another folder for these scores"):
+        probe(configure(run, labelled["image_class"]), mesh.make(), type(tmp_path)(run))
+
+
+def test_a_place_that_is_learnt_from_and_scored_is_refused_by_name(run, write_dataset, tmp_path, monkeypatch):
+    folder = write_dataset(train=20, test=8, labels="image_class")
+    config = configure(run, folder)
+    built = build_probe(config)
+    monkeypatch.setattr(type(built.test), "location", lambda self, number, location: number)
+    with pytest.raises(UserError, match="8 of 8 test images are of places that the train split holds too, first "
+                                        "'test000' of place 'test0'"):
+        probe(config, mesh.make(), tmp_path)
