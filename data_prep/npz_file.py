@@ -1,4 +1,4 @@
-"""Arrays in an .npz file, read row by row: of a large array only one row is in memory, whatever its header declares."""
+"""Arrays in an .npz file: of one of more than 256 MiB only one row is in memory, whatever its header declares."""
 
 import math
 import pathlib
@@ -44,6 +44,8 @@ class NpzFile:
     def __init__(self, path: pathlib.Path):
         self.path = path
         self._streams: dict[str, _Stream] = {}
+        self._arrays: dict[str, np.ndarray] = {}
+        self._checked: set[str] = set()
         try:
             self._zip = zipfile.ZipFile(path)
             weakref.finalize(self, self._zip.close)  # an importer is not closed
@@ -53,14 +55,17 @@ class NpzFile:
             raise self._wrong(error) from error
 
     def whole(self, name: str) -> np.ndarray:
-        """Returns a small array; UserError for one of more than 256 MiB."""
+        """Returns a small array, whose checksum is right; UserError for one of more than 256 MiB."""
         header = self.headers[name]
         if header.bytes > _LARGEST_ARRAY:
             raise UserError(f"'{self.path}': {name} is {_text(header)}, {header.bytes} bytes; expected at most "
                             f"{_LARGEST_ARRAY}")
         try:
             with self._zip.open(f"{name}.npy") as member:
-                return np.lib.format.read_array(member, allow_pickle=False)
+                array = np.lib.format.read_array(member, allow_pickle=False)
+                if member.read(1):  # reading to the end compares the checksum
+                    raise ValueError(f"{name} is longer than its header says")
+                return array
         except DAMAGE as error:
             raise self._wrong(error) from error
 
@@ -73,12 +78,16 @@ class NpzFile:
         header = self.headers[name]
         if not header.shape or not 0 <= number < header.shape[0]:
             raise UserError(f"'{self.path}': {name} is {_text(header)}, it has no row {number}")
-        if header.fortran:
-            return self.whole(name)[number]  # rows are scattered over all of it
+        if header.fortran or header.bytes <= _LARGEST_ARRAY:  # rows of the first are scattered over all of it
+            if name not in self._arrays:
+                self._arrays[name] = self.whole(name)
+            return self._arrays[name][number]
         if (size := header.bytes // header.shape[0]) > _LARGEST_ROW:
             raise UserError(f"'{self.path}': {name} is {_text(header)}, {size} bytes for each image; expected at most "
                             f"{_LARGEST_ROW}")
         try:
+            if name not in self._checked:
+                self._check(name)
             stream = self._streams.get(name)
             if stream is None or stream.row > number:
                 if stream is not None:
@@ -91,6 +100,13 @@ class NpzFile:
         except DAMAGE as error:
             self._streams.pop(name, None)
             raise self._wrong(error) from error
+
+    def _check(self, name: str) -> None:
+        """Reads an array once to its end, where its checksum stands: a row alone would not show damage."""
+        with self._zip.open(f"{name}.npy") as member:
+            while member.read(1 << 20):
+                pass
+        self._checked.add(name)
 
     def close(self) -> None:
         """Closes the file."""

@@ -10,6 +10,7 @@ are 0 in it. Dates and places are not published.
 import pathlib
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 
@@ -88,15 +89,15 @@ def _png(path: pathlib.Path, mode: str) -> np.ndarray:
             kind = file_kinds.kind_of(file.read(file_kinds.HEAD))
         if kind != file_kinds.PNG:
             raise UserError(f"'{path}' is {kind or 'no picture'}, expected a PNG; fetch it again")
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
+            opened = Image.open(path)
+        with opened as image:
             if image.size != (_SIZE, _SIZE):  # before its pixels take memory
                 raise UserError(f"'{path}' is {image.height}x{image.width} pixels, expected {_SIZE}x{_SIZE}; is it an "
                                 "OMBRIA file?")
             if image.mode != mode:
                 raise UserError(f"'{path}' has mode {image.mode}, expected {mode}; is it an OMBRIA file?")
-            if image.size != (_SIZE, _SIZE):  # before the pixels take memory
-                raise UserError(f"'{path}' has {image.size[0]}x{image.size[1]} pixels, expected {_SIZE}x{_SIZE}; is it "
-                                "an OMBRIA file?")
             return np.asarray(image)
     except UserError:
         raise

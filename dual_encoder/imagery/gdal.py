@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 import pathlib
 import sys
@@ -65,6 +66,8 @@ def _use_own_data() -> None:
     """
     import rasterio
     from rasterio._env import set_gdal_config, set_proj_data_search_path
+
+    logging.getLogger("rasterio").setLevel(logging.ERROR)  # warnings of GDAL would stand next to our one line
 
     own = pathlib.Path(rasterio.__file__).parent
     if (own / "proj_data" / "proj.db").is_file() and any(key in os.environ for key in _PROJ):

@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from data_prep import npz_file
 from data_prep.npz_file import NpzFile
 from dual_encoder.errors import UserError
 
@@ -56,6 +57,27 @@ def test_what_a_header_declares_is_not_believed(tmp_path, content, message):
         file = NpzFile(tmp_path / "x.npz")
         file.whole("a") if len(file.headers["a"].shape) == 1 else file.row("a", 1)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("limit", [1 << 28, 100])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_no_flipped_bit_passes(tmp_path, monkeypatch, save, limit):
+    monkeypatch.setattr(npz_file, "_LARGEST_ARRAY", limit)
+    array = np.random.default_rng(0).normal(size=(5, 3, 8)).astype(np.float32)
+    save(tmp_path / "x.npz", a=array)
+    sound, rng = (tmp_path / "x.npz").read_bytes(), np.random.default_rng(1)
+    for _ in range(150):
+        bit = int(rng.integers(8 * len(sound)))
+        damaged = bytearray(sound)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "y.npz").write_bytes(damaged)
+        try:
+            file = NpzFile(tmp_path / "y.npz")
+            found = file.row("a", 2) if "a" in file.headers else array[2]
+        except UserError:
+            continue
+        np.testing.assert_array_equal(found, array[2])
+        file.close()
 
 
 def test_a_bomb_takes_the_memory_of_a_row(tmp_path):
