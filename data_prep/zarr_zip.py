@@ -20,10 +20,10 @@ from dual_encoder.errors import UserError
 SUFFIX = ".zarr.zip"
 # Never get_codec of any name: numcodecs also has 'pickle', which runs code from the file.
 _CODECS = ("blosc", "bz2", "gzip", "lz4", "shuffle", "vlen-utf8", "zlib", "zstd")
-# The errors that damaged bytes cause in zipfile, json, numcodecs and numpy.
-_LARGEST = 1 << 28  # values of an array or of a chunk, at most 2 GiB
+_LARGEST = 1 << 28  # bytes of an array, or of one chunk
 _LARGEST_TEXT, _LARGEST_JSON = 1 << 24, 1 << 24  # bytes
 _LARGEST_MEMBER = 1 << 28  # bytes of a chunk as it is stored
+# The errors that damaged bytes cause in zipfile, json, numcodecs and numpy.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError,
            NotImplementedError, OverflowError, MemoryError, AttributeError)
 
@@ -91,8 +91,8 @@ class ZarrZip:
             grid = [[fixed[axis] // step] if axis in fixed else range(-(-length // step))
                     for axis, (length, step) in enumerate(zip(shape, chunks, strict=True))]
             wanted = [length for axis, length in enumerate(shape) if axis not in fixed]
-            if math.prod(wanted) * np.dtype(meta["dtype"]).itemsize > 8 * _LARGEST:
-                raise ValueError(f"{wanted} values are declared, at most {_LARGEST} are read")
+            if math.prod(wanted) * np.dtype(meta["dtype"]).itemsize > _LARGEST:
+                raise ValueError(f"{wanted} values are declared, at most {_LARGEST} bytes are read")
             out = np.zeros(wanted, meta["dtype"])
             for place in itertools.product(*grid):
                 stops = [min(step, length - at * step) for at, step, length in zip(place, chunks, shape, strict=True)]
@@ -111,7 +111,8 @@ class ZarrZip:
         key = f"{array}/" + (meta.get("dimension_separator", ".").join(map(str, place)) or "0")
         if key not in self._names:
             fill = 0 if meta["fill_value"] is None else meta["fill_value"]
-            return np.full(meta["chunks"], float(fill) if np.dtype(meta["dtype"]).kind == "f" else fill, meta["dtype"])
+            value = np.array(float(fill) if np.dtype(meta["dtype"]).kind == "f" else fill, meta["dtype"])
+            return np.broadcast_to(value, meta["chunks"])
         stored = self._zip.getinfo(key).file_size
         if stored > _LARGEST_MEMBER:
             raise ValueError(f"chunk '{key}' holds {stored} bytes, at most {_LARGEST_MEMBER} are read")
@@ -169,14 +170,16 @@ def _sizes(meta: dict[str, Any]) -> tuple[list[int], list[int]]:
     longest = 4096 if dtype.kind in "US" else 8
     if dtype.kind not in "iufbMmOUS" or dtype.itemsize > longest:
         raise ValueError(f"dtype {dtype} is not read here")
-    if math.prod(chunks) * dtype.itemsize > 8 * _LARGEST or meta["order"] not in ("C", "F"):
-        raise ValueError(f"chunks {chunks} in order {meta['order']!r} are not read; at most {_LARGEST} values are")
+    if math.prod(chunks) * dtype.itemsize > _LARGEST or meta["order"] not in ("C", "F"):
+        raise ValueError(f"chunks {chunks} in order {meta['order']!r} are not read; at most {_LARGEST} bytes are")
     return shape, chunks
 
 
 def _decoded(codec: Any, name: str, data: Any, size: int) -> Any:
     """Decodes a chunk that is `size` bytes long then; ValueError for a longer one, before it takes memory."""
-    if name == "vlen-utf8":
+    if name == "vlen-utf8":  # the number of texts, then the length of each in 4 bytes and its letters
+        if (texts := int.from_bytes(bytes(data[:4]), "little")) > min(size, len(data)) // 4:
+            raise ValueError(f"a chunk of {len(data)} bytes declares {texts} texts")
         return codec.decode(data)
     if name in ("gzip", "zlib", "bz2"):
         unpack = bz2.BZ2Decompressor() if name == "bz2" else zlib.decompressobj(31 if name == "gzip" else 15)
@@ -184,6 +187,8 @@ def _decoded(codec: Any, name: str, data: Any, size: int) -> Any:
         found = unpack.decompress(bytes(data), max(size, _LARGEST_TEXT) + 1)
         if len(found) > max(size, _LARGEST_TEXT):
             raise ValueError(f"a chunk unpacks to more than the {size} bytes of its shape")
+        if not unpack.eof:
+            raise EOFError("a chunk is cut off")
         return found
     if name in ("blosc", "lz4", "zstd"):  # their headers declare the size
         declared = _declared(name, bytes(data[:18]))

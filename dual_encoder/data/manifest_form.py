@@ -86,6 +86,8 @@ def _check_shard(entry: Any, where: str) -> None:
     _require(isinstance(entry, dict), where, entry, "file, bytes, records and sha256")
     for key in ("file", "sha256"):
         _text(entry, key, f"{where}.")
+    _require(not set("/\\") & set(entry["file"]) and entry["file"].strip("."), f"{where}.file", entry["file"],
+             "the name of a file in the folder of the manifest")
     for key in ("bytes", "records"):
         _require(_is_count(entry.get(key)), f"{where}.{key}", entry.get(key), "a count")
 

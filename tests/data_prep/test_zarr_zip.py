@@ -1,9 +1,15 @@
 """Zarr zips: chunks, codecs and fill values against the arrays that were written; damage is named."""
 
+import bz2
+import gzip
 import json
 import pickle
+import resource
+import subprocess
+import sys
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -160,3 +166,53 @@ def test_a_damaged_tar_is_named_after_what_came_before(tmp_path, values):
     (tmp_path / "no.tar").write_bytes(b"x" * 2000)
     with pytest.raises(UserError, match="no.tar' cannot be read as an uncompressed tar"):
         list(tar_members(tmp_path / "no.tar"))
+
+
+def lying(path, chunk=b"", **changes):
+    """A zip of one array 'a' of 2 x 3 with another .zarray than its chunk."""
+    meta = {"zarr_format": 2, "shape": [2, 3], "chunks": [2, 3], "dtype": "<f4", "compressor": None, "fill_value": 0,
+            "order": "C", "filters": None} | changes
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/.zarray", json.dumps(meta))
+        if chunk:
+            file.writestr("a/0.0", chunk)
+    return ZarrZip(path)
+
+
+GZIP = {"id": "gzip", "level": 1}
+
+
+@pytest.mark.parametrize("changes, chunk", [
+    ({"chunks": [-264, 3]}, b""), ({"chunks": [0, 3]}, b""), ({"chunks": [2]}, b""), ({"chunks": [2.0, 3]}, b""),
+    ({"shape": [-2, 3]}, b""), ({"shape": "2x3"}, b""), ({"shape": [10**6, 10**6]}, b""),
+    ({"shape": [1, 25 * 10**7], "chunks": [1, 25 * 10**7], "dtype": "<f8", "fill_value": 1}, b""),
+    ({"dtype": "V99999999"}, b""), ({"order": "X"}, b""), ({"dtype": "|O"}, b"\x80\x04."),
+    ({"dtype": "|O", "filters": [{"id": "vlen-utf8"}]}, (200_000_000).to_bytes(4, "little")),
+    ({"compressor": GZIP}, gzip.compress(bytes(1 << 26), mtime=0)),
+    ({"compressor": GZIP}, gzip.compress(bytes(24), mtime=0)[:-6]),
+    ({"compressor": {"id": "zlib", "level": 1}}, zlib.compress(bytes(1 << 26))),
+    ({"compressor": {"id": "bz2", "level": 1}}, bz2.compress(bytes(1 << 26))),
+    ({"compressor": BLOSC}, bytes([2, 1, 33, 4]) + (2**31 - 1).to_bytes(4, "little") * 2 + bytes(40)),
+    ({"compressor": {"id": "lz4"}}, (2**31 - 1).to_bytes(4, "little") + bytes(40)),
+    ({"compressor": {"id": "zstd", "level": 1}}, b"\x28\xb5\x2f\xfd\xe0" + (2**40).to_bytes(8, "little") + bytes(20)),
+], ids=lambda value: str(value)[:60] if isinstance(value, dict) else "chunk")
+def test_what_an_array_declares_is_not_believed(tmp_path, changes, chunk):
+    with pytest.raises(UserError, match="cannot be read|is not read here") as told:
+        lying(tmp_path / "x.zarr.zip", chunk, **changes).read("a")
+    assert "\n" not in str(told.value)
+
+
+def test_no_memory_that_was_not_written_reaches_an_array(tmp_path):
+    np.testing.assert_array_equal(lying(tmp_path / "x.zarr.zip", fill_value=7).read("a"), np.full((2, 3), 7, "<f4"))
+    store = lying(tmp_path / "y.zarr.zip", shape=[5, 7], chunks=[2, 3], fill_value=-1)
+    assert (store.read("a") == -1).all()
+
+
+def test_a_lie_takes_no_memory(tmp_path):
+    """Absent chunks of 240 MB each, and a chunk that unpacks to 64 MB: within 1 GB of addresses."""
+    lying(tmp_path / "x.zarr.zip", shape=[1, 6 * 10**7], chunks=[1, 6 * 10**7])
+    code = ("import sys\nfrom data_prep.zarr_zip import ZarrZip\nimport pathlib\n"
+            "print(ZarrZip(pathlib.Path(sys.argv[1])).read('a').sum())\n")
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "x.zarr.zip"], capture_output=True, text=True,
+                          timeout=100, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)))
+    assert done.returncode == 0 and done.stdout == "0.0\n", done.stderr[-500:]
