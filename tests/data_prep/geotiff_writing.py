@@ -70,7 +70,7 @@ def read(raw, kind="pairs", cut=False, features=("s1", "s2")):
     layout = importers.load("geotiff").layout(kind, raw)
     sensors = {feature: layout.sensors[feature][0] for feature in features}
     importer = importers.open_raw("geotiff", raw, kind, sensors, cut=cut)
-    (entry,) = importer.entries()
+    (entry,) = [item for item in importer.entries() if not isinstance(item, importers.Unmatched)]
     assert isinstance(entry, Entry), entry
     item = importer.read(entry)
     record.check(item, {feature: sensor(name) for feature, name in sensors.items()}, 0 if cut else layout.size,

@@ -196,6 +196,8 @@ def test_the_form_names_key_and_value(tiny):
 
     assert fault(lambda v: v["shards"]["train"][0].update(bytes="7")) == ("shards.train[0].bytes is '7', expected a "
                                                                           "count")
+    for name in ("../../x", "/etc/passwd", "a/b", "..", "a\\b"):
+        assert "the name of a file in the folder" in fault(lambda v, n=name: v["shards"]["train"][0].update(file=n))
     assert fault(lambda v: v["sensors"]["s1"]["mean"].append(10**400)).startswith("sensors.s1.mean is [")
     assert fault(lambda v: v["tensors"]["s1"].update(shape=[1 << 20, 1 << 20, 2])).startswith("tensors.s1.shape is [")
     assert fault(lambda v: v["sensors"]["s1"].update(scale=float("inf"))) == "it holds the number Infinity"
