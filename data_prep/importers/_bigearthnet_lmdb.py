@@ -2,20 +2,16 @@
 
 import contextlib
 import pathlib
-import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from data_prep.importers import Entry, Reject
+from data_prep.importers import Entry, Reject, _lmdb_pages
 from data_prep.importers import _bigearthnet_tables as tables
 from dual_encoder.errors import UserError
 
 _NAME = "BigEarthNet-V2-LMDB"
-# Bytes in a meta page: its head has 16, then come magic, version, address and map size; two databases, the first of
-# which begins with the size of a page; last page and transaction.
-_PAGE_SIZE, _LAST_PAGE, _META = 40, 136, 152
 
 
 class Lmdbs:
@@ -37,6 +33,7 @@ class Lmdbs:
         seen: set[str] = set()
         for path in paths:
             name = path.relative_to(self._raw).as_posix()
+            _lmdb_pages.check(path / "data.mdb")
             with self._transaction(name) as transaction:
                 stored = {bytes(key).decode(errors="replace") for key in transaction.cursor().iternext(values=False)}
             for row in tables.read(path.parent, self._classes):
@@ -70,7 +67,6 @@ class Lmdbs:
     def _transaction(self, name: str) -> Iterator[Any]:
         import lmdb  # here, because the archives do not need it
 
-        _check_length(self._raw / name / "data.mdb")
         # Opened anew each time (less than 0.1 ms): LMDB forbids to open the same one twice in a process.
         try:
             with lmdb.open(str(self._raw / name), readonly=True, lock=False) as environment:
@@ -78,26 +74,3 @@ class Lmdbs:
                     yield transaction
         except lmdb.Error as error:
             raise UserError(f"'{self._raw / name}' cannot be read as LMDB ({error}); fetch the sample again") from error
-
-
-def _check_length(path: pathlib.Path) -> None:
-    """Raises UserError if a file of LMDB is shorter than it says: reading it would end the process with a bus error.
-
-    Its first two pages are meta pages; the one of the last transaction holds the number of the last page
-    (lmdb.h and mdb.c of LMDB 0.9, MDB_page and MDB_meta).
-    """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_META)
-            size_of_page = struct.unpack_from("<I", head, _PAGE_SIZE)[0] if len(head) == _META else 0
-            if not (512 <= size_of_page <= 65536 and size_of_page & (size_of_page - 1) == 0):
-                raise UserError(f"'{path}' is no LMDB (its pages have {size_of_page} bytes); fetch the sample again")
-            file.seek(size_of_page)
-            metas = [head, file.read(_META)]
-            size = file.seek(0, 2)
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror}); fetch the sample again") from error
-    last = max(struct.unpack_from("<Q", meta, _LAST_PAGE)[0] for meta in metas if len(meta) == _META)
-    if size < (last + 1) * size_of_page:
-        raise UserError(f"'{path}' has {size} bytes, its header says {(last + 1) * size_of_page}; it looks truncated, "
-                        "fetch the sample again")

@@ -166,7 +166,8 @@ def _sorted(parts: "Iterable[pyarrow.Table]") -> Iterator[Row]:
 
     for batch in pyarrow.concat_tables(parts).sort_by("patch_id").to_batches(max_chunksize=4096):
         for patch_id, s1_name, split, *labels in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            yield Row(patch_id or "", s1_name or "", split or "", *filter(None, labels))
+            yield Row(patch_id or "", s1_name or "", "validation" if split == "val" else split or "",
+                      *filter(None, labels))
 
 
 def _csv_rows(path: pathlib.Path) -> list[tuple[str, str]]:

@@ -335,7 +335,7 @@ def test_archive_names_what_is_missing(archive):
         entries[2].id: f"'{entries[2].where['s1']}' has no partner '{entries[2].where['s2']}' (by the table)"}
     assert [item.id for item in items if isinstance(item, Entry)] == [entries[1].id]
     (archive / "metadata.parquet").write_bytes(b"PAR1 nothing")
-    with pytest.raises(UserError, match="metadata.parquet' is no table with patch_id"):
+    with pytest.raises(UserError, match="metadata.parquet' cannot be read as a table with patch_id"):
         next(open_(archive).entries())
     (archive / "metadata.parquet").unlink()
     with pytest.raises(UserError, match="metadata.parquet' is missing; the table names the S1 patch"):
