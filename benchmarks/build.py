@@ -97,7 +97,7 @@ def profile(folder: pathlib.Path, importer: str) -> None:
     spent = {(pathlib.Path(file).name, name): cumulative
              for (file, _, name), (_, _, _, cumulative, _) in pstats.Stats(profiler).stats.items()}
     total = spent["shards.py", "write"]
-    for file, name in ((f"{importer}.py", "read"), ("raster.py", "read"), ("radiometry.py", "db_to_int16"),
+    for file, name in ((f"{importer}.py", "read"), ("raster.py", "read_bands"), ("radiometry.py", "db_to_int16"),
                        ("radiometry.py", "upsample_native"), ("record.py", "check"), ("shards.py", "serialize")):
         print(f"  profile: {file.removesuffix('.py')}.{name:20s} {spent[file, name] / total:6.1%}")
 
