@@ -99,7 +99,7 @@ def profile(folder: pathlib.Path, importer: str) -> None:
     total = spent["shards.py", "write"]
     for file, name in ((f"{importer}.py", "read"), ("raster.py", "read_bands"), ("radiometry.py", "db_to_int16"),
                        ("radiometry.py", "upsample_native"), ("record.py", "check"), ("shards.py", "serialize")):
-        print(f"  profile: {file.removesuffix('.py')}.{name:20s} {spent[file, name] / total:6.1%}")
+        print(f"  profile: {file.removesuffix('.py')}.{name:20s} {spent.get((file, name), 0) / total:6.1%}")
 
 
 def memory(folder: pathlib.Path) -> None:
