@@ -30,6 +30,7 @@ demo: install
 	$(RUN) -m data_prep sample --out=$(DEMO)/sample
 	$(RUN) -m data_prep build --importer=bigearthnet --raw=$(DEMO)/sample --data_dir=$(DEMO)/data
 	$(RUN) -m data_prep inspect $(DEMO)/data/s1s2_pairs/bigearthnet/1.0.0 --out=$(DEMO)/pairs.png
+	$(RUN) -m data_prep overlap $(DEMO)/data/s1s2_pairs/bigearthnet/1.0.0
 	$(RUN) -m data_prep build --importer=bigearthnet --raw=$(DEMO)/sample --data_dir=$(DEMO)/data --kind=tiles --labels=water_weak
 	$(RUN) main.py --config=configs/pretrain.py:smoke --workdir=$(DEMO)/pretrain \
 	  --config.data.dir=$(DEMO)/data/s1s2_pairs/bigearthnet/1.0.0
