@@ -92,6 +92,8 @@ class Job:
 
     def exclusions(self, plan: Plan) -> list[Exclusion]:
         """Returns the data sets whose records are left out, ready to compare."""
+        if not self.exclude:
+            return []
         side = self.raw_size or self.size
         entries = sum(plan.entries.values()) * (side // self.size) ** 2
         return [Exclusion(plan.folder, number, folder, self.specs, footprints.PIXEL * side, entries)
