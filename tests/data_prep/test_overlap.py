@@ -15,6 +15,8 @@ from tests.data_prep.test_sides import scene
 from tests.data_prep.test_sides import tiles as cut_tiles
 from tests.data_prep.test_spots import planted, texture
 
+ACCEPT = "--accept=offset_present"  # textures are bright in every band
+
 
 def write_raw(folder, images, ids, **arrays):
     """A raw folder of the importer npz with optical tiles: images uint16 [size, size, 12] in the order of L2A."""
@@ -36,7 +38,8 @@ def build(cli, tmp_path_factory):
     """Returns a function: raw folder, options -> folder of the data set and the process."""
     def run(raw, *options):
         data_dir = tmp_path_factory.mktemp("data")
-        process = cli("build", "--importer=npz", "--kind=tiles", f"--raw={raw}", f"--data_dir={data_dir}", *options)
+        process = cli("build", "--importer=npz", "--kind=tiles", f"--raw={raw}", f"--data_dir={data_dir}", ACCEPT,
+                      *options)
         assert process.returncode == 0, process.stderr
         return next(data_dir.glob("s1s2_tiles/*/1.0.0")), process
     return run
@@ -142,7 +145,7 @@ def test_a_build_leaves_out_what_overlaps_another_data_set(cli, build, training,
     assert info.source["exclude"] == f"{name} {load_info(evaluation).fingerprint[:16]}"
     alone, _ = build(raw, f"--exclude={evaluation}", "--num-shards=2", "--workers=1")
     assert load_info(alone).fingerprint == info.fingerprint != load_info(training).fingerprint
-    process = cli("build", "--importer=npz", "--kind=tiles", f"--raw={raw}", f"--data_dir={folder.parents[2]}")
+    process = cli("build", "--importer=npz", "--kind=tiles", f"--raw={raw}", f"--data_dir={folder.parents[2]}", ACCEPT)
     assert process.returncode == 2 and f"exclude {name}" in process.stderr and ", not None" in process.stderr
     process = cli("overlap", folder, evaluation, f"--out={tmp_path / 'pairs.jsonl'}")
     assert "test: 0 of 4 records overlap train" in process.stdout, process.stderr
@@ -168,7 +171,7 @@ def test_neighbours_of_an_excluded_scene_are_left_out(build, tmp_path):
 ])
 def test_mistakes_with_exclude_end_with_one_line(cli, evaluation, tmp_path, options, message):
     raw = write_raw(tmp_path / "raw", [optical(texture(0))], ["a"])
-    process = cli("build", "--importer=npz", "--kind=tiles", f"--raw={raw}", f"--data_dir={tmp_path / 'data'}",
+    process = cli("build", "--importer=npz", "--kind=tiles", f"--raw={raw}", f"--data_dir={tmp_path / 'data'}", ACCEPT,
                   *(option.format(b=evaluation) for option in options))
     assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
     assert message.format(b=evaluation) in process.stderr
