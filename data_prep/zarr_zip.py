@@ -60,7 +60,7 @@ class ZarrZip:
     def dims(self, array: str) -> tuple[str, ...]:
         """Returns the names of an array's dimensions, as xarray writes them; UserError if it has no names."""
         dims = self.attributes(array).get("_ARRAY_DIMENSIONS")
-        if dims is None:
+        if not (isinstance(dims, list) and all(isinstance(name, str) for name in dims)):
             raise UserError(f"{self}: array '{array}' names no dimensions (_ARRAY_DIMENSIONS); expected a zarr v2 file "
                             "as xarray writes it")
         return tuple(dims)

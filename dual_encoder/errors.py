@@ -7,7 +7,18 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. The message is one line: what was seen, what was expected and what to do."""
+    """A mistake that the user can mend. The message is one line: what was seen, what was expected and what to do.
+
+    Letters of raw data that cannot be printed, such as a line break in a name, are escaped.
+    """
+
+    def __init__(self, message: object = ""):
+        super().__init__(printable(str(message)))
+
+
+def printable(text: str) -> str:
+    """Returns a text on one line: letters that cannot be printed or encoded become '\\n', '\\x00', '\\ud800'."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -29,7 +29,7 @@ from data_prep.importers import Entry, Reject, Unmatched
 from data_prep.names import fault, leaves, shown, split_name
 from data_prep.turned_away import first_reason, row, unmatched_text
 from dual_encoder.data.manifest import splits_in_order
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, printable
 from dual_encoder.storage import atomic
 
 _FORMAT = 2  # of entries.jsonl; 1 had s1_time and s2_time in place of times
@@ -122,7 +122,7 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
     with atomic.create(folder / "entries.jsonl") as lines, atomic.create(folder / "rejected.jsonl") as rejects:
         def reject(name: str, kind: str, reason: str) -> None:
             turned_away[kind] += 1
-            rejects.write(json.dumps({"id": name, "kind": kind, "stage": "list", "reason": reason}).encode() + b"\n")
+            rejects.write(_rejected(name, kind, reason))
 
         for item in _checked(_with_progress(entries, unmatched), folded, reject):
             digest = int.from_bytes(hashlib.blake2b(item.id.encode(), digest_size=8).digest(), "big")
@@ -153,6 +153,10 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
     _save(plan, offsets)
     _report(plan, turned_away, unmatched, folded if own else {})
     return plan
+
+
+def _rejected(name: str, kind: str, reason: str) -> bytes:
+    return json.dumps({"id": name, "kind": kind, "stage": "list", "reason": printable(reason)}).encode() + b"\n"
 
 
 def _fault(entry: Entry) -> str:

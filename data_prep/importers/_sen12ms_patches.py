@@ -177,6 +177,9 @@ def read(raw: pathlib.Path, item: Entry, features: Iterable[str], source: str, *
         return Pair.of(item, images=images, source=source, lat=lat, lon=lon)
     label = _label(raw / item.where[classes.layer], classes)
     for feature, image in images.items():
+        if label.shape != image.shape[:2]:
+            raise UserError(f"'{item.where[classes.layer]}' has {label.shape[0]}x{label.shape[1]} pixels, its "
+                            f"{feature} {image.shape[0]}x{image.shape[1]}; fetch both again")
         label[~SENSORS[SENSORS_OF[feature][0]].holds_data(image)] = IGNORED
     return Tile.of(item, images=images, label=label, source=source, lat=lat, lon=lon)
 

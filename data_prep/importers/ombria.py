@@ -26,6 +26,7 @@ from dual_encoder.errors import UserError
 from dual_encoder.imagery import file_kinds
 
 _SIZE = 256  # pixels
+_LARGEST = 1 << 24  # bytes of a file
 
 
 class Importer:
@@ -86,9 +87,11 @@ class Importer:
 def _png(path: pathlib.Path, mode: str) -> np.ndarray:
     try:
         with open(path, "rb") as file:
-            kind = file_kinds.kind_of(file.read(file_kinds.HEAD))
+            data = file.read(_LARGEST)
+        kind = file_kinds.kind_of(data[:file_kinds.HEAD])
         if kind != file_kinds.PNG:
             raise UserError(f"'{path}' is {kind or 'no picture'}, expected a PNG; fetch it again")
+        _check_chunks(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
             opened = Image.open(path)
@@ -104,3 +107,14 @@ def _png(path: pathlib.Path, mode: str) -> np.ndarray:
     except (PIL.UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, OverflowError, struct.error,
             zlib.error, Image.DecompressionBombError) as error:
         raise UserError(f"'{path}' cannot be read as PNG ({error}); fetch it again") from error
+
+
+def _check_chunks(data: bytes) -> None:
+    """Raises ValueError unless the chunks of a PNG have their checksums, to the last one: Pillow passes over some."""
+    at, name = 8, b""
+    while name != b"IEND":
+        length, name = struct.unpack_from(">I4s", data, at)
+        content = data[at + 4:at + 8 + length]
+        if length > len(data) or zlib.crc32(content) != struct.unpack_from(">I", data, at + 8 + length)[0]:
+            raise ValueError(f"the checksum of a chunk at byte {at} is wrong")
+        at += 12 + length

@@ -108,6 +108,9 @@ class Importer:
                             "0 and 1; is it a LabelHand file of v1.1?")
         ignored = raw_label == -1
         for feature, image in images.items():
+            if raw_label.shape != image.shape[:2]:
+                raise UserError(f"'{label}' has {raw_label.shape[0]}x{raw_label.shape[1]} pixels, its {feature} "
+                                f"{image.shape[0]}x{image.shape[1]}; fetch both again")
             ignored |= ~SENSORS[self._sensors[feature]].holds_data(image)
         classes = np.where(ignored, IGNORED, raw_label).astype(np.uint8)
         return Tile.of(entry, images=images, label=classes, source=source)
