@@ -49,8 +49,12 @@ class NpzFile:
         try:
             self._zip = zipfile.ZipFile(path)
             weakref.finalize(self, self._zip.close)  # an importer is not closed
-            self.headers = {name.removesuffix(".npy"): self._header(name) for name in self._zip.namelist()
-                            if name.endswith(".npy")}
+            self.headers: dict[str, Header] = {}
+            for name in self._zip.namelist():
+                if name.endswith(".npy"):
+                    self.headers[name.removesuffix(".npy")] = self._header(name)
+                else:  # opening compares the name with the one next to the data; a damaged name would hide an array
+                    self._zip.open(name).close()
         except DAMAGE as error:
             raise self._wrong(error) from error
 
