@@ -210,6 +210,11 @@ def check(record: Pair | Tile, sensors: Mapping[str, SensorSpec], size: int, lab
             raise wrong(*fault)
 
 
+def patches(raw_size: int, size: int) -> int:
+    """Returns how many patches of `size` pixels are cut from an image of `raw_size`; 0 = it has the size of one."""
+    return max(1, raw_size // size) ** 2
+
+
 def cut(record: Pair | Tile, size: int) -> list[Pair | Tile]:
     """Cuts a record into the whole patches of `size` pixels that fit, row by row from the upper left.
 

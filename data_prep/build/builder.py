@@ -18,7 +18,7 @@ from data_prep.build import exclusion, finish, plan, shards, summary, workers
 from data_prep.build.config import Config
 from data_prep.build.doubts import Doubts
 from data_prep.pairing import GapHistogram
-from data_prep.record import timed
+from data_prep.record import patches, timed
 from dual_encoder.data import digests
 from dual_encoder.errors import UserError, one_line
 from dual_encoder.storage import atomic, lock
@@ -152,8 +152,9 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         _check_space(job, made, self._record_bytes())
         exclusion.prepare(made.folder, job.exclude, job.specs, how.workers)
         run = workers.run(job, made, how.workers) if how.beam is None else workers.run_beam(job, made, how.beam)
-        _stop_at_doubts(work, run, how.accepted)
-        self._finish(job, made, run)
+        doubts = _join_doubts(run)
+        _stop_at_doubts(work, doubts, how.accepted)
+        self._finish(job, made, run, doubts)
         (work / "data").rename(final)
 
     def _facts(self, raw: pathlib.Path, how: How) -> dict[str, Any]:
@@ -174,11 +175,10 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         if made and started:
             print(f"going on with a build that was stopped, by the list of raw files that it made: {work}", flush=True)
             return made
-        patches = max(1, config.raw_size // config.size) ** 2
 
         def count_shards(entries: int) -> int:
             count = facts["shards"] or tfds.core.utils.shard_utils.ShardConfig().get_number_shards(
-                entries * patches * self._record_bytes(), entries)
+                entries * patches(config.raw_size, config.size) * self._record_bytes(), entries)
             return min(count, entries)
 
         labels = "" if config.labels == shards.WATER_WEAK else config.labels
@@ -201,7 +201,7 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         facts = self.info.metadata[finish.FACTS]["tensors"].values()
         return _OVERHEAD + sum(int(np.prod(f["shape"])) * np.dtype(f["dtype"]).itemsize for f in facts)
 
-    def _finish(self, job: shards.Job, made: plan.Plan, notes: list[shards.Note]) -> None:
+    def _finish(self, job: shards.Job, made: plan.Plan, notes: list[shards.Note], doubts: Doubts) -> None:
         """Writes all files but the shards: index, rejected.jsonl, TFDS's files, the manifest; prints the summary."""
         folder, tasks = pathlib.Path(job.folder), made.tasks()
         rejected = (made.folder / REJECTED).read_text().splitlines()
@@ -231,10 +231,10 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
                                 job.label)
         if text := summary.text(contents, job.label):
             facts["source"]["content"] = text
-        doubts = _join_doubts(notes)
         facts["source"]["plausibility"] = doubts.text() + (
             f"; accepted: {', '.join(job.accepted)}" if job.accepted else "")
-        if remarks := _remarks(notes):
+        remarks = _remarks(notes)
+        if remarks:
             facts["source"]["remarks"] = "; ".join(remarks)
         self.info.write_to_directory(folder)
         atomic.write(folder / ASKED, (json.dumps(made.facts, indent=1) + "\n").encode())
@@ -243,8 +243,8 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
                      "sha256": note.sha256} for task, note in parts] for split, parts in splits.items()},
             {split: np.concatenate([note.index for _, note in parts]) for split, parts in splits.items()})
         final = folder.parent.parent / folder.parent.name.removeprefix("incomplete.")
-        for line in (*_summary(notes, rejected, final, timed(job.sensors)), *summary.lines(contents, job.label),
-                     *(f"implausible: {line}" for line in doubts.lines())):
+        for line in (*_summary(notes, remarks, rejected, final, timed(job.sensors)),
+                     *summary.lines(contents, job.label), *(f"implausible: {line}" for line in doubts.lines())):
             print(line, flush=True)
 
 
@@ -254,8 +254,8 @@ def _differences(built: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
                      if name not in _TEXTS and built.get(name) != asked.get(name))
 
 
-def _summary(notes: list[shards.Note], rejected: list[str], folder: pathlib.Path, features: Sequence[str]
-             ) -> Iterator[str]:
+def _summary(notes: list[shards.Note], remarks: Sequence[str], rejected: list[str], folder: pathlib.Path,
+             features: Sequence[str]) -> Iterator[str]:
     yield from turned_away.summary(rejected, str(folder / REJECTED))
     gaps = GapHistogram()
     seconds: dict[str, float] = {}
@@ -263,7 +263,7 @@ def _summary(notes: list[shards.Note], rejected: list[str], folder: pathlib.Path
         gaps.merge(note.gaps)
         for name, value in note.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + value
-    yield from _remarks(notes)
+    yield from remarks
     yield from gaps.lines(features)
     total = max(sum(seconds.values()), 1e-9)
     yield "time of the workers: " + ", ".join(f"{name} {value / total:.0%}" for name, value in seconds.items())
@@ -276,9 +276,8 @@ def _join_doubts(notes: Sequence[shards.Note]) -> Doubts:
     return joined
 
 
-def _stop_at_doubts(work: pathlib.Path, notes: Sequence[shards.Note], accepted: Sequence[str]) -> None:
+def _stop_at_doubts(work: pathlib.Path, doubts: Doubts, accepted: Sequence[str]) -> None:
     """Raises UserError if too many images break a rule; the shards stay, in case the user accepts the values."""
-    doubts = _join_doubts(notes)
     if rules := doubts.too_many(accepted):
         atomic.write(work / _DOUBTED, json.dumps(rules).encode())
         raise UserError(doubts.refusal(rules))
@@ -295,7 +294,7 @@ def _start_anew_after_doubts(work: pathlib.Path, accepted: Sequence[str]) -> Non
 
 
 def _remarks(notes: Sequence[shards.Note]) -> list[str]:
-    """Returns '12 records: s1: order of the bands taken from geotiff.json' for each remark, the most frequent first."""
+    """Returns 's1: order of the bands taken from geotiff.json: 12 records' for each remark, the most frequent first."""
     counts: collections.Counter[str] = collections.Counter()
     for note in notes:
         counts.update(note.remarks)
@@ -304,7 +303,7 @@ def _remarks(notes: Sequence[shards.Note]) -> list[str]:
 
 def _check_space(job: shards.Job, made: plan.Plan, record_bytes: int) -> None:
     left = sum(task.stop - task.start for task in made.tasks() if shards.finished(job, task) is None)
-    needed = left * max(1, job.raw_size // job.size) ** 2 * record_bytes
+    needed = left * patches(job.raw_size, job.size) * record_bytes
     free = shutil.disk_usage(job.folder).free
     if free < needed:
         raise UserError(f"the shards need {needed / 1e9:.1f} GB, the disk of '{job.folder}' has {free / 1e9:.1f} GB "

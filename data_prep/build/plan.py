@@ -159,21 +159,20 @@ def _rejected(name: str, kind: str, reason: str) -> bytes:
     return json.dumps({"id": name, "kind": kind, "stage": "list", "reason": printable(reason)}).encode() + b"\n"
 
 
-def _fault(entry: Entry) -> str:
-    """Returns why the names of an entry cannot be used, '' if they can."""
+def _usual_split(entry: Entry) -> str:
+    """Returns the usual name of an entry's split, '' of none; ValueError if its names and facts cannot be used."""
     for what, text in (("id", entry.id), ("location_id", entry.location_id)):
         if reason := fault(text):
-            return f"{what} {reason}; mend it in the raw data"
+            raise ValueError(f"{what} {reason}; mend it in the raw data")
     for name, degrees, limit in (("lat", entry.lat, 90), ("lon", entry.lon, 360)):
         if not (math.isnan(degrees) or abs(degrees) <= limit):
-            return f"{name} is {degrees:.6g}, expected degrees; mend it in the raw data"
+            raise ValueError(f"{name} is {degrees:.6g}, expected degrees; mend it in the raw data")
     if path := leaves(entry.where):
-        return f"{shown(path)} leads out of the raw folder; give paths relative to it"
+        raise ValueError(f"{shown(path)} leads out of the raw folder; give paths relative to it")
     try:
-        split_name(entry.split.strip() or "train")
+        return split_name(entry.split) if entry.split.strip() else ""
     except ValueError as error:
-        return f"{error}; mend it in the raw data, or build with --split-by=area"
-    return ""
+        raise ValueError(f"{error}; mend it in the raw data, or build with --split-by=area") from error
 
 
 def _checked(items: Iterable[Entry | Reject], folded: dict[str, str], reject: Callable[[str, str, str], None]
@@ -187,10 +186,14 @@ def _checked(items: Iterable[Entry | Reject], folded: dict[str, str], reject: Ca
     """
     names: set[str] = set()
     for item in items:
-        if isinstance(item, Reject) or (wrong := _fault(item)):
-            reject(item.id, "fault", item.reason if isinstance(item, Reject) else wrong)
+        if isinstance(item, Reject):
+            reject(item.id, "fault", item.reason)
             continue
-        name = split_name(item.split) if item.split.strip() else ""
+        try:
+            name = _usual_split(item)
+        except ValueError as error:
+            reject(item.id, "fault", str(error))
+            continue
         names.add(name)
         if len(names) > _MOST_SPLITS:
             raise UserError(f"the raw data have more than {_MOST_SPLITS} splits, the last is '{name}'; is the column "

@@ -26,7 +26,7 @@ from data_prep.build.selection import Filters
 from data_prep.build.summary import Content, is_unlabelled
 from data_prep.look import footprints
 from data_prep.pairing import GapHistogram
-from data_prep.record import Pair, Tile, check, cut, time_of, timed
+from data_prep.record import Pair, Tile, check, cut, patches, time_of, timed
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.data.tfrecord import FOOTER, HEADER, INDEX_DTYPE, masked_crc32c
 from dual_encoder.errors import UserError, one_line
@@ -94,9 +94,9 @@ class Job:
         """Returns the data sets whose records are left out, ready to compare."""
         if not self.exclude:
             return []
-        side = self.raw_size or self.size
-        entries = sum(plan.entries.values()) * (side // self.size) ** 2
-        return [Exclusion(plan.folder, number, folder, self.specs, footprints.PIXEL * side, entries)
+        records = sum(plan.entries.values()) * patches(self.raw_size, self.size)
+        metres = footprints.PIXEL * (self.raw_size or self.size)
+        return [Exclusion(plan.folder, number, folder, self.specs, metres, records)
                 for number, folder in enumerate(self.exclude)]
 
     def shard(self, task: Task) -> pathlib.Path:
