@@ -1,17 +1,15 @@
 """Checks every byte of a data set: its small files, index, shards and the records in them."""
 
-import concurrent.futures
 import hashlib
 import itertools
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from data_prep import processes
 from data_prep.build.finish import fingerprint
-from data_prep.build.workers import end_with_parent
 from dual_encoder.console import Progress
 from dual_encoder.data import digests
 from dual_encoder.data import index as index_lib
@@ -59,8 +57,7 @@ def _verify_shards(shards: list[tuple], workers: int) -> Iterator[list[str]]:
     if min(workers, len(shards)) < 2:
         yield from (_verify_shard(*shard) for shard in shards)
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(shards)), context, end_with_parent) as pool:
+    with processes.pool(min(workers, len(shards))) as pool:
         yield from pool.map(_verify_shard, *zip(*shards, strict=True))
 
 

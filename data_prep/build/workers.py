@@ -2,13 +2,12 @@
 
 import concurrent.futures
 import multiprocessing
-import os
-import threading
 from collections.abc import Sequence
 from multiprocessing.context import SpawnContext
 
 from data_prep.build import shards
 from data_prep.build.plan import Plan, Task
+from data_prep.processes import end_with_parent
 from dual_encoder.console import Progress
 from dual_encoder.errors import UserError
 
@@ -111,15 +110,6 @@ def _run_processes(job: shards.Job, plan: Plan, todo: list[Task], workers: int, 
                         "fewer --workers: finished shards are kept") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def end_with_parent() -> None:
-    """Ends this worker process when the one that started it is gone: kill -9 leaves no orphans."""
-    def watch() -> None:
-        if parent := multiprocessing.parent_process():
-            parent.join()
-            os._exit(1)
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _start(job: shards.Job, plan: Plan, meter: "_Meter") -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from data_prep.look.rows import count_up
+
 PIXEL = 10.0  # metres, of all data sets here
 METRES = 111_195.0  # of a degree of latitude; a sphere of 6,371 km
 MARGIN = 20.0  # metres that footprints must share: coordinates are stored as float32, some metres off
@@ -43,7 +45,7 @@ class Index:
                 for part in _parts(high - low):
                     counts = (high - low)[part]
                     their = np.repeat(there[part], counts)
-                    our = self._known[np.repeat(low[part], counts) + _count_up(counts)]
+                    our = self._known[np.repeat(low[part], counts) + count_up(counts)]
                     close = (metres_apart(self._points[our], theirs[their]) < self._reach).all(axis=-1)
                     if close.any():
                         yield np.stack([our[close], their[close]], axis=1)
@@ -81,11 +83,6 @@ def _columns(reach: float, row: int, points: np.ndarray) -> Iterator[np.ndarray]
     own = np.floor((points[:, 1] % 360) / 360 * around).astype(np.int64) % around
     for step in range(3):  # in a row of one or two cells, none is searched twice
         yield np.where(step < around, rows * (1 << 32) + (own + (0, 1, -1)[step]) % around, -1)
-
-
-def _count_up(counts: np.ndarray) -> np.ndarray:
-    """Returns 0, 1, ..., counts[0] - 1, 0, 1, ..., counts[1] - 1, ..."""
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _parts(counts: np.ndarray) -> Iterator[slice]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from data_prep.look import footprints, sides, spots
+from data_prep.look.rows import firsts
 from data_prep.look.views import Images, Looks, View
 from dual_encoder.console import Progress
 
@@ -109,9 +110,7 @@ def _kept(kind: str, rows: np.ndarray, scores: Iterator[float], least: float, wh
                 values[at], done[0] = score, at + 1
     order = np.lexsort((-values, rows[:, 1], rows[:, 0]))
     rows, values = rows[order, :2], values[order]
-    first = np.ones(len(rows), bool)
-    first[1:] = (rows[1:] != rows[:-1]).any(axis=1)
-    keep = first & (values >= least)
+    keep = firsts(rows) & (values >= least)
     return Pairs(kind, rows[keep], values[keep])
 
 

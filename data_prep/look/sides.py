@@ -34,8 +34,7 @@ def profiles(image: np.ndarray, holds_data: np.ndarray) -> np.ndarray:
       image: [size, size, bands].
       holds_data: bool [size, size].
     """
-    sides = np.stack([image[0], image[-1], image[:, 0], image[:, -1]]).astype(np.float32)
-    there = np.stack([holds_data[0], holds_data[-1], holds_data[:, 0], holds_data[:, -1]])
+    sides, there = _sides(image).astype(np.float32), _sides(holds_data)
     steps = np.diff(sides, axis=1) * (there[:, 1:] & there[:, :-1])[..., None]
     return _roots(steps).transpose(0, 2, 1)
 
@@ -47,8 +46,7 @@ def segments(image: np.ndarray, holds_data: np.ndarray) -> np.ndarray:
       image: [size, size, bands].
       holds_data: bool [size, size].
     """
-    sides = np.stack([image[0], image[-1], image[:, 0], image[:, -1]]).astype(np.float32)
-    there = np.stack([holds_data[0], holds_data[-1], holds_data[:, 0], holds_data[:, -1]])
+    sides, there = _sides(image).astype(np.float32), _sides(holds_data)
     width = max(1, sides.shape[1] // _SEGMENTS)
     count = sides.shape[1] // width
     whole: Any = there[:, :count * width].reshape(4, count, width).all(axis=2)
@@ -146,6 +144,11 @@ class _Cells:
                     our, their = np.nonzero(scores > _LIKELY)
                     if len(our):
                         yield self._order[start:stop][our], here[their]
+
+
+def _sides(image: np.ndarray) -> np.ndarray:
+    """Returns top, bottom, left and right of an image [size, size, ...] as [4, size, ...]."""
+    return np.stack([image[0], image[-1], image[:, 0], image[:, -1]])
 
 
 def _roots(steps: np.ndarray) -> np.ndarray:

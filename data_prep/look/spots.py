@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from data_prep.look.rows import count_up, firsts
+
 SPOTS = 40  # of a band
 BANDS = 2  # bands that are looked at
 LEAST = 2  # spots that must agree
@@ -177,18 +179,15 @@ class Index:
         flat, width = codes.ravel(), codes.shape[1]
         low, high = (np.searchsorted(self._codes, flat, side) for side in ("left", "right"))
         counts = np.where(flat == 0, 0, np.minimum(high - low, _SHARED))
-        total = int(counts.sum())
         source = np.repeat(np.arange(len(flat)), counts)
-        at = np.repeat(low, counts) + np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+        at = np.repeat(low, counts) + count_up(counts)
         position, shift = _motion(self._motions[at], self._size, motions.ravel()[source], size)
         pairs = np.stack([source // width, self._records[at].astype(np.int64), position, *shift], axis=1)
         pairs, votes = np.unique(pairs, axis=0, return_counts=True)
         pairs, votes = pairs[votes >= LEAST], votes[votes >= LEAST]
         best = np.lexsort((-votes, pairs[:, 1], pairs[:, 0]))
         pairs = pairs[best]
-        first = np.ones(len(pairs), bool)
-        first[1:] = (pairs[1:, :2] != pairs[:-1, :2]).any(axis=1)
-        return pairs[first]
+        return pairs[firsts(pairs[:, :2])]
 
 
 def _motion(ours: np.ndarray, our_size: int, theirs: np.ndarray, their_size: int

@@ -3,9 +3,8 @@
 Some 1 to 2.5 kB a record are kept, so a million records take some 2 GB of memory.
 """
 
-import concurrent.futures
 import dataclasses
-import multiprocessing
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from data_prep import processes
 from data_prep.look import footprints, sides, spots
 from dual_encoder.console import Progress
 from dual_encoder.data.manifest import DatasetInfo, load_info
@@ -168,10 +168,7 @@ def _look_at_all(chunks: list[tuple], workers: int) -> Iterator[dict[str, Any]]:
     if min(workers, len(chunks) // 4) < 2:  # a new process takes seconds to start
         yield from (_look_at(*chunk) for chunk in chunks)
         return
-    from data_prep.build.workers import end_with_parent  # which imports this file, to leave records out
-
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, end_with_parent) as pool:
+    with processes.pool(workers) as pool:
         yield from pool.map(_look_at, *zip(*chunks, strict=True))
 
 
@@ -209,17 +206,14 @@ class Images:
     """Bands of single records, read when they are needed; the last ones are kept."""
 
     def __init__(self, looks: Looks, keep: int = 64):
-        self._looks, self._keep = looks, keep
+        self._looks = looks
         self._splits = [ShardedRecords(looks.folder, name) for name in looks.splits]
-        self._kept: dict[int, dict[str, Any]] = {}
+        self._read = functools.lru_cache(keep)(
+            lambda row: self._splits[looks.split[row]][int(looks.number[row])])
 
     def record(self, row: int) -> dict[str, Any]:
         """Returns a record by its row in the looks."""
-        if row not in self._kept:
-            if len(self._kept) >= self._keep:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[row] = self._splits[self._looks.split[row]][int(self._looks.number[row])]
-        return self._kept[row]
+        return self._read(row)
 
     def bands(self, row: int, view: View) -> tuple[np.ndarray, np.ndarray]:
         """Returns the bands of a view, [height, width, bands], and bool [height, width], True for data."""
