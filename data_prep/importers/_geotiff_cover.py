@@ -1,7 +1,6 @@
 """How much of an optical image a radar image covers, for the choice between slices of one pass."""
 
 import pathlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from data_prep.importers._geotiff_json import Description
 from dual_encoder.errors import UserError
-from dual_encoder.imagery import gdal
+from dual_encoder.imagery import raster
 
 _SIDE = 64  # pixels of the coarse image on which shares are measured
 
@@ -34,27 +33,19 @@ class Cover:
 
 def _share(s1: pathlib.Path, s2: pathlib.Path, no_data: Mapping[str, float | None]) -> float:
     """Returns the share of pixels of a coarse S2 grid at which both files have data; `no_data` as in geotiff.json."""
-    rasterio = gdal.load()
-    from rasterio.vrt import WarpedVRT
+    try:
+        with raster.opened(s1, str(s1)) as (radar, *_), raster.opened(s2, str(s2)) as (optical, *_):
+            from rasterio.vrt import WarpedVRT
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        try:
-            with (gdal.told(str(s1), ""), rasterio.open(s1, driver=_driver(s1)) as radar,
-                  rasterio.open(s2, driver=_driver(s2)) as optical):
-                optical_data = _has_data(optical, no_data["s2"])
-                if radar.crs is None or optical.crs is None:
-                    return float((_has_data(radar, no_data["s1"]) & optical_data).mean())
-                coarse = optical.transform @ optical.transform.scale(optical.width / _SIDE, optical.height / _SIDE)
-                with WarpedVRT(radar, crs=optical.crs, transform=coarse, width=_SIDE, height=_SIDE,
-                               src_nodata=0 if radar.nodata is None else radar.nodata) as onto:
-                    return float((_has_data(onto, no_data["s1"]) & optical_data).mean())
-        except UserError:
-            return 0.0
-
-
-def _driver(path: pathlib.Path) -> str:
-    return "JP2OpenJPEG" if path.suffix.lower() == ".jp2" else "GTiff"  # other drivers may open files elsewhere
+            optical_data = _has_data(optical, no_data["s2"])
+            if radar.crs is None or optical.crs is None:
+                return float((_has_data(radar, no_data["s1"]) & optical_data).mean())
+            coarse = optical.transform @ optical.transform.scale(optical.width / _SIDE, optical.height / _SIDE)
+            with WarpedVRT(radar, crs=optical.crs, transform=coarse, width=_SIDE, height=_SIDE,
+                           src_nodata=0 if radar.nodata is None else radar.nodata) as onto:
+                return float((_has_data(onto, no_data["s1"]) & optical_data).mean())
+    except UserError:
+        return 0.0
 
 
 def _has_data(file: Any, no_data: float | None) -> np.ndarray:

@@ -11,7 +11,6 @@ from data_prep.importers import Entry, Reject
 from data_prep.importers._geotiff_json import COLUMN, Images
 from data_prep.importers._geotiff_table import is_file
 from data_prep.importers._unmatched import shown
-from data_prep.record import fold_longitude
 from data_prep.tables import Row
 from dual_encoder.imagery import raster
 
@@ -52,7 +51,7 @@ def make(row: Row, raw: pathlib.Path, images: Mapping[str, Images], needed: Sequ
         path = files.get("B02") or next(iter(files.values()))
         facts["lat"], facts["lon"] = raster.listed_centre(raw / path)
     return Entry(name, texts["location_id"] or name, texts["split"], where, times=times, lat=facts["lat"],
-                 lon=fold_longitude(facts["lon"]), cloud=facts["cloud"])
+                 lon=facts["lon"], cloud=facts["cloud"])
 
 
 def _path(row: Row, column: str) -> str:

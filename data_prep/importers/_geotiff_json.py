@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data_prep.importers._geotiff_bands import alternatives
+from data_prep.importers._geotiff_keys import check_keys, files, shown
 from data_prep.importers._geotiff_labels import Labels, parse_labels
-from dual_encoder.errors import UserError, nearest
+from dual_encoder.errors import UserError, one_line
 from dual_encoder.imagery.sensors import SensorSpec, sensor
 
 NAME = "geotiff.json"
@@ -23,8 +24,7 @@ _LARGE_TABLE = 50_000_000  # bytes; reading one of these would take long
 _SENSORS = {"s1": ("product", {"grd": "s1_grd", "rtc": "s1_rtc"}), "s2": ("level", {"l2a": "s2_l2a", "l1c": "s2_l1c"})}
 _UNITS, _OFFSETS = ("dB", "linear"), (0, 1000, COLUMN)
 _KEYS = {"": {"size", "s1", "s2", "label", "licence", "attribution"},
-         "s1": {"files", "bands", "unit", "product", "no_data"}, "s2": {"files", "bands", "level", "offset", "no_data"},
-         "label": {"files", "classes", "ignore"}}
+         "s1": {"files", "bands", "unit", "product", "no_data"}, "s2": {"files", "bands", "level", "offset", "no_data"}}
 _HINT = "see data_prep/importers/geotiff.py for an example"
 
 
@@ -99,8 +99,8 @@ def read(raw: pathlib.Path) -> Description:
     faults: list[str] = []
     said = _parse(path, faults)
     if not isinstance(said, dict):
-        raise UserError(f"'{path}': it is no JSON object but {_shown(said)}; {_HINT}")
-    _check_keys(said, "", faults)
+        raise UserError(f"'{path}': it is no JSON object but {shown(said)}; {_HINT}")
+    check_keys(said, "", _KEYS[""], faults)
     description = Description(
         _size(said, faults), {name: _images(said[name], name, faults) for name in ("s1", "s2") if name in said},
         parse_labels(said["label"], faults) if _is_section(said, "label", faults) else None,
@@ -130,7 +130,7 @@ def _parse(path: pathlib.Path, faults: list[str]) -> Any:
         found: dict[str, Any] = {}
         for key, value in items:
             if key in found:
-                faults.append(f"the key {_shown(key)} stands twice in one object")
+                faults.append(f"the key {shown(key)} stands twice in one object")
             found[key] = value
         return found
 
@@ -142,7 +142,7 @@ def _parse(path: pathlib.Path, faults: list[str]) -> Any:
         raise UserError(f"'{path}' is no UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}); save it "
                         "as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"'{path}' is no JSON ({str(error)[:120]}); {_HINT}") from error
+        raise UserError(f"'{path}' is no JSON ({one_line(error, 120)}); {_HINT}") from error
     if "\\u" in text and re.search("[\ud800-\udfff]", json.dumps(said, ensure_ascii=False)):
         faults.append(r"a text holds half a character (\ud800 to \udfff)")
     return said
@@ -151,7 +151,7 @@ def _parse(path: pathlib.Path, faults: list[str]) -> Any:
 def _size(said: Mapping[str, Any], faults: list[str]) -> int:
     size = said.get("size", 0)
     if "size" in said and (not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 2**15):
-        faults.append(f"size is {_shown(size)}, expected the height and width of your images in pixels")
+        faults.append(f"size is {shown(size)}, expected the height and width of your images in pixels")
         return 0
     return size
 
@@ -172,7 +172,7 @@ def _images(said: Any, name: str, faults: list[str]) -> Images:
     if not _is_section({name: said}, name, faults):
         said = {}
     else:
-        _check_keys(said, name, faults)
+        check_keys(said, name, _KEYS[name], faults)
     key, sensors = _SENSORS[name]
     quiet = faults if said else []  # of a section that is none, only that is told
     product = _choice(said, name, key, tuple(sensors), quiet)
@@ -183,7 +183,8 @@ def _images(said: Any, name: str, faults: list[str]) -> Images:
         faults.append(f"{name}.bands lacks {' '.join(missing)}, which sensor '{spec.name}' has; add them")
     convention = (_choice(said, name, "unit", _UNITS, quiet) if name == "s1" else
                   _choice(said, name, "offset", _OFFSETS, quiet))
-    return Images(name, spec, tuple(tokens), tokens or {band: band for band in spec.bands}, _files(said, name, faults),
+    pattern = files(said, name, f"{name}/{{place}}_{{date}}.tif", faults)
+    return Images(name, spec, tuple(tokens), tokens or {band: band for band in spec.bands}, pattern,
                   _no_data(said, name, faults), convention)
 
 
@@ -192,7 +193,7 @@ def _tokens(bands: Any, name: str, faults: list[str]) -> dict[str, str]:
     items = bands.items() if isinstance(bands, dict) else [(band, band) for band in bands] if isinstance(
         bands, list) else None
     if items is None or not all(isinstance(text, str) and text.strip() for item in items for text in item):
-        faults.append(f"{name}.bands is {_shown(bands)}, expected the names of the bands")
+        faults.append(f"{name}.bands is {shown(bands)}, expected the names of the bands")
         return {}
     tokens = {canonical(band): text for band, text in items}
     if len(tokens) < len(items):
@@ -210,28 +211,19 @@ def _no_data(said: Mapping[str, Any], name: str, faults: list[str]) -> float | N
     if isinstance(value, str) and value.strip().lower() == "nan":  # JSON has no other way to say it
         return math.nan
     if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
-        faults.append(f"{name}.no_data is {_shown(value)}, expected a number")
+        faults.append(f"{name}.no_data is {shown(value)}, expected a number")
         return None
     try:
         return None if value is None else float(value)
     except OverflowError:
-        faults.append(f"{name}.no_data is {_shown(value)}, more than any image can hold")
+        faults.append(f"{name}.no_data is {shown(value)}, more than any image can hold")
         return None
-
-
-def _files(said: Mapping[str, Any], name: str, faults: list[str]) -> str:
-    files = said.get("files", "")
-    if not isinstance(files, str) or pathlib.PurePath(files).is_absolute() or ("files" in said and not files):
-        faults.append(f"{name}.files is {_shown(files)}, expected a text relative to the folder of that file, such as "
-                      f"'{name}/{{place}}_{{date}}.tif'")
-        return ""
-    return files
 
 
 def _text(said: Mapping[str, Any], key: str, faults: list[str], default: str) -> str:
     value = said.get(key, default)
     if not isinstance(value, str):
-        faults.append(f"{key} is {_shown(value)}, expected a text")
+        faults.append(f"{key} is {shown(value)}, expected a text")
         return ""
     return value
 
@@ -242,25 +234,13 @@ def _choice(said: Mapping[str, Any], name: str, key: str, allowed: Sequence, fau
     for choice in allowed:
         if type(value) is type(choice) and str(value).casefold() == str(choice).casefold():
             return choice
-    faults.append(f"{name}.{key} is {_shown(value)}, expected one of {', '.join(map(repr, allowed))}; see "
+    faults.append(f"{name}.{key} is {shown(value)}, expected one of {', '.join(map(repr, allowed))}; see "
                   "data_prep/importers/geotiff.py")
     return allowed[0]
 
 
 def _is_section(said: Mapping[str, Any], name: str, faults: list[str]) -> bool:
     if name in said and not isinstance(said[name], dict):
-        faults.append(f"{name} is no JSON object but {_shown(said[name])}")
+        faults.append(f"{name} is no JSON object but {shown(said[name])}")
         return False
     return name in said
-
-
-def _check_keys(said: Mapping[str, Any], name: str, faults: list[str]) -> None:
-    for key in said:
-        if key not in _KEYS[name]:
-            faults.append(f"it has an unknown key {_shown(f'{name}.' * bool(name) + key)}; "
-                          f"{nearest(key, _KEYS[name])}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:76]} ..."

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dual_encoder.errors import UserError, nearest
+from data_prep.importers import _geotiff_keys as keys
+from dual_encoder.errors import UserError
 from dual_encoder.imagery.raster import Raster
 from dual_encoder.imagery.sensors import IGNORED
 
@@ -75,15 +76,9 @@ def parse_labels(said: Mapping[str, Any], faults: list[str]) -> Labels:
     `classes` may be {"land": 0, "water": [80, 90], "town": "50-59"}, a list of names for 0, 1, ..., the reverse
     {"0": "land", "80": "water", "90": "water"}, or a list of {"name": ..., "value": ...}.
     """
-    for key in said:
-        if key not in _KEYS:
-            faults.append(f"it has an unknown key 'label.{key}'; {nearest(key, _KEYS)}")
-    files = said.get("files", "")
-    if not isinstance(files, str) or pathlib.PurePath(files).is_absolute() or ("files" in said and not files):
-        faults.append(f"label.files is {files!r}, expected a text relative to the folder of that file, such as "
-                      "'label/{place}.tif'")
-        files = ""
-    elif re.search(r"\{band\}|\*", files):
+    keys.check_keys(said, "label", _KEYS, faults)
+    files = keys.files(said, "label", "label/{place}.tif", faults)
+    if re.search(r"\{band\}|\*", files):
         faults.append(f"label.files is '{files}'; it may hold {{place}} and {{date}} only")
     classes = _classes(said.get("classes"), faults)
     ignore = () if said.get("ignore") is None else _values(said["ignore"], "label.ignore", faults)

@@ -142,7 +142,7 @@ def check_unit(images: Images, image: Raster, path: pathlib.Path) -> None:
         units = units or {_UNITS[_HYP3_SAYS[match[2]].lower()]: match[0].strip("_")}
     for key, found in (("unit", units), ("product", products)):
         if said := next((meaning for meaning in found if meaning != stated[key]), ""):
-            meant = {"rtc": "gamma0", "grd": "sigma0"}.get(said, said)
+            meant = _MEANING.get(said, said)
             raise UserError(f"'{path}' says '{found[said]}' ({meant}), s1.{key} of {NAME} is '{stated[key]}'"
                             f"{f' ({_MEANING[product]})' if key == 'product' else ''}; mend the one that is wrong")
 

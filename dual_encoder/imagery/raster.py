@@ -116,7 +116,7 @@ def load(source: pathlib.Path | bytes, name: str = "", around: Grid | None = Non
       UserError: missing, damaged, too large, no raster; it and `around` do not overlap (names both extents).
     """
     name = name or str(source)
-    with _opened(source, name) as files:
+    with opened(source, name) as files:
         grid, part = grid_of(files[0]), None
         if grid.crs is None and len(files) > 1:
             grid = dataclasses.replace(grid, note=f"its {len(files)} pages have none")
@@ -183,7 +183,7 @@ def read_bands(paths: Mapping[str, pathlib.Path], size: int, missing: float) -> 
 
 def centre(path: pathlib.Path) -> tuple[float, float]:
     """Returns (latitude, longitude) in degrees (WGS 84) of the image's centre; NaN without georeference."""
-    with _opened(path, str(path)) as files:
+    with opened(path, str(path)) as files:
         return grid_of(files[0]).centre()
 
 
@@ -255,10 +255,15 @@ def resample(values: np.ndarray, grid: Grid, onto: Grid, no_data: float, method:
 
 
 @contextlib.contextmanager
-def _opened(source: pathlib.Path | bytes, name: str) -> Iterator[list[Any]]:
-    """Opens an image: one dataset, or one for each page of a TIFF with one band a page.
+def opened(source: pathlib.Path | bytes, name: str) -> Iterator[list[Any]]:
+    """Opens an image as rasterio datasets: one, or one for each page of a TIFF with one band a page.
 
-    An error while it is open becomes a UserError.
+    Args:
+      source: a file, or the bytes of one.
+      name: its name in errors.
+
+    Raises:
+      UserError: missing, damaged, no raster; also for an error of rasterio while it is open.
     """
     rasterio = gdal.load()
     if isinstance(source, pathlib.Path) and not source.is_file():
@@ -320,7 +325,7 @@ def _check_beside(path: pathlib.Path) -> None:
 
 
 def _read(path: pathlib.Path, bands: int) -> tuple[np.ndarray, np.ndarray | None]:
-    with _opened(path, str(path)) as files:
+    with opened(path, str(path)) as files:
         chosen = [_bands(file, bands) for file in files]
         if (count := sum(map(len, chosen))) != bands:
             raise UserError(f"'{path}' has {count} bands, {bands} expected; is it the file of another product?")
