@@ -5,17 +5,18 @@ import pathlib
 import weakref
 import zipfile
 import zlib
+from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 
 _LARGEST_ROW = 1 << 28  # bytes; 16 bands of 2,048 x 2,048 pixels in 32 bits
 _LARGEST_ARRAY = 1 << 28  # bytes of an array that is read as a whole
 # What damaged bytes cause in zipfile and numpy.
-DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError, TypeError, NotImplementedError,
-          RuntimeError, OverflowError, MemoryError, SyntaxError, AttributeError, IndexError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError, TypeError, NotImplementedError,
+           RuntimeError, OverflowError, MemoryError, SyntaxError, AttributeError, IndexError)
 
 
 class Header(NamedTuple):
@@ -55,7 +56,7 @@ class NpzFile:
                     self.headers[name.removesuffix(".npy")] = self._header(name)
                 else:  # opening compares the name with the one next to the data; a damaged name would hide an array
                     self._zip.open(name).close()
-        except DAMAGE as error:
+        except _DAMAGE as error:
             raise self._wrong(error) from error
 
     def whole(self, name: str) -> np.ndarray:
@@ -70,7 +71,7 @@ class NpzFile:
                 if member.read(1):  # reading to the end compares the checksum
                     raise ValueError(f"{name} is longer than its header says")
                 return array
-        except DAMAGE as error:
+        except _DAMAGE as error:
             raise self._wrong(error) from error
 
     def row(self, name: str, number: int) -> np.ndarray:
@@ -101,7 +102,7 @@ class NpzFile:
             while stream.row < number:  # the bytes between are unpacked and dropped
                 stream.skip(size)
             return stream.next(size).view(header.dtype).reshape(header.shape[1:])
-        except DAMAGE as error:
+        except _DAMAGE as error:
             self._streams.pop(name, None)
             raise self._wrong(error) from error
 
@@ -128,7 +129,7 @@ class NpzFile:
         return header
 
     def _wrong(self, error: Exception) -> UserError:
-        return UserError(f"'{self.path}' cannot be read as .npz ({' '.join(str(error).split())[:160]}); write it with "
+        return UserError(f"'{self.path}' cannot be read as .npz ({one_line(error, 160)}); write it with "
                          "np.savez and no object arrays")
 
 
@@ -141,22 +142,24 @@ class _Stream:
     def next(self, size: int) -> np.ndarray:
         data = np.zeros(size, np.uint8)
         at = 0
-        while at < size:
-            part = self.file.read(min(size - at, 1 << 20))
-            if not part:
-                raise EOFError(f"the array ends in row {self.row}")
+        for part in self._parts(size):
             data[at:at + len(part)] = np.frombuffer(part, np.uint8)
             at += len(part)
-        self.row += 1
         return data
 
     def skip(self, size: int) -> None:
+        for _ in self._parts(size):
+            pass
+
+    def _parts(self, size: int) -> Iterator[bytes]:
+        """Yields the bytes of the next row, at most 1 MiB at a time."""
         left = size
         while left:
             part = self.file.read(min(left, 1 << 20))
             if not part:
                 raise EOFError(f"the array ends in row {self.row}")
             left -= len(part)
+            yield part
         self.row += 1
 
 

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -42,8 +42,8 @@ def read(path: pathlib.Path, types: Mapping[str, Any], optional: Sequence[str] =
             _check_texts(table[name], name, path)
         return table.select(names).cast(pyarrow.schema([(name, types[name]) for name in names]))
     except (pyarrow.ArrowException, KeyError, OSError, UnicodeDecodeError, OverflowError) as error:
-        raise UserError(f"'{path}' cannot be read as a table with {', '.join(types)} ({_short(error)}); fetch it "
-                        "again") from error
+        raise UserError(f"'{path}' cannot be read as a table with {', '.join(types)} ({one_line(error, 120)}); fetch "
+                        "it again") from error
 
 
 def check_row_group(metadata: Any, group: int, columns: Sequence[str], largest: int, name: str) -> None:
@@ -81,7 +81,3 @@ def _is_text(kind: Any) -> bool:
     import pyarrow
 
     return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_binary(kind)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from dual_encoder.errors import UserError, nearest
+from dual_encoder.errors import UserError, nearest, one_line
 
 _SEPARATORS = ",;\t|"
 _NOTHING = {"", "nan", "none", "null", "na", "n/a", "<na>", "-"}
@@ -148,7 +148,7 @@ def _parquet(path: pathlib.Path, known: Collection[str]) -> tuple[list[str], Ite
     import pyarrow.parquet
 
     def wrong(error: Exception) -> UserError:
-        return UserError(f"'{path}' cannot be read as Parquet ({str(error)[:120]}); write it again")
+        return UserError(f"'{path}' cannot be read as Parquet ({one_line(error, 120)}); write it again")
 
     try:
         table = pyarrow.parquet.ParquetFile(path)

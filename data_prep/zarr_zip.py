@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 
 SUFFIX = ".zarr.zip"
 # Never get_codec of any name: numcodecs also has 'pickle', which runs code from the file.
@@ -137,7 +137,7 @@ class ZarrZip:
             raise self._damaged(f"'{key}'", error) from error
 
     def _damaged(self, what: str, error: Exception) -> UserError:
-        return UserError(f"{self}: {what} cannot be read ({type(error).__name__}: {str(error)[:100]}); it looks "
+        return UserError(f"{self}: {what} cannot be read ({type(error).__name__}: {one_line(error, 100)}); it looks "
                          "truncated or damaged, fetch it again")
 
 
@@ -183,7 +183,7 @@ def _decoded(codec: Any, name: str, data: Any, size: int) -> Any:
         return codec.decode(data)
     if name in ("gzip", "zlib", "bz2"):
         unpack = bz2.BZ2Decompressor() if name == "bz2" else zlib.decompressobj(31 if name == "gzip" else 15)
-        # A text may be longer than its place in the array: 64 KiB for each.
+        # A text may be longer than its place in the array.
         found = unpack.decompress(bytes(data), max(size, _LARGEST_TEXT) + 1)
         if len(found) > max(size, _LARGEST_TEXT):
             raise ValueError(f"a chunk unpacks to more than the {size} bytes of its shape")

@@ -11,7 +11,7 @@ from data_prep import parquet
 from data_prep.dates import acquisition_time
 from data_prep.importers import Entry, Reject
 from data_prep.text_files import read_text
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -155,7 +155,7 @@ def _list(path: pathlib.Path, split: str) -> "pyarrow.Table":
             path, read_options=pyarrow.csv.ReadOptions(column_names=_COLUMNS[:2]),
             convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS[:2], pyarrow.string())))
     except pyarrow.ArrowException as error:
-        raise UserError(f"'{path}' is no list with lines S2 patch,S1 patch ({str(error)[:120]}); fetch it "
+        raise UserError(f"'{path}' is no list with lines S2 patch,S1 patch ({one_line(error, 120)}); fetch it "
                         "again") from error
     return table.append_column("split", pyarrow.array([split] * len(table), pyarrow.string()))
 

@@ -38,7 +38,7 @@ from data_prep.importers import Entry, Layout, Reject, no_such_kind
 from data_prep.importers._unmatched import UnmatchedFiles, in_folder
 from data_prep.pairing import nearest_in_time
 from data_prep.record import Pair
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 from dual_encoder.imagery import raster
 from dual_encoder.imagery.radiometry import db_to_int16, linear_to_db, remove_s2_offset, upsample_native
 from dual_encoder.imagery.s2_offset import detect_s2_offset
@@ -162,7 +162,7 @@ class Importer:
         try:
             return file.read_row_group(number, columns=columns).to_pylist()[0]
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError, IndexError) as error:
-            raise UserError(f"'{path}', row {number} cannot be read as Parquet ({str(error)[:120]}); fetch it "
+            raise UserError(f"'{path}', row {number} cannot be read as Parquet ({one_line(error, 120)}); fetch it "
                             "again") from error
 
 
@@ -257,7 +257,7 @@ def _open(path: pathlib.Path) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"'{path}' cannot be read as Parquet ({str(error)[:120]}); it looks truncated, fetch it "
+        raise UserError(f"'{path}' cannot be read as Parquet ({one_line(error, 120)}); it looks truncated, fetch it "
                         "again") from error
 
 

@@ -32,7 +32,7 @@ from data_prep.importers._unmatched import UnmatchedFiles
 from data_prep.names import shown
 from data_prep.record import Pair
 from data_prep.text_files import read_json
-from dual_encoder.errors import UserError
+from dual_encoder.errors import UserError, one_line
 from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
 from dual_encoder.imagery.sensors import SENSORS
 
@@ -117,7 +117,7 @@ class Importer:
             raise
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:  # of damaged HDF5
             raise UserError(f"'{self._path}': array '{name}'{'' if row is None else f', row {row},'} cannot be read "
-                            f"({str(error)[:120]}); fetch the file again") from error
+                            f"({one_line(error, 120)}); fetch the file again") from error
 
     def _metadata(self) -> np.ndarray:
         """Returns a row of the table for each tile, with tile_id and perhaps S2_type as bytes."""
@@ -164,7 +164,7 @@ def _open(path: pathlib.Path) -> Any:
         file = h5py.File(path, "r")
         seen = {name: _form(file, name) for name in ("sentinel2", "sentinel1", "metadata")}
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"'{path}' cannot be read as HDF5 ({' '.join(str(error).split())[:120]}); it looks truncated "
+        raise UserError(f"'{path}' cannot be read as HDF5 ({one_line(error, 120)}); it looks truncated "
                         "or damaged, fetch it again") from error
     s2, s1, metadata = (seen[name] for name in ("sentinel2", "sentinel1", "metadata"))
     side = s2.shape[-1] if len(s2.shape) == 4 else 0

@@ -18,7 +18,7 @@ Tiles may hold one sensor only. All files of a folder must agree in size and sen
 
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -159,21 +159,23 @@ def _fact(values: np.ndarray, name: str, path: pathlib.Path) -> np.ndarray:
 
 
 def _need(arrays: dict, name: str, path: pathlib.Path) -> np.ndarray:
-    if name not in arrays:
-        raise UserError(f"'{path}' lacks the array '{name}'; see data_prep/importers/npz.py for the layout")
+    _require(name, arrays, path)
     return arrays[name]
 
 
+def _require(name: str, held: Collection[str], path: pathlib.Path) -> None:
+    if name not in held:
+        raise UserError(f"'{path}' lacks the array '{name}'; see data_prep/importers/npz.py for the layout")
+
+
 def _row(file: NpzFile, name: str, row: int) -> np.ndarray:
-    if name not in file.headers:
-        raise UserError(f"'{file.path}' lacks the array '{name}'; see data_prep/importers/npz.py for the layout")
+    _require(name, file.headers, file.path)
     return file.row(name, row)
 
 
 def _image(file: NpzFile, feature: str, spec: SensorSpec, row: int) -> np.ndarray:
     path = file.path
-    if f"{feature}_bands" not in file.headers:
-        raise UserError(f"'{path}' lacks the array '{feature}_bands'; see data_prep/importers/npz.py for the layout")
+    _require(f"{feature}_bands", file.headers, path)
     bands = file.whole(f"{feature}_bands").astype(str).reshape(-1).tolist()
     missing = [band for band in spec.bands if band not in bands]
     if missing:
