@@ -15,6 +15,7 @@ from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.tasks.downstream import with_encoders
+from dual_encoder.tasks.task import check_inputs
 
 _RANDOM_FEATURES = 512  # filters per image
 _FILTER = 3  # pixels
@@ -95,8 +96,7 @@ class ProbeConfig:
         require(self.init_from != "", f"{path}.init_from", self.init_from, "the workdir of a run")
         require(len(self.probes) > 0 and len(set(self.probes)) == len(self.probes), f"{path}.probes", self.probes,
                 "'knn', 'linear' or both")
-        require(all(self.sensors) and len(set(self.sensors)) == len(self.sensors), f"{path}.inputs", self.inputs,
-                "sensors of the data set joined by '+', such as s1, s2 or s1+s2")
+        check_inputs(self.inputs, path)
 
 
 class Vectors:

@@ -74,13 +74,19 @@ class TaskConfig:
 
     def check(self, path: str) -> None:
         """Raises UserError when two groups do not fit together."""
-        require(all(self.sensors) and len(set(self.sensors)) == len(self.sensors), f"{path}.inputs", self.inputs,
-                "sensors of the data set joined by '+', such as s1, s2 or s1+s2")
+        check_inputs(self.inputs, path)
         self.encoder.check_crop(self.augment.crop)
 
     def micro_batch_rows(self) -> int:
         """Returns how many rows are computed at one time, over all devices; 0: the whole batch."""
         return 0
+
+
+def check_inputs(inputs: str, path: str) -> None:
+    """Raises UserError unless `inputs` of the configuration `path` names sensors, each once."""
+    names = inputs.split("+")
+    require(all(names) and len(set(names)) == len(names), f"{path}.inputs", inputs,
+            "sensors of the data set joined by '+', such as s1, s2 or s1+s2")
 
 
 class Task(Protocol):
