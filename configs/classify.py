@@ -46,6 +46,7 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
                 "folds": 0,
                 "fold": 0,
                 "groups": "place",
+                "validate": False,
                 "seed": 0,
             },
             "statistics": "",

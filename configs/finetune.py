@@ -51,6 +51,7 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
                 "folds": 0,
                 "fold": 0,
                 "groups": "place",
+                "validate": False,
                 "seed": 0,
             },
             "statistics": "",

@@ -61,6 +61,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
                 "folds": 0,
                 "fold": 0,
                 "groups": "place",
+                "validate": False,
                 "seed": 0,
             },
             "statistics": "",

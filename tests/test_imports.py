@@ -32,7 +32,8 @@ ARROWS = {
     "tasks": {"augment", "config", "data", "errors", "evaluation", "imagery", "losses", "models", "optim", "runtime",
               "workdir"},
     "report": {"config", "errors", "evaluation", "imagery", "storage", "workdir"},
-    "training": {"config", "console", "data", "errors", "evaluation", "optim", "runtime", "state", "tasks", "workdir"},
+    "training": {"config", "console", "data", "errors", "evaluation", "optim", "runtime", "state", "storage", "tasks",
+                 "workdir"},
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
     "weights": {"errors", "models"},
     "export": {"errors", "imagery", "storage", "weights", "workdir"},
@@ -52,12 +53,12 @@ FILES = {
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
-    "evaluation": "table embedded retrieval embedding_space segmentation classification knn "
-                  "linear_probe probes",
+    "evaluation": "per_image table embedded retrieval embedding_space segmentation classification knn "
+                  "linear_probe probes segmentation_probe",
     "tasks": "task micro_batches pretrain downstream segment classify probe checks build",
     "workdir": "digests folder metrics checkpoint scores",
     "report": "curves html old_scores run_facts sections page __main__",
-    "training": "step evaluate probe hooks loop",
+    "training": "step evaluate frozen probe hooks loop",
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",
     "export": "folder card_code card timm __main__",

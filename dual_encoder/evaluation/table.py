@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from PIL import Image
 
+from dual_encoder.evaluation.per_image import PerImage
+
 T = TypeVar("T", bound=Hashable)
 Value = float | int | None  # None: could not be computed
 Scores = dict[str, "Value | Scores"]  # nested dictionaries of numbers
@@ -196,10 +198,12 @@ class Evaluation:
     Attributes:
       tables: with distinct names; no two cells have the same keys in the scores.
       images: file stem -> picture. Table.pictures says below which table the report shows it.
+      per_image: name of a table -> what each image adds to its scores.
     """
 
     tables: tuple[Table, ...]
     images: Mapping[str, Image.Image] = dataclasses.field(default_factory=dict)
+    per_image: Mapping[str, PerImage] = dataclasses.field(default_factory=dict)
 
     def scores(self) -> Scores:
         """Returns the numbers of the tables as nested dictionaries; see `scores`."""
@@ -236,7 +240,8 @@ def join(evaluations: Iterable[Evaluation]) -> Evaluation:
     """
     parts = list(evaluations)
     joined = Evaluation(tuple(table for part in parts for table in part.tables),
-                        {name: image for part in parts for name, image in part.images.items()})
+                        {name: image for part in parts for name, image in part.images.items()},
+                        {name: values for part in parts for name, values in part.per_image.items()})
     for kind, given in (("tables", [table.name for table in joined.tables]),
                         ("pictures", [name for part in parts for name in part.images])):
         if twice := _repeated(given):

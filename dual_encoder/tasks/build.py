@@ -8,13 +8,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from jax.sharding import Mesh
 
 from dual_encoder.config import AtLeast, parse, require
 from dual_encoder.data.config import DataConfig
 from dual_encoder.data.manifest import load_sensors
 from dual_encoder.data.records import Records
-from dual_encoder.data.selection import select
+from dual_encoder.data.selection import hold_out, select, select_rows
 from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SensorSpec
@@ -22,7 +23,7 @@ from dual_encoder.tasks.checks import check_batch, check_crop
 from dual_encoder.tasks.classify import Classify, ClassifyConfig
 from dual_encoder.tasks.downstream import DownstreamConfig
 from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig
-from dual_encoder.tasks.probe import ProbeConfig, Vectors, check_kind
+from dual_encoder.tasks.probe import ProbeConfig, Vectors, check_probes
 from dual_encoder.tasks.segment import Segment, SegmentConfig
 from dual_encoder.tasks.task import Task
 from dual_encoder.workdir.checkpoint import LoadedModel, load_model
@@ -164,37 +165,66 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """Some records of a split.
+
+    Attributes:
+      records: of the whole split.
+      rows: numbers of the part's records, int64.
+    """
+
+    records: Records
+    rows: np.ndarray
+
+    def selected(self) -> Records:
+        """Returns the records of the part, numbered from 0."""
+        return self.records.only(self.rows)
+
+
+@dataclasses.dataclass(frozen=True)
 class BuiltProbe:
-    """Frozen vectors and the labelled splits that they are made of.
+    """Frozen vectors and the labelled parts that they are made of.
 
     Attributes:
       model: the checkpoint.
-      vectors: raw images -> vectors.
-      train, validation, test: the splits; validation is None if it is held out of train.
+      vectors: raw images -> vectors or maps.
+      train, validation, test: to learn from, to choose the regularisation on, to score.
     """
 
     model: LoadedModel
     vectors: Vectors
-    train: Records
-    validation: Records | None
-    test: Records
+    train: Part
+    validation: Part
+    test: Part
 
 
 def build_probe(config: ProbeConfig) -> BuiltProbe:
     """Opens the checkpoint and the labelled splits of a probe.
 
     Raises:
-      UserError: the data have no labels for whole images, or the checkpoint does not fit them.
+      UserError: the data have no labels that can be probed, or the checkpoint does not fit them.
     """
     model = _load(config.init_from, config.init_step)
     trained: AnyTask = parse(AnyTask, model.config, stored=True)
     data = config.data
-    train, held = select(Records(data.dir, data.split, config.features), data.subset)
-    validation = Records(data.dir, data.validation_split, config.features) if data.validation_split else None
-    test = Records(data.dir, data.eval_split, config.features) if held is None else held
-    check_kind(train.info.label.kind if train.info.label else None)
-    sensors = {name: _checked(model, name, train) for name in config.sensors}
-    return BuiltProbe(model, Vectors(config, trained.encoder, sensors, model.variables), train, validation, test)
+
+    def whole(split: str) -> Part:
+        records = Records(data.dir, split, config.features)
+        return Part(records, np.arange(len(records)))
+
+    train = whole(data.split)
+    label = train.records.info.label
+    check_probes(label.kind if label else None, config.probes)
+    rows, held = select_rows(train.records, data.subset)
+    test = whole(data.eval_split) if held is None else Part(train.records, held)
+    if data.validation_split:
+        validation = whole(data.validation_split)
+    else:
+        rows, chosen_on = hold_out(train.records, rows, data.subset.groups)
+        validation = Part(train.records, chosen_on)
+    sensors = {name: _checked(model, name, train.records) for name in config.sensors}
+    vectors = Vectors(config, trained.encoder, sensors, model.variables, label is not None and label.per_pixel)
+    return BuiltProbe(model, vectors, Part(train.records, rows), validation, test)
 
 
 def _load(workdir: str, step: int) -> LoadedModel:

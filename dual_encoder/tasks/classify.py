@@ -13,12 +13,12 @@ from dual_encoder.augment import augment, record_keys
 from dual_encoder.data.records import Records
 from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
-from dual_encoder.evaluation.classification import evaluate_classes, evaluate_single_class
+from dual_encoder.evaluation.classification import evaluate_classes, evaluate_single_class, image_values
 from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.classification import ClassificationModel
-from dual_encoder.tasks.downstream import DownstreamConfig, with_encoders
+from dual_encoder.tasks.downstream import DownstreamConfig, per_image, with_encoders
 
 _KINDS = ("image_class", "image_classes")
 
@@ -92,7 +92,11 @@ class Classify:
 
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
         """Scores all images of the split together; see `Task`."""
-        parts = [output for _, output in outputs]
-        label, probability = (np.concatenate([part[name] for part in parts]) for name in ("label", "probability"))
+        parts = [output | {"number": numbers} for numbers, output in outputs]
+        label, probability, numbers = (np.concatenate([part[name] for part in parts])
+                                       for name in ("label", "probability", "number"))
         evaluate = evaluate_single_class if self.single else evaluate_classes
-        return evaluate(label, probability, self.classes)
+        kind, values = image_values(label, probability)
+        return dataclasses.replace(
+            evaluate(label, probability, self.classes),
+            per_image={"classification": per_image(records, numbers.tolist(), kind, self.classes, values)})

@@ -1,14 +1,17 @@
 """The part that all downstream tasks share: encoders from a pre-training checkpoint, and a label."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dual_encoder.config import require
+from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
+from dual_encoder.evaluation.per_image import Kind, PerImage
 from dual_encoder.tasks.task import TaskConfig
 
 
@@ -63,6 +66,20 @@ def with_encoders(fresh: Mapping[str, Any], pretrained: Mapping[str, Any] | None
             taken = _take(pretrained, f"{name}_encoder", variables)
             variables = {kind: trees | taken[kind] for kind, trees in variables.items()}
     return variables["params"], variables["batch_stats"]
+
+
+def per_image(records: Records, numbers: Iterable[int], kind: Kind, classes: tuple[str, ...], values: np.ndarray
+              ) -> PerImage:
+    """Returns the table of what each image adds to the scores, with ids and places of the records.
+
+    Args:
+      records: of the split.
+      numbers: of the records, one per row of `values`.
+      kind, classes, values: as of `PerImage`.
+    """
+    rows = [records.record(int(number)) for number in numbers]
+    return PerImage(kind, classes, tuple(row["id"] for row in rows), tuple(row["location_id"] for row in rows),
+                    values.astype(np.float64))
 
 
 def _take(pretrained: Mapping[str, Any], name: str, fresh: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Frozen vectors of labelled images: of a trained encoder, or of a control that has learnt nothing."""
+"""Frozen vectors and maps of labelled images: of a trained encoder, or of a control that has learnt nothing."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
@@ -19,6 +19,9 @@ from dual_encoder.tasks.task import check_inputs
 
 _RANDOM_FEATURES = 512  # filters per image
 _FILTER = 3  # pixels
+_CELL = 4  # pixels per row of a map of random features
+_LEVELS = 4  # maps of a transformer: evenly spaced blocks, the last among them
+_LARGEST = 6e4  # float16 holds 65,504
 Representation = Literal["encoder", "random", "statistics", "random_features"]
 
 
@@ -29,7 +32,8 @@ class LabelledData:
     Attributes:
       dir: data set folder with one label, or several, for each image.
       split: to learn from.
-      validation_split: to choose the regularisation on; '' holds out a fifth of the places of `split`.
+      validation_split: to choose the regularisation on; '' holds out a fifth of the groups of `split`, as
+        subset.groups names them.
       eval_split: to score.
       subset: a fraction of the places of `split`, or folds of it; a fold is scored in place of eval_split.
     """
@@ -45,7 +49,7 @@ class LabelledData:
         require(self.dir != "", f"{path}.dir", self.dir, "a data set folder made by `python -m data_prep build`")
         require(self.split != "", f"{path}.split", self.split, "a split of the data set, such as train")
         require(self.eval_split != "", f"{path}.eval_split", self.eval_split, "a split of the data set, such as test")
-        if self.subset.folds:
+        if self.subset.folds or self.subset.validate:
             return
         learnt = {*self.split.split("+"), *self.validation_split.split("+")} - {""}
         require(not learnt & set(self.eval_split.split("+")), f"{path}.eval_split", self.eval_split,
@@ -54,20 +58,21 @@ class LabelledData:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeConfig:
-    """Probes of frozen vectors of images.
+    """Probes of frozen vectors of images, or of frozen maps if each pixel has a label.
 
     Attributes:
       init_from: workdir of the run whose encoders are probed; the controls take statistics and architecture from it.
       init_step: checkpoint step; -1 takes the newest.
-      representation: 'encoder', the pooled vectors of the run's encoders. Controls: 'random', the same encoders with
-        random weights; 'statistics', mean and deviation of each band; 'random_features', random convolutional features
-        (Rolf et al. 2021).
+      representation: 'encoder', the pooled vectors or the maps of the run's encoders. Controls: 'random', the same
+        encoders with random weights; 'statistics', mean and deviation of each band, or the values of a pixel;
+        'random_features', random convolutional features (Rolf et al. 2021).
       inputs: the images, joined by '+'; their vectors are concatenated.
       data: the labelled splits.
-      probes: 'knn', 'linear'.
+      probes: 'knn', 'linear'; for labels of pixels 'linear' alone.
       neighbours: of 'knn'.
-      seed: of the random controls.
+      seed: of the random controls, and of the pixels that are learnt from.
       batch_size: images per forward pass, 64 at most; it changes no figure.
+      cache: folder that keeps vectors and maps for other probes of the same encoders and data; '' keeps nothing.
     """
 
     task: Literal["probe"]
@@ -80,6 +85,7 @@ class ProbeConfig:
     neighbours: Annotated[int, AtLeast(1)]
     seed: Annotated[int, AtLeast(0), AtMost(2**32 - 1)]
     batch_size: Annotated[int, AtLeast(1)]
+    cache: str
 
     @property
     def sensors(self) -> tuple[str, ...]:
@@ -100,13 +106,14 @@ class ProbeConfig:
 
 
 class Vectors:
-    """The function from raw images to frozen vectors that a configuration names.
+    """The function from raw images to frozen vectors, or maps, that a configuration names.
 
     Args:
       config: what to probe.
       encoder: architecture of the run's encoders.
       sensors: spec of each of config.inputs, with the statistics of the run.
       variables: {'params', 'batch_stats'} of the run.
+      maps: give maps instead of vectors.
 
     Attributes:
       variables: the arrays that `predict` takes.
@@ -116,8 +123,8 @@ class Vectors:
     """
 
     def __init__(self, config: ProbeConfig, encoder: AnyEncoder, sensors: Mapping[str, SensorSpec],
-                 variables: Mapping[str, Any]):
-        self.config, self.encoder = config, encoder
+                 variables: Mapping[str, Any], maps: bool):
+        self.config, self.encoder, self.maps = config, encoder, maps
         self.features = config.features
         self.sensors = {name: sensors[name] for name in config.sensors}
         self.variables = self._variables(variables)
@@ -143,42 +150,70 @@ class Vectors:
         return {"params": {}, "batch_stats": {}}
 
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns `vector`, float32 [batch, dim], and `label` and `location` as in the batch; pure."""
-        vectors = []
+        """Returns vectors or maps, and `label` and `location` as in the batch; pure.
+
+        `vector` is float32 [batch, dim]. Maps are `map0`, `map1`, ...: float16 [batch, rows, columns, channels], from
+        shallow to deep, sensor after sensor.
+        """
+        maps: list[jax.Array] = []
+        vectors: list[jax.Array] = []
         for name, spec in self.sensors.items():
             image = normalise(batch[name], spec)
             if self.config.representation == "statistics":
                 valid = spec.holds_data(batch[name])[..., None]
+                maps.append(image)
                 vectors += [image.mean(axis=(1, 2), where=valid), image.std(axis=(1, 2), where=valid)]
             elif self.config.representation == "random_features":
-                vectors.append(_random_features(image, params[name]))
+                response = _random_features(image, params[name])
+                maps.append(_cells(response))
+                vectors.append(response.mean(axis=(1, 2)))
             else:
                 encoder = {"params": params[f"{name}_encoder"], "batch_stats": batch_stats.get(f"{name}_encoder", {})}
                 features: Any = self.encoder.make().apply(encoder, image, False)
+                maps += self._levels(features.maps)
                 vectors.append(features.pooled)
-        return {"vector": jnp.concatenate(vectors, axis=-1), "label": batch["label"], "location": batch["location"]}
+        facts = {"label": batch["label"], "location": batch["location"]}
+        if self.maps:
+            return facts | {f"map{number}": jnp.clip(level, -_LARGEST, _LARGEST).astype(jnp.float16)
+                            for number, level in enumerate(maps)}
+        return facts | {"vector": jnp.concatenate(vectors, axis=-1)}
+
+    def _levels(self, maps: Sequence[jax.Array]) -> list[jax.Array]:
+        """Returns the maps that a probe sees: one of each stride, or some of a transformer, which has one stride."""
+        if len(set(self.encoder.strides)) > 1:
+            return list(maps)
+        return [maps[-(-len(maps) * level // _LEVELS) - 1] for level in range(1, _LEVELS + 1)]
 
 
 def _random_features(images: jax.Array, filters: jax.Array) -> jax.Array:
-    """Returns the mean over the image of the positive and the negative part of random filters (Rolf et al. 2021).
+    """Returns the positive and the negative part of the responses of random filters (Rolf et al. 2021).
 
     Args:
       images: float32 [batch, height, width, bands], normalised.
       filters: float32 [rows, columns, bands, n]; each is divided by its length.
 
     Returns:
-      float32 [batch, 2 n].
+      float32 [batch, height - rows + 1, width - columns + 1, 2 n]. Their means over the image are the vector.
     """
     filters = filters / jnp.sqrt((filters**2).sum(axis=(0, 1, 2), keepdims=True))
     response = jax.lax.conv_general_dilated(images, filters, (1, 1), "VALID",
                                             dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    parts = (jax.nn.relu(response - 1.0), jax.nn.relu(-response - 1.0))  # a threshold of one standard deviation
-    return jnp.concatenate([part.mean(axis=(1, 2)) for part in parts], axis=-1)
+    # A threshold of one standard deviation.
+    return jnp.concatenate([jax.nn.relu(response - 1.0), jax.nn.relu(-response - 1.0)], axis=-1)
 
 
-def check_kind(kind: str | None) -> None:
-    """Raises UserError unless labels are one class per image, or several."""
-    if kind not in ("image_class", "image_classes"):
-        raise UserError(f"the labels of the data set are of kind '{kind or 'none'}', probes need one class per image "
-                        "(image_class) or several (image_classes); build the data set with such labels, as "
-                        "--labels=land_cover of bigearthnet")
+def _cells(maps: jax.Array) -> jax.Array:
+    """Returns the means of cells of 4 x 4 pixels, [batch, rows, columns, channels]; a cell at the border may be cut."""
+    sums, counts = (jax.lax.reduce_window(values, 0.0, jax.lax.add, (1, _CELL, _CELL, 1), (1, _CELL, _CELL, 1), "SAME")
+                    for values in (maps, jnp.ones((1, *maps.shape[1:3], 1), maps.dtype)))
+    return sums / counts
+
+
+def check_probes(kind: str | None, probes: Sequence[ProbeName]) -> None:
+    """Raises UserError unless the labels are classes of images or of pixels, and the probes are for such labels."""
+    if kind not in ("image_class", "image_classes", "pixel_classes", "change"):
+        raise UserError(f"the labels of the data set are of kind '{kind or 'none'}', probes need classes of images or "
+                        "of pixels; build the data set with such labels, as --labels=land_cover of bigearthnet")
+    if kind in ("pixel_classes", "change") and tuple(probes) != ("linear",):
+        raise UserError(f"config.probes is {tuple(probes)}, the data set has labels of pixels; expected ('linear',): "
+                        "use configs/probe.py:segmentation")

@@ -20,7 +20,7 @@ from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec
 from dual_encoder.losses.segmentation import cross_entropy
 from dual_encoder.models.segmentation import SegmentationModel
-from dual_encoder.tasks.downstream import DownstreamConfig, with_encoders
+from dual_encoder.tasks.downstream import DownstreamConfig, per_image, with_encoders
 
 _PANEL_ROWS = 8
 _WEIGHT_TILES = 2000  # tiles that class weights are estimated from; more until every class was seen
@@ -101,17 +101,23 @@ class Segment:
 
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
         """Scores one confusion matrix over the split; see `Task.evaluate`."""
-        matrix = np.zeros((len(self.classes), len(self.classes)), np.int64)
+        scored: list[int] = []
+        matrices: list[np.ndarray] = []
         shown = set(np.linspace(0, len(records) - 1, min(_PANEL_ROWS, len(records))).astype(int).tolist())
         images, labels, predictions = [], [], []
         for numbers, output in outputs:
-            matrix += confusion_matrix(output["label"], output["prediction"], len(self.classes))
             for row, number in enumerate(numbers.tolist()):
+                scored.append(number)
+                matrices.append(confusion_matrix(output["label"][row], output["prediction"][row], len(self.classes)))
                 if number in shown:
                     images.append(records[number][self.inputs[0]])
                     labels.append(output["label"][row])
                     predictions.append(output["prediction"][row])
-        return evaluate_segmentation(matrix, self.classes, images, labels, predictions, self.sensors[self.inputs[0]])
+        evaluation = evaluate_segmentation(np.sum(matrices, axis=0), self.classes, images, labels, predictions,
+                                           self.sensors[self.inputs[0]])
+        values = np.reshape(matrices, (len(matrices), -1))
+        return dataclasses.replace(
+            evaluation, per_image={"segmentation": per_image(records, scored, "counts", self.classes, values)})
 
 
 def _class_weights(config: SegmentConfig, records: Records | Shapes, classes: int) -> np.ndarray:
