@@ -53,7 +53,7 @@ FILES = {
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
-    "evaluation": "per_image table embedded retrieval embedding_space segmentation classification knn "
+    "evaluation": "per_image comparison table embedded retrieval embedding_space segmentation classification knn "
                   "linear_probe probes segmentation_probe",
     "tasks": "task micro_batches pretrain downstream segment classify probe checks build",
     "workdir": "digests folder metrics checkpoint scores",
