@@ -37,6 +37,9 @@ ARROWS = {
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
     "weights": {"errors", "models"},
     "export": {"errors", "imagery", "storage", "weights", "workdir"},
+    "experiment": {"command_line", "config", "console", "data", "errors", "evaluation", "report", "runtime", "storage",
+                   "tasks", "training", "workdir"},
+    "reproduce": {"config", "console", "errors", "experiment", "runtime", "tasks", "training", "workdir"},
     "data_prep": {"console", "data", "errors", "imagery", "storage"},
     "main": {"command_line", "config", "errors", "report", "runtime", "tasks", "training"},
 }
@@ -58,10 +61,11 @@ FILES = {
     "tasks": "task micro_batches pretrain downstream segment classify probe checks build",
     "workdir": "digests folder metrics checkpoint scores",
     "report": "curves html old_scores run_facts sections page __main__",
-    "training": "step evaluate frozen probe hooks loop",
+    "training": "step evaluate frozen probe hooks loop run",
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",
     "export": "folder card_code card timm __main__",
+    "experiment": "plan cells leaks work results analysis figures tables page __main__",
 }
 
 
