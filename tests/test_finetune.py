@@ -1,15 +1,22 @@
-"""Segmentation: encoders come from the checkpoint, frozen means frozen, fused uses both, ignored pixels don't count."""
+"""Segmentation: encoders come from the checkpoint, frozen means frozen, fused uses both, two dates share an encoder."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from dual_encoder.data.batches import batches
+from dual_encoder.data.records import Records
+from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
 from dual_encoder.models.dual_encoder import DualEncoder
+from dual_encoder.models.segmentation import _combine
 from dual_encoder.optim.optimizer import make_optimizer
 from dual_encoder.runtime import mesh
+from dual_encoder.tasks.segment import Segment
 from dual_encoder.training.step import compile_step, init_state
 from dual_encoder.workdir import metrics
 from tests import runs
@@ -63,6 +70,66 @@ def test_frozen_encoders_stay_as_they_are(labelled, pretrained, frozen):
                                                           strict=True)) for name in old}
         assert moved["s1_encoder"] is not frozen
         assert moved["decoder0"] and moved["decoder4"]
+
+
+# Two dates
+
+
+@pytest.fixture(scope="module")
+def two_dates(write_dataset):
+    return write_dataset(labels=True, two_dates=True)
+
+
+@pytest.mark.parametrize("change, channels", [("difference", 64), ("concatenation", 192)])
+def test_one_encoder_sees_both_dates(two_dates, pretrained, change, channels):
+    task, records = open_run(configure(two_dates, inputs="s1+s2", change=change), pretrained)
+    params, stats = task.init(jax.random.key(0))
+    assert {name for name in params if "encoder" in name} == {"s1_encoder", "s2_encoder"}
+    jax.tree.map(np.testing.assert_array_equal, params["s1_encoder"], pretrained["params"]["s1_encoder"])
+    assert params["decoder4"]["conv1"]["kernel"].shape[2] == 2 * (channels + channels // 2), "both sensors, two levels"
+    batch = first_batch(records)
+    assert task.predict(params, stats, batch)["prediction"].shape == (8, 40, 40)
+    for name in ("s1", "s2_before"):
+        other = batch | {name: batch[name][::-1]}
+        assert task.loss(params, stats, batch, jax.random.key(0))[0] != task.loss(params, stats, other,
+                                                                                  jax.random.key(0))[0], name
+
+
+def test_without_a_change_the_difference_shows_nothing(two_dates, pretrained):
+    """Both dates have the same weights, statistics, crop, flips and turns: the maps of equal images cancel out."""
+    task, records = open_run(configure(two_dates, change="difference", frozen=False), pretrained)
+    params, stats = task.init(jax.random.key(0))
+    batch, step = first_batch(records), jax.jit(task.loss)
+    results = [step(params, stats, batch | {"s1": image, "s1_before": image}, jax.random.key(1))[0]
+               for image in (batch["s1"], batch["s1_before"])]
+    assert results[0] == results[1]
+    assert step(params, stats, batch, jax.random.key(1))[0] != results[0]
+
+
+def test_maps_of_two_dates_are_combined_row_by_row():
+    maps = np.random.default_rng(0).normal(size=(3, 2, 4, 5, 6)).astype(np.float32)
+    both = jnp.asarray(maps.reshape(6, 4, 5, 6))
+    np.testing.assert_array_equal(_combine(both, "difference"), maps[:, 1] - maps[:, 0])
+    np.testing.assert_array_equal(_combine(both, "concatenation"),
+                                  np.concatenate([maps[:, 1], maps[:, 0], maps[:, 1] - maps[:, 0]], axis=-1))
+
+
+def test_a_change_needs_both_images_of_one_sensor(labelled, two_dates):
+    with pytest.raises(UserError, match="has no feature 's1_before'"):
+        open_run(configure(labelled, change="difference"))
+    config = configure(two_dates, change="difference")
+    records = Records(config.data.dir, "train", config.features)
+    sensors = records.info.sensors | {"s1_before": records.info.sensors["s2"]}
+    mixed = Shapes(dataclasses.replace(records.info, sensors=sensors))
+    with pytest.raises(UserError, match="sensor bands differ: 's1_before' has 's2_l2a'"):
+        Segment(config, records.info.sensors, mixed, None)
+
+
+def test_a_change_run_shows_both_dates(two_dates, tmp_path):
+    fit(configure(two_dates, change="concatenation"), tmp_path / "run", jax.devices()[:1])
+    with Image.open(tmp_path / "run" / "evaluation" / "segmentation_panels.png") as picture:
+        assert picture.width == 4 * (192 + 4) + 4
+    assert "Each row: before, after, label" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_training_learns_a_label_that_the_radar_shows(labelled, tmp_path):

@@ -1,6 +1,7 @@
 """U-Net-style decoder on the features of encoders (Ronneberger et al. 2015)."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.models.pyramid import Pyramid
+
+Change = Literal["none", "difference", "concatenation"]
 
 
 class _Block(nn.Module):
@@ -39,6 +42,8 @@ class SegmentationModel(nn.Module):
       decoder_width: channels at full resolution; twice as many per level below.
       classes: number of classes.
       frozen: run the encoders with their running statistics, without gradient.
+      change: 'none', or how the maps of two dates become one: 'difference', after - before (FC-Siam-diff, Daudt et al.
+        2018, with the sign); 'concatenation', after, before and after - before.
     """
 
     sensors: tuple[str, ...]
@@ -46,21 +51,27 @@ class SegmentationModel(nn.Module):
     decoder_width: int
     classes: int
     frozen: bool
+    change: Change = "none"
 
     @nn.compact
     def __call__(self, images: Mapping[str, jax.Array], train: bool) -> jax.Array:
         """Returns logits [batch, height, width, classes] float32.
 
         Args:
-          images: sensor -> [batch, height, width, bands] float32, normalised.
+          images: sensor -> [batch, height, width, bands] float32, normalised; with a change [batch, 2, height, width,
+            bands], the image before it first.
           train: use and update batch statistics.
         """
         dtype = jnp.dtype(self.encoder.dtype)
         levels = []
         for name in self.sensors:
-            maps = self.encoder.make(f"{name}_encoder")(images[name], train and not self.frozen).maps
+            pixels = images[name]
+            pixels = pixels.reshape(-1, *pixels.shape[-3:])  # both dates of a row side by side, on the row's device
+            maps = self.encoder.make(f"{name}_encoder")(pixels, train and not self.frozen).maps
             if self.frozen:
                 maps = jax.lax.stop_gradient(maps)
+            if self.change != "none":
+                maps = tuple(_combine(both, self.change) for both in maps)
             if len(set(self.encoder.strides)) == 1:
                 maps = Pyramid(self.encoder.strides[0], self.decoder_width, dtype, name=f"{name}_pyramid")(maps)
             levels.append(maps)
@@ -69,9 +80,16 @@ class SegmentationModel(nn.Module):
         for number, skip in reversed(list(enumerate(skips, start=1))):
             x = jnp.concatenate([_upsample_to(x, (skip.shape[1], skip.shape[2])), skip], axis=-1)
             x = _Block(self.decoder_width * 2**number, dtype, name=f"decoder{number}")(x, train)
-        height, width = next(iter(images.values())).shape[1:3]
+        height, width = next(iter(images.values())).shape[-3:-1]
         x = _Block(self.decoder_width, dtype, name="decoder0")(_upsample_to(x, (height, width)), train)
         return nn.Conv(self.classes, (1, 1), name="classifier")(x.astype(jnp.float32))
+
+
+def _combine(both: jax.Array, change: Change) -> jax.Array:
+    """Returns the map of a change, [batch, h, w, c or 3 c], of the maps before and after it, [2 * batch, h, w, c]."""
+    before, after = jnp.moveaxis(both.reshape(-1, 2, *both.shape[1:]), 1, 0)
+    difference = after - before
+    return difference if change == "difference" else jnp.concatenate([after, before, difference], axis=-1)
 
 
 def _upsample_to(x: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dual_encoder.augment import augment, record_keys
-from dual_encoder.config import AtLeast
+from dual_encoder.config import AtLeast, Before
 from dual_encoder.data.order import permutation
 from dual_encoder.data.records import Records
 from dual_encoder.data.shapes import Shapes
@@ -17,9 +17,9 @@ from dual_encoder.errors import UserError
 from dual_encoder.evaluation.segmentation import confusion_matrix, evaluate_segmentation
 from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.imagery.normalise import normalise
-from dual_encoder.imagery.sensors import IGNORED, SensorSpec
+from dual_encoder.imagery.sensors import IGNORED, SensorSpec, before
 from dual_encoder.losses.segmentation import cross_entropy
-from dual_encoder.models.segmentation import SegmentationModel
+from dual_encoder.models.segmentation import Change, SegmentationModel
 from dual_encoder.tasks.downstream import DownstreamConfig, with_encoders
 
 _PANEL_ROWS = 8
@@ -33,11 +33,21 @@ class SegmentConfig(DownstreamConfig):
     Attributes:
       decoder_width: channels of the decoder's last level; each level below has twice as many.
       class_weights: 'none', or 'inverse' (one over the class's pixel share in 2,000 random training tiles, mean 1).
+      change: 'none'; otherwise the task also reads `<sensor>_before` for each sensor of `inputs`. The sensor's encoder
+        sees both dates, and their maps are combined: 'difference', after - before; 'concatenation', after, before and
+        after - before.
     """
 
     task: Literal["finetune"] = "finetune"
     decoder_width: Annotated[int, AtLeast(1)]
     class_weights: Literal["none", "inverse"]
+    change: Annotated[Change, Before("none")]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The tensors of a record that the task reads."""
+        earlier = () if self.change == "none" else tuple(map(before, self.sensors))
+        return (*self.sensors, *earlier, "label")
 
 
 class Segment:
@@ -50,7 +60,8 @@ class Segment:
       pretrained: {'params', 'batch_stats'} of a pre-trained dual encoder, or None for random weights.
 
     Raises:
-      UserError: the data set has no labels, or the checkpoint holds another encoder.
+      UserError: the data set has no labels, or its two dates are of different sensors; the checkpoint holds another
+        encoder.
     """
 
     def __init__(self, config: SegmentConfig, sensors: Mapping[str, SensorSpec], records: Records | Shapes,
@@ -62,16 +73,20 @@ class Segment:
         self.config, self.pretrained = config, pretrained
         self.inputs, self.features = config.sensors, config.features
         self.sensors = {name: sensors[name] for name in self.inputs}
+        if config.change != "none":
+            for name in self.inputs:
+                self.sensors[name].check_matches(records.info.sensors[before(name)], f"'{before(name)}'", f"'{name}'")
+            self.sensors |= {before(name): self.sensors[name] for name in self.inputs}
         self.frozen = config.frozen_parameters
         self.classes = records.info.classes
         self.class_weights = _class_weights(config, records, len(self.classes))
         self.model = SegmentationModel(self.inputs, config.encoder, config.decoder_width, len(self.classes),
-                                       config.frozen)
+                                       config.frozen, config.change)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """Returns (params, batch_stats); see `Task`."""
         images = {name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()}
-        variables = jax.jit(lambda k: self.model.init(k, images, train=True))(key)
+        variables = jax.jit(lambda k: self.model.init(k, self._dates(images), train=True))(key)
         return with_encoders(variables, self.pretrained, self.inputs)
 
     def loss(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
@@ -81,8 +96,8 @@ class Segment:
                          record_keys(key, len(batch["label"])))
         label = images.pop("label")
         logits: jax.Array
-        logits, updated = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=True,
-                                           mutable=["batch_stats"])
+        logits, updated = self.model.apply({"params": params, "batch_stats": batch_stats}, self._dates(images),
+                                           train=True, mutable=["batch_stats"])
         loss = cross_entropy(logits, label, jnp.asarray(self.class_weights), IGNORED)
         counted = label != IGNORED
         right = (jnp.argmax(logits, axis=-1) == label.astype(jnp.int32)) & counted
@@ -95,7 +110,7 @@ class Segment:
 
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns `prediction`, class index per pixel, uint8 [batch, height, width], and `label` as in the batch."""
-        images = {name: normalise(batch[name], self.sensors[name]) for name in self.inputs}
+        images = self._dates({name: normalise(batch[name], spec) for name, spec in self.sensors.items()})
         logits: Any = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
         return {"prediction": jnp.argmax(logits, axis=-1).astype(jnp.uint8), "label": batch["label"]}
 
@@ -103,15 +118,24 @@ class Segment:
         """Scores one confusion matrix over the split; see `Task.evaluate`."""
         matrix = np.zeros((len(self.classes), len(self.classes)), np.int64)
         shown = set(np.linspace(0, len(records) - 1, min(_PANEL_ROWS, len(records))).astype(int).tolist())
+        shown_images = self.inputs[:1] if self.config.change == "none" else (before(self.inputs[0]), self.inputs[0])
         images, labels, predictions = [], [], []
         for numbers, output in outputs:
             matrix += confusion_matrix(output["label"], output["prediction"], len(self.classes))
             for row, number in enumerate(numbers.tolist()):
                 if number in shown:
-                    images.append(records[number][self.inputs[0]])
+                    record = records[number]
+                    images.append([record[name] for name in shown_images])
                     labels.append(output["label"][row])
                     predictions.append(output["prediction"][row])
-        return evaluate_segmentation(matrix, self.classes, images, labels, predictions, self.sensors[self.inputs[0]])
+        return evaluate_segmentation(matrix, self.classes, images, labels, predictions, self.sensors[self.inputs[0]],
+                                     ("input",) if len(shown_images) == 1 else ("before", "after"))
+
+    def _dates(self, images: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns the images as the model takes them: with a change, the two dates of each sensor are stacked."""
+        if self.config.change == "none":
+            return dict(images)
+        return {name: jnp.stack([images[before(name)], images[name]], axis=1) for name in self.inputs}
 
 
 def _class_weights(config: SegmentConfig, records: Records | Shapes, classes: int) -> np.ndarray:
