@@ -20,7 +20,8 @@ The labels of water_weak come from spectral indices of the paired optical image;
 parts work together, not how good a model is.
 
 What comes out, in the workdir: report.html, evaluation/ (IoU, F1 and accuracy per class, pictures), metrics.jsonl,
-checkpoints/. Further: --config.inputs=s1|s2|s1+s2, --config.frozen=True, --config.change=difference|concatenation.
+checkpoints/. Further: --config.inputs=s1|s2|s1+s2, --config.frozen=True, --config.change=difference|concatenation,
+--config.decoder=unet|fpn|linear.
 """
 
 from ml_collections import ConfigDict
@@ -42,6 +43,7 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
         "init_step": -1,
         "inputs": "s1",
         "frozen": False,
+        "decoder": "unet",
         "decoder_width": 16,
         "class_weights": "none",
         "change": "none",

@@ -72,6 +72,21 @@ def test_frozen_encoders_stay_as_they_are(labelled, pretrained, frozen):
         assert moved["decoder0"] and moved["decoder4"]
 
 
+@pytest.mark.parametrize("encoder", [{"family": "resnet"}, {"family": "vit", "depth": 4, "width": 64, "patch": 8}])
+@pytest.mark.parametrize("decoder", ["fpn", "linear"])
+def test_each_decoder_learns_on_each_encoder(labelled, decoder, encoder):
+    config = configure(labelled, inputs="s1+s2", decoder=decoder, augment__crop=0,
+                       **{f"encoder__{key}": value for key, value in encoder.items()})
+    task, records = open_run(config)
+    params, stats = task.init(jax.random.key(0))
+    batch = first_batch(records)
+    assert task.predict(params, stats, batch)["prediction"].shape == (8, 40, 40)
+    _, grads = jax.jit(jax.value_and_grad(task.loss, has_aux=True))(params, stats, batch, jax.random.key(0))
+    for name, layers in grads.items():
+        for layer, leaves in layers.items():  # the last norm of a transformer is of its vector
+            assert layer == "norm" or any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(leaves)), (name, layer)
+
+
 # Two dates
 
 

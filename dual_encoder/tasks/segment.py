@@ -1,4 +1,4 @@
-"""Segmentation fine-tuning: encoders from a pre-training checkpoint (or from scratch) under a U-Net-style decoder."""
+"""Segmentation fine-tuning: encoders from a pre-training checkpoint (or from scratch) under a decoder."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -19,6 +19,7 @@ from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec, before
 from dual_encoder.losses.segmentation import cross_entropy
+from dual_encoder.models.decoders import Decoder
 from dual_encoder.models.segmentation import Change, SegmentationModel
 from dual_encoder.tasks.downstream import DownstreamConfig, with_encoders
 
@@ -31,7 +32,9 @@ class SegmentConfig(DownstreamConfig):
     """Segmentation on labelled tiles; with several inputs, their features are concatenated per level.
 
     Attributes:
-      decoder_width: channels of the decoder's last level; each level below has twice as many.
+      decoder: 'unet'; 'fpn', a feature pyramid network; 'linear', a linear probe of the maps.
+      decoder_width: channels of the last level of 'unet'; each level below has twice as many. 'fpn' has 4 times as many
+        everywhere; 'linear' has none.
       class_weights: 'none', or 'inverse' (one over the class's pixel share in 2,000 random training tiles, mean 1).
       change: 'none'; otherwise the task also reads `<sensor>_before` for each sensor of `inputs`. The sensor's encoder
         sees both dates, and their maps are combined: 'difference', after - before; 'concatenation', after, before and
@@ -39,6 +42,7 @@ class SegmentConfig(DownstreamConfig):
     """
 
     task: Literal["finetune"] = "finetune"
+    decoder: Annotated[Decoder, Before("unet")]
     decoder_width: Annotated[int, AtLeast(1)]
     class_weights: Literal["none", "inverse"]
     change: Annotated[Change, Before("none")]
@@ -80,8 +84,8 @@ class Segment:
         self.frozen = config.frozen_parameters
         self.classes = records.info.classes
         self.class_weights = _class_weights(config, records, len(self.classes))
-        self.model = SegmentationModel(self.inputs, config.encoder, config.decoder_width, len(self.classes),
-                                       config.frozen, config.change)
+        self.model = SegmentationModel(self.inputs, config.encoder, config.decoder, config.decoder_width,
+                                       len(self.classes), config.frozen, config.change)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """Returns (params, batch_stats); see `Task`."""
@@ -102,7 +106,7 @@ class Segment:
         counted = label != IGNORED
         right = (jnp.argmax(logits, axis=-1) == label.astype(jnp.int32)) & counted
         accuracy = right.sum() / jnp.maximum(counted.sum(), 1)
-        return loss, (updated["batch_stats"], {"pixel_accuracy": accuracy})
+        return loss, (updated.get("batch_stats", {}), {"pixel_accuracy": accuracy})
 
     def project(self, params: Any) -> Any:
         """Returns `params`: all values are allowed."""
