@@ -48,7 +48,7 @@ FILES = {
     "runtime": "mesh heap compilation_cache stop_request",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
-    "models": "convolution attention features resnet vit encoder pyramid decoders dual_encoder segmentation "
+    "models": "convolution attention features resnet vit encoder pyramid decoders fusion dual_encoder segmentation "
               "classification",
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
