@@ -21,7 +21,7 @@ parts work together, not how good a model is.
 
 What comes out, in the workdir: report.html, evaluation/ (IoU, F1 and accuracy per class, pictures), metrics.jsonl,
 checkpoints/. Further: --config.inputs=s1|s2|s1+s2, --config.frozen=True, --config.change=difference|concatenation,
---config.decoder=unet|fpn|linear.
+--config.decoder=unet|fpn|linear, --config.fusion=early|late, --config.sensor_dropout=0.5.
 """
 
 from ml_collections import ConfigDict
@@ -43,6 +43,8 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
         "init_step": -1,
         "inputs": "s1",
         "frozen": False,
+        "fusion": "late",
+        "sensor_dropout": 0.0,
         "decoder": "unet",
         "decoder_width": 16,
         "class_weights": "none",

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dual_encoder.augment import record_keys
 from dual_encoder.data.batches import batches
 from dual_encoder.data.records import Records
 from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
+from dual_encoder.evaluation.segmentation import confusion_matrix, segmentation_scores
+from dual_encoder.imagery.normalise import normalise
 from dual_encoder.models.dual_encoder import DualEncoder
-from dual_encoder.models.segmentation import _combine
+from dual_encoder.models.segmentation import SegmentationModel, _combine
 from dual_encoder.optim.optimizer import make_optimizer
 from dual_encoder.runtime import mesh
+from dual_encoder.tasks.downstream import draw_available
 from dual_encoder.tasks.segment import Segment
 from dual_encoder.training.step import compile_step, init_state
 from dual_encoder.workdir import metrics
@@ -85,6 +89,87 @@ def test_each_decoder_learns_on_each_encoder(labelled, decoder, encoder):
     for name, layers in grads.items():
         for layer, leaves in layers.items():  # the last norm of a transformer is of its vector
             assert layer == "norm" or any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(leaves)), (name, layer)
+
+
+# Fusion
+
+
+def test_early_fusion_stacks_the_bands_for_one_encoder(labelled):
+    config = configure(labelled, inputs="s1+s2", fusion="early")
+    images = {"s1": jnp.zeros((2, 32, 32, 2)), "s2": jnp.zeros((2, 32, 32, 12))}
+    checkpoint = DualEncoder(("s1", "s2"), config.encoder, 16, 8, "early")
+    pretrained = jax.jit(lambda k: checkpoint.init(k, images, train=True))(jax.random.key(7))
+    task, records = open_run(config, pretrained)
+    params, stats = task.init(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, params["s1_s2_encoder"], pretrained["params"]["s1_s2_encoder"])
+    batch = first_batch(records)
+    images = {name: normalise(batch[name], task.sensors[name]) for name in ("s1", "s2")}
+    one = SegmentationModel(("s1_s2",), config.encoder, config.decoder, config.decoder_width, 2, False)
+    logits = jax.jit(lambda images: one.apply({"params": params, "batch_stats": stats}, images, False))(
+        {"s1_s2": jnp.concatenate([images["s1"], images["s2"]], axis=-1)})
+    np.testing.assert_array_equal(jax.jit(task.predict)(params, stats, batch)["prediction"], logits.argmax(axis=-1))
+    late, _ = open_run(configure(labelled, inputs="s1+s2"), pretrained)
+    with pytest.raises(UserError, match="no 's1_encoder', it has .'s1_s2_encoder'.; choose other config.inputs, or an"):
+        late.init(jax.random.key(0))
+
+
+def test_a_record_lacks_one_sensor_at_most():
+    keys = record_keys(jax.random.key(0), 20_000)
+    available = np.asarray(draw_available(keys, 3, 0.4))
+    missing = (~available).sum(axis=0) / len(keys)
+    assert ((~available).sum(axis=1) <= 1).all()
+    np.testing.assert_allclose(missing, 0.4 / 3, atol=5 * np.sqrt(0.14 * 0.86 / len(keys)))
+    assert draw_available(keys, 3, 0.0) is None
+
+
+@pytest.fixture(scope="module")
+def dropped(labelled):
+    """A fused task that drops a sensor of every record, its variables and a batch."""
+    task, records = open_run(configure(labelled, inputs="s1+s2", sensor_dropout=1.0, encoder__norm="group"))
+    return task, records, task.init(jax.random.key(0)), first_batch(records)
+
+
+def test_a_dropped_sensor_does_not_matter_in_training(dropped):
+    task, _, variables, batch = dropped
+    key, step = jax.random.key(3), jax.jit(task.loss)
+    available = np.asarray(draw_available(record_keys(key, 8), 2, 1.0))
+    assert 0 < available[:, 0].sum() < 8
+    expected = step(*variables, batch, key)[0]
+    for number, name in enumerate(("s1", "s2")):
+        shown = available[:, number].reshape(-1, 1, 1, 1)
+        assert step(*variables, batch | {name: np.where(shown, batch[name], batch[name][::-1])}, key)[0] == expected
+        assert step(*variables, batch | {name: np.where(shown, batch[name][::-1], batch[name])}, key)[0] != expected
+
+
+def test_a_fused_model_predicts_from_the_sensors_that_it_gets(dropped):
+    task, _, variables, batch = dropped
+    together = jax.jit(task.predict)(*variables, batch)
+    for name, other in (("s1", "s2"), ("s2", "s1")):
+        without = {key: value for key, value in batch.items() if key != other}
+        alone = jax.jit(lambda *given, name=name: task.predict(*given, available=(name,)))(*variables, without)
+        assert set(alone) == {"prediction", "label"}
+        np.testing.assert_array_equal(alone["prediction"], together[f"prediction_{name}"])
+    assert (together["prediction_s1"] != together["prediction_s2"]).any()
+    with pytest.raises(UserError, match="'s3' is not available; the model takes s1 and s2"):
+        task.predict(*variables, batch, available=("s1", "s3"))
+
+
+def test_each_sensor_alone_is_scored(dropped):
+    task, records, variables, _ = dropped
+    batch = {name: np.stack([records[n][name] for n in range(4)]) for name in ("s1", "s2", "label")}
+    output = {name: np.asarray(value) for name, value in jax.jit(task.predict)(*variables, batch).items()}
+    evaluation = task.evaluate(iter([(np.arange(4), output)]), records)
+    scores = evaluation.scores()
+    for name in ("s1", "s2"):
+        matrix = confusion_matrix(output["label"], output[f"prediction_{name}"], 2)
+        assert scores["segmentation_alone"][name]["miou"] == segmentation_scores(matrix, task.classes)["miou"]
+    assert [row.title for row in evaluation.tables[-1].rows] == ["s1 alone", "s2 alone"]
+
+
+@pytest.mark.parametrize("changes", [{"inputs": "s1"}, {"inputs": "s1+s2", "fusion": "early"}])
+def test_sensor_dropout_needs_two_encoders(changes):
+    with pytest.raises(UserError, match="config.sensor_dropout is 0.5; expected 0, because"):
+        configure("unread", sensor_dropout=0.5, **changes)
 
 
 # Two dates

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from dual_encoder.models.decoders import Decoder, decode
 from dual_encoder.models.encoder import AnyEncoder
+from dual_encoder.models.fusion import Fusion, encoder_images
 from dual_encoder.models.pyramid import Pyramid, spread
 from dual_encoder.models.vit import layer_norm
 
@@ -16,20 +17,22 @@ Change = Literal["none", "difference", "concatenation"]
 
 
 class SegmentationModel(nn.Module):
-    """Encoders `<sensor>_encoder`, their features concatenated per level, and one decoder.
+    """Encoders `<name>_encoder`, their features concatenated per level, and one decoder.
 
-    The maps of a transformer all have one stride. A `<sensor>_pyramid`, which is a part of the decoder, then makes maps
-    of several strides. A linear decoder takes the maps of evenly spaced blocks as they are, behind a `<sensor>_norm`.
+    The names are those of `encoder_names`. The maps of a transformer all have one stride. A `<name>_pyramid`, which is
+    a part of the decoder, then makes maps of several strides. A linear decoder takes the maps of evenly spaced blocks
+    as they are, behind a `<name>_norm`.
 
     Attributes:
       sensors: names of the images used, e.g. ('s1',) or ('s1', 's2').
-      encoder: of each sensor.
+      encoder: of each name.
       decoder: see `decoders`.
       decoder_width: of the decoder, as in `decode`.
       classes: number of classes.
       frozen: run the encoders with their running statistics, without gradient.
       change: 'none', or how the maps of two dates become one: 'difference', after - before (FC-Siam-diff, Daudt et al.
         2018, with the sign); 'concatenation', after, before and after - before.
+      fusion: 'late', an encoder per sensor; 'early', one encoder of the stacked bands of all sensors.
     """
 
     sensors: tuple[str, ...]
@@ -39,24 +42,30 @@ class SegmentationModel(nn.Module):
     classes: int
     frozen: bool
     change: Change = "none"
+    fusion: Fusion = "late"
 
     @nn.compact
-    def __call__(self, images: Mapping[str, jax.Array], train: bool) -> jax.Array:
+    def __call__(self, images: Mapping[str, jax.Array], train: bool, available: jax.Array | None = None) -> jax.Array:
         """Returns logits [batch, height, width, classes] float32.
 
         Args:
           images: sensor -> [batch, height, width, bands] float32, normalised; with a change [batch, 2, height, width,
             bands], the image before it first.
           train: use and update batch statistics.
+          available: [batch, encoders] bool, which encoders a row has; the maps of others become 0. None: all.
         """
-        levels = [self._maps(name, images[name], train) for name in self.sensors]
+        stacks = encoder_images(images, self.sensors, self.fusion)
+        levels = [self._maps(name, image, train) for name, image in stacks.items()]
+        if available is not None:
+            levels = [tuple(jnp.where(available[:, number, None, None, None], x, jnp.zeros_like(x)) for x in maps)
+                      for number, maps in enumerate(levels)]
         maps = [jnp.concatenate(level, axis=-1) for level in zip(*levels, strict=True)]
         size = next(iter(images.values())).shape[-3:-1]
         return decode(self.decoder, maps, self._strides(), size, self.decoder_width, self.classes,
                       jnp.dtype(self.encoder.dtype), train)
 
     def _maps(self, name: str, image: jax.Array, train: bool) -> tuple[jax.Array, ...]:
-        """Returns the maps of a sensor as the decoder takes them."""
+        """Returns the maps of an encoder as the decoder takes them."""
         image = image.reshape(-1, *image.shape[-3:])  # both dates of a row side by side, on the row's device
         maps = self.encoder.make(f"{name}_encoder")(image, train and not self.frozen).maps
         if self.frozen:
