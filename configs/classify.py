@@ -14,7 +14,8 @@ Variants, with the run that each fits and the hardware:
         RUN: configs/pretrain.py:smoke. A CPU with 2 cores: under 2 minutes on the sample.
 
 What comes out, in the workdir: report.html, evaluation/ (mean average precision, F1 per class), metrics.jsonl,
-checkpoints/. Further: --config.inputs=s1|s2|s1+s2; --config.frozen=True trains the linear layer alone.
+checkpoints/. Further: --config.inputs=s1|s2|s1+s2; --config.frozen=True trains the linear layer alone;
+--config.fusion=early|late, --config.sensor_dropout=0.5.
 """
 
 from ml_collections import ConfigDict
@@ -36,6 +37,8 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
         "init_step": -1,
         "inputs": "s1+s2",
         "frozen": False,
+        "fusion": "late",
+        "sensor_dropout": 0.0,
         "data": {
             "dir": "",
             "split": "train",

@@ -6,6 +6,9 @@ Variants, with the run that each fits and the hardware:
 
     python main.py --config=configs/finetune.py:flood_ombria --config.init_from=RUN --workdir=W
         Flood masks of OMBRIA. RUN: configs/pretrain.py:ombria. One GPU, or a CPU in some hours.
+    python main.py --config=configs/finetune.py:flood_ombria_change --config.init_from=RUN --workdir=W
+        The same with the images before the flood, and their difference. Build the tiles with
+        --sensors=s1,s2,s1_before,s2_before. RUN: configs/pretrain.py:ombria.
     python main.py --config=configs/finetune.py:flood --config.init_from=RUN --workdir=W --config.data.dir=DIR
         The Sen1Floods11 layout, radar in. RUN: configs/pretrain.py. One GPU.
     python main.py --config=configs/finetune.py:flood_vit --config.init_from=RUN --workdir=W --config.data.dir=DIR
@@ -17,7 +20,8 @@ The labels of water_weak come from spectral indices of the paired optical image;
 parts work together, not how good a model is.
 
 What comes out, in the workdir: report.html, evaluation/ (IoU, F1 and accuracy per class, pictures), metrics.jsonl,
-checkpoints/. Further: --config.inputs=s1|s2|s1+s2, --config.frozen=True.
+checkpoints/. Further: --config.inputs=s1|s2|s1+s2, --config.frozen=True, --config.change=difference|concatenation,
+--config.decoder=unet|fpn|linear, --config.fusion=early|late, --config.sensor_dropout=0.5.
 """
 
 from ml_collections import ConfigDict
@@ -26,11 +30,11 @@ from dual_encoder.config import defaults
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.optim.schedules import AnyDecay
 
-VARIANTS = ("flood_ombria", "flood", "flood_vit", "water_weak")
+VARIANTS = ("flood_ombria", "flood_ombria_change", "flood", "flood_vit", "water_weak")
 
 
 def get_config(variant: str = "flood_ombria") -> ConfigDict:
-    """Returns the configuration of one variant: 'flood_ombria', 'flood', 'flood_vit' or 'water_weak'."""
+    """Returns the configuration of one variant; `VARIANTS` are their names."""
     config = ConfigDict({
         "task": "finetune",
         "seed": 0,
@@ -39,8 +43,12 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
         "init_step": -1,
         "inputs": "s1",
         "frozen": False,
+        "fusion": "late",
+        "sensor_dropout": 0.0,
+        "decoder": "unet",
         "decoder_width": 16,
         "class_weights": "none",
+        "change": "none",
         "data": {
             "dir": "",
             "split": "train",
@@ -106,6 +114,9 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
     })
     if variant == "flood_ombria":
         config.data.dir = "data/s1s2_tiles/ombria/1.0.0"
+    elif variant == "flood_ombria_change":
+        config.data.dir = "data/s1s2_tiles/ombria_s1_s2_s1_before_s2_before/1.0.0"
+        config.change = "concatenation"
     elif variant in ("flood", "flood_vit"):
         config.encoder.depth = 50
         config.encoder.width = 64

@@ -10,6 +10,8 @@ Variants, with the hardware and the time that they are made for:
         The same with two ViT-B/16.
     python main.py --config=configs/pretrain.py:simclr_s2 --workdir=W --config.data.dir=DIR
         The baseline of the paper: one sensor alone; two strong augmentations of an image are the pair. Also simclr_s1.
+    python main.py --config=configs/pretrain.py:simclr_s1s2 --workdir=W --config.data.dir=DIR
+        The same baseline with one encoder of the stacked bands of both sensors.
     python main.py --config=configs/pretrain.py:strong --workdir=W --config.data.dir=DIR
         The dual encoder with the augmentations of that baseline, to tell their effect from that of the second sensor.
     python main.py --config=configs/pretrain.py:ombria --workdir=W
@@ -36,12 +38,12 @@ from dual_encoder.losses.choices import AnyObjective
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.optim.schedules import AnyDecay
 
-VARIANTS = ("paper", "smoke", "ombria", "vit", "simclr_s1", "simclr_s2", "strong")
+VARIANTS = ("paper", "smoke", "ombria", "vit", "simclr_s1", "simclr_s2", "simclr_s1s2", "strong")
 
 
 def get_config(variant: str = "paper") -> ConfigDict:
-    """Returns the configuration of one variant: 'paper', 'smoke', 'ombria', 'vit', 'simclr_s1', 'simclr_s2' or
-    'strong'.
+    """Returns the configuration of one variant: 'paper', 'smoke', 'ombria', 'vit', 'simclr_s1', 'simclr_s2',
+    'simclr_s1s2' or 'strong'.
 
     `defaults` adds the keys of the alternatives that are not chosen, so that --config.loss.name and the like can choose
     them.
@@ -51,6 +53,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
         "seed": 0,
         "batch_size": 4096,
         "inputs": "s1+s2",
+        "fusion": "late",
         "data": {
             "dir": "",
             "split": "train",
@@ -159,6 +162,10 @@ def get_config(variant: str = "paper") -> ConfigDict:
         config.schedule.epochs = 300
     elif variant in ("simclr_s1", "simclr_s2"):
         config.inputs = variant.removeprefix("simclr_")
+        config.loss.name = "nt_xent"
+        _augment_strongly(config)
+    elif variant == "simclr_s1s2":
+        config.fusion = "early"
         config.loss.name = "nt_xent"
         _augment_strongly(config)
     elif variant == "strong":

@@ -26,7 +26,7 @@ def smoke():
 @pytest.mark.parametrize("values", [
     *(pretrain.get_config(v).to_dict() for v in pretrain.VARIANTS),
     *(classify.get_config(v).to_dict() for v in classify.VARIANTS),
-    *(finetune.get_config(v).to_dict() for v in ("flood_ombria", "flood", "flood_vit", "water_weak")),
+    *(finetune.get_config(v).to_dict() for v in finetune.VARIANTS),
     evaluate.get_config().to_dict() | {"init_from": "runs/x"},
 ])
 def test_every_variant_parses_and_round_trips(values):

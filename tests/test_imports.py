@@ -52,12 +52,13 @@ FILES = {
     "runtime": "mesh heap compilation_cache stop_request",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
-    "models": "convolution attention features resnet vit encoder pyramid dual_encoder segmentation classification",
+    "models": "convolution attention features resnet vit encoder pyramid decoders fusion dual_encoder segmentation "
+              "classification",
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
-    "evaluation": "per_image comparison table embedded retrieval embedding_space segmentation classification knn "
-                  "linear_probe probes segmentation_probe",
+    "evaluation": "per_image comparison table embedded retrieval embedding_space segmentation classification "
+                  "single_sensors knn linear_probe probes segmentation_probe",
     "tasks": "task micro_batches pretrain downstream segment classify probe checks build",
     "workdir": "digests folder metrics checkpoint scores",
     "report": "curves html old_scores run_facts sections page __main__",

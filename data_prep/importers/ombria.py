@@ -4,7 +4,8 @@
 <raw>/OmbriaS2/{train,test}/{BEFORE,AFTER}/S2_{before,after}_0001.png            B11, B08, B03 as red, green, blue
 
 Pairs: before and after are two pairs of one location. Tiles: the AFTER images with the flood mask; permanent rivers
-are 0 in it. Dates and places are not published.
+are 0 in it. --sensors=s1,s2,s1_before,s2_before adds the BEFORE images to the tiles. Dates and places are not
+published.
 """
 
 import pathlib
@@ -24,6 +25,7 @@ from data_prep.record import Pair, Tile
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import file_kinds
+from dual_encoder.imagery.sensors import before
 
 _SIZE = 256  # pixels
 _LARGEST = 1 << 24  # bytes of a file
@@ -34,8 +36,11 @@ class Importer:
 
     @staticmethod
     def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
+        sensors = {"s1": ("ombria_s1",), "s2": ("ombria_s2",)}
+        if kind == "tiles":
+            sensors |= {before(feature): names for feature, names in sensors.items()}
         return Layout(
-            sensors={"s1": ("ombria_s1",), "s2": ("ombria_s2",)}, default=("s1", "s2"), size=_SIZE,
+            sensors=sensors, default=("s1", "s2"), size=_SIZE,
             label=LabelSpec("pixel_classes", ("no flood", "flood")) if kind == "tiles" else None,
             source={"licence": "none stated by the authors; do not redistribute",
                     "attribution": "Drakonakis et al. 2022, OmbriaNet, IEEE JSTARS; contains modified "
@@ -53,6 +58,8 @@ class Importer:
             for when in ("after",) if self._kind == "tiles" else ("before", "after"):
                 starts = {"s1": f"OmbriaS1/{split}/{when.upper()}/S1_{when}_",
                           "s2": f"OmbriaS2/{split}/{when.upper()}/S2_{when}_",
+                          before("s1"): f"OmbriaS1/{split}/BEFORE/S1_before_",
+                          before("s2"): f"OmbriaS2/{split}/BEFORE/S2_before_",
                           "mask": f"OmbriaS1/{split}/MASK/S1_mask_"}
                 numbers = {layer: self._numbers(starts[layer], beside) for layer in layers}
                 for number in sorted(set().union(*numbers.values())):
@@ -73,11 +80,8 @@ class Importer:
             self._raw, folder, lambda found: name.fullmatch(found) is not None, beside)}
 
     def read(self, entry: Entry) -> Pair | Tile:
-        images = {}
-        if "s1" in self._sensors:
-            images["s1"] = _png(self._raw / entry.where["s1"], "L")[..., None]
-        if "s2" in self._sensors:
-            images["s2"] = _png(self._raw / entry.where["s2"], "RGB")
+        images = {feature: (_png(self._raw / entry.where[feature], "L")[..., None] if name == "ombria_s1" else
+                            _png(self._raw / entry.where[feature], "RGB")) for feature, name in self._sensors.items()}
         if self._kind == "pairs":
             return Pair.of(entry, images=images, source="OMBRIA")
         mask = _png(self._raw / entry.where["mask"], "L")

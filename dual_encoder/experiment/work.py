@@ -21,7 +21,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from dual_encoder import __version__
-from dual_encoder.config import differences, parse
+from dual_encoder.config import differences, parse, to_dict
 from dual_encoder.errors import UserError, one_line
 from dual_encoder.experiment import leaks
 from dual_encoder.experiment.cells import Cell, command, configuration
@@ -188,7 +188,9 @@ def _check_unchanged(plan: Plan, cell: Cell, found: Outcome, out: pathlib.Path) 
     """Raises UserError if a cell that is done was made with another configuration than the plan gives it now."""
     if found.state != "done":
         return
-    changed = differences(found.config, configuration(plan, cell, out))
+    then, now = (to_dict(parse(AnyConfig, values, stored=True)) for values in (
+        found.config, configuration(plan, cell, out)))
+    changed = differences(then, now)
     changed = {key: values for key, values in changed.items() if key not in _PATHS}
     if changed:
         key, (old, new) = next(iter(changed.items()))

@@ -34,12 +34,17 @@ def export(model: "LoadedModel", sensor: str, out: str | os.PathLike) -> Exporte
       the files: float32 weights under timm's keys, timm's model description, the model card, digests.
 
     Raises:
-      UserError: the checkpoint has no such encoder; `out` holds something else; the disk refuses.
+      UserError: the checkpoint has no such encoder, or one of stacked sensors; `out` holds something else; the disk
+        refuses.
     """
     name = f"{sensor}_encoder"
     encoders = sorted(key.removesuffix("_encoder") for key in model.variables["params"] if key.endswith("_encoder"))
     if sensor not in encoders:
         raise UserError(f"the checkpoint has no encoder of sensor '{sensor}'; {nearest(sensor, encoders)}")
+    if sensor not in model.sensors:
+        stacked = " and ".join(sorted(model.sensors))
+        raise UserError(f"'{name}' takes the stacked bands of {stacked}; an export describes the bands of one sensor, "
+                        "so only encoders of runs with config.fusion=late can be exported")
     spec = model.sensors[sensor]
     weights = to_timm({kind: model.variables[kind][name] for kind in ("params", "batch_stats")
                        if name in model.variables.get(kind, {})})

@@ -143,6 +143,11 @@ SENSORS: Mapping[str, SensorSpec] = {spec.name: spec for spec in (
 )}
 
 
+def before(feature: str) -> str:
+    """Returns the feature of the image that shows the place of the image `feature` at the date before a change."""
+    return f"{feature}_before"
+
+
 def sensor(name: str) -> SensorSpec:
     """Returns the spec called `name`; UserError with the nearest name otherwise."""
     if name not in SENSORS:

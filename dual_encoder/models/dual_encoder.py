@@ -1,4 +1,4 @@
-"""One encoder and projection head per sensor."""
+"""Encoders and projection heads: one of each per sensor, or one for the stacked bands of all sensors."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ import jax
 
 from dual_encoder.config import AtLeast
 from dual_encoder.models.encoder import AnyEncoder
+from dual_encoder.models.fusion import Fusion, encoder_images, encoder_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,21 +39,23 @@ class ProjectionHead(nn.Module):
 
 
 class DualEncoder(nn.Module):
-    """Encoders `<sensor>_encoder` with heads `<sensor>_head`.
+    """Encoders `<name>_encoder` with heads `<name>_head`; the names are those of `encoder_names`.
 
     Attributes:
       sensors: names of the images, e.g. ('s1', 's2').
-      encoder: of each sensor; the number of bands is that of its images.
+      encoder: of each name; the number of bands is that of its images.
       hidden, dim: of the projection heads.
+      fusion: 'late', an encoder per sensor; 'early', one encoder of all sensors.
     """
 
     sensors: tuple[str, ...]
     encoder: AnyEncoder
     hidden: int
     dim: int
+    fusion: Fusion = "late"
 
     def setup(self):
-        for name in self.sensors:
+        for name in encoder_names(self.sensors, self.fusion):
             setattr(self, f"{name}_encoder", self.encoder.make())
             setattr(self, f"{name}_head", ProjectionHead(self.hidden, self.dim))
 
@@ -64,10 +67,10 @@ class DualEncoder(nn.Module):
           train: use and update batch statistics.
 
         Returns:
-          sensor -> [batch, dim] float32, of any length.
+          name of the encoder -> [batch, dim] float32, of any length.
         """
         embeddings = {}
-        for name in self.sensors:
-            features = getattr(self, f"{name}_encoder")(images[name], train)
+        for name, image in encoder_images(images, self.sensors, self.fusion).items():
+            features = getattr(self, f"{name}_encoder")(image, train)
             embeddings[name] = getattr(self, f"{name}_head")(features.pooled)
         return embeddings

@@ -1,6 +1,7 @@
 """Self-supervised pre-training: a radar and an optical image of one place and nearby time are the positive pair.
 
-With one sensor, two augmentations of an image are the positive pair (SimCLR, Chen et al. 2020).
+With one sensor, two augmentations of an image are the positive pair (SimCLR, Chen et al. 2020). Early fusion does the
+same with the stacked bands of several sensors.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.losses.choices import AnyObjective
 from dual_encoder.losses.objective import clamp, compute, views
 from dual_encoder.models.dual_encoder import DualEncoder, ProjectionConfig
+from dual_encoder.models.fusion import Fusion, encoder_names
 from dual_encoder.tasks.micro_batches import TrainConfig, in_micro_batches
 from dual_encoder.tasks.task import TaskConfig
 
@@ -37,13 +39,21 @@ class PretrainConfig(TaskConfig):
     """Pre-training of one encoder per sensor; with one sensor, two augmentations of an image are the pair (SimCLR).
 
     Attributes:
+      fusion: 'late', an encoder per sensor; 'early', one encoder of the stacked bands of all sensors, which is trained
+        like that of one sensor.
       projection, loss, train: the groups; each is described at its class.
     """
 
     task: Literal["pretrain"] = "pretrain"
+    fusion: Annotated[Fusion, Before("late")]
     projection: ProjectionConfig
     loss: AnyObjective
     train: Annotated[TrainConfig, Before({"micro_batch": 0})]
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The names of the encoders, as of `encoder_names`."""
+        return encoder_names(self.sensors, self.fusion)
 
     def check(self, path: str) -> None:
         """Raises UserError when two groups do not fit together."""
@@ -52,7 +62,12 @@ class PretrainConfig(TaskConfig):
         rows = self.train.micro_batch
         require(rows == 0 or self.batch_size % rows == 0, f"{path}.train.micro_batch", rows,
                 f"0, or a divisor of {path}.batch_size, {self.batch_size}")
-        self.loss.check_embeddings(self.sensors, self.projection.dim)
+        if self.fusion == "early":
+            require(self.augment.shared_crop, f"{path}.augment.shared_crop", False,
+                    f"True with {path}.fusion=early: stacked bands show the same pixels")
+            require(not self.loss.two_views, f"{path}.fusion", self.fusion,
+                    f"'late': '{self.loss.name}' compares the encoders of two sensors")
+        self.loss.check_embeddings(self.encoders, self.projection.dim)
 
     def micro_batch_rows(self) -> int:
         """Returns how many rows are computed at one time, over all devices; 0: the whole batch."""
@@ -60,7 +75,7 @@ class PretrainConfig(TaskConfig):
 
 
 class Pretrain:
-    """One encoder and head per sensor, under the objective of config.loss over the global batch.
+    """The encoders and heads of config.fusion, under the objective of config.loss over the global batch.
 
     Args:
       config: of the run.
@@ -74,7 +89,8 @@ class Pretrain:
         self.config, self.mesh = config, mesh
         self.features = config.features
         self.sensors = {name: sensors[name] for name in self.features}
-        self.model = DualEncoder(self.features, config.encoder, config.projection.hidden, config.projection.dim)
+        self.model = DualEncoder(self.features, config.encoder, config.projection.hidden, config.projection.dim,
+                                 config.fusion)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """Returns (params, batch_stats); see `Task`."""
@@ -91,8 +107,8 @@ class Pretrain:
 
     def embed(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
               ) -> tuple[dict[str, list[jax.Array]], Any]:
-        """Returns sensor -> projections [batch, dim] float32 of each augmented view, and the new batch_stats."""
-        count = views(self.config.loss, self.features)
+        """Returns encoder -> projections [batch, dim] float32 of each augmented view, and the new batch_stats."""
+        count = views(self.config.loss, self.config.encoders)
         rows = {name: batch[name] for name in self.features}
         keys = [record_keys(k, len(batch["location"])) for k in ([key] if count == 1 else jax.random.split(key, count))]
 
@@ -125,14 +141,15 @@ class Pretrain:
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns name -> projections [batch, dim] float32 of the whole images, and `location` as in the batch.
 
-        The names are those of the sensors. With one sensor there is also `<name>_turned`: the image turned upside down.
+        The names are those of the encoders. Of a single encoder there is also `<name>_turned`: the image turned upside
+        down.
         """
         def apply(images):
             return self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
 
         images = {name: normalise(batch[name], self.sensors[name]) for name in self.features}
         embeddings = apply(images)
-        if len(self.features) == 1:
+        if len(self.config.encoders) == 1:
             turned = apply({name: image[:, ::-1, ::-1] for name, image in images.items()})
             embeddings |= {f"{name}_turned": z for name, z in turned.items()}
         return embeddings | {"location": batch["location"]}
@@ -141,9 +158,11 @@ class Pretrain:
         """Runs EVALUATIONS on the embeddings of a split; see `Task.evaluate`."""
         rows = [output | {"number": numbers} for numbers, output in outputs]
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        # The partner of an image is the image of the other sensor; with one sensor, the same image turned upside down.
-        views = self.features if len(self.features) > 1 else (*self.features, f"{self.features[0]}_turned")
-        features = {view: view.removesuffix("_turned") for view in views}
+        # The partner of an image is that of the other encoder; with one encoder, the same image turned upside down.
+        names = self.config.encoders
+        views = names if len(names) > 1 else (*names, f"{names[0]}_turned")
+        # Pictures show the last sensor of a stack.
+        features = dict.fromkeys(views, self.features[-1]) if len(names) == 1 else {view: view for view in views}
         split = EmbeddedSplit(
             vectors={view: columns[view] for view in views}, features=features,
             sensors={view: self.sensors[feature] for view, feature in features.items()}, places=columns["location"],

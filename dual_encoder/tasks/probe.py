@@ -1,7 +1,7 @@
 """Frozen vectors and maps of labelled images: of a trained encoder, or of a control that has learnt nothing."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
@@ -12,8 +12,9 @@ from dual_encoder.data.subsets import SubsetConfig
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.probes import ProbeName
 from dual_encoder.imagery.normalise import normalise
-from dual_encoder.imagery.sensors import SensorSpec
+from dual_encoder.imagery.sensors import SensorSpec, before
 from dual_encoder.models.encoder import AnyEncoder
+from dual_encoder.models.fusion import Change, Fusion, combine, encoder_images, encoder_names
 from dual_encoder.tasks.downstream import with_encoders
 from dual_encoder.tasks.task import check_inputs
 
@@ -67,6 +68,9 @@ class ProbeConfig:
         encoders with random weights; 'statistics', mean and deviation of each band, or the values of a pixel;
         'random_features', random convolutional features (Rolf et al. 2021).
       inputs: the images, joined by '+'; their vectors are concatenated.
+      fusion: 'late', an encoder per sensor; 'early', the one encoder of a run with stacked bands.
+      change: 'none'; otherwise `<sensor>_before` is read too, and the vectors or maps of both dates are combined:
+        'difference', after - before; 'concatenation', after, before and after - before.
       data: the labelled splits.
       probes: 'knn', 'linear'; for labels of pixels 'linear' alone.
       neighbours: of 'knn'.
@@ -80,6 +84,8 @@ class ProbeConfig:
     init_step: int
     representation: Representation
     inputs: str
+    fusion: Fusion
+    change: Change
     data: LabelledData
     probes: tuple[ProbeName, ...]
     neighbours: Annotated[int, AtLeast(1)]
@@ -95,7 +101,13 @@ class ProbeConfig:
     @property
     def features(self) -> tuple[str, ...]:
         """The tensors of a record that are read."""
-        return (*self.sensors, "label")
+        return (*self.sensors, *(() if self.change == "none" else map(before, self.sensors)), "label")
+
+    @property
+    def dates(self) -> Mapping[str, str]:
+        """The images of the first sensor: 'input', or 'before' and 'after' -> name in a record."""
+        first = self.sensors[0]
+        return {"input": first} if self.change == "none" else {"before": before(first), "after": first}
 
     def check(self, path: str) -> None:
         """Raises UserError without a run or a probe."""
@@ -130,22 +142,23 @@ class Vectors:
         self.variables = self._variables(variables)
 
     def _variables(self, trained: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns {'params', 'batch_stats'}; of encoders, the trees stand under '<sensor>_encoder'."""
-        keys = jax.random.split(jax.random.key(self.config.seed), len(self.sensors))
+        """Returns {'params', 'batch_stats'}; of encoders, the trees stand under '<name>_encoder'."""
+        names = encoder_names(self.config.sensors, self.config.fusion)
+        images = encoder_images({name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()},
+                                self.config.sensors, self.config.fusion)
+        keys = dict(zip(names, jax.random.split(jax.random.key(self.config.seed), len(names)), strict=True))
         if self.config.representation in ("encoder", "random"):
             fresh: dict[str, Any] = {"params": {}, "batch_stats": {}}
-            for key, (name, spec) in zip(keys, self.sensors.items(), strict=True):
-                image = jnp.zeros((2, 64, 64, len(spec.bands)))
-                made = jax.jit(lambda k, x: self.encoder.make().init(k, x, False))(key, image)
+            for name, key in keys.items():
+                made = jax.jit(lambda k, x: self.encoder.make().init(k, x, False))(key, images[name])
                 for kind in fresh:
                     fresh[kind][f"{name}_encoder"] = made.get(kind, {})
             pretrained = trained if self.config.representation == "encoder" else None
-            params, batch_stats = with_encoders(fresh, pretrained, self.config.sensors)
+            params, batch_stats = with_encoders(fresh, pretrained, names)
             return {"params": params, "batch_stats": batch_stats}
         if self.config.representation == "random_features":
-            shape = (_FILTER, _FILTER)
-            return {"params": {name: jax.random.normal(key, (*shape, len(spec.bands), _RANDOM_FEATURES // 2))
-                               for key, (name, spec) in zip(keys, self.sensors.items(), strict=True)},
+            return {"params": {name: jax.random.normal(key, (_FILTER, _FILTER, images[name].shape[-1],
+                                                             _RANDOM_FEATURES // 2)) for name, key in keys.items()},
                     "batch_stats": {}}
         return {"params": {}, "batch_stats": {}}
 
@@ -153,17 +166,33 @@ class Vectors:
         """Returns vectors or maps, and `label` and `location` as in the batch; pure.
 
         `vector` is float32 [batch, dim]. Maps are `map0`, `map1`, ...: float16 [batch, rows, columns, channels], from
-        shallow to deep, sensor after sensor.
+        shallow to deep, encoder after encoder.
         """
-        maps: list[jax.Array] = []
+        vectors, maps = self._of_date(params, batch_stats, batch, lambda name: name)
+        if self.config.change != "none":
+            earlier = self._of_date(params, batch_stats, batch, before)
+            vectors = [combine(after, one, self.config.change) for after, one in zip(vectors, earlier[0], strict=True)]
+            maps = [combine(after, one, self.config.change) for after, one in zip(maps, earlier[1], strict=True)]
+        facts = {"label": batch["label"], "location": batch["location"]}
+        if self.maps:
+            return facts | {f"map{number}": jnp.clip(level, -_LARGEST, _LARGEST).astype(jnp.float16)
+                            for number, level in enumerate(maps)}
+        return facts | {"vector": jnp.concatenate(vectors, axis=-1)}
+
+    def _of_date(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], feature: Callable[[str], str]
+                 ) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Returns vectors [batch, dim] and maps of the images of one date; `feature`: sensor -> name in the batch."""
+        valid = {name: spec.holds_data(batch[feature(name)])[..., None] for name, spec in self.sensors.items()}
+        images = {name: normalise(batch[feature(name)], spec) for name, spec in self.sensors.items()}
         vectors: list[jax.Array] = []
-        for name, spec in self.sensors.items():
-            image = normalise(batch[name], spec)
-            if self.config.representation == "statistics":
-                valid = spec.holds_data(batch[name])[..., None]
+        maps: list[jax.Array] = []
+        if self.config.representation == "statistics":
+            for name, image in images.items():
                 maps.append(image)
-                vectors += [image.mean(axis=(1, 2), where=valid), image.std(axis=(1, 2), where=valid)]
-            elif self.config.representation == "random_features":
+                vectors += [image.mean(axis=(1, 2), where=valid[name]), image.std(axis=(1, 2), where=valid[name])]
+            return vectors, maps
+        for name, image in encoder_images(images, self.config.sensors, self.config.fusion).items():
+            if self.config.representation == "random_features":
                 response = _random_features(image, params[name])
                 maps.append(_cells(response))
                 vectors.append(response.mean(axis=(1, 2)))
@@ -172,11 +201,7 @@ class Vectors:
                 features: Any = self.encoder.make().apply(encoder, image, False)
                 maps += self._levels(features.maps)
                 vectors.append(features.pooled)
-        facts = {"label": batch["label"], "location": batch["location"]}
-        if self.maps:
-            return facts | {f"map{number}": jnp.clip(level, -_LARGEST, _LARGEST).astype(jnp.float16)
-                            for number, level in enumerate(maps)}
-        return facts | {"vector": jnp.concatenate(vectors, axis=-1)}
+        return vectors, maps
 
     def _levels(self, maps: Sequence[jax.Array]) -> list[jax.Array]:
         """Returns the maps that a probe sees: one of each stride, or some of a transformer, which has one stride."""

@@ -100,10 +100,11 @@ def _evaluate_maps(config: ProbeConfig, built: BuiltProbe, train: LabelledMaps, 
                 for label, found in zip(test.labels, predictions, strict=True)]
     records = built.test.selected()
     shown = np.unique(np.linspace(0, len(records) - 1, min(_PANEL_ROWS, len(records))).astype(int))
-    sensor = config.sensors[0]
+    dates = config.dates
     evaluation = evaluate_segmentation(
-        np.sum(matrices, axis=0), classes, [records[int(at)][sensor] for at in shown],
-        [test.labels[at] for at in shown], [predictions[at] for at in shown], built.vectors.sensors[sensor])
+        np.sum(matrices, axis=0), classes, [[records[int(at)][name] for name in dates.values()] for at in shown],
+        [test.labels[at] for at in shown], [predictions[at] for at in shown], built.vectors.sensors[config.sensors[0]],
+        tuple(dates))
     table = per_image(records, range(len(records)), "counts", classes, np.reshape(matrices, (len(matrices), -1)))
     return of_probe(dataclasses.replace(evaluation, per_image={"linear": table}), "linear",
                     f"Learnt from {fitted.pixels:,} pixels of {len(train.labels):,} images; C = {fitted.strength:g} "
