@@ -140,6 +140,13 @@ SENSORS: Mapping[str, SensorSpec] = {spec.name: spec for spec in (
     SensorSpec("ombria_s2", "optical", ("B11", "B08", "B03"), "reflectance x 255, wraps in bright cloud", 1.0, "uint8",
                None, (59.638, 68.750, 34.349), (32.534, 34.883, 30.793), "`data_prep stats` on OMBRIA, train split",
                rgb=("B11", "B08", "B03"), tags=_SENTINEL),
+    # Pictures for the eye: each source stretched its values in a way of its own, and the units are lost.
+    SensorSpec("s1_vh", "sar", ("VH",), "grey level of the amplitude", 1.0, "uint8", None,
+               (121.59,), (47.45,), "`data_prep stats` on the Los Angeles and San Antonio pairs, train split",
+               tags=_SENTINEL),
+    SensorSpec("s2_rgb", "optical", _TRUE_COLOUR, "grey level of a true-colour picture", 1.0, "uint8", None,
+               (87.41, 97.12, 104.08), (50.46, 33.69, 28.81), "`data_prep stats` on EuroSAT RGB, train split",
+               rgb=_TRUE_COLOUR, tags=_SENTINEL),
 )}
 
 

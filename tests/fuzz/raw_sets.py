@@ -266,6 +266,33 @@ def _ombria(raw: pathlib.Path) -> None:
                 Image.fromarray(pixels).save(path)
 
 
+# Folders of images
+
+def _grey(size: int, i: int) -> np.ndarray:
+    return ((decibels(size, i)[0] + 25) * 10).clip(1, 254).astype(np.uint8)
+
+
+def _eurosat_rgb(raw: pathlib.Path) -> None:
+    for i, folder in enumerate(("AnnualCrop", "Forest", "River")):
+        (raw / folder).mkdir()
+        Image.fromarray(np.stack([_grey(64, i)] * 3, -1)).save(raw / folder / f"{folder}_{i}.jpg")
+
+
+def _eurosat_ms(raw: pathlib.Path) -> None:
+    for i, folder in enumerate(("AnnualCrop", "Forest")):
+        image = reflectance(L1C, 64, i)
+        _tif(raw / folder / f"{folder}_{i}.tif", np.concatenate([np.delete(image, 8, 0), image[8:9]]))  # B8A last
+    (raw / "images.csv").write_text("id,split,lat,lon\nAnnualCrop/AnnualCrop_0,train,1.5,2.5\nForest/Forest_1,test,,\n")
+
+
+def _grey_pairs(raw: pathlib.Path) -> None:
+    for i in range(2):
+        colour = np.stack([_grey(64, i + 5)] * 3, -1)
+        for file, pixels in ((f"s1_vh/{i}.jpg", _grey(64, i)), (f"s2_rgb/{i}.png", colour)):
+            (raw / file).parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(raw / file)
+
+
 # SSL4EO-S12
 
 def _ssl4eo(raw: pathlib.Path) -> None:
@@ -399,6 +426,9 @@ RAW_SETS = (
     RawSet("DFC2020 lists", _dfc2020_lists, "dfc2020", ("--kind=tiles",)),
     RawSet("Sen1Floods11", _sen1floods11, "sen1floods11", ("--kind=tiles",)),
     RawSet("OMBRIA", _ombria, "ombria", ("--kind=tiles",)),
+    RawSet("EuroSAT RGB", _eurosat_rgb, "image_folders", ("--kind=tiles",)),
+    RawSet("EuroSAT multispectral", _eurosat_ms, "image_folders", ("--kind=tiles",)),
+    RawSet("Pairs of grey levels", _grey_pairs, "image_folders"),
     RawSet("SSL4EO-S12 v1.0", _ssl4eo, "ssl4eo_s12"), RawSet("SSL4EO-S12 v1.1 Zarr", _ssl4eo_v11_zarr,
                                                              "ssl4eo_s12_v11"),
     RawSet("SSL4EO-S12 v1.1 tar", _ssl4eo_v11_tar, "ssl4eo_s12_v11"),
