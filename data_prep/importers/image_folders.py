@@ -98,7 +98,7 @@ class Importer:
             yield where if isinstance(where, Reject) else _entry(self._raw, name, where, rows.get(name),
                                                                         tuple(self._sensors))
         if absent:
-            print(f"left out {len(absent)} of {len(rows)} rows of {TABLE}: no image is on disk, first '{min(absent)}'",
+            print(f"left out {len(absent)} of {len(rows)} rows of {TABLE}: no image is on disk, first '{shown(min(absent))}'",
                   flush=True)
         yield from beside.result()
 

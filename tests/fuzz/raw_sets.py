@@ -128,6 +128,15 @@ def _geotiff_names(raw: pathlib.Path, size: int = 24) -> None:
     _describe(raw, size, s1="s1/{place}_{date}.tif", s2="s2/{place}_{date}.tif", label="label/{place}.tif")
 
 
+def _geotiff_image_labels(raw: pathlib.Path, size: int = 24) -> None:
+    for i in range(3):
+        _tif(raw / f"s2/lagos{i}_20200604.tif", reflectance(L2A, size, i))
+    (raw / "labels.csv").write_text("id,label\nlagos0,forest;river\nlagos1_20200604,river\nlagos2,\n")
+    (raw / "geotiff.json").write_text(json.dumps({
+        "size": size, "s2": {"files": "s2/{place}_{date}.tif", "bands": list(L2A), "level": "l2a", "offset": 0},
+        "label": {"kind": "image_classes", "table": "labels.csv", "classes": ["forest", "river"]}}))
+
+
 def _describe(raw: pathlib.Path, size: int, **files: str) -> None:
     sections = {"s1": {"bands": ["VV", "VH"], "unit": "dB", "product": "grd"},
                 "s2": {"bands": list(L2A), "level": "l2a", "offset": 0},
@@ -172,6 +181,8 @@ def _archive_v1(raw: pathlib.Path) -> None:
             _tif(raw / f"BigEarthNet-S1-v1.0/{s1_name}/{s1_name}_{band}.tif", image[None])
         for band, image in _native(reflectance(L2A, 120, i), L2A).items():
             _tif(raw / f"BigEarthNet-v1.0/{patch}/{patch}_{band}.tif", image[None])
+        (raw / f"BigEarthNet-v1.0/{patch}/{patch}_labels_metadata.json").write_text(json.dumps(
+            {"labels": ["Pastures", "Mixed forest"][:1 + i % 2], "projection": "EPSG:32633"}))
         rows.append(f"{patch},{s1_name}")
     for split, row in zip(("train", "val", "test"), rows, strict=True):
         (raw / f"{split}.csv").write_text(row + "\n")
@@ -417,8 +428,9 @@ RAW_SETS = (
     RawSet("npz", _npz, "npz"), RawSet("npz tiles", _npz_tiles, "npz", ("--kind=tiles",)),
     RawSet("GeoTIFF by table", _geotiff_table, "geotiff", ("--kind=tiles",)),
     RawSet("GeoTIFF by name", _geotiff_names, "geotiff"),
+    RawSet("GeoTIFF, labels of images", _geotiff_image_labels, "geotiff", ("--kind=tiles",)),
     RawSet("BigEarthNet v2", _archive, "bigearthnet", ("--kind=tiles",)),
-    RawSet("BigEarthNet v1", _archive_v1, "bigearthnet"),
+    RawSet("BigEarthNet v1", _archive_v1, "bigearthnet", ("--labels=land_cover_43",)),
     RawSet("BigEarthNet LMDB", _lmdb_parquet, "bigearthnet"),
     RawSet("BigEarthNet LMDB, CSV", _lmdb_csv, "bigearthnet", ("--labels=land_cover",)),
     RawSet("SEN12MS", _sen12ms, "sen12ms", ("--kind=tiles",)), RawSet("SEN12MS-CR", _sen12ms_cr, "sen12ms_cr"),
