@@ -98,8 +98,8 @@ class Importer:
             yield where if isinstance(where, Reject) else _entry(self._raw, name, where, rows.get(name),
                                                                         tuple(self._sensors))
         if absent:
-            print(f"left out {len(absent)} of {len(rows)} rows of {TABLE}: no image is on disk, first '{shown(min(absent))}'",
-                  flush=True)
+            print(f"left out {len(absent)} of {len(rows)} rows of {TABLE}: no image is on disk, first "
+                  f"'{shown(min(absent))}'", flush=True)
         yield from beside.result()
 
     def _tiles(self, classes: Sequence[str], beside: UnmatchedFiles) -> Iterator[tuple[str, dict]]:

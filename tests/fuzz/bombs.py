@@ -168,6 +168,7 @@ BOMBS = tuple(Bomb(layout, files, name, make) for layout, files, name, make in (
     ("MMEarth", "*.h5", "sentinel2 of 20,000 x 20,000", _hdf5("sentinel2")),
     ("MMEarth", "*.h5", "sentinel1 of 20,000 x 20,000", _hdf5("sentinel1")),
     ("MMEarth", "*.h5", "2^31 rows", _hdf5("metadata")),
+    ("So2Sat LCZ42", "training.h5", "sen2 of 20,000 x 20,000", _hdf5("sen2")),
     ("OMBRIA", "OmbriaS2/train/AFTER/*.png", "13,000 x 13,000", _png),
     ("Pairs of grey levels", "s2_rgb/*.png", "13,000 x 13,000", _png),
     *((layout, files, "60,000 x 60,000", _tiff) for layout, files in (

@@ -424,6 +424,20 @@ def _mmearth(raw: pathlib.Path, size: int = 64) -> None:
     (raw / "data_1M_v001_splits.json").write_text(json.dumps({"train": [2, 0], "val": [1], "test": []}))
 
 
+# So2Sat
+
+def _so2sat(raw: pathlib.Path) -> None:
+    bands = SENSORS["so2sat_s2"].bands
+    for split, count in (("training", 2), ("testing", 1)):
+        with h5py.File(raw / f"{split}.h5", "w") as file:
+            power = 10 ** (np.stack([decibels(32, i) for i in range(count)]).astype(float) / 10)
+            sen1 = np.zeros((count, 32, 32, 8))
+            sen1[..., 5], sen1[..., 4] = power[:, 0], power[:, 1]
+            file["sen1"] = sen1
+            file["sen2"] = np.stack([np.moveaxis(reflectance(bands, 32, i), 0, -1) for i in range(count)]) / 1e4
+            file["label"] = np.eye(17)[:count]
+
+
 RAW_SETS = (
     RawSet("npz", _npz, "npz"), RawSet("npz tiles", _npz_tiles, "npz", ("--kind=tiles",)),
     RawSet("GeoTIFF by table", _geotiff_table, "geotiff", ("--kind=tiles",)),
@@ -446,6 +460,7 @@ RAW_SETS = (
     RawSet("SSL4EO-S12 v1.1 tar", _ssl4eo_v11_tar, "ssl4eo_s12_v11"),
     RawSet("TerraMesh", _terramesh, "terramesh", ("--kind=tiles",)),
     RawSet("Major TOM", _majortom, "majortom"), RawSet("MMEarth", _mmearth, "mmearth"),
+    RawSet("So2Sat LCZ42", _so2sat, "so2sat", ("--kind=tiles",)),
 )
 
 
