@@ -10,16 +10,11 @@ published.
 
 import pathlib
 import re
-import struct
-import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import PIL
-from PIL import Image
 
-from data_prep.importers import Entry, Layout, Reject
+from data_prep.importers import Entry, Layout, Reject, _pictures
 from data_prep.importers._unmatched import UnmatchedFiles, in_folder
 from data_prep.record import Pair, Tile
 from dual_encoder.data.labels import LabelSpec
@@ -28,7 +23,6 @@ from dual_encoder.imagery import file_kinds
 from dual_encoder.imagery.sensors import before
 
 _SIZE = 256  # pixels
-_LARGEST = 1 << 24  # bytes of a file
 
 
 class Importer:
@@ -80,45 +74,12 @@ class Importer:
             self._raw, folder, lambda found: name.fullmatch(found) is not None, beside)}
 
     def read(self, entry: Entry) -> Pair | Tile:
-        images = {feature: (_png(self._raw / entry.where[feature], "L")[..., None] if name == "ombria_s1" else
-                            _png(self._raw / entry.where[feature], "RGB")) for feature, name in self._sensors.items()}
+        images = {feature: self._png(entry, feature, "L" if name == "ombria_s1" else "RGB")
+                  for feature, name in self._sensors.items()}
         if self._kind == "pairs":
             return Pair.of(entry, images=images, source="OMBRIA")
-        mask = _png(self._raw / entry.where["mask"], "L")
+        mask = self._png(entry, "mask", "L")[..., 0]
         return Tile.of(entry, images=images, label=(mask > 127).astype(np.uint8), source="OMBRIA")
 
-
-def _png(path: pathlib.Path, mode: str) -> np.ndarray:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_LARGEST)
-        kind = file_kinds.kind_of(data[:file_kinds.HEAD])
-        if kind != file_kinds.PNG:
-            raise UserError(f"'{path}' is {kind or 'no picture'}, expected a PNG; fetch it again")
-        _check_chunks(data)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
-            opened = Image.open(path)
-        with opened as image:
-            if image.size != (_SIZE, _SIZE):  # before its pixels take memory
-                raise UserError(f"'{path}' is {image.height}x{image.width} pixels, expected {_SIZE}x{_SIZE}; is it an "
-                                "OMBRIA file?")
-            if image.mode != mode:
-                raise UserError(f"'{path}' has mode {image.mode}, expected {mode}; is it an OMBRIA file?")
-            return np.asarray(image)
-    except UserError:
-        raise
-    except (PIL.UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, OverflowError, struct.error,
-            zlib.error, Image.DecompressionBombError) as error:
-        raise UserError(f"'{path}' cannot be read as PNG ({error}); fetch it again") from error
-
-
-def _check_chunks(data: bytes) -> None:
-    """Raises ValueError unless the chunks of a PNG have their checksums, to the last one: Pillow passes over some."""
-    at, name = 8, b""
-    while name != b"IEND":
-        length, name = struct.unpack_from(">I4s", data, at)
-        content = data[at + 4:at + 8 + length]
-        if length > len(data) or zlib.crc32(content) != struct.unpack_from(">I", data, at + 8 + length)[0]:
-            raise ValueError(f"the checksum of a chunk at byte {at} is wrong")
-        at += 12 + length
+    def _png(self, entry: Entry, layer: str, mode: str) -> np.ndarray:
+        return _pictures.read(self._raw / entry.where[layer], (mode,), _SIZE, (file_kinds.PNG,))

@@ -128,6 +128,15 @@ def _geotiff_names(raw: pathlib.Path, size: int = 24) -> None:
     _describe(raw, size, s1="s1/{place}_{date}.tif", s2="s2/{place}_{date}.tif", label="label/{place}.tif")
 
 
+def _geotiff_image_labels(raw: pathlib.Path, size: int = 24) -> None:
+    for i in range(3):
+        _tif(raw / f"s2/lagos{i}_20200604.tif", reflectance(L2A, size, i))
+    (raw / "labels.csv").write_text("id,label\nlagos0,forest;river\nlagos1_20200604,river\nlagos2,\n")
+    (raw / "geotiff.json").write_text(json.dumps({
+        "size": size, "s2": {"files": "s2/{place}_{date}.tif", "bands": list(L2A), "level": "l2a", "offset": 0},
+        "label": {"kind": "image_classes", "table": "labels.csv", "classes": ["forest", "river"]}}))
+
+
 def _describe(raw: pathlib.Path, size: int, **files: str) -> None:
     sections = {"s1": {"bands": ["VV", "VH"], "unit": "dB", "product": "grd"},
                 "s2": {"bands": list(L2A), "level": "l2a", "offset": 0},
@@ -172,6 +181,8 @@ def _archive_v1(raw: pathlib.Path) -> None:
             _tif(raw / f"BigEarthNet-S1-v1.0/{s1_name}/{s1_name}_{band}.tif", image[None])
         for band, image in _native(reflectance(L2A, 120, i), L2A).items():
             _tif(raw / f"BigEarthNet-v1.0/{patch}/{patch}_{band}.tif", image[None])
+        (raw / f"BigEarthNet-v1.0/{patch}/{patch}_labels_metadata.json").write_text(json.dumps(
+            {"labels": ["Pastures", "Mixed forest"][:1 + i % 2], "projection": "EPSG:32633"}))
         rows.append(f"{patch},{s1_name}")
     for split, row in zip(("train", "val", "test"), rows, strict=True):
         (raw / f"{split}.csv").write_text(row + "\n")
@@ -264,6 +275,33 @@ def _ombria(raw: pathlib.Path) -> None:
                 pixels = np.stack([grey, 255 - grey, grey // 2], -1) if sensor == "S2" else (
                     grey if when != "MASK" else np.where(grey > 140, 255, 0).astype(np.uint8))
                 Image.fromarray(pixels).save(path)
+
+
+# Folders of images
+
+def _grey(size: int, i: int) -> np.ndarray:
+    return ((decibels(size, i)[0] + 25) * 10).clip(1, 254).astype(np.uint8)
+
+
+def _eurosat_rgb(raw: pathlib.Path) -> None:
+    for i, folder in enumerate(("AnnualCrop", "Forest", "River")):
+        (raw / folder).mkdir()
+        Image.fromarray(np.stack([_grey(64, i)] * 3, -1)).save(raw / folder / f"{folder}_{i}.jpg")
+
+
+def _eurosat_ms(raw: pathlib.Path) -> None:
+    for i, folder in enumerate(("AnnualCrop", "Forest")):
+        image = reflectance(L1C, 64, i)
+        _tif(raw / folder / f"{folder}_{i}.tif", np.concatenate([np.delete(image, 8, 0), image[8:9]]))  # B8A last
+    (raw / "images.csv").write_text("id,split,lat,lon\nAnnualCrop/AnnualCrop_0,train,1.5,2.5\nForest/Forest_1,test,,\n")
+
+
+def _grey_pairs(raw: pathlib.Path) -> None:
+    for i in range(2):
+        colour = np.stack([_grey(64, i + 5)] * 3, -1)
+        for file, pixels in ((f"s1_vh/{i}.jpg", _grey(64, i)), (f"s2_rgb/{i}.png", colour)):
+            (raw / file).parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(raw / file)
 
 
 # SSL4EO-S12
@@ -386,12 +424,27 @@ def _mmearth(raw: pathlib.Path, size: int = 64) -> None:
     (raw / "data_1M_v001_splits.json").write_text(json.dumps({"train": [2, 0], "val": [1], "test": []}))
 
 
+# So2Sat
+
+def _so2sat(raw: pathlib.Path) -> None:
+    bands = SENSORS["so2sat_s2"].bands
+    for split, count in (("training", 2), ("testing", 1)):
+        with h5py.File(raw / f"{split}.h5", "w") as file:
+            power = 10 ** (np.stack([decibels(32, i) for i in range(count)]).astype(float) / 10)
+            sen1 = np.zeros((count, 32, 32, 8))
+            sen1[..., 5], sen1[..., 4] = power[:, 0], power[:, 1]
+            file["sen1"] = sen1
+            file["sen2"] = np.stack([np.moveaxis(reflectance(bands, 32, i), 0, -1) for i in range(count)]) / 1e4
+            file["label"] = np.eye(17)[:count]
+
+
 RAW_SETS = (
     RawSet("npz", _npz, "npz"), RawSet("npz tiles", _npz_tiles, "npz", ("--kind=tiles",)),
     RawSet("GeoTIFF by table", _geotiff_table, "geotiff", ("--kind=tiles",)),
     RawSet("GeoTIFF by name", _geotiff_names, "geotiff"),
+    RawSet("GeoTIFF, labels of images", _geotiff_image_labels, "geotiff", ("--kind=tiles",)),
     RawSet("BigEarthNet v2", _archive, "bigearthnet", ("--kind=tiles",)),
-    RawSet("BigEarthNet v1", _archive_v1, "bigearthnet"),
+    RawSet("BigEarthNet v1", _archive_v1, "bigearthnet", ("--labels=land_cover_43",)),
     RawSet("BigEarthNet LMDB", _lmdb_parquet, "bigearthnet"),
     RawSet("BigEarthNet LMDB, CSV", _lmdb_csv, "bigearthnet", ("--labels=land_cover",)),
     RawSet("SEN12MS", _sen12ms, "sen12ms", ("--kind=tiles",)), RawSet("SEN12MS-CR", _sen12ms_cr, "sen12ms_cr"),
@@ -399,11 +452,15 @@ RAW_SETS = (
     RawSet("DFC2020 lists", _dfc2020_lists, "dfc2020", ("--kind=tiles",)),
     RawSet("Sen1Floods11", _sen1floods11, "sen1floods11", ("--kind=tiles",)),
     RawSet("OMBRIA", _ombria, "ombria", ("--kind=tiles",)),
+    RawSet("EuroSAT RGB", _eurosat_rgb, "image_folders", ("--kind=tiles",)),
+    RawSet("EuroSAT multispectral", _eurosat_ms, "image_folders", ("--kind=tiles",)),
+    RawSet("Pairs of grey levels", _grey_pairs, "image_folders"),
     RawSet("SSL4EO-S12 v1.0", _ssl4eo, "ssl4eo_s12"), RawSet("SSL4EO-S12 v1.1 Zarr", _ssl4eo_v11_zarr,
                                                              "ssl4eo_s12_v11"),
     RawSet("SSL4EO-S12 v1.1 tar", _ssl4eo_v11_tar, "ssl4eo_s12_v11"),
     RawSet("TerraMesh", _terramesh, "terramesh", ("--kind=tiles",)),
     RawSet("Major TOM", _majortom, "majortom"), RawSet("MMEarth", _mmearth, "mmearth"),
+    RawSet("So2Sat LCZ42", _so2sat, "so2sat", ("--kind=tiles",)),
 )
 
 
