@@ -54,6 +54,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
         "batch_size": 4096,
         "inputs": "s1+s2",
         "fusion": "late",
+        "init_from": "",
+        "init_step": -1,
         "data": {
             "dir": "",
             "split": "train",

@@ -21,7 +21,7 @@ from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.tasks.checks import check_batch, check_crop
 from dual_encoder.tasks.classify import Classify, ClassifyConfig
 from dual_encoder.tasks.downstream import DownstreamConfig
-from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig
+from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig, known_encoders
 from dual_encoder.tasks.probe import ProbeConfig, Vectors, check_kind
 from dual_encoder.tasks.segment import Segment, SegmentConfig
 from dual_encoder.tasks.task import Task
@@ -73,7 +73,7 @@ def make_task(config: AnyTask, sensors: Mapping[str, SensorSpec], records: Recor
       UserError: data or checkpoint do not fit the configuration.
     """
     if isinstance(config, PretrainConfig):
-        return Pretrain(config, sensors, mesh)
+        return Pretrain(config, sensors, mesh, pretrained)
     if isinstance(config, ClassifyConfig):
         return Classify(config, sensors, records, pretrained)
     return Segment(config, sensors, records, pretrained)
@@ -87,12 +87,14 @@ class Built:
       config: the configuration.
       task: the trainer runs it.
       records, eval_records: to train on and to evaluate on.
+      notes: lines to print about the start.
     """
 
     config: AnyTask
     task: Task
     records: Records
     eval_records: Records
+    notes: tuple[str, ...] = ()
 
 
 def build(config: AnyTask, mesh: Mesh) -> Built:
@@ -102,12 +104,17 @@ def build(config: AnyTask, mesh: Mesh) -> Built:
       UserError: data, checkpoint and configuration do not fit together.
     """
     records, eval_records = _open(config.data, config.features)
-    sensors, pretrained = load_sensors(records.info, config.data.statistics), None
+    sensors, pretrained = dict(load_sensors(records.info, config.data.statistics)), None
+    notes: tuple[str, ...] = ()
     if isinstance(config, DownstreamConfig) and config.init_from:
         model = _load(config.init_from, config.init_step)
         sensors = {name: _checked(model, name, records) for name in config.sensors}
         pretrained = model.variables
-    return Built(config, make_task(config, sensors, records, mesh, pretrained), records, eval_records)
+    if isinstance(config, PretrainConfig) and config.init_from:
+        model, _ = _load_pretraining(config.init_from, config.init_step)
+        sensors |= {name: _checked(model, name, records) for name in config.sensors if name in model.sensors}
+        pretrained, notes = model.variables, _notes_of_start(config, model)
+    return Built(config, make_task(config, sensors, records, mesh, pretrained), records, eval_records, notes)
 
 
 def build_without_weights(config: AnyTask, records: Records | Shapes, mesh: Mesh) -> Task:
@@ -151,10 +158,7 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
     Raises:
       UserError: the checkpoint is not of a pre-training run, or does not fit the data.
     """
-    model = _load(config.init_from, config.init_step)
-    trained: AnyTask = parse(AnyTask, model.config, stored=True)
-    if not isinstance(trained, PretrainConfig):
-        raise UserError(f"config.init_from '{config.init_from}' is a {trained.task} run; give a pre-training run")
+    model, trained = _load_pretraining(config.init_from, config.init_step)
     split = config.split or trained.data.eval_split
     records = Records(config.data_dir or trained.data.dir, split, trained.features,
                       max_bad_records=trained.data.max_bad_records, partial=True)
@@ -200,6 +204,28 @@ def build_probe(config: ProbeConfig) -> BuiltProbe:
 def _load(workdir: str, step: int) -> LoadedModel:
     """Returns a checkpoint of a run; step -1 is the newest sound one."""
     return load_model(workdir, None if step < 0 else step)
+
+
+def _load_pretraining(workdir: str, step: int) -> tuple[LoadedModel, PretrainConfig]:
+    """Returns a checkpoint of a pre-training run, and the run's configuration; UserError if it is of another task."""
+    model = _load(workdir, step)
+    trained: AnyTask = parse(AnyTask, model.config, stored=True)
+    if not isinstance(trained, PretrainConfig):
+        raise UserError(f"config.init_from '{workdir}' is a {trained.task} run; give a pre-training run")
+    return model, trained
+
+
+def _notes_of_start(config: PretrainConfig, model: LoadedModel) -> tuple[str, ...]:
+    """Returns lines that say which encoders the checkpoint has; UserError if it has none of the configured ones."""
+    known = known_encoders(config, model.variables)
+    if not known:
+        theirs = sorted(key for key in model.variables["params"] if key.endswith("_encoder"))
+        raise UserError(f"the checkpoint has the encoders {theirs}, this run has "
+                        f"{[f'{name}_encoder' for name in config.encoders]}; choose other config.inputs or "
+                        "config.fusion")
+    return (f"start: {', '.join(f'{name}_encoder' for name in known)} of '{config.init_from}' at step {model.step}",
+            *(f"start: {name}_encoder from random weights, '{config.init_from}' has none"
+              for name in config.encoders if name not in known))
 
 
 def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records]:

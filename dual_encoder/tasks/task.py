@@ -89,6 +89,12 @@ def check_inputs(inputs: str, path: str) -> None:
             "sensors of the data set joined by '+', such as s1, s2 or s1+s2")
 
 
+def check_start(init_from: str, statistics: str, path: str) -> None:
+    """Raises UserError if the configuration `path` starts from a checkpoint, but names statistics of its own."""
+    require(not init_from or statistics == "", f"{path}.data.statistics", statistics,
+            f"'' with {path}.init_from: an encoder keeps the statistics that it was trained with")
+
+
 class Task(Protocol):
     """The functions that the trainer calls. They are written for the global batch."""
 

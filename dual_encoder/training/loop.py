@@ -100,6 +100,8 @@ def open_run(built: Built, mesh: Mesh, workdir: epath.Path) -> Iterator[Run]:
             say(f"{config.task}: {len(records)} records, {order.steps_per_epoch} steps per epoch, "
                 f"{parameters / 1e6:.1f} M parameters, {mesh.size} {mesh.devices.flat[0].platform} device(s), from "
                 f"step {start} to {last}")
+            for line in built.notes:
+                say(f"  {line}")
         yield Run(built, mesh, workdir, order, start, last, state, optimizer, checkpoints, writer, stop)
 
 
