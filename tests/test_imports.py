@@ -53,7 +53,7 @@ FILES = {
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
-    "evaluation": "table embedded retrieval embedding_space segmentation classification knn "
+    "evaluation": "table embedded galleries retrieval embedding_space segmentation classification knn "
                   "linear_probe probes",
     "tasks": "task micro_batches downstream pretrain segment classify probe checks build",
     "workdir": "digests folder metrics checkpoint scores",

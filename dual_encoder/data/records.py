@@ -6,6 +6,7 @@ Hosts, devices, threads, processes and restarts change the reader of a record, n
 import bisect
 import concurrent.futures
 import copy
+import functools
 import hashlib
 import itertools
 import os
@@ -78,6 +79,7 @@ class Records:
         """Returns a part of the records, numbered from 0; `rows` are numbers, ascending."""
         part = copy.copy(self)
         part.bad = []
+        part.__dict__.pop("location_ids", None)  # those of the whole
         part._rows = rows if self._rows is None else self._rows[rows]
         part._set_ends = np.searchsorted(rows, self._set_ends).tolist()
         return part
@@ -110,6 +112,15 @@ class Records:
           UserError: a damaged record, and `max_bad_records` in a row behind it.
         """
         return self._first_sound(number, lambda part, within: self.parts[part].read_into(within, rows))
+
+    @functools.cached_property
+    def location_ids(self) -> list[str]:
+        """The location_id of each record; the first use reads every record once.
+
+        Raises:
+          UserError: a damaged record, and `max_bad_records` in a row behind it.
+        """
+        return [self.read_into(number, {})[1].decode() for number in range(len(self))]
 
     def location(self, number: int, location_id: bytes) -> int:
         """Returns the place of a record as an int32: a hash, which includes the importer if data sets are mixed."""

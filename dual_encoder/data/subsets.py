@@ -17,7 +17,7 @@ from dual_encoder.config import AtLeast, require
 from dual_encoder.errors import UserError
 
 WHOLE = {"fraction": 1.0, "folds": 0, "fold": 0, "groups": "place", "seed": 0}  # the whole split, as a configuration
-_PLACE, _EVENT = "place", "event"
+PLACE, _EVENT = "place", "event"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def groups_of(places: Sequence[str], groups: str) -> list[str]:
     Raises:
       UserError: the file is missing or lacks a column or a place.
     """
-    if groups == _PLACE:
+    if groups == PLACE:
         return list(places)
     if groups == _EVENT:
         return [place.split("_")[0] for place in places]

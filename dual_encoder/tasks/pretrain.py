@@ -16,6 +16,8 @@ from jax.sharding import Mesh
 from dual_encoder.augment import augment, record_keys
 from dual_encoder.config import Before, require
 from dual_encoder.data.records import Records
+from dual_encoder.data.selection import record_groups
+from dual_encoder.data.subsets import PLACE
 from dual_encoder.evaluation.embedded import EmbeddedSplit
 from dual_encoder.evaluation.embedding_space import evaluate_embedding_space
 from dual_encoder.evaluation.retrieval import evaluate_retrieval
@@ -180,8 +182,10 @@ class Pretrain:
         views = names if len(names) > 1 else (*names, f"{names[0]}_turned")
         # Pictures show the last sensor of a stack.
         features = dict.fromkeys(views, self.features[-1]) if len(names) == 1 else {view: view for view in views}
+        groups = self.config.data.subset.groups
         split = EmbeddedSplit(
             vectors={view: columns[view] for view in views}, features=features,
             sensors={view: self.sensors[feature] for view, feature in features.items()}, places=columns["location"],
-            record=lambda row: records.record(int(columns["number"][row])))
+            record=lambda row: records.record(int(columns["number"][row])),
+            groups=None if groups == PLACE else record_groups(records, groups)[columns["number"]])
         return join(evaluation(split) for evaluation in EVALUATIONS)
