@@ -30,7 +30,8 @@ class SubsetConfig:
       folds: number of folds that `split` is divided into; 0 = none: eval_split is what is evaluated.
       fold: the fold to evaluate on, 0 to folds - 1; the others are learnt from.
       groups: what a fold holds out as a whole: 'place'; 'event', the text of a location_id before its first '_'; or a
-        CSV file with the columns location_id and group.
+        CSV file with the columns location_id and group. Retrieval among other groups uses them, too, also without
+        folds.
       seed: of the draw.
     """
 

@@ -32,9 +32,12 @@ from dual_encoder.tasks.downstream import with_modules
 from dual_encoder.tasks.micro_batches import TrainConfig, in_micro_batches
 from dual_encoder.tasks.task import TaskConfig, check_start
 
-# The evaluations of a pre-trained model, in the order of the report. To add one, write a file in evaluation/ and name
-# its function here.
-EVALUATIONS: tuple[Callable[[EmbeddedSplit], Evaluation], ...] = (evaluate_retrieval, evaluate_embedding_space)
+# Name -> evaluation of a pre-trained model, in the order of the report. To add one, write a file in evaluation/ and
+# name its function here.
+EVALUATIONS: Mapping[str, Callable[[EmbeddedSplit], Evaluation]] = {
+    "retrieval": evaluate_retrieval,
+    "embedding_space": evaluate_embedding_space,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,13 +99,15 @@ class Pretrain:
       sensors: spec of each of config.inputs, with the statistics for normalising.
       mesh: the batch is sharded over it; only config.loss.chunk needs it.
       pretrained: {'params', 'batch_stats'} of a pre-training run to start from, or None for random weights.
+      evaluations: names of EVALUATIONS, in the order of the report; () is all of them.
     """
 
     frozen: tuple[str, ...] = ()
 
     def __init__(self, config: PretrainConfig, sensors: Mapping[str, SensorSpec], mesh: Mesh | None = None,
-                 pretrained: Mapping[str, Any] | None = None):
+                 pretrained: Mapping[str, Any] | None = None, evaluations: Sequence[str] = ()):
         self.config, self.mesh, self.pretrained = config, mesh, pretrained
+        self.evaluations = evaluations or tuple(EVALUATIONS)
         self.features = config.features
         self.sensors = {name: sensors[name] for name in self.features}
         self.model = DualEncoder(self.features, config.encoder, config.projection.hidden, config.projection.dim,
@@ -174,7 +179,7 @@ class Pretrain:
         return embeddings | {"location": batch["location"]}
 
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
-        """Runs EVALUATIONS on the embeddings of a split; see `Task.evaluate`."""
+        """Runs the evaluations on the embeddings of a split, with config.data.subset.groups; see `Task.evaluate`."""
         rows = [output | {"number": numbers} for numbers, output in outputs]
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         # The partner of an image is that of the other encoder; with one encoder, the same image turned upside down.
@@ -188,4 +193,4 @@ class Pretrain:
             sensors={view: self.sensors[feature] for view, feature in features.items()}, places=columns["location"],
             record=lambda row: records.record(int(columns["number"][row])),
             groups=None if groups == PLACE else record_groups(records, groups)[columns["number"]])
-        return join(evaluation(split) for evaluation in EVALUATIONS)
+        return join(EVALUATIONS[name](split) for name in self.evaluations)

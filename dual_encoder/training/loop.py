@@ -128,7 +128,7 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
         profile = hooks.Profile(workdir, run.start + 3, profile_steps, log.settle)
         stack.callback(profile.close)
         trained = [(part.info.fingerprint, part.split) for part in built.records.parts]
-        notes = overlap.lines(built.eval_records, trained)
+        notes = overlap.lines(built.eval_records, trained, held_out=built.config.data.subset.folds > 0)
         evaluate = evaluator(built.task, built.eval_records, built.config.batch_size, mesh, notes)
         train(run, log, [
             profile,
