@@ -129,6 +129,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
             "steps": 0,
             "log_every": 50,
             "eval_every": 2000,
+            "quick_eval_every": 0,
+            "quick_eval_records": 1024,
             "checkpoint_every": 1000,
             "keep": 3,
         },

@@ -84,6 +84,10 @@ class Records:
         part._set_ends = np.searchsorted(rows, self._set_ends).tolist()
         return part
 
+    def evenly_spaced(self, count: int) -> "Records":
+        """Returns `count` of the records, evenly spaced; all of them if there are fewer."""
+        return self.only(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
+
     def order(self, seed: int, batch_size: int) -> Order:
         """Returns the order of the records in the batches of a run."""
         return Order(seed, np.diff(self._set_ends, prepend=0).tolist(), self._weights, batch_size)
