@@ -251,7 +251,9 @@ def build_probe(config: ProbeConfig) -> BuiltProbe:
     test = Records(data.dir, data.eval_split, config.features) if held is None else held
     check_kind(train.info.label.kind if train.info.label else None)
     sensors = {name: _checked(model, name, train) for name in config.sensors}
-    return BuiltProbe(model, Vectors(config, trained.encoder, sensors, model.variables), train, validation, test)
+    fusion = trained.fusion if isinstance(trained, PretrainConfig) else "late"
+    vectors = Vectors(config, trained.encoder, sensors, model.variables, fusion)
+    return BuiltProbe(model, vectors, train, validation, test)
 
 
 def _load(workdir: str, step: int) -> LoadedModel:

@@ -14,6 +14,7 @@ from dual_encoder.evaluation.probes import ProbeName
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.encoder import AnyEncoder
+from dual_encoder.models.fusion import Fusion, encoder_images
 from dual_encoder.tasks.downstream import with_encoders
 from dual_encoder.tasks.task import check_inputs
 
@@ -107,6 +108,7 @@ class Vectors:
       encoder: architecture of the run's encoders.
       sensors: spec of each of config.inputs, with the statistics of the run.
       variables: {'params', 'batch_stats'} of the run.
+      fusion: of the run.
 
     Attributes:
       variables: the arrays that `predict` takes.
@@ -116,24 +118,25 @@ class Vectors:
     """
 
     def __init__(self, config: ProbeConfig, encoder: AnyEncoder, sensors: Mapping[str, SensorSpec],
-                 variables: Mapping[str, Any]):
-        self.config, self.encoder = config, encoder
+                 variables: Mapping[str, Any], fusion: Fusion):
+        self.config, self.encoder, self.fusion = config, encoder, fusion
         self.features = config.features
         self.sensors = {name: sensors[name] for name in config.sensors}
         self.variables = self._variables(variables)
 
     def _variables(self, trained: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns {'params', 'batch_stats'}; of encoders, the trees stand under '<sensor>_encoder'."""
+        """Returns {'params', 'batch_stats'}; of encoders, the trees stand under '<name>_encoder'."""
         keys = jax.random.split(jax.random.key(self.config.seed), len(self.sensors))
         if self.config.representation in ("encoder", "random"):
             fresh: dict[str, Any] = {"params": {}, "batch_stats": {}}
-            for key, (name, spec) in zip(keys, self.sensors.items(), strict=True):
-                image = jnp.zeros((2, 64, 64, len(spec.bands)))
+            images = {name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()}
+            images = encoder_images(images, self.config.sensors, self.fusion)
+            for key, (name, image) in zip(keys, images.items(), strict=False):  # one encoder of all sensors: one key
                 made = jax.jit(lambda k, x: self.encoder.make().init(k, x, False))(key, image)
                 for kind in fresh:
                     fresh[kind][f"{name}_encoder"] = made.get(kind, {})
             pretrained = trained if self.config.representation == "encoder" else None
-            params, batch_stats = with_encoders(fresh, pretrained, self.config.sensors)
+            params, batch_stats = with_encoders(fresh, pretrained, tuple(images))
             return {"params": params, "batch_stats": batch_stats}
         if self.config.representation == "random_features":
             shape = (_FILTER, _FILTER)
@@ -144,19 +147,24 @@ class Vectors:
 
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns `vector`, float32 [batch, dim], and `label` and `location` as in the batch; pure."""
-        vectors = []
-        for name, spec in self.sensors.items():
-            image = normalise(batch[name], spec)
-            if self.config.representation == "statistics":
-                valid = spec.holds_data(batch[name])[..., None]
-                vectors += [image.mean(axis=(1, 2), where=valid), image.std(axis=(1, 2), where=valid)]
-            elif self.config.representation == "random_features":
-                vectors.append(_random_features(image, params[name]))
-            else:
-                encoder = {"params": params[f"{name}_encoder"], "batch_stats": batch_stats.get(f"{name}_encoder", {})}
-                features: Any = self.encoder.make().apply(encoder, image, False)
-                vectors.append(features.pooled)
+        images = {name: normalise(batch[name], spec) for name, spec in self.sensors.items()}
+        if self.config.representation == "statistics":
+            valid = {name: spec.holds_data(batch[name])[..., None] for name, spec in self.sensors.items()}
+            vectors = [measure(axis=(1, 2), where=valid[name]) for name, image in images.items()
+                       for measure in (image.mean, image.std)]
+        elif self.config.representation == "random_features":
+            vectors = [_random_features(image, params[name]) for name, image in images.items()]
+        else:
+            vectors = [_pooled(self.encoder, params, batch_stats, name, image)
+                       for name, image in encoder_images(images, self.config.sensors, self.fusion).items()]
         return {"vector": jnp.concatenate(vectors, axis=-1), "label": batch["label"], "location": batch["location"]}
+
+
+def _pooled(encoder: AnyEncoder, params: Any, batch_stats: Any, name: str, image: jax.Array) -> jax.Array:
+    """Returns the vectors of images, float32 [batch, width], by the encoder `<name>_encoder`."""
+    variables = {"params": params[f"{name}_encoder"], "batch_stats": batch_stats.get(f"{name}_encoder", {})}
+    features: Any = encoder.make().apply(variables, image, False)
+    return features.pooled
 
 
 def _random_features(images: jax.Array, filters: jax.Array) -> jax.Array:
