@@ -98,6 +98,8 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
             "steps": 0,
             "log_every": 20,
             "eval_every": 0,
+            "quick_eval_every": 0,
+            "quick_eval_records": 1024,
             "checkpoint_every": 100,
             "keep": 2,
         },

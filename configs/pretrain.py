@@ -54,6 +54,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
         "batch_size": 4096,
         "inputs": "s1+s2",
         "fusion": "late",
+        "init_from": "",
+        "init_step": -1,
         "data": {
             "dir": "",
             "split": "train",
@@ -128,6 +130,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
             "steps": 0,
             "log_every": 50,
             "eval_every": 2000,
+            "quick_eval_every": 0,
+            "quick_eval_records": 1024,
             "checkpoint_every": 1000,
             "keep": 3,
         },

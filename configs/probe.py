@@ -36,7 +36,6 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
         "init_step": -1,
         "representation": "encoder",
         "inputs": "s1+s2",
-        "fusion": "late",
         "change": "none",
         "data": {
             "dir": "data/s1s2_tiles/bigearthnet_land_cover/1.0.0",

@@ -57,9 +57,9 @@ FILES = {
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
-    "evaluation": "per_image comparison table embedded retrieval embedding_space segmentation classification "
+    "evaluation": "per_image comparison table embedded galleries retrieval embedding_space segmentation classification "
                   "single_sensors knn linear_probe probes segmentation_probe",
-    "tasks": "task micro_batches pretrain downstream segment classify probe checks build",
+    "tasks": "task micro_batches downstream pretrain segment classify probe checks build",
     "workdir": "digests folder metrics checkpoint scores",
     "report": "curves html old_scores run_facts sections page __main__",
     "training": "step evaluate frozen probe hooks loop run",

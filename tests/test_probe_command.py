@@ -66,6 +66,22 @@ def test_vectors_of_the_encoder_are_its_pooled_features(run, labelled):
     np.testing.assert_allclose(found, np.concatenate(expected, axis=-1), rtol=1e-4, atol=1e-5)
 
 
+def test_an_encoder_of_stacked_sensors_is_probed(labelled, write_dataset, tmp_path):
+    runs.fit(runs.configure(write_dataset(), fusion="early", loss__name="nt_xent"), tmp_path / "run",
+             jax.devices()[:1])
+    folder = labelled["image_class"]
+    built, batch, found = vectors(configure(tmp_path / "run", folder))
+    model = load_model(str(tmp_path / "run"))
+    encoder = {kind: model.variables[kind]["s1_s2_encoder"] for kind in ("params", "batch_stats")}
+    stack = np.concatenate([normalise(batch[name], model.sensors[name]) for name in ("s1", "s2")], axis=-1)
+    expected = built.vectors.encoder.make().apply(encoder, stack, False).pooled
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    _, _, random = vectors(configure(tmp_path / "run", folder, representation="random"))
+    assert random.shape == found.shape and not np.allclose(random, found)
+    with pytest.raises(UserError, match=r"the checkpoint has no 's1_encoder', it has \['s1_s2_encoder'\]"):
+        build_probe(configure(tmp_path / "run", folder, inputs="s1"))
+
+
 def test_controls_are_what_they_say(run, labelled):
     folder = labelled["image_class"]
     _, batch, statistics = vectors(configure(run, folder, representation="statistics"))

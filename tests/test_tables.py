@@ -81,7 +81,7 @@ def test_another_evaluation_of_pre_training_is_one_function_in_the_list(tmp_path
         columns = (Column("std", "deviation", "number", "higher"), Column("size", "records", "count"))
         return Evaluation((Table("spread", "Spread", "sensor", columns, rows),), {"spread": PICTURE})
 
-    monkeypatch.setattr(pretrain, "EVALUATIONS", (*pretrain.EVALUATIONS, evaluate_spread))
+    monkeypatch.setattr(pretrain, "EVALUATIONS", {**pretrain.EVALUATIONS, "spread": evaluate_spread})
     config = runs.configure("unread")
     task = pretrain.Pretrain(config, {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]})
     evaluation = task.evaluate(*outputs_and_records(("s1", "s2")))

@@ -393,6 +393,28 @@ def test_an_evaluation_that_a_stop_left_out_is_made_up_for(write_dataset, tmp_pa
     assert [row["step"] for row in metrics.read(tmp_path / "run") if row["kind"] == "eval"] == [2, 4, 6]
 
 
+def test_a_part_of_the_split_is_scored_for_the_curves_and_changes_nothing_else(finished, tmp_path):
+    config, whole = finished
+    quick = configure(config.data.dir, schedule__quick_eval_every=2, schedule__quick_eval_records=5)
+    fit(quick, tmp_path / "quick")
+    rows = [row for row in metrics.read(tmp_path / "quick") if row["kind"] == "quick_eval"]
+    assert [(row["step"], row["s1_to_s2/gallery_size"]) for row in rows] == [(2, 5), (4, 5), (6, 5)]
+    part = Records(config.data.dir, "test", SENSORS).evenly_spaced(5)
+    assert part.location_ids == ["place0", "place1", "place3", "place5", "place7"]
+    one = mesh.make(jax.devices()[:1])
+    state = init_state(open_run(quick)[0], make_optimizer(config.optimizer, 8, 6), config, one).replace(
+        **checkpoint.load_model(tmp_path / "quick").variables)
+    expected = evaluator(open_run(quick)[0], part, 8, one)(state).scores()
+    np.testing.assert_allclose(rows[-1]["space/s1/rank"], expected["space"]["s1"]["rank"], rtol=1e-4)
+    for name in ("scores.json", "tables.json"):  # the evaluation at the end is that of the whole split
+        assert ((tmp_path / "quick" / "evaluation" / name).read_text() == (whole / "evaluation" / name).read_text())
+    assert_identical(final_arrays(tmp_path / "quick"), final_arrays(whole))
+    titles = re.findall("<h2>(.*?)</h2>", (tmp_path / "quick" / "report.html").read_text())
+    assert "Quick evaluation during training" in titles and "Evaluation during training" not in titles
+    assert not any(row["kind"] == "quick_eval" for row in metrics.read(whole))
+    fit(quick, whole)  # how often one looks may change
+
+
 def test_a_finished_run_that_is_started_again_is_no_other_run(finished):
     config, whole = finished
     run, rows = (whole / "run.json").read_text(), (whole / "metrics.jsonl").read_text()

@@ -58,12 +58,13 @@ def save(folder: epath.PathLike, audit: Mapping[str, Any]) -> None:
     atomic.write(epath.Path(folder) / FILE, text.encode())
 
 
-def lines(evaluated: Records, trained: Sequence[tuple[str, str]]) -> list[str]:
+def lines(evaluated: Records, trained: Sequence[tuple[str, str]], held_out: bool = False) -> list[str]:
     """Returns a line per split and training data set: what the audit found, or that there was none.
 
     Args:
       evaluated: the records of the evaluation.
       trained: fingerprint and split of each part of the training data.
+      held_out: the records are a fold of these splits that the training leaves out.
     """
     result = []
     for part in evaluated.parts:
@@ -73,7 +74,8 @@ def lines(evaluated: Records, trained: Sequence[tuple[str, str]]) -> list[str]:
             result.append(str(error))
             continue
         if (part.info.fingerprint, part.split) in trained:
-            result.append(f"{part.split}: the model is trained on these records")
+            result.append(f"{part.split}: a fold of places that the model is not trained on; folds are not audited for "
+                          "overlap" if held_out else f"{part.split}: the model is trained on these records")
             continue
         for fingerprint in dict.fromkeys(fingerprint for fingerprint, _ in trained):
             audit = next((one for one in audits if one["b"]["fingerprint"] == part.info.fingerprint

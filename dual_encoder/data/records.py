@@ -6,6 +6,7 @@ Hosts, devices, threads, processes and restarts change the reader of a record, n
 import bisect
 import concurrent.futures
 import copy
+import functools
 import hashlib
 import itertools
 import os
@@ -78,9 +79,14 @@ class Records:
         """Returns a part of the records, numbered from 0; `rows` are numbers, ascending."""
         part = copy.copy(self)
         part.bad = []
+        part.__dict__.pop("location_ids", None)  # those of the whole
         part._rows = rows if self._rows is None else self._rows[rows]
         part._set_ends = np.searchsorted(rows, self._set_ends).tolist()
         return part
+
+    def evenly_spaced(self, count: int) -> "Records":
+        """Returns `count` of the records, evenly spaced; all of them if there are fewer."""
+        return self.only(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
 
     def order(self, seed: int, batch_size: int) -> Order:
         """Returns the order of the records in the batches of a run."""
@@ -110,6 +116,15 @@ class Records:
           UserError: a damaged record, and `max_bad_records` in a row behind it.
         """
         return self._first_sound(number, lambda part, within: self.parts[part].read_into(within, rows))
+
+    @functools.cached_property
+    def location_ids(self) -> list[str]:
+        """The location_id of each record; the first use reads every record once.
+
+        Raises:
+          UserError: a damaged record, and `max_bad_records` in a row behind it.
+        """
+        return [self.read_into(number, {})[1].decode() for number in range(len(self))]
 
     def location(self, number: int, location_id: bytes) -> int:
         """Returns the place of a record as an int32: a hash, which includes the importer if data sets are mixed."""

@@ -56,6 +56,15 @@ def _of(values: list[str], rows: np.ndarray) -> list[str]:
     return [values[row] for row in rows]
 
 
+def record_groups(records: Records, groups: str) -> np.ndarray:
+    """Returns the number of each record's group, int64 [records]; `groups` as in `SubsetConfig`.
+
+    Raises:
+      UserError: a group file that lacks a place, a damaged record.
+    """
+    return np.unique(groups_of(records.location_ids, groups), return_inverse=True)[1]
+
+
 def _facts(records: Records) -> tuple[list[str], np.ndarray]:
     """Returns the location_id of each record, and bool [records, classes]: the classes that it holds."""
     label = records.info.label if "label" in records.features else None

@@ -20,7 +20,7 @@ from dual_encoder.errors import UserError
 
 # The whole split, as a configuration.
 WHOLE = {"fraction": 1.0, "folds": 0, "fold": 0, "groups": "place", "validate": False, "seed": 0}
-_PLACE, _EVENT = "place", "event"
+PLACE, _EVENT = "place", "event"
 _VALIDATION = 5  # one group of this many is held out for choices
 
 
@@ -34,7 +34,8 @@ class SubsetConfig:
       folds: number of folds that `split` is divided into; 0 = none: eval_split is what is evaluated.
       fold: the fold to evaluate on, 0 to folds - 1; the others are learnt from.
       groups: what a fold holds out as a whole: 'place'; 'event', the text of a location_id before its first '_'; or a
-        CSV file with the columns location_id and group.
+        CSV file with the columns location_id and group. Retrieval among other groups uses them, too, also without
+        folds.
       validate: evaluate on a fifth of the groups of the places to learn from, which are then not learnt from. The fold
         is left out. For choosing settings without a look at what is scored in the end.
       seed: of the draw of a fraction.
@@ -135,7 +136,7 @@ def groups_of(places: Sequence[str], groups: str) -> list[str]:
     Raises:
       UserError: the file is missing or lacks a column or a place.
     """
-    if groups == _PLACE:
+    if groups == PLACE:
         return list(places)
     if groups == _EVENT:
         return [place.split("_")[0] for place in places]

@@ -21,6 +21,8 @@ class EmbeddedSplit:
       features: view -> name of its images in a record.
       places: int32 [n], equal for records of one place.
       record: row -> the whole record: tensors as arrays, ids and places as text, times as int.
+      groups: int [n], equal for records of one group, such as a scene or a flood event; each place is in one group.
+        None: each place is a group of its own.
     """
 
     vectors: Mapping[str, np.ndarray]
@@ -28,6 +30,7 @@ class EmbeddedSplit:
     features: Mapping[str, str]
     places: np.ndarray
     record: Callable[[int], Mapping[str, Any]]
+    groups: np.ndarray | None = None
 
     def image(self, view: str, row: int) -> np.ndarray:
         """Returns the stored image [height, width, bands] of a view; it is not turned."""

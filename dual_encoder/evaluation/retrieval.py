@@ -12,6 +12,7 @@ from PIL import Image
 
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.embedded import EmbeddedSplit, unit_vectors
+from dual_encoder.evaluation.galleries import Ranks, gallery_tables
 from dual_encoder.evaluation.table import COLUMN, ROW, Column, Evaluation, Headline, Picture, Row, Table, Value
 from dual_encoder.imagery.pictures import grid, image_to_rgb
 from dual_encoder.imagery.sensors import SensorSpec
@@ -39,25 +40,28 @@ def evaluate_retrieval(split: EmbeddedSplit) -> Evaluation:
       split: with two or more views of each record, which are each other's partners.
 
     Returns:
-      One table with a row per direction, and a gallery of examples per direction.
+      One table with a row per direction, and a gallery of examples per direction. Tables of galleries of stated sizes:
+      of all places, if there are more than 100; and of the places of other groups, if the split has groups.
 
     Raises:
       UserError: as `retrieval_scores`.
     """
     kept = one_per_location(split.places)
     vectors = {view: rows[kept] for view, rows in split.vectors.items()}
-    scores, images = {}, {}
+    groups = None if split.groups is None else split.groups[kept]
+    scores, images, ranks = {}, {}, {}
     directions = (pair[::turn] for pair in itertools.combinations(vectors, 2) for turn in (1, -1))
     for query, gallery in directions:
         direction = f"{query}_to_{gallery}"
-        scores[direction] = retrieval_scores(vectors[query], vectors[gallery])
+        ranks[direction] = partner_ranks(vectors[query], vectors[gallery], groups)
+        scores[direction] = rank_scores(ranks[direction].all)
         shown = np.linspace(0, len(kept) - 1, min(_GALLERY_ROWS, len(kept))).astype(int)
         matches = top_matches(vectors[query][shown], vectors[gallery], _GALLERY_MATCHES)
         images[f"retrieval_{direction}"] = retrieval_gallery(
             [split.image(query, int(kept[i])) for i in shown], split.sensors[query],
             [[split.image(gallery, int(kept[j])) for j in row] for row in matches], split.sensors[gallery],
             [[int(j) == int(i) for j in row] for i, row in zip(shown, matches, strict=True)])
-    return Evaluation((retrieval_table(scores),), images)
+    return Evaluation((retrieval_table(scores), *gallery_tables(ranks, groups)), images)
 
 
 def retrieval_table(scores: Mapping[str, Mapping[str, Value]]) -> Table:
@@ -108,21 +112,43 @@ def retrieval_scores(query: np.ndarray, gallery: np.ndarray) -> dict[str, Value]
     Raises:
       UserError: no rows, other numbers of rows or dimensions, or values that are not finite.
     """
+    return rank_scores(partner_ranks(query, gallery).all)
+
+
+def rank_scores(rank: np.ndarray) -> dict[str, Value]:
+    """Returns the figures of `retrieval_scores` from the rank of each query's partner, int [n]."""
+    return {
+        **{f"recall@{k}": float(np.mean(rank <= k)) if k <= len(rank) else None for k in _RECALL_AT},
+        "median_rank": float(np.median(rank)),
+        "mean_reciprocal_rank": float(np.mean(1.0 / rank)),
+        "gallery_size": len(rank),
+    }
+
+
+def partner_ranks(query: np.ndarray, gallery: np.ndarray, groups: np.ndarray | None = None) -> Ranks:
+    """Returns the rank of each query's partner; see `retrieval_scores`.
+
+    Args:
+      query, gallery: as for `retrieval_scores`.
+      groups: int [n], the group of each row; None: each row is a group of its own.
+
+    Raises:
+      UserError: as `retrieval_scores`.
+    """
     if query.shape != gallery.shape:
         raise UserError(f"query embeddings have shape {list(query.shape)}, gallery embeddings {list(gallery.shape)}; "
                         "give one gallery row per query")
-    ranks = []
+    ranks, other_groups = [], []
     for start, similarity in _similarities(query, gallery):
         rows = np.arange(len(similarity))
         partner = similarity[rows, start + rows]
-        ranks.append((similarity >= partner[:, None] - _TIE).sum(axis=1))  # includes the partner itself
+        better = similarity >= partner[:, None] - _TIE  # includes the partner itself
+        ranks.append(better.sum(axis=1))
+        if groups is not None:
+            better &= groups[start:start + len(rows), None] != groups
+            other_groups.append(1 + better.sum(axis=1))
     rank = np.concatenate(ranks)
-    return {
-        **{f"recall@{k}": float(np.mean(rank <= k)) if k <= len(gallery) else None for k in _RECALL_AT},
-        "median_rank": float(np.median(rank)),
-        "mean_reciprocal_rank": float(np.mean(1.0 / rank)),
-        "gallery_size": len(gallery),
-    }
+    return Ranks(rank, rank if groups is None else np.concatenate(other_groups))
 
 
 def top_matches(query: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:

@@ -70,24 +70,27 @@ def curves(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table]) -> str:
 
     Args:
       rows: of metrics.jsonl.
-      tables: of the last evaluation; they say how the metrics of 'eval' rows are grouped.
+      tables: of the last evaluation; they say how the metrics of 'eval' and 'quick_eval' rows are grouped.
     """
     events = [(row["step"], str(row.get("event", ""))) for row in rows if row["kind"] == "event" and row["step"] > 0]
     train = _series(rows, "train")
     names = [name for name in _FIRST if name in train] + sorted(set(train) - set(_FIRST))
     panels = {_FIRST.get(name, name.replace("_", " ")): {"": train[name]} for name in names}
-    return (html.section("Training", html.plots(panels, events))
-            + html.section("Evaluation during training", html.plots(_evaluation_panels(rows, tables), events)))
+    whole, part = (html.plots(_evaluation_panels(rows, tables, kind), events) for kind in ("eval", "quick_eval"))
+    return (html.section("Training", html.plots(panels, events)) + html.section("Evaluation during training", whole)
+            + html.section("Quick evaluation during training", part and part + html.note(
+                "Of a part of the records: galleries are smaller than those of the whole evaluation.")))
 
 
-def _evaluation_panels(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table]) -> dict[str, dict[str, Series]]:
-    """Returns title -> label -> steps and values: a panel per column of a table that has a better direction, with a
-    line per row. Metrics that are in no table are grouped by the first part of their name."""
+def _evaluation_panels(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table], kind: str
+                       ) -> dict[str, dict[str, Series]]:
+    """Returns title -> label -> steps and values, of the rows of one kind: a panel per column of a table that has a
+    better direction, with a line per row. Metrics that are in no table are grouped by the first part of their name."""
     cells: dict[str, tuple[Table, Cell]] = {"/".join(cell.path): (table, cell)
                                             for table in tables for cell in table.cells()}
     titles = Counter(column.title for table in tables for column in table.columns if column.better)
     panels: dict[str, dict[str, Series]] = {}
-    for name, series in _series(rows, "eval").items():
+    for name, series in _series(rows, kind).items():
         if len(series[0]) == 1:
             continue  # a table says more than a curve of one point
         if name in cells:

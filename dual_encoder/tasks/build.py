@@ -11,18 +11,19 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from jax.sharding import Mesh
 
-from dual_encoder.config import AtLeast, parse, require
+from dual_encoder.config import AtLeast, Before, parse, require
 from dual_encoder.data.config import DataConfig
 from dual_encoder.data.manifest import load_sensors
 from dual_encoder.data.records import Records
 from dual_encoder.data.selection import hold_out, select, select_rows
 from dual_encoder.data.shapes import Shapes
-from dual_encoder.errors import UserError
+from dual_encoder.data.subsets import PLACE, SubsetConfig
+from dual_encoder.errors import UserError, nearest
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.tasks.checks import check_batch, check_crop
 from dual_encoder.tasks.classify import Classify, ClassifyConfig
 from dual_encoder.tasks.downstream import DownstreamConfig
-from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig
+from dual_encoder.tasks.pretrain import EVALUATIONS, Pretrain, PretrainConfig, known_encoders
 from dual_encoder.tasks.probe import ProbeConfig, Vectors, check_probes
 from dual_encoder.tasks.segment import Segment, SegmentConfig
 from dual_encoder.tasks.task import Task
@@ -31,15 +32,19 @@ from dual_encoder.workdir.checkpoint import LoadedModel, load_model
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Evaluation of a pre-trained checkpoint: retrieval between the sensors.
+    """Evaluations of a pre-trained checkpoint.
 
-    With one sensor, the partner of an image is the same image turned upside down.
+    With one encoder, the partner of an image is the same image turned upside down.
 
     Attributes:
       init_from: workdir of the pre-training run.
       init_step: checkpoint step; -1 takes the newest.
       data_dir: data set folder; '' takes the one of the pre-training run.
-      split: split to evaluate on; '' takes the eval_split of the pre-training run.
+      split: split to evaluate on; '' takes what the run evaluates itself on: the fold that it holds out, or its
+        eval_split.
+      folds, fold: when folds is not 0, only one fold of `split` is evaluated, as in `SubsetConfig`.
+      groups: as in `SubsetConfig`, for `folds` and for retrieval among other groups; '' takes those of the run.
+      evaluations: names of `pretrain.EVALUATIONS`; () is all of them.
       batch_size: images per forward pass, 64 at most; it changes no figure.
     """
 
@@ -48,11 +53,23 @@ class EvaluateConfig:
     init_step: int
     data_dir: str
     split: str
+    folds: Annotated[int, AtLeast(0), Before(0)]
+    fold: Annotated[int, AtLeast(0), Before(0)]
+    groups: Annotated[str, Before("")]
+    evaluations: Annotated[tuple[str, ...], Before(())]
     batch_size: Annotated[int, AtLeast(1)]
 
     def check(self, path: str) -> None:
-        """Raises UserError without a run."""
+        """Raises UserError without a run, and for folds and evaluations that do not exist."""
         require(self.init_from != "", f"{path}.init_from", self.init_from, "the workdir of a pre-training run")
+        SubsetConfig(1.0, self.folds, self.fold, groups=PLACE, validate=False, seed=0).check(path)
+        require(not self.folds or self.split != "", f"{path}.split", self.split,
+                f"the split that {path}.folds divides, such as train")
+        for number, name in enumerate(self.evaluations):
+            if name not in EVALUATIONS:
+                raise UserError(f"{path}.evaluations[{number}] is {name!r}; {nearest(name, EVALUATIONS)}")
+        require(len(set(self.evaluations)) == len(self.evaluations), f"{path}.evaluations", self.evaluations,
+                "each name once")
 
 
 AnyTask = PretrainConfig | SegmentConfig | ClassifyConfig
@@ -74,7 +91,7 @@ def make_task(config: AnyTask, sensors: Mapping[str, SensorSpec], records: Recor
       UserError: data or checkpoint do not fit the configuration.
     """
     if isinstance(config, PretrainConfig):
-        return Pretrain(config, sensors, mesh)
+        return Pretrain(config, sensors, mesh, pretrained)
     if isinstance(config, ClassifyConfig):
         return Classify(config, sensors, records, pretrained)
     return Segment(config, sensors, records, pretrained)
@@ -88,12 +105,14 @@ class Built:
       config: the configuration.
       task: the trainer runs it.
       records, eval_records: to train on and to evaluate on.
+      notes: lines to print about the start.
     """
 
     config: AnyTask
     task: Task
     records: Records
     eval_records: Records
+    notes: tuple[str, ...] = ()
 
 
 def build(config: AnyTask, mesh: Mesh) -> Built:
@@ -103,12 +122,17 @@ def build(config: AnyTask, mesh: Mesh) -> Built:
       UserError: data, checkpoint and configuration do not fit together.
     """
     records, eval_records = _open(config.data, config.features)
-    sensors, pretrained = load_sensors(records.info, config.data.statistics), None
+    sensors, pretrained = dict(load_sensors(records.info, config.data.statistics)), None
+    notes: tuple[str, ...] = ()
     if isinstance(config, DownstreamConfig) and config.init_from:
         model = _load(config.init_from, config.init_step)
         sensors = {name: _checked(model, name, records) for name in config.sensors}
         pretrained = model.variables
-    return Built(config, make_task(config, sensors, records, mesh, pretrained), records, eval_records)
+    if isinstance(config, PretrainConfig) and config.init_from:
+        model, _ = _load_pretraining(config.init_from, config.init_step)
+        sensors |= {name: _checked(model, name, records) for name in config.sensors if name in model.sensors}
+        pretrained, notes = model.variables, _notes_of_start(config, model)
+    return Built(config, make_task(config, sensors, records, mesh, pretrained), records, eval_records, notes)
 
 
 def build_without_weights(config: AnyTask, records: Records | Shapes, mesh: Mesh) -> Task:
@@ -135,14 +159,16 @@ class BuiltEvaluation:
       model: the checkpoint.
       task: of the run.
       records: to evaluate on.
-      split: their split.
-      own: True when the run evaluates itself on the same records.
+      title: of these records, such as "split 'test'".
+      held_out: True for the fold that the run holds out.
+      own: True when the run gives itself the same scores.
     """
 
     model: LoadedModel
     task: Task
     records: Records
-    split: str
+    title: str
+    held_out: bool
     own: bool
 
 
@@ -152,16 +178,47 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
     Raises:
       UserError: the checkpoint is not of a pre-training run, or does not fit the data.
     """
-    model = _load(config.init_from, config.init_step)
-    trained: AnyTask = parse(AnyTask, model.config, stored=True)
-    if not isinstance(trained, PretrainConfig):
-        raise UserError(f"config.init_from '{config.init_from}' is a {trained.task} run; give a pre-training run")
-    split = config.split or trained.data.eval_split
-    records = Records(config.data_dir or trained.data.dir, split, trained.features,
-                      max_bad_records=trained.data.max_bad_records, partial=True)
+    model, trained = _load_pretraining(config.init_from, config.init_step)
+    records, title, held_out = _to_evaluate(config, trained, model.dataset["fingerprint"])
+    if not len(records):
+        raise UserError(f"{title} of '{config.data_dir or trained.data.dir}' has no records; choose another "
+                        "--config.split")
     sensors = {name: _checked(model, name, records) for name in trained.sensors}
-    own = records.info.fingerprint == model.dataset["fingerprint"] and split == trained.data.eval_split
-    return BuiltEvaluation(model, make_task(trained, sensors, records, None), records, split, own)
+    subset = trained.data.subset
+    usual = not subset.folds and not config.folds and config.split in ("", trained.data.eval_split)
+    own = ((held_out or (usual and records.info.fingerprint == model.dataset["fingerprint"]))
+           and config.groups in ("", subset.groups) and config.evaluations in ((), tuple(EVALUATIONS)))
+    subset = dataclasses.replace(subset, groups=config.groups or subset.groups)
+    scored = dataclasses.replace(trained, data=dataclasses.replace(trained.data, subset=subset))
+    task = Pretrain(scored, sensors, evaluations=config.evaluations)
+    return BuiltEvaluation(model, task, records, title, held_out, own)
+
+
+def _to_evaluate(config: EvaluateConfig, trained: PretrainConfig, fingerprint: str) -> tuple[Records, str, bool]:
+    """Returns the records to evaluate on, their title, and True if they are the fold that the run holds out.
+
+    Args:
+      config: of the evaluation.
+      trained: configuration of the run.
+      fingerprint: of the data set that the run was trained on.
+    """
+    def whole(split: str) -> Records:
+        return Records(config.data_dir or trained.data.dir, split, trained.features,
+                       max_bad_records=trained.data.max_bad_records, partial=True)
+
+    of_run = fold = trained.data.subset
+    if config.folds:
+        fold = dataclasses.replace(of_run, folds=config.folds, fold=config.fold, groups=config.groups or of_run.groups)
+    if config.folds or (of_run.folds and not config.split):
+        split = config.split or trained.data.split
+        records = whole(split)
+        held_out = records.info.fingerprint == fingerprint and split == trained.data.split and fold == of_run
+        if config.folds or held_out:
+            _, held = select(records, dataclasses.replace(fold, fraction=1.0))
+            assert held is not None  # there are folds
+            return held, f"fold {fold.fold} of {fold.folds} of split '{split}'", held_out
+    split = config.split or trained.data.eval_split
+    return whole(split), f"split '{split}'", False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,13 +280,37 @@ def build_probe(config: ProbeConfig) -> BuiltProbe:
         rows, chosen_on = hold_out(train.records, rows, data.subset.groups)
         validation = Part(train.records, chosen_on)
     sensors = {name: _checked(model, name, train.records) for name in config.sensors}
-    vectors = Vectors(config, trained.encoder, sensors, model.variables, label is not None and label.per_pixel)
+    fusion = trained.fusion if isinstance(trained, PretrainConfig | DownstreamConfig) else "late"
+    vectors = Vectors(config, trained.encoder, sensors, model.variables, fusion,
+                      label is not None and label.per_pixel)
     return BuiltProbe(model, vectors, Part(train.records, rows), validation, test)
 
 
 def _load(workdir: str, step: int) -> LoadedModel:
     """Returns a checkpoint of a run; step -1 is the newest sound one."""
     return load_model(workdir, None if step < 0 else step)
+
+
+def _load_pretraining(workdir: str, step: int) -> tuple[LoadedModel, PretrainConfig]:
+    """Returns a checkpoint of a pre-training run, and the run's configuration; UserError if it is of another task."""
+    model = _load(workdir, step)
+    trained: AnyTask = parse(AnyTask, model.config, stored=True)
+    if not isinstance(trained, PretrainConfig):
+        raise UserError(f"config.init_from '{workdir}' is a {trained.task} run; give a pre-training run")
+    return model, trained
+
+
+def _notes_of_start(config: PretrainConfig, model: LoadedModel) -> tuple[str, ...]:
+    """Returns lines that say which encoders the checkpoint has; UserError if it has none of the configured ones."""
+    known = known_encoders(config, model.variables)
+    if not known:
+        theirs = sorted(key for key in model.variables["params"] if key.endswith("_encoder"))
+        raise UserError(f"the checkpoint has the encoders {theirs}, this run has "
+                        f"{[f'{name}_encoder' for name in config.encoders]}; choose other config.inputs or "
+                        "config.fusion")
+    return (f"start: {', '.join(f'{name}_encoder' for name in known)} of '{config.init_from}' at step {model.step}",
+            *(f"start: {name}_encoder from random weights, '{config.init_from}' has none"
+              for name in config.encoders if name not in known))
 
 
 def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records]:

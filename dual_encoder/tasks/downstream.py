@@ -15,7 +15,7 @@ from dual_encoder.evaluation.per_image import Kind, PerImage
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.fusion import Fusion, encoder_names
-from dual_encoder.tasks.task import TaskConfig
+from dual_encoder.tasks.task import TaskConfig, check_start
 
 _DROPOUT = 1 << 16  # of a record's key; augment.py takes small numbers
 
@@ -62,8 +62,7 @@ class DownstreamConfig(TaskConfig):
                 f"0, because {path}.inputs and {path}.fusion make one encoder; a second one is needed to drop one")
         require(self.augment.shared_crop, f"{path}.augment.shared_crop", False,
                 "True: a label belongs to the pixels of all images")
-        require(not self.init_from or self.data.statistics == "", f"{path}.data.statistics", self.data.statistics,
-                f"'' with {path}.init_from: an encoder keeps the statistics that it was trained with")
+        check_start(self.init_from, self.data.statistics, path)
 
 
 def draw_available(keys: jax.Array, sensors: int, probability: float) -> jax.Array | None:
@@ -126,10 +125,25 @@ def with_encoders(fresh: Mapping[str, Any], pretrained: Mapping[str, Any] | None
     Raises:
       UserError: the checkpoint has no such encoder, or one with other parameters or statistics.
     """
+    return with_modules(fresh, pretrained, [f"{name}_encoder" for name in sensors])
+
+
+def with_modules(fresh: Mapping[str, Any], pretrained: Mapping[str, Any] | None, names: Iterable[str]
+                 ) -> tuple[Any, Any]:
+    """Returns (params, batch_stats) of a model with some modules of a checkpoint.
+
+    Args:
+      fresh: variables of the model with random weights.
+      pretrained: {'params', 'batch_stats'} of the checkpoint; None keeps the random weights.
+      names: the modules to take, such as 's1_encoder' and 's1_head'.
+
+    Raises:
+      UserError: the checkpoint has no such module, or one with other parameters or statistics.
+    """
     variables = {kind: dict(fresh.get(kind, {})) for kind in ("params", "batch_stats")}
     if pretrained is not None:
-        for name in sensors:
-            taken = _take(pretrained, f"{name}_encoder", variables)
+        for name in names:
+            taken = _take(pretrained, name, variables)
             variables = {kind: trees | taken[kind] for kind, trees in variables.items()}
     return variables["params"], variables["batch_stats"]
 
@@ -149,7 +163,7 @@ def per_image(records: Records, numbers: Iterable[int], kind: Kind, classes: tup
 
 
 def _take(pretrained: Mapping[str, Any], name: str, fresh: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the encoder `name` of a checkpoint, {'params': {name: ...}, 'batch_stats': ...}."""
+    """Returns the module `name` of a checkpoint, {'params': {name: ...}, 'batch_stats': ...}."""
     if name not in pretrained["params"]:
         encoders = sorted(key for key in pretrained["params"] if key.endswith("_encoder"))
         raise UserError(f"the checkpoint has no '{name}', it has {encoders}; choose other config.inputs, or "
@@ -160,10 +174,10 @@ def _take(pretrained: Mapping[str, Any], name: str, fresh: Mapping[str, Any]) ->
     seen, expected = dict(_shapes(theirs)), dict(_shapes(ours))
     different = sorted(key for key in seen | expected if seen.get(key) != expected.get(key))
     if different:
-        key = different[0]
+        key, width = different[0], "projection.hidden" if name.endswith("_head") else "encoder.width"
         raise UserError(f"the checkpoint's {name} differs from the configured one: '{key}' is {seen.get(key)} in the "
                         f"checkpoint, {expected.get(key)} in the model ({len(different)} such); set the keys of "
-                        "config.encoder (--config.encoder.width and so on) as in pre-training")
+                        f"config.{width.split('.')[0]} (--config.{width} and so on) as in pre-training")
     return jax.tree.map(jnp.asarray, theirs)
 
 

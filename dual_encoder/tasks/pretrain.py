@@ -16,6 +16,8 @@ from jax.sharding import Mesh
 from dual_encoder.augment import augment, record_keys
 from dual_encoder.config import Before, require
 from dual_encoder.data.records import Records
+from dual_encoder.data.selection import record_groups
+from dual_encoder.data.subsets import PLACE
 from dual_encoder.evaluation.embedded import EmbeddedSplit
 from dual_encoder.evaluation.embedding_space import evaluate_embedding_space
 from dual_encoder.evaluation.retrieval import evaluate_retrieval
@@ -26,12 +28,16 @@ from dual_encoder.losses.choices import AnyObjective
 from dual_encoder.losses.objective import clamp, compute, views
 from dual_encoder.models.dual_encoder import DualEncoder, ProjectionConfig
 from dual_encoder.models.fusion import Fusion, encoder_names
+from dual_encoder.tasks.downstream import with_modules
 from dual_encoder.tasks.micro_batches import TrainConfig, in_micro_batches
-from dual_encoder.tasks.task import TaskConfig
+from dual_encoder.tasks.task import TaskConfig, check_start
 
-# The evaluations of a pre-trained model, in the order of the report. To add one, write a file in evaluation/ and name
-# its function here.
-EVALUATIONS: tuple[Callable[[EmbeddedSplit], Evaluation], ...] = (evaluate_retrieval, evaluate_embedding_space)
+# Name -> evaluation of a pre-trained model, in the order of the report. To add one, write a file in evaluation/ and
+# name its function here.
+EVALUATIONS: Mapping[str, Callable[[EmbeddedSplit], Evaluation]] = {
+    "retrieval": evaluate_retrieval,
+    "embedding_space": evaluate_embedding_space,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,11 +47,16 @@ class PretrainConfig(TaskConfig):
     Attributes:
       fusion: 'late', an encoder per sensor; 'early', one encoder of the stacked bands of all sensors, which is trained
         like that of one sensor.
+      init_from: workdir of a pre-training run whose encoders, heads and statistics are the start; '' starts from random
+        weights. The encoder of a sensor that the run does not have starts from random weights, too.
+      init_step: checkpoint step of it; -1 takes the newest.
       projection, loss, train: the groups; each is described at its class.
     """
 
     task: Literal["pretrain"] = "pretrain"
     fusion: Annotated[Fusion, Before("late")]
+    init_from: Annotated[str, Before("")]
+    init_step: Annotated[int, Before(-1)]
     projection: ProjectionConfig
     loss: AnyObjective
     train: Annotated[TrainConfig, Before({"micro_batch": 0})]
@@ -58,6 +69,7 @@ class PretrainConfig(TaskConfig):
     def check(self, path: str) -> None:
         """Raises UserError when two groups do not fit together."""
         super().check(path)
+        check_start(self.init_from, self.data.statistics, path)
         require(self.batch_size >= 2, f"{path}.batch_size", self.batch_size, "at least 2: one pair has no negatives")
         rows = self.train.micro_batch
         require(rows == 0 or self.batch_size % rows == 0, f"{path}.train.micro_batch", rows,
@@ -74,6 +86,11 @@ class PretrainConfig(TaskConfig):
         return self.train.micro_batch
 
 
+def known_encoders(config: PretrainConfig, pretrained: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the configured encoders that a checkpoint, {'params', 'batch_stats'}, has."""
+    return [name for name in config.encoders if f"{name}_encoder" in pretrained["params"]]
+
+
 class Pretrain:
     """The encoders and heads of config.fusion, under the objective of config.loss over the global batch.
 
@@ -81,12 +98,16 @@ class Pretrain:
       config: of the run.
       sensors: spec of each of config.inputs, with the statistics for normalising.
       mesh: the batch is sharded over it; only config.loss.chunk needs it.
+      pretrained: {'params', 'batch_stats'} of a pre-training run to start from, or None for random weights.
+      evaluations: names of EVALUATIONS, in the order of the report; () is all of them.
     """
 
     frozen: tuple[str, ...] = ()
 
-    def __init__(self, config: PretrainConfig, sensors: Mapping[str, SensorSpec], mesh: Mesh | None = None):
-        self.config, self.mesh = config, mesh
+    def __init__(self, config: PretrainConfig, sensors: Mapping[str, SensorSpec], mesh: Mesh | None = None,
+                 pretrained: Mapping[str, Any] | None = None, evaluations: Sequence[str] = ()):
+        self.config, self.mesh, self.pretrained = config, mesh, pretrained
+        self.evaluations = evaluations or tuple(EVALUATIONS)
         self.features = config.features
         self.sensors = {name: sensors[name] for name in self.features}
         self.model = DualEncoder(self.features, config.encoder, config.projection.hidden, config.projection.dim,
@@ -96,7 +117,10 @@ class Pretrain:
         """Returns (params, batch_stats); see `Task`."""
         images = {name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()}
         variables = jax.jit(lambda k: self.model.init(k, images, train=True))(key)
-        return variables["params"] | self.config.loss.scalars(), variables.get("batch_stats", {})
+        taken = [] if self.pretrained is None else known_encoders(self.config, self.pretrained)
+        params, batch_stats = with_modules(variables, self.pretrained,
+                                           [f"{name}_{part}" for name in taken for part in ("encoder", "head")])
+        return params | self.config.loss.scalars(), batch_stats
 
     def loss(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
              ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
@@ -155,7 +179,7 @@ class Pretrain:
         return embeddings | {"location": batch["location"]}
 
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
-        """Runs EVALUATIONS on the embeddings of a split; see `Task.evaluate`."""
+        """Runs the evaluations on the embeddings of a split, with config.data.subset.groups; see `Task.evaluate`."""
         rows = [output | {"number": numbers} for numbers, output in outputs]
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         # The partner of an image is that of the other encoder; with one encoder, the same image turned upside down.
@@ -163,8 +187,10 @@ class Pretrain:
         views = names if len(names) > 1 else (*names, f"{names[0]}_turned")
         # Pictures show the last sensor of a stack.
         features = dict.fromkeys(views, self.features[-1]) if len(names) == 1 else {view: view for view in views}
+        groups = self.config.data.subset.groups
         split = EmbeddedSplit(
             vectors={view: columns[view] for view in views}, features=features,
             sensors={view: self.sensors[feature] for view, feature in features.items()}, places=columns["location"],
-            record=lambda row: records.record(int(columns["number"][row])))
-        return join(evaluation(split) for evaluation in EVALUATIONS)
+            record=lambda row: records.record(int(columns["number"][row])),
+            groups=None if groups == PLACE else record_groups(records, groups)[columns["number"]])
+        return join(EVALUATIONS[name](split) for name in self.evaluations)

@@ -68,7 +68,6 @@ class ProbeConfig:
         encoders with random weights; 'statistics', mean and deviation of each band, or the values of a pixel;
         'random_features', random convolutional features (Rolf et al. 2021).
       inputs: the images, joined by '+'; their vectors are concatenated.
-      fusion: 'late', an encoder per sensor; 'early', the one encoder of a run with stacked bands.
       change: 'none'; otherwise `<sensor>_before` is read too, and the vectors or maps of both dates are combined:
         'difference', after - before; 'concatenation', after, before and after - before.
       data: the labelled splits.
@@ -84,7 +83,6 @@ class ProbeConfig:
     init_step: int
     representation: Representation
     inputs: str
-    fusion: Fusion
     change: Change
     data: LabelledData
     probes: tuple[ProbeName, ...]
@@ -125,6 +123,7 @@ class Vectors:
       encoder: architecture of the run's encoders.
       sensors: spec of each of config.inputs, with the statistics of the run.
       variables: {'params', 'batch_stats'} of the run.
+      fusion: of the run.
       maps: give maps instead of vectors.
 
     Attributes:
@@ -135,17 +134,17 @@ class Vectors:
     """
 
     def __init__(self, config: ProbeConfig, encoder: AnyEncoder, sensors: Mapping[str, SensorSpec],
-                 variables: Mapping[str, Any], maps: bool):
-        self.config, self.encoder, self.maps = config, encoder, maps
+                 variables: Mapping[str, Any], fusion: Fusion, maps: bool):
+        self.config, self.encoder, self.fusion, self.maps = config, encoder, fusion, maps
         self.features = config.features
         self.sensors = {name: sensors[name] for name in config.sensors}
         self.variables = self._variables(variables)
 
     def _variables(self, trained: Mapping[str, Any]) -> dict[str, Any]:
         """Returns {'params', 'batch_stats'}; of encoders, the trees stand under '<name>_encoder'."""
-        names = encoder_names(self.config.sensors, self.config.fusion)
+        names = encoder_names(self.config.sensors, self.fusion)
         images = encoder_images({name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()},
-                                self.config.sensors, self.config.fusion)
+                                self.config.sensors, self.fusion)
         keys = dict(zip(names, jax.random.split(jax.random.key(self.config.seed), len(names)), strict=True))
         if self.config.representation in ("encoder", "random"):
             fresh: dict[str, Any] = {"params": {}, "batch_stats": {}}
@@ -191,7 +190,7 @@ class Vectors:
                 maps.append(image)
                 vectors += [image.mean(axis=(1, 2), where=valid[name]), image.std(axis=(1, 2), where=valid[name])]
             return vectors, maps
-        for name, image in encoder_images(images, self.config.sensors, self.config.fusion).items():
+        for name, image in encoder_images(images, self.config.sensors, self.fusion).items():
             if self.config.representation == "random_features":
                 response = _random_features(image, params[name])
                 maps.append(_cells(response))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from dual_encoder.augment import AugmentConfig
-from dual_encoder.config import AtLeast, AtMost, require
+from dual_encoder.config import AtLeast, AtMost, Before, require
 from dual_encoder.data.config import DataConfig
 from dual_encoder.data.records import Records
 from dual_encoder.evaluation.table import Evaluation
@@ -27,6 +27,8 @@ class ScheduleConfig:
       epochs: passes over the data; the last incomplete batch of a pass is left out.
       steps: number of steps; when not 0 it counts instead of epochs.
       log_every, eval_every, checkpoint_every: in steps; 0 leaves only the end of the run.
+      quick_eval_every: in steps, and at the end; a part of the evaluation split is scored for the curves. 0 is off.
+      quick_eval_records: number of records of that part, evenly spaced; all of them if there are fewer.
       keep: checkpoints kept, newest first.
     """
 
@@ -34,6 +36,8 @@ class ScheduleConfig:
     steps: Annotated[int, AtLeast(0), AtMost(_STEPS)]
     log_every: Annotated[int, AtLeast(0)]
     eval_every: Annotated[int, AtLeast(0)]
+    quick_eval_every: Annotated[int, AtLeast(0), Before(0)]
+    quick_eval_records: Annotated[int, AtLeast(1), Before(1024)]
     checkpoint_every: Annotated[int, AtLeast(0)]
     keep: Annotated[int, AtLeast(1)]
 
@@ -87,6 +91,12 @@ def check_inputs(inputs: str, path: str) -> None:
     names = inputs.split("+")
     require(all(names) and len(set(names)) == len(names), f"{path}.inputs", inputs,
             "sensors of the data set joined by '+', such as s1, s2 or s1+s2")
+
+
+def check_start(init_from: str, statistics: str, path: str) -> None:
+    """Raises UserError if the configuration `path` starts from a checkpoint, but names statistics of its own."""
+    require(not init_from or statistics == "", f"{path}.data.statistics", statistics,
+            f"'' with {path}.init_from: an encoder keeps the statistics that it was trained with")
 
 
 class Task(Protocol):

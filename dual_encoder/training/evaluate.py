@@ -1,6 +1,7 @@
 """Evaluation of a state, and of a finished run, over a whole split."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from dual_encoder.config import to_dict
+from dual_encoder.config import to_dict, upgrade
 from dual_encoder.console import say
 from dual_encoder.data import overlap
 from dual_encoder.data.batches import in_order
@@ -88,23 +89,22 @@ def evaluate(config: EvaluateConfig, mesh: Mesh, workdir: epath.Path) -> None:
     built, run = build_evaluation(config), epath.Path(config.init_from)
     model, records = built.model, built.records
     if not built.own and workdir == run:
-        raise UserError(f"split '{built.split}' of '{records.parts[0].folder}' is not what the run evaluates itself on "
-                        f"(split '{model.config['data']['eval_split']}' of its own data); give another --workdir for "
-                        "these scores")
+        raise UserError(f"scores of {built.title} of '{records.parts[0].folder}' are not those that the run gives "
+                        "itself (other data, split, folds, groups or evaluations); give another --workdir for them")
     state = jax.device_put(TrainState(step=jnp.int32(model.step), params=model.variables["params"],
                                       batch_stats=model.variables["batch_stats"], opt_state=(), average={}),
                            mesh_lib.replicated(mesh))
     notes = overlap.lines(records, [(model.dataset["fingerprint"], split)
-                                    for split in model.config["data"]["split"].split("+")])
+                                    for split in model.config["data"]["split"].split("+")], built.held_out)
     evaluation = evaluator(built.task, records, config.batch_size, mesh, notes)(state)
     if not mesh_lib.is_main_process():
         return
     if workdir != run:
         facts = workdir_lib.facts(to_dict(config), records.info, built.task.sensors)
-        workdir_lib.check(workdir, facts)
+        workdir_lib.check(workdir, facts, functools.partial(upgrade, EvaluateConfig))
         workdir_lib.record_run(workdir, facts, sum(leaf.size for leaf in jax.tree.leaves(state.params)))
     save_evaluation(workdir, model.step, evaluation)
-    say(f"checkpoint {model.step}, data set '{records.info.config}', split '{built.split}', one record per place")
+    say(f"checkpoint {model.step}, data set '{records.info.config}', {built.title}, one record per place")
     say(summary(evaluation.scores()))
     for line in notes:
         say(f"  {line}")

@@ -255,3 +255,29 @@ class Evaluate(Hook):
         self._resume_clock()
 
 
+class QuickEvaluate(Hook):
+    """Scores a part of the evaluation split every `every` steps and at the end, for the curves alone.
+
+    Args:
+      evaluate: state -> the result of `Task.evaluate` on that part.
+      writer: None on all but the main process.
+      every, last: the evaluated steps are those of `is_due`; with `every` 0 there are none.
+      resume_clock, done: as of `Evaluate`.
+    """
+
+    def __init__(self, evaluate: Callable[[TrainState], Evaluation], writer: MetricWriter | None, every: int, last: int,
+                 resume_clock: Callable[[], None], done: Callable[[], Any]):
+        self._evaluate, self._writer, self._every, self._last = evaluate, writer, every, last
+        self._resume_clock, self._done = resume_clock, done
+
+    def due(self, step: int, stopping: bool) -> bool:
+        """Returns True when the state of `step` is to be scored."""
+        return not stopping and self._every > 0 and is_due(step, self._every, self._last)
+
+    def after(self, step: int, state: TrainState) -> None:
+        """Evaluates on all processes; the main one writes a row of kind 'quick_eval'."""
+        evaluation = self._evaluate(state)
+        if self._writer:
+            self._writer.write(step, "quick_eval", numbers(evaluation.scores()))
+            self._done()
+        self._resume_clock()

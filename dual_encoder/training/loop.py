@@ -100,6 +100,8 @@ def open_run(built: Built, mesh: Mesh, workdir: epath.Path) -> Iterator[Run]:
             say(f"{config.task}: {len(records)} records, {order.steps_per_epoch} steps per epoch, "
                 f"{parameters / 1e6:.1f} M parameters, {mesh.size} {mesh.devices.flat[0].platform} device(s), from "
                 f"step {start} to {last}")
+            for line in built.notes:
+                say(f"  {line}")
         yield Run(built, mesh, workdir, order, start, last, state, optimizer, checkpoints, writer, stop)
 
 
@@ -126,14 +128,17 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
         profile = hooks.Profile(workdir, run.start + 3, profile_steps, log.settle)
         stack.callback(profile.close)
         trained = [(part.info.fingerprint, part.split) for part in built.records.parts]
-        notes = overlap.lines(built.eval_records, trained)
+        notes = overlap.lines(built.eval_records, trained, held_out=built.config.data.subset.folds > 0)
         evaluate = evaluator(built.task, built.eval_records, built.config.batch_size, mesh, notes)
+        part = built.eval_records.evenly_spaced(schedule.quick_eval_records)
+        evaluate_part = evaluator(built.task, part, built.config.batch_size, mesh)
+        done = functools.partial(after_evaluation, workdir)
         train(run, log, [
             profile,
             hooks.NameDamage(built.records, run.writer),
             hooks.SaveCheckpoint(run.checkpoints, run.writer, schedule.checkpoint_every, run.last),
-            hooks.Evaluate(evaluate, run.writer, workdir, schedule.eval_every, run.last, log.resume_clock,
-                           lambda: after_evaluation(workdir), notes),
+            hooks.QuickEvaluate(evaluate_part, run.writer, schedule.quick_eval_every, run.last, log.resume_clock, done),
+            hooks.Evaluate(evaluate, run.writer, workdir, schedule.eval_every, run.last, log.resume_clock, done, notes),
         ])
 
 

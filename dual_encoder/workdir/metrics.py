@@ -55,7 +55,7 @@ class MetricWriter:
         return (step, kind) in self._kept
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Adds one row. Rows of kind 'train' and 'eval' hold numbers, rows of kind 'event' hold text.
+        """Adds one row. Rows of kind 'train', 'eval' and 'quick_eval' hold numbers, rows of kind 'event' hold text.
 
         Raises:
           UserError: the disk is full or not writable.
