@@ -53,18 +53,20 @@ def difference_table(differences: Sequence[Difference]) -> TextTable:
 
 
 def pretraining_table(results: Results, out: pathlib.Path) -> TextTable:
-    """Returns a row per pre-training run: retrieval among the places that were held out, with chance."""
+    """Returns a row per pre-training run and gallery: retrieval among the places that were held out, with chance."""
     rows = []
     for cell in results.cells:
         if cell.kind == "pretrain" and results.outcomes[cell.name].state == "done":
             scores = flatten(json.loads((out / cell.name / "evaluation" / "scores.json").read_bytes()), "/")
-            for direction in sorted({path.split("/")[0] for path in scores if path.endswith("/recall_at_1")}):
-                gallery = scores[f"{direction}/gallery_size"]
-                recall = scores[f"{direction}/recall_at_1"]
-                rows.append((cell.initialisation.name, str(cell.fold), str(cell.seed), direction.replace("_", " "),
-                             f"{recall:.3f}", f"{gallery:,}", f"{recall * gallery:.1f}"))
+            for path in scores:
+                if path.endswith("/recall@1"):
+                    group, recall = path.removesuffix("/recall@1"), scores[path]
+                    gallery = scores[f"{group}/gallery_size"]
+                    rows.append((cell.initialisation.name, str(cell.fold), str(cell.seed),
+                                 group.replace("_", " ").replace("/", ": "), f"{recall:.3f}", f"{gallery:,}",
+                                 f"{recall * gallery:.1f}"))
     return TextTable("Pre-training: retrieval of the held-out places", (
-        "initialisation", "fold", "seed", "direction", "recall@1", "gallery", "times chance"), tuple(rows))
+        "initialisation", "fold", "seed", "gallery", "recall@1", "size", "times chance"), tuple(rows))
 
 
 def settings_table(results: Results) -> TextTable:
