@@ -21,7 +21,8 @@ parts work together, not how good a model is.
 
 What comes out, in the workdir: report.html, evaluation/ (IoU, F1 and accuracy per class, pictures), metrics.jsonl,
 checkpoints/. Further: --config.inputs=s1|s2|s1+s2, --config.frozen=True, --config.change=difference|concatenation,
---config.decoder=unet|fpn|linear, --config.fusion=early|late, --config.sensor_dropout=0.5.
+--config.decoder=unet|fpn|linear, --config.fusion=early|late, --config.sensor_dropout=0.5,
+--config.focal_gamma=2.0, --config.dice=1.0.
 """
 
 from ml_collections import ConfigDict
@@ -48,6 +49,8 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
         "decoder": "unet",
         "decoder_width": 16,
         "class_weights": "none",
+        "focal_gamma": 0.0,
+        "dice": 0.0,
         "change": "none",
         "data": {
             "dir": "",

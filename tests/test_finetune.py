@@ -15,6 +15,7 @@ from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.segmentation import confusion_matrix, segmentation_scores
 from dual_encoder.imagery.normalise import normalise
+from dual_encoder.losses.segmentation import cross_entropy, soft_dice
 from dual_encoder.models.dual_encoder import DualEncoder
 from dual_encoder.models.segmentation import SegmentationModel, _combine
 from dual_encoder.optim.optimizer import make_optimizer
@@ -255,6 +256,18 @@ def test_ignored_pixels_change_neither_loss_nor_gradient(labelled):
     jax.tree.map(np.testing.assert_array_equal, *results)
     (counted, _), _ = jax.jit(jax.value_and_grad(task.loss, has_aux=True))(params, stats, batch, jax.random.key(0))
     assert counted != results[0][0][0]
+
+
+def test_the_terms_of_the_loss_add_up(labelled):
+    task, records = open_run(configure(labelled, decoder="linear", frozen=True, focal_gamma=2.0, dice=0.5,
+                                       augment__crop=0, augment__flips=False, augment__turns=False))
+    params, stats = task.init(jax.random.key(0))
+    batch = first_batch(records)
+    logits = jax.jit(lambda image: task.model.apply({"params": params, "batch_stats": stats}, {"s1": image}, False))(
+        normalise(batch["s1"], task.sensors["s1"]))
+    label = jnp.asarray(batch["label"])
+    expected = cross_entropy(logits, label, jnp.ones(2), 255, 2.0) + 0.5 * soft_dice(logits, label, 255)
+    np.testing.assert_allclose(jax.jit(task.loss)(params, stats, batch, jax.random.key(0))[0], expected, rtol=1e-5)
 
 
 def test_a_checkpoint_of_another_encoder_is_refused(labelled, pretrained):
