@@ -22,7 +22,7 @@ parts work together, not how good a model is.
 What comes out, in the workdir: report.html, evaluation/ (IoU, F1 and accuracy per class, pictures), metrics.jsonl,
 checkpoints/. Further: --config.inputs=s1|s2|s1+s2, --config.frozen=True, --config.change=difference|concatenation,
 --config.decoder=unet|fpn|linear, --config.fusion=early|late, --config.sensor_dropout=0.5,
---config.focal_gamma=2.0, --config.dice=1.0.
+--config.focal_gamma=2.0, --config.dice=1.0, --config.train_stages=2, --config.layer_decay=0.75.
 """
 
 from ml_collections import ConfigDict
@@ -44,6 +44,8 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
         "init_step": -1,
         "inputs": "s1",
         "frozen": False,
+        "train_stages": 0,
+        "layer_decay": 1.0,
         "fusion": "late",
         "sensor_dropout": 0.0,
         "decoder": "unet",

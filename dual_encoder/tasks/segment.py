@@ -94,7 +94,8 @@ class Segment:
         self.classes = records.info.classes
         self.class_weights = _class_weights(config, records, len(self.classes))
         self.model = SegmentationModel(self.inputs, config.encoder, config.decoder, config.decoder_width,
-                                       len(self.classes), config.frozen, config.change, config.fusion)
+                                       len(self.classes), config.frozen, config.change, config.fusion,
+                                       config.fixed_stages)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """Returns (params, batch_stats); see `Task`."""

@@ -14,7 +14,7 @@ from dual_encoder.data.records import Records
 from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.encoder import AnyEncoder
-from dual_encoder.optim.optimizer import OptimizerConfig
+from dual_encoder.optim.optimizer import OptimizerConfig, RateFactor
 
 _STEPS = 2**31 - 1  # a step counter of JAX has 32 bits
 
@@ -80,6 +80,10 @@ class TaskConfig:
     def micro_batch_rows(self) -> int:
         """Returns how many rows are computed at one time, over all devices; 0: the whole batch."""
         return 0
+
+    def rate_factor(self) -> RateFactor | None:
+        """Returns path of a parameter -> factor of its learning rate; None: 1 for all of them."""
+        return None
 
 
 def check_inputs(inputs: str, path: str) -> None:

@@ -83,7 +83,7 @@ def open_run(built: Built, mesh: Mesh, workdir: epath.Path) -> Iterator[Run]:
         if mesh_lib.is_main_process():
             stack.enter_context(workdir_lib.claim(workdir))  # a signal still ends the wait for another run
         stop = stack.enter_context(StopRequest())
-        optimizer = make_optimizer(config.optimizer, config.batch_size, last, task.frozen)
+        optimizer = make_optimizer(config.optimizer, config.batch_size, last, task.frozen, config.rate_factor())
         state = init_state(task, optimizer, config, mesh)
         checkpoints = Checkpoints(workdir, config.schedule.keep, facts, as_stored_now)
         stack.callback(checkpoints.close)
