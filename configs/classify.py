@@ -46,6 +46,7 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
             "split": "train",
             "weights": (),
             "eval_split": "test",
+            "select_split": "",
             "subset": {
                 "fraction": 1.0,
                 "folds": 0,

@@ -22,7 +22,8 @@ parts work together, not how good a model is.
 What comes out, in the workdir: report.html, evaluation/ (IoU, F1 and accuracy per class, pictures), metrics.jsonl,
 checkpoints/. Further: --config.inputs=s1|s2|s1+s2, --config.frozen=True, --config.change=difference|concatenation,
 --config.decoder=unet|fpn|linear, --config.fusion=early|late, --config.sensor_dropout=0.5,
---config.focal_gamma=2.0, --config.dice=1.0, --config.train_stages=2, --config.layer_decay=0.75.
+--config.focal_gamma=2.0, --config.dice=1.0, --config.train_stages=2, --config.layer_decay=0.75;
+--config.data.select_split=held_out --config.schedule.eval_every=50 scores the state that is best on held out places.
 """
 
 from ml_collections import ConfigDict
@@ -59,6 +60,7 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
             "split": "train",
             "weights": (),
             "eval_split": "test",
+            "select_split": "",
             "subset": {
                 "fraction": 1.0,
                 "folds": 0,

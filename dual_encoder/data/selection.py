@@ -25,6 +25,23 @@ def select(records: Records, subset: SubsetConfig) -> tuple[Records, Records | N
     return records.only(learnt[rows]), None if held is None else records.only(held)
 
 
+def hold_out(records: Records, subset: SubsetConfig, parts: int = 5) -> tuple[Records, Records]:
+    """Returns (the records to learn from, the records to choose on): one of `parts` of the places is held out.
+
+    Groups and seed are those of the subset, so that the choice is as far from the training places as a fold is.
+
+    Args:
+      records: that `select` leaves to learn from.
+      subset: of the configuration.
+      parts: their number.
+
+    Raises:
+      UserError: fewer groups than parts, a group file that lacks a place, a damaged record.
+    """
+    learnt, held = fold_rows(groups_of(_facts(records)[0], subset.groups), parts, 0, subset.seed)
+    return records.only(learnt), records.only(held)
+
+
 def _facts(records: Records) -> tuple[list[str], np.ndarray]:
     """Returns the location_id of each record, and bool [records, classes]: the classes that it holds."""
     label = records.info.label if "label" in records.features else None

@@ -77,17 +77,20 @@ def curves(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table]) -> str:
     names = [name for name in _FIRST if name in train] + sorted(set(train) - set(_FIRST))
     panels = {_FIRST.get(name, name.replace("_", " ")): {"": train[name]} for name in names}
     return (html.section("Training", html.plots(panels, events))
-            + html.section("Evaluation during training", html.plots(_evaluation_panels(rows, tables), events)))
+            + html.section("Evaluation during training", html.plots(_evaluation_panels(rows, tables, "eval"), events))
+            + html.section("Scores that the checkpoint was chosen by",
+                           html.plots(_evaluation_panels(rows, tables, "select"), events)))
 
 
-def _evaluation_panels(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table]) -> dict[str, dict[str, Series]]:
-    """Returns title -> label -> steps and values: a panel per column of a table that has a better direction, with a
-    line per row. Metrics that are in no table are grouped by the first part of their name."""
+def _evaluation_panels(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table], kind: str
+                       ) -> dict[str, dict[str, Series]]:
+    """Returns title -> label -> steps and values of the rows of a kind: a panel per column of a table that has a better
+    direction, with a line per row. Metrics that are in no table are grouped by the first part of their name."""
     cells: dict[str, tuple[Table, Cell]] = {"/".join(cell.path): (table, cell)
                                             for table in tables for cell in table.cells()}
     titles = Counter(column.title for table in tables for column in table.columns if column.better)
     panels: dict[str, dict[str, Series]] = {}
-    for name, series in _series(rows, "eval").items():
+    for name, series in _series(rows, kind).items():
         if len(series[0]) == 1:
             continue  # a table says more than a curve of one point
         if name in cells:

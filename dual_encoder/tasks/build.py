@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 from jax.sharding import Mesh
 
 from dual_encoder.config import AtLeast, parse, require
-from dual_encoder.data.config import DataConfig
+from dual_encoder.data.config import HELD_OUT, DataConfig
 from dual_encoder.data.manifest import load_sensors
 from dual_encoder.data.records import Records
-from dual_encoder.data.selection import select
+from dual_encoder.data.selection import hold_out, select
 from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SensorSpec
@@ -87,12 +87,14 @@ class Built:
       config: the configuration.
       task: the trainer runs it.
       records, eval_records: to train on and to evaluate on.
+      select_records: to choose the checkpoint on; None takes the last one.
     """
 
     config: AnyTask
     task: Task
     records: Records
     eval_records: Records
+    select_records: Records | None = None
 
 
 def build(config: AnyTask, mesh: Mesh) -> Built:
@@ -101,13 +103,13 @@ def build(config: AnyTask, mesh: Mesh) -> Built:
     Raises:
       UserError: data, checkpoint and configuration do not fit together.
     """
-    records, eval_records = _open(config.data, config.features)
+    records, eval_records, select_records = _open(config.data, config.features)
     sensors, pretrained = load_sensors(records.info, config.data.statistics), None
     if isinstance(config, DownstreamConfig) and config.init_from:
         model = _load(config.init_from, config.init_step)
         sensors = {name: _checked(model, name, records) for name in config.sensors}
         pretrained = model.variables
-    return Built(config, make_task(config, sensors, records, mesh, pretrained), records, eval_records)
+    return Built(config, make_task(config, sensors, records, mesh, pretrained), records, eval_records, select_records)
 
 
 def build_without_weights(config: AnyTask, records: Records | Shapes, mesh: Mesh) -> Task:
@@ -202,17 +204,24 @@ def _load(workdir: str, step: int) -> LoadedModel:
     return load_model(workdir, None if step < 0 else step)
 
 
-def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records]:
-    """Returns the records for training and the records for evaluation."""
+def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records, Records | None]:
+    """Returns the records for training, for evaluation, and to choose the checkpoint on, if one is chosen."""
     records, held = select(Records(data.dir, data.split, features, weights=data.weights,
                                    max_bad_records=data.max_bad_records), data.subset)
-    if held is not None:
-        return records, held
-    eval_records = Records(data.dir, data.eval_split, features, max_bad_records=data.max_bad_records, partial=True)
-    if not len(eval_records):
-        raise UserError(f"split '{data.eval_split}' of '{data.dir}' has no records; choose another "
-                        "--config.data.eval_split")
-    return records, eval_records
+    eval_records = _open_scored(data, "eval_split", features) if held is None else held
+    if data.select_split == HELD_OUT:
+        records, select_records = hold_out(records, data.subset)
+        return records, eval_records, select_records
+    return records, eval_records, _open_scored(data, "select_split", features) if data.select_split else None
+
+
+def _open_scored(data: DataConfig, key: str, features: tuple[str, ...]) -> Records:
+    """Returns the records of the split that a key names; UserError if there are none."""
+    records = Records(data.dir, getattr(data, key), features, max_bad_records=data.max_bad_records, partial=True)
+    if not len(records):
+        raise UserError(f"split '{getattr(data, key)}' of '{data.dir}' has no records; choose another "
+                        f"--config.data.{key}")
+    return records
 
 
 def _checked(model: LoadedModel, name: str, records: Records) -> SensorSpec:

@@ -75,6 +75,8 @@ class TaskConfig:
     def check(self, path: str) -> None:
         """Raises UserError when two groups do not fit together."""
         check_inputs(self.inputs, path)
+        require(not self.data.select_split or self.schedule.eval_every > 0, f"{path}.schedule.eval_every",
+                self.schedule.eval_every, f"more than 0 with {path}.data.select_split: the states to choose from")
         self.encoder.check_crop(self.augment.crop)
 
     def micro_batch_rows(self) -> int:

@@ -26,6 +26,7 @@ from dual_encoder.tasks.build import Built
 from dual_encoder.tasks.checks import check_batch, check_crop
 from dual_encoder.training import hooks
 from dual_encoder.training.evaluate import evaluator
+from dual_encoder.training.selection import FOLDER, SelectCheckpoint
 from dual_encoder.training.step import compile_step, init_state
 from dual_encoder.workdir import folder as workdir_lib
 from dual_encoder.workdir.checkpoint import Checkpoints
@@ -126,14 +127,19 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
         profile = hooks.Profile(workdir, run.start + 3, profile_steps, log.settle)
         stack.callback(profile.close)
         trained = [(part.info.fingerprint, part.split) for part in built.records.parts]
+        if built.select_records is not None:  # what a choice is made on favours the model, too
+            trained += [(part.info.fingerprint, part.split) for part in built.select_records.parts]
         notes = overlap.lines(built.eval_records, trained)
-        evaluate = evaluator(built.task, built.eval_records, built.config.batch_size, mesh, notes)
+        evaluate = hooks.Evaluate(
+            evaluator(built.task, built.eval_records, built.config.batch_size, mesh, notes), run.writer, workdir,
+            schedule.eval_every, run.last, log.resume_clock, lambda: after_evaluation(workdir), notes)
+        selects = built.select_records is not None
         train(run, log, [
             profile,
             hooks.NameDamage(built.records, run.writer),
-            hooks.SaveCheckpoint(run.checkpoints, run.writer, schedule.checkpoint_every, run.last),
-            hooks.Evaluate(evaluate, run.writer, workdir, schedule.eval_every, run.last, log.resume_clock,
-                           lambda: after_evaluation(workdir), notes),
+            hooks.SaveCheckpoint(run.checkpoints, run.writer, schedule.checkpoint_every, run.last,
+                                 also=schedule.eval_every if selects else 0),
+            _selection(run, log, evaluate, stack) if selects else evaluate,
         ])
 
 
@@ -171,6 +177,19 @@ def train(run: Run, log: hooks.TrainLog, around: Sequence[hooks.Hook]) -> None:
             if stopping:
                 say(f"stopped by a signal after step {step}; saved, run the same command to continue")
                 sys.exit(STOPPED)
+
+
+def _selection(run: Run, log: hooks.TrainLog, evaluate: hooks.Evaluate, stack: contextlib.ExitStack
+               ) -> SelectCheckpoint:
+    """Returns the hook that chooses the checkpoint, and has it evaluated at the end."""
+    config, records = run.built.config, run.built.select_records
+    assert records is not None
+    facts = workdir_lib.facts(to_dict(config), run.built.records.info, run.built.task.sensors)
+    best = Checkpoints(run.workdir / FOLDER, 1, facts, functools.partial(upgrade, type(config)))
+    stack.callback(best.close)
+    return SelectCheckpoint(
+        evaluator(run.built.task, records, config.batch_size, run.mesh), config.data.select_split, run.checkpoints,
+        best, evaluate, run.writer, run.workdir, config.schedule.eval_every, run.last, log.resume_clock)
 
 
 def _train_log(run: Run) -> hooks.TrainLog:
