@@ -15,7 +15,7 @@ Variants, with the run that each fits and the hardware:
 
 What comes out, in the workdir: report.html, evaluation/ (mean average precision, F1 per class), metrics.jsonl,
 checkpoints/. Further: --config.inputs=s1|s2|s1+s2; --config.frozen=True trains the linear layer alone;
---config.fusion=early|late, --config.sensor_dropout=0.5.
+--config.fusion=early|late, --config.sensor_dropout=0.5, --config.train_stages=2, --config.layer_decay=0.75.
 """
 
 from ml_collections import ConfigDict
@@ -37,6 +37,8 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
         "init_step": -1,
         "inputs": "s1+s2",
         "frozen": False,
+        "train_stages": 0,
+        "layer_decay": 1.0,
         "fusion": "late",
         "sensor_dropout": 0.0,
         "data": {
@@ -44,6 +46,7 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
             "split": "train",
             "weights": (),
             "eval_split": "test",
+            "select_split": "",
             "subset": {
                 "fraction": 1.0,
                 "folds": 0,

@@ -21,7 +21,9 @@ parts work together, not how good a model is.
 
 What comes out, in the workdir: report.html, evaluation/ (IoU, F1 and accuracy per class, pictures), metrics.jsonl,
 checkpoints/. Further: --config.inputs=s1|s2|s1+s2, --config.frozen=True, --config.change=difference|concatenation,
---config.decoder=unet|fpn|linear, --config.fusion=early|late, --config.sensor_dropout=0.5.
+--config.decoder=unet|fpn|linear, --config.fusion=early|late, --config.sensor_dropout=0.5,
+--config.focal_gamma=2.0, --config.dice=1.0, --config.train_stages=2, --config.layer_decay=0.75;
+--config.data.select_split=held_out --config.schedule.eval_every=50 scores the state that is best on held out places.
 """
 
 from ml_collections import ConfigDict
@@ -43,17 +45,22 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
         "init_step": -1,
         "inputs": "s1",
         "frozen": False,
+        "train_stages": 0,
+        "layer_decay": 1.0,
         "fusion": "late",
         "sensor_dropout": 0.0,
         "decoder": "unet",
         "decoder_width": 16,
         "class_weights": "none",
+        "focal_gamma": 0.0,
+        "dice": 0.0,
         "change": "none",
         "data": {
             "dir": "",
             "split": "train",
             "weights": (),
             "eval_split": "test",
+            "select_split": "",
             "subset": {
                 "fraction": 1.0,
                 "folds": 0,

@@ -61,6 +61,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
             "split": "train",
             "weights": (),
             "eval_split": "test",
+            "select_split": "",
             "subset": {
                 "fraction": 1.0,
                 "folds": 0,

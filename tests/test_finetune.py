@@ -15,6 +15,7 @@ from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.segmentation import confusion_matrix, segmentation_scores
 from dual_encoder.imagery.normalise import normalise
+from dual_encoder.losses.segmentation import cross_entropy, soft_dice
 from dual_encoder.models.dual_encoder import DualEncoder
 from dual_encoder.models.segmentation import SegmentationModel, _combine
 from dual_encoder.optim.optimizer import make_optimizer
@@ -58,22 +59,69 @@ def test_encoders_come_from_the_checkpoint(labelled, pretrained, inputs):
     assert prediction.shape == (8, 40, 40) and prediction.dtype == jnp.uint8
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_frozen_encoders_stay_as_they_are(labelled, pretrained, frozen):
-    task, records = open_run(configure(labelled, frozen=frozen), pretrained)
+def two_steps(task, records):
+    """(params, batch_stats) before and after two steps; the first step of the warm-up has rate 0."""
     devices = mesh.make(jax.devices()[:1])
-    optimizer = make_optimizer(task.config.optimizer, 8, 10, task.frozen)
+    optimizer = make_optimizer(task.config.optimizer, 8, 10, task.frozen, task.config.rate_factor())
     state = init_state(task, optimizer, task.config, devices)
     before = jax.device_get((state.params, state.batch_stats))
     step = compile_step(task, optimizer, task.config, devices)
     batch = mesh.to_global(first_batch(records), devices)
-    for _ in range(2):  # the first step of the warm-up has rate 0
+    for _ in range(2):
         state, _ = step(state, batch)
-    for old, new in zip(before, jax.device_get((state.params, state.batch_stats)), strict=True):
-        moved = {name: any((a != b).any() for a, b in zip(jax.tree.leaves(old[name]), jax.tree.leaves(new[name]),
-                                                          strict=True)) for name in old}
-        assert moved["s1_encoder"] is not frozen
-        assert moved["decoder0"] and moved["decoder4"]
+    return before, jax.device_get((state.params, state.batch_stats))
+
+
+def moved(old, new):
+    """Name -> whether a leaf below it changed."""
+    return {name: any((a != b).any() for a, b in zip(jax.tree.leaves(old[name]), jax.tree.leaves(new[name]),
+                                                     strict=True)) for name in old}
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_encoders_stay_as_they_are(labelled, pretrained, frozen):
+    for old, new in zip(*two_steps(*open_run(configure(labelled, frozen=frozen), pretrained)), strict=True):
+        assert moved(old, new)["s1_encoder"] is not frozen
+        assert moved(old, new)["decoder0"] and moved(old, new)["decoder4"]
+
+
+def test_only_the_last_stages_of_a_resnet_learn(labelled, pretrained):
+    """Neither parameters nor BatchNorm statistics of the first stages move, by gradient or by weight decay."""
+    config = configure(labelled, train_stages=2, layer_decay=0.5, optimizer__weight_decay=0.1)
+    for old, new in zip(*two_steps(*open_run(config, pretrained)), strict=True):
+        changed = moved(old["s1_encoder"], new["s1_encoder"])
+        assert {name for name, yes in changed.items() if yes} == {
+            f"layer{layer}_{number}" for layer in (3, 4) for number in (0, 1)}
+        assert moved(old, new)["decoder4"]
+
+
+def test_only_the_last_stages_of_a_transformer_learn(labelled):
+    config = configure(labelled, train_stages=2, optimizer__weight_decay=0.1, augment__crop=0, decoder="linear",
+                       encoder={"family": "vit", "depth": 4, "width": 64, "patch": 8})
+    (old, _), (new, _) = two_steps(*open_run(config))
+    changed = moved(old["s1_encoder"], new["s1_encoder"])
+    assert {name for name, yes in changed.items() if yes} == {"blocks_2", "blocks_3"}, "the norm is of the vector"
+
+
+@pytest.mark.parametrize("encoder, expected", [
+    ({"family": "resnet"}, {"conv1": 0, "bn1": 0, "layer1_1": 0, "layer2_0": 1 / 8, "layer4_1": 1 / 2}),
+    ({"family": "vit", "depth": 4, "width": 64, "patch": 8},
+     {"pos_embed": 0, "cls_token": 0, "patch_embed": 0, "blocks_0": 0, "blocks_1": 1 / 8, "blocks_3": 1 / 2,
+      "norm": 1 / 2})])
+def test_the_rate_falls_from_stage_to_stage(encoder, expected):
+    factor = configure("unread", train_stages=3, layer_decay=0.5, augment__crop=0, encoder=encoder).rate_factor()
+    assert {layer: factor(("s1_encoder", layer, "kernel")) for layer in expected} == expected
+    assert factor(("decoder0", "conv1", "kernel")) == 1
+    assert configure("unread").rate_factor() is None
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"train_stages": 6}, "train_stages is 6; expected 0 for all stages, or 1 to 5"),
+    ({"train_stages": 1, "frozen": True}, "train_stages is 1; expected 0 with config.frozen"),
+    ({"layer_decay": 0.0}, r"layer_decay is 0.0; expected a factor in \(0, 1\]")])
+def test_stages_that_do_not_exist_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        configure("unread", **changes)
 
 
 @pytest.mark.parametrize("encoder", [{"family": "resnet"}, {"family": "vit", "depth": 4, "width": 64, "patch": 8}])
@@ -255,6 +303,18 @@ def test_ignored_pixels_change_neither_loss_nor_gradient(labelled):
     jax.tree.map(np.testing.assert_array_equal, *results)
     (counted, _), _ = jax.jit(jax.value_and_grad(task.loss, has_aux=True))(params, stats, batch, jax.random.key(0))
     assert counted != results[0][0][0]
+
+
+def test_the_terms_of_the_loss_add_up(labelled):
+    task, records = open_run(configure(labelled, decoder="linear", frozen=True, focal_gamma=2.0, dice=0.5,
+                                       augment__crop=0, augment__flips=False, augment__turns=False))
+    params, stats = task.init(jax.random.key(0))
+    batch = first_batch(records)
+    logits = jax.jit(lambda image: task.model.apply({"params": params, "batch_stats": stats}, {"s1": image}, False))(
+        normalise(batch["s1"], task.sensors["s1"]))
+    label = jnp.asarray(batch["label"])
+    expected = cross_entropy(logits, label, jnp.ones(2), 255, 2.0) + 0.5 * soft_dice(logits, label, 255)
+    np.testing.assert_allclose(jax.jit(task.loss)(params, stats, batch, jax.random.key(0))[0], expected, rtol=1e-5)
 
 
 def test_a_checkpoint_of_another_encoder_is_refused(labelled, pretrained):

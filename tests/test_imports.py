@@ -62,7 +62,7 @@ FILES = {
     "tasks": "task micro_batches downstream pretrain segment classify probe checks build",
     "workdir": "digests folder metrics checkpoint scores",
     "report": "curves html old_scores run_facts sections page __main__",
-    "training": "step evaluate frozen probe hooks loop run",
+    "training": "step evaluate frozen probe hooks selection loop run",
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",
     "export": "folder card_code card timm __main__",

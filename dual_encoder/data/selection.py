@@ -35,21 +35,22 @@ def select_rows(records: Records, subset: SubsetConfig) -> tuple[np.ndarray, np.
     return learnt[rows], held
 
 
-def hold_out(records: Records, rows: np.ndarray, groups: str) -> tuple[np.ndarray, np.ndarray]:
-    """Divides record numbers into those to learn from and those to choose settings on, about one group of five.
+def hold_out(records: Records, groups: str) -> tuple[np.ndarray, np.ndarray]:
+    """Divides records into those to learn from and those to choose settings on, about one group of five.
 
     Args:
-      records: that the numbers are of.
-      rows: record numbers, int64.
+      records: that `select` leaves to learn from.
       groups: as in `SubsetConfig`; if all records are of one group, places are divided.
+
+    Returns:
+      (numbers of the records to learn from, numbers of those to choose on), int64.
 
     Raises:
       UserError: all records are of one place.
     """
-    places = [records.read_into(int(row), {})[1].decode() for row in rows]
+    places = [records.read_into(number, {})[1].decode() for number in range(len(records))]
     of_groups = groups_of(places, groups)
-    rest, chosen_on = validation_rows(places, of_groups if len(set(of_groups)) > 1 else places)
-    return rows[rest], rows[chosen_on]
+    return validation_rows(places, of_groups if len(set(of_groups)) > 1 else places)
 
 
 def _of(values: list[str], rows: np.ndarray) -> list[str]:

@@ -191,6 +191,34 @@ class Table:
             raise ValueError(f"not a table of results: {error}") from error
 
 
+class Goal(NamedTuple):
+    """The number that says which of several states is the best.
+
+    Attributes:
+      path: its place in the scores, outermost key first.
+      sign: 1 if higher is better, -1 if lower is better.
+      title: for people.
+    """
+
+    path: tuple[str, ...]
+    sign: int
+    title: str
+
+
+def goal(tables: Iterable[Table]) -> Goal:
+    """Returns the first headline of tables.
+
+    Raises:
+      ValueError: no table has a headline in a column with a better direction.
+    """
+    for table in tables:
+        for line in table.headlines:
+            for cell in table.cells():
+                if (cell.row.name, cell.column.name) == (line.row, line.column) and cell.column.better:
+                    return Goal(cell.path, 1 if cell.column.better == "higher" else -1, line.title)
+    raise ValueError("no table has a headline in a column with a better direction")
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """All that an evaluation found.

@@ -21,6 +21,7 @@ class ClassificationModel(nn.Module):
       classes: number of outputs.
       frozen: run the encoders with their running statistics, without gradient.
       fusion: 'late', an encoder per sensor; 'early', one encoder of the stacked bands of all sensors.
+      fixed: so many first stages of each encoder do not learn, and use their running statistics.
     """
 
     sensors: tuple[str, ...]
@@ -28,6 +29,7 @@ class ClassificationModel(nn.Module):
     classes: int
     frozen: bool
     fusion: Fusion = "late"
+    fixed: int = 0
 
     @nn.compact
     def __call__(self, images: Mapping[str, jax.Array], train: bool, available: jax.Array | None = None) -> jax.Array:
@@ -38,7 +40,7 @@ class ClassificationModel(nn.Module):
           train: use and update batch statistics.
           available: [batch, encoders] bool, which encoders a row has; the vectors of others become 0. None: all.
         """
-        vectors = [self.encoder.make(f"{name}_encoder")(image, train and not self.frozen).pooled
+        vectors = [self.encoder.make(f"{name}_encoder", self.fixed)(image, train and not self.frozen).pooled
                    for name, image in encoder_images(images, self.sensors, self.fusion).items()]
         if available is not None:
             vectors = [jnp.where(available[:, number, None], x, jnp.zeros_like(x)) for number, x in enumerate(vectors)]

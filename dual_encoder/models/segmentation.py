@@ -30,6 +30,7 @@ class SegmentationModel(nn.Module):
       change: 'none', or how the maps of two dates become one: 'difference', after - before (FC-Siam-diff, Daudt et al.
         2018, with the sign); 'concatenation', after, before and after - before.
       fusion: 'late', an encoder per sensor; 'early', one encoder of the stacked bands of all sensors.
+      fixed: so many first stages of each encoder do not learn, and use their running statistics.
     """
 
     sensors: tuple[str, ...]
@@ -40,6 +41,7 @@ class SegmentationModel(nn.Module):
     frozen: bool
     change: Change = "none"
     fusion: Fusion = "late"
+    fixed: int = 0
 
     @nn.compact
     def __call__(self, images: Mapping[str, jax.Array], train: bool, available: jax.Array | None = None) -> jax.Array:
@@ -64,7 +66,7 @@ class SegmentationModel(nn.Module):
     def _maps(self, name: str, image: jax.Array, train: bool) -> tuple[jax.Array, ...]:
         """Returns the maps of an encoder as the decoder takes them."""
         image = image.reshape(-1, *image.shape[-3:])  # both dates of a row side by side, on the row's device
-        maps = self.encoder.make(f"{name}_encoder")(image, train and not self.frozen).maps
+        maps = self.encoder.make(f"{name}_encoder", self.fixed)(image, train and not self.frozen).maps
         if self.frozen:
             maps = jax.lax.stop_gradient(maps)
         if self.change != "none":

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dual_encoder.config import AtLeast, Before, parse, require
-from dual_encoder.data.config import DataConfig
+from dual_encoder.data.config import HELD_OUT, DataConfig
 from dual_encoder.data.manifest import load_sensors
 from dual_encoder.data.records import Records
 from dual_encoder.data.selection import hold_out, select, select_rows
@@ -106,6 +106,7 @@ class Built:
       task: the trainer runs it.
       records, eval_records: to train on and to evaluate on.
       notes: lines to print about the start.
+      select_records: to choose the checkpoint on; None takes the last one.
     """
 
     config: AnyTask
@@ -113,6 +114,7 @@ class Built:
     records: Records
     eval_records: Records
     notes: tuple[str, ...] = ()
+    select_records: Records | None = None
 
 
 def build(config: AnyTask, mesh: Mesh) -> Built:
@@ -121,7 +123,7 @@ def build(config: AnyTask, mesh: Mesh) -> Built:
     Raises:
       UserError: data, checkpoint and configuration do not fit together.
     """
-    records, eval_records = _open(config.data, config.features)
+    records, eval_records, select_records = _open(config.data, config.features)
     sensors, pretrained = dict(load_sensors(records.info, config.data.statistics)), None
     notes: tuple[str, ...] = ()
     if isinstance(config, DownstreamConfig) and config.init_from:
@@ -132,7 +134,8 @@ def build(config: AnyTask, mesh: Mesh) -> Built:
         model, _ = _load_pretraining(config.init_from, config.init_step)
         sensors |= {name: _checked(model, name, records) for name in config.sensors if name in model.sensors}
         pretrained, notes = model.variables, _notes_of_start(config, model)
-    return Built(config, make_task(config, sensors, records, mesh, pretrained), records, eval_records, notes)
+    return Built(config, make_task(config, sensors, records, mesh, pretrained), records, eval_records, notes,
+                 select_records)
 
 
 def build_without_weights(config: AnyTask, records: Records | Shapes, mesh: Mesh) -> Task:
@@ -277,8 +280,8 @@ def build_probe(config: ProbeConfig) -> BuiltProbe:
     if data.validation_split:
         validation = whole(data.validation_split)
     else:
-        rows, chosen_on = hold_out(train.records, rows, data.subset.groups)
-        validation = Part(train.records, chosen_on)
+        rest, chosen_on = hold_out(train.records.only(rows), data.subset.groups)
+        rows, validation = rows[rest], Part(train.records, rows[chosen_on])
     sensors = {name: _checked(model, name, train.records) for name in config.sensors}
     fusion = trained.fusion if isinstance(trained, PretrainConfig | DownstreamConfig) else "late"
     vectors = Vectors(config, trained.encoder, sensors, model.variables, fusion,
@@ -313,17 +316,24 @@ def _notes_of_start(config: PretrainConfig, model: LoadedModel) -> tuple[str, ..
               for name in config.encoders if name not in known))
 
 
-def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records]:
-    """Returns the records for training and the records for evaluation."""
+def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records, Records | None]:
+    """Returns the records for training, for evaluation, and to choose the checkpoint on, if one is chosen."""
     records, held = select(Records(data.dir, data.split, features, weights=data.weights,
                                    max_bad_records=data.max_bad_records), data.subset)
-    if held is not None:
-        return records, held
-    eval_records = Records(data.dir, data.eval_split, features, max_bad_records=data.max_bad_records, partial=True)
-    if not len(eval_records):
-        raise UserError(f"split '{data.eval_split}' of '{data.dir}' has no records; choose another "
-                        "--config.data.eval_split")
-    return records, eval_records
+    eval_records = _open_scored(data, "eval_split", features) if held is None else held
+    if data.select_split == HELD_OUT:
+        rest, chosen_on = hold_out(records, data.subset.groups)
+        return records.only(rest), eval_records, records.only(chosen_on)
+    return records, eval_records, _open_scored(data, "select_split", features) if data.select_split else None
+
+
+def _open_scored(data: DataConfig, key: str, features: tuple[str, ...]) -> Records:
+    """Returns the records of the split that a key names; UserError if there are none."""
+    records = Records(data.dir, getattr(data, key), features, max_bad_records=data.max_bad_records, partial=True)
+    if not len(records):
+        raise UserError(f"split '{getattr(data, key)}' of '{data.dir}' has no records; choose another "
+                        f"--config.data.{key}")
+    return records
 
 
 def _checked(model: LoadedModel, name: str, records: Records) -> SensorSpec:

@@ -62,7 +62,7 @@ class Classify:
         self.sensors = {name: sensors[name] for name in config.sensors}
         self.classes, self.single = label.classes, label.kind == "image_class"
         self.model = ClassificationModel(config.sensors, config.encoder, len(self.classes), config.frozen,
-                                         config.fusion)
+                                         config.fusion, config.fixed_stages)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """Returns (params, batch_stats); see `Task`."""

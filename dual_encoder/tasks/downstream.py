@@ -15,6 +15,7 @@ from dual_encoder.evaluation.per_image import Kind, PerImage
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.fusion import Fusion, encoder_names
+from dual_encoder.optim.optimizer import RateFactor
 from dual_encoder.tasks.task import TaskConfig, check_start
 
 _DROPOUT = 1 << 16  # of a record's key; augment.py takes small numbers
@@ -28,6 +29,10 @@ class DownstreamConfig(TaskConfig):
       init_from: workdir of a pre-training run; '' starts from random weights.
       init_step: checkpoint step of it; -1 takes the newest.
       frozen: keep the encoders and their BatchNorm statistics as they are.
+      train_stages: only so many last stages of each encoder learn; the others keep their BatchNorm statistics, too. A
+        ResNet has 5 stages (stem, layers), a ViT one more than blocks. 0 = all learn.
+      layer_decay: the learning rate of the last stage is multiplied by this, that of the stage before by its square,
+        and so on (Clark et al. 2020, ELECTRA, section 3.1; Bao et al. 2021, BEiT). 1 is off.
       fusion: with several inputs, 'late', an encoder per sensor, whose outputs are concatenated; 'early', one encoder
         of the stacked bands of all inputs, `s1_s2_encoder`.
       sensor_dropout: probability that a record of a training batch lacks one random sensor: what its encoder returns is
@@ -37,6 +42,8 @@ class DownstreamConfig(TaskConfig):
     init_from: str
     init_step: int
     frozen: bool
+    train_stages: Annotated[int, AtLeast(0), Before(0)]
+    layer_decay: Annotated[float, AtMost(1), Before(1.0)]
     fusion: Annotated[Fusion, Before("late")]
     sensor_dropout: Annotated[float, AtLeast(0), AtMost(1), Before(0.0)]
 
@@ -55,11 +62,36 @@ class DownstreamConfig(TaskConfig):
         """Top-level names of the parameters that never change."""
         return tuple(f"{name}_encoder" for name in self.encoders) if self.frozen else ()
 
+    @property
+    def fixed_stages(self) -> int:
+        """How many first stages of each encoder do not learn."""
+        return self.encoder.stages - self.train_stages if self.train_stages else 0
+
+    def rate_factor(self) -> RateFactor | None:
+        """Returns path of a parameter -> factor of its learning rate, 0 if it never changes; None: 1 for all."""
+        if not self.fixed_stages and self.layer_decay == 1:
+            return None
+        encoders = {f"{name}_encoder" for name in self.encoders}
+
+        def factor(path: tuple[str, ...]) -> float:
+            if path[0] not in encoders:
+                return 1.0
+            stage = self.encoder.stage(path[1])
+            return 0.0 if stage < self.fixed_stages else self.layer_decay ** (self.encoder.stages - stage)
+
+        return factor
+
     def check(self, path: str) -> None:
         """Raises UserError when two groups do not fit together."""
         super().check(path)
         require(not self.sensor_dropout or len(self.encoders) > 1, f"{path}.sensor_dropout", self.sensor_dropout,
                 f"0, because {path}.inputs and {path}.fusion make one encoder; a second one is needed to drop one")
+        stages = self.encoder.stages
+        require(self.train_stages <= stages, f"{path}.train_stages", self.train_stages,
+                f"0 for all stages, or 1 to {stages}, the stages of the encoder")
+        require(not (self.frozen and self.train_stages), f"{path}.train_stages", self.train_stages,
+                f"0 with {path}.frozen, which stops all stages")
+        require(self.layer_decay > 0, f"{path}.layer_decay", self.layer_decay, "a factor in (0, 1]")
         require(self.augment.shared_crop, f"{path}.augment.shared_crop", False,
                 "True: a label belongs to the pixels of all images")
         check_start(self.init_from, self.data.statistics, path)

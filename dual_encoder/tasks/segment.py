@@ -23,7 +23,7 @@ from dual_encoder.evaluation.segmentation import (
 from dual_encoder.evaluation.single_sensors import with_single_sensors
 from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec, before
-from dual_encoder.losses.segmentation import cross_entropy
+from dual_encoder.losses.segmentation import cross_entropy, soft_dice
 from dual_encoder.models.decoders import Decoder
 from dual_encoder.models.fusion import Change
 from dual_encoder.models.segmentation import SegmentationModel
@@ -49,6 +49,8 @@ class SegmentConfig(DownstreamConfig):
       decoder_width: channels of the last level of 'unet'; each level below has twice as many. 'fpn' has 4 times as many
         everywhere; 'linear' has none.
       class_weights: 'none', or 'inverse' (one over the class's pixel share in 2,000 random training tiles, mean 1).
+      focal_gamma: exponent of the focal loss (Lin et al. 2017); 0 is the cross-entropy.
+      dice: weight of a soft Dice term (Milletari et al. 2016) that is added; 0 is off.
       change: 'none'; otherwise the task also reads `<sensor>_before` for each sensor of `inputs`. The sensor's encoder
         sees both dates, and their maps are combined: 'difference', after - before; 'concatenation', after, before and
         after - before.
@@ -58,6 +60,8 @@ class SegmentConfig(DownstreamConfig):
     decoder: Annotated[Decoder, Before("unet")]
     decoder_width: Annotated[int, AtLeast(1)]
     class_weights: Literal["none", "inverse"]
+    focal_gamma: Annotated[float, AtLeast(0), Before(0.0)]
+    dice: Annotated[float, AtLeast(0), Before(0.0)]
     change: Annotated[Change, Before("none")]
 
     @property
@@ -98,7 +102,8 @@ class Segment:
         self.classes = records.info.classes
         self.class_weights = _class_weights(config, records, len(self.classes))
         self.model = SegmentationModel(self.inputs, config.encoder, config.decoder, config.decoder_width,
-                                       len(self.classes), config.frozen, config.change, config.fusion)
+                                       len(self.classes), config.frozen, config.change, config.fusion,
+                                       config.fixed_stages)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """Returns (params, batch_stats); see `Task`."""
@@ -116,7 +121,9 @@ class Segment:
         logits: jax.Array
         logits, updated = self.model.apply({"params": params, "batch_stats": batch_stats}, self._dates(images), True,
                                            available, mutable=["batch_stats"])
-        loss = cross_entropy(logits, label, jnp.asarray(self.class_weights), IGNORED)
+        loss = cross_entropy(logits, label, jnp.asarray(self.class_weights), IGNORED, self.config.focal_gamma)
+        if self.config.dice:
+            loss += self.config.dice * soft_dice(logits, label, IGNORED)
         counted = label != IGNORED
         right = (jnp.argmax(logits, axis=-1) == label.astype(jnp.int32)) & counted
         accuracy = right.sum() / jnp.maximum(counted.sum(), 1)
