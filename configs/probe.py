@@ -7,8 +7,14 @@ RUN is a run of configs/pretrain.py. Variants:
     python main.py --config=configs/probe.py --config.init_from=RUN --workdir=W
         Land cover, 19 classes of BigEarthNet per image, as of `python -m data_prep build ... --labels=land_cover`.
         A CPU with 2 cores takes half a minute for the sample.
-    python main.py --config=configs/probe.py:segmentation --config.init_from=RUN --workdir=W --config.data.dir=DIR
-        A class for each pixel: logistic regression on the feature maps. DIR is any data set of --kind=tiles.
+    python main.py --config=configs/probe.py:eurosat --config.init_from=RUN --workdir=W
+        10 classes of EuroSAT RGB. RUN: pre-trained on pairs with the sensor s2_rgb.
+    python main.py --config=configs/probe.py:so2sat --config.init_from=RUN --workdir=W
+        17 local climate zones of So2Sat, radar in. RUN: pre-trained with S1 GRD.
+    python main.py --config=configs/probe.py:own --config.init_from=RUN --workdir=W
+        Own GeoTIFFs with a table of labels (importer geotiff).
+    python main.py --config=configs/probe.py:segmentation --config.init_from=RUN --workdir=W
+        Flood masks of OMBRIA, or any other class for each pixel: logistic regression on the feature maps.
 
 The same probes of a control, which has learnt nothing; a score means little without them:
 
@@ -25,11 +31,11 @@ What comes out, in the workdir: evaluation/ (scores and tables) and report.html.
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("land_cover", "segmentation")
+VARIANTS = ("land_cover", "eurosat", "so2sat", "own", "segmentation")
 
 
 def get_config(variant: str = "land_cover") -> ConfigDict:
-    """Returns the configuration of one variant: 'land_cover' or 'segmentation'."""
+    """Returns the configuration of one variant; `VARIANTS` are their names."""
     config = ConfigDict({
         "task": "probe",
         "init_from": "",
@@ -57,9 +63,17 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
         "batch_size": 64,
         "cache": "",
     })
-    if variant == "segmentation":
+    if variant == "eurosat":
+        config.inputs = "s2"
+        config.data.dir = "data/s1s2_tiles/eurosat_rgb/1.0.0"
+    elif variant == "so2sat":
         config.inputs = "s1"
-        config.data.dir = ""
+        config.data.dir = "data/s1s2_tiles/so2sat/1.0.0"
+    elif variant == "own":
+        config.data.dir = "data/s1s2_tiles/geotiff/1.0.0"
+    elif variant == "segmentation":
+        config.inputs = "s1"
+        config.data.dir = "data/s1s2_tiles/ombria/1.0.0"
         config.probes = ("linear",)
     elif variant != "land_cover":
         raise ValueError(f"unknown variant '{variant}'; valid: {', '.join(VARIANTS)}")
