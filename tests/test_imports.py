@@ -55,7 +55,7 @@ FILES = {
     "optim": "schedules optimizer",
     "evaluation": "table embedded galleries retrieval embedding_space segmentation classification knn "
                   "linear_probe probes",
-    "tasks": "task micro_batches downstream pretrain segment classify probe checks build",
+    "tasks": "task micro_batches downstream probe pretrain segment classify checks build",
     "workdir": "digests folder metrics checkpoint scores",
     "report": "curves html old_scores run_facts sections page __main__",
     "training": "step evaluate probe hooks loop",

@@ -54,6 +54,34 @@ class LabelledData:
 
 
 @dataclasses.dataclass(frozen=True)
+class KnnConfig:
+    """Nearest neighbours on labelled images during pre-training, for the curves.
+
+    Attributes:
+      every: in steps, and at the end; 0 is off.
+      dir: data set folder with one label, or several, for each image.
+      split, eval_split: to learn from, and to score; they share no place.
+      records: images of each split, evenly spaced; all of them if there are fewer.
+      neighbours: number that counts.
+    """
+
+    every: Annotated[int, AtLeast(0)]
+    dir: str
+    split: str
+    eval_split: str
+    records: Annotated[int, AtLeast(1)]
+    neighbours: Annotated[int, AtLeast(1)]
+
+    def check(self, path: str) -> None:
+        """Raises UserError without a folder."""
+        require(not self.every or self.dir != "", f"{path}.dir", self.dir,
+                "a labelled data set folder made by `python -m data_prep build`")
+
+
+KNN_OFF = {"every": 0, "dir": "", "split": "train", "eval_split": "test", "records": 2048, "neighbours": 20}
+
+
+@dataclasses.dataclass(frozen=True)
 class ProbeConfig:
     """Probes of frozen vectors of images.
 
@@ -155,12 +183,12 @@ class Vectors:
         elif self.config.representation == "random_features":
             vectors = [_random_features(image, params[name]) for name, image in images.items()]
         else:
-            vectors = [_pooled(self.encoder, params, batch_stats, name, image)
+            vectors = [pooled(self.encoder, params, batch_stats, name, image)
                        for name, image in encoder_images(images, self.config.sensors, self.fusion).items()]
         return {"vector": jnp.concatenate(vectors, axis=-1), "label": batch["label"], "location": batch["location"]}
 
 
-def _pooled(encoder: AnyEncoder, params: Any, batch_stats: Any, name: str, image: jax.Array) -> jax.Array:
+def pooled(encoder: AnyEncoder, params: Any, batch_stats: Any, name: str, image: jax.Array) -> jax.Array:
     """Returns the vectors of images, float32 [batch, width], by the encoder `<name>_encoder`."""
     variables = {"params": params[f"{name}_encoder"], "batch_stats": batch_stats.get(f"{name}_encoder", {})}
     features: Any = encoder.make().apply(variables, image, False)

@@ -1,6 +1,6 @@
 """Probes of a finished run: vectors of labelled images, then nearest neighbours and a linear probe."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -12,8 +12,11 @@ from dual_encoder.console import say
 from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.probes import LabelledVectors, evaluate_probes, hold_out, one_hot
+from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.runtime import mesh as mesh_lib
-from dual_encoder.tasks.build import build_probe
+from dual_encoder.state import TrainState
+from dual_encoder.tasks.build import Built, build_probe
+from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig
 from dual_encoder.tasks.probe import ProbeConfig
 from dual_encoder.training.evaluate import predictor
 from dual_encoder.workdir import folder as workdir_lib
@@ -65,6 +68,25 @@ def probe(config: ProbeConfig, mesh: Mesh, workdir: epath.Path) -> None:
         f"per image; split '{config.data.eval_split}' of '{built.train.info.config}'")
     say(summary({name: {key: value for key, value in values.items() if not isinstance(value, Mapping)}
                  for name, values in evaluation.scores().items() if isinstance(values, Mapping)}))
+
+
+def knn_evaluator(built: Built, mesh: Mesh) -> Callable[[TrainState], Evaluation]:
+    """Returns state -> scores of nearest neighbours on the labelled images of a pre-training run (`built.knn`)."""
+    assert isinstance(built.config, PretrainConfig) and isinstance(built.task, Pretrain) and built.knn
+    learnt, scored = built.knn
+    label, neighbours = learnt.info.label, built.config.knn.neighbours
+    assert label is not None  # build has looked
+    predict = predictor(built.task.vectors, built.config.batch_size, mesh)
+    single, classes = label.kind == "image_class", label.classes
+
+    def evaluate(state: TrainState) -> Evaluation:
+        train, test = (_labelled(predict(state.model, records), single, len(classes)) for records in (learnt, scored))
+        # Neighbours choose nothing, so no image is held out for validation.
+        found = evaluate_probes(train, train, test, class_names=classes, single=single, probes=("knn",),
+                                neighbours=neighbours)
+        return Evaluation(found.tables[:1])  # of the whole split; curves of each class would be many
+
+    return evaluate
 
 
 def _labelled(outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], single: bool, classes: int
