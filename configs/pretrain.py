@@ -115,6 +115,14 @@ def get_config(variant: str = "paper") -> ConfigDict:
         "train": {
             "micro_batch": 0,
         },
+        "knn": {
+            "every": 0,
+            "dir": "",
+            "split": "train",
+            "eval_split": "test",
+            "records": 2048,
+            "neighbours": 20,
+        },
         "optimizer": {
             "name": "lars",
             "learning_rate": 0.3,

@@ -47,7 +47,7 @@ def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
 
 def evaluate_probes(train: LabelledVectors, validation: LabelledVectors, test: LabelledVectors, *,
                     class_names: Sequence[str], single: bool, probes: Sequence[ProbeName], neighbours: int,
-                    per_image: Callable[[Kind, np.ndarray], PerImage]) -> Evaluation:
+                    per_image: Callable[[Kind, np.ndarray], PerImage] | None = None) -> Evaluation:
     """Scores probes that learn from `train`, choose on `validation`, and predict `test`.
 
     Args:
@@ -56,7 +56,7 @@ def evaluate_probes(train: LabelledVectors, validation: LabelledVectors, test: L
       single: one class per image: accuracy and macro F1; otherwise mean average precision and micro F1.
       probes: which ones, in the order of the tables.
       neighbours: of 'knn'.
-      per_image: kind and values of the test images -> their table.
+      per_image: kind and values of the test images -> their table; None: no table.
 
     Returns:
       The tables of `evaluate_single_class` or `evaluate_classes`, once for each probe.
@@ -82,7 +82,8 @@ def evaluate_probes(train: LabelledVectors, validation: LabelledVectors, test: L
         else:
             scored = evaluate_classes(test.labels, probability, class_names)
         truth = test.labels.argmax(axis=1) if single else test.labels
-        scored = dataclasses.replace(scored, per_image={probe: per_image(*image_values(truth, probability))})
+        if per_image:
+            scored = dataclasses.replace(scored, per_image={probe: per_image(*image_values(truth, probability))})
         parts.append(of_probe(scored, probe, f"{note}; scored on {len(test.vectors):,}."))
     return join(parts)
 

@@ -107,6 +107,7 @@ class Built:
       records, eval_records: to train on and to evaluate on.
       notes: lines to print about the start.
       select_records: to choose the checkpoint on; None takes the last one.
+      knn: the labelled images of config.knn, to learn from and to score; None if it is off.
     """
 
     config: AnyTask
@@ -115,6 +116,7 @@ class Built:
     eval_records: Records
     notes: tuple[str, ...] = ()
     select_records: Records | None = None
+    knn: tuple[Records, Records] | None = None
 
 
 def build(config: AnyTask, mesh: Mesh) -> Built:
@@ -134,8 +136,9 @@ def build(config: AnyTask, mesh: Mesh) -> Built:
         model, _ = _load_pretraining(config.init_from, config.init_step)
         sensors |= {name: _checked(model, name, records) for name in config.sensors if name in model.sensors}
         pretrained, notes = model.variables, _notes_of_start(config, model)
-    return Built(config, make_task(config, sensors, records, mesh, pretrained), records, eval_records, notes,
-                 select_records)
+    task = make_task(config, sensors, records, mesh, pretrained)
+    knn = _open_knn(config, task) if isinstance(config, PretrainConfig) and config.knn.every else None
+    return Built(config, task, records, eval_records, notes, select_records, knn)
 
 
 def build_without_weights(config: AnyTask, records: Records | Shapes, mesh: Mesh) -> Task:
@@ -314,6 +317,30 @@ def _notes_of_start(config: PretrainConfig, model: LoadedModel) -> tuple[str, ..
     return (f"start: {', '.join(f'{name}_encoder' for name in known)} of '{config.init_from}' at step {model.step}",
             *(f"start: {name}_encoder from random weights, '{config.init_from}' has none"
               for name in config.encoders if name not in known))
+
+
+def _open_knn(config: PretrainConfig, task: Task) -> tuple[Records, Records]:
+    """Returns the labelled images to learn from, and those to score.
+
+    Raises:
+      UserError: there are none, without labels of images, with other bands than the run, or with a place in common.
+    """
+    knn = config.knn
+    learnt, scored = (Records(knn.dir, split, (*config.features, "label")).evenly_spaced(knn.records)
+                      for split in (knn.split, knn.eval_split))
+    label = learnt.info.label
+    if label is None or label.kind not in ("image_class", "image_classes"):
+        raise UserError(f"the labels of '{knn.dir}' are of kind '{label.kind if label else 'none'}', config.knn needs "
+                        "one class per image (image_class) or several (image_classes)")
+    for split, records in ((knn.split, learnt), (knn.eval_split, scored)):
+        if not len(records):
+            raise UserError(f"split '{split}' of '{knn.dir}' has no records; choose another split of config.knn")
+    for name, spec in task.sensors.items():
+        spec.check_matches(learnt.info.sensors[name], f"data set '{knn.dir}'", "the run")
+    if shared := sorted(set(learnt.location_ids) & set(scored.location_ids)):
+        raise UserError(f"{len(shared)} places, first '{shared[0]}', are in split '{knn.split}' and in split "
+                        f"'{knn.eval_split}' of '{knn.dir}'; choose other config.knn.split and config.knn.eval_split")
+    return learnt, scored
 
 
 def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records, Records | None]:

@@ -27,9 +27,10 @@ from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.losses.choices import AnyObjective
 from dual_encoder.losses.objective import clamp, compute, views
 from dual_encoder.models.dual_encoder import DualEncoder, ProjectionConfig
-from dual_encoder.models.fusion import Fusion, encoder_names
+from dual_encoder.models.fusion import Fusion, encoder_images, encoder_names
 from dual_encoder.tasks.downstream import with_modules
 from dual_encoder.tasks.micro_batches import TrainConfig, in_micro_batches
+from dual_encoder.tasks.probe import KNN_OFF, KnnConfig, encoded
 from dual_encoder.tasks.task import TaskConfig, check_start
 
 # Name -> evaluation of a pre-trained model, in the order of the report. To add one, write a file in evaluation/ and
@@ -50,7 +51,7 @@ class PretrainConfig(TaskConfig):
       init_from: workdir of a pre-training run whose encoders, heads and statistics are the start; '' starts from random
         weights. The encoder of a sensor that the run does not have starts from random weights, too.
       init_step: checkpoint step of it; -1 takes the newest.
-      projection, loss, train: the groups; each is described at its class.
+      projection, loss, train, knn: the groups; each is described at its class.
     """
 
     task: Literal["pretrain"] = "pretrain"
@@ -60,6 +61,7 @@ class PretrainConfig(TaskConfig):
     projection: ProjectionConfig
     loss: AnyObjective
     train: Annotated[TrainConfig, Before({"micro_batch": 0})]
+    knn: Annotated[KnnConfig, Before(KNN_OFF)]
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -177,6 +179,16 @@ class Pretrain:
             turned = apply({name: image[:, ::-1, ::-1] for name, image in images.items()})
             embeddings |= {f"{name}_turned": z for name, z in turned.items()}
         return embeddings | {"location": batch["location"]}
+
+    def vectors(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns `vector`, the pooled features of the encoders without heads, float32 [batch, dim], side by side.
+
+        `label` and `location` are those of the batch. Pure.
+        """
+        images = {name: normalise(batch[name], spec) for name, spec in self.sensors.items()}
+        vectors = [encoded(self.config.encoder, params, batch_stats, name, image).pooled
+                   for name, image in encoder_images(images, self.features, self.config.fusion).items()]
+        return {"vector": jnp.concatenate(vectors, axis=-1), "label": batch["label"], "location": batch["location"]}
 
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
         """Runs the evaluations on the embeddings of a split, with config.data.subset.groups; see `Task.evaluate`."""

@@ -14,6 +14,7 @@ from dual_encoder.evaluation.probes import ProbeName
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SensorSpec, before
 from dual_encoder.models.encoder import AnyEncoder
+from dual_encoder.models.features import Features
 from dual_encoder.models.fusion import Change, Fusion, combine, encoder_images, encoder_names
 from dual_encoder.tasks.downstream import with_encoders
 from dual_encoder.tasks.task import check_inputs
@@ -55,6 +56,34 @@ class LabelledData:
         learnt = {*self.split.split("+"), *self.validation_split.split("+")} - {""}
         require(not learnt & set(self.eval_split.split("+")), f"{path}.eval_split", self.eval_split,
                 f"another split than {' and '.join(sorted(learnt))}, which the probes learn from")
+
+
+@dataclasses.dataclass(frozen=True)
+class KnnConfig:
+    """Nearest neighbours on labelled images during pre-training, for the curves.
+
+    Attributes:
+      every: in steps, and at the end; 0 is off.
+      dir: data set folder with one label, or several, for each image.
+      split, eval_split: to learn from, and to score; they share no place.
+      records: images of each split, evenly spaced; all of them if there are fewer.
+      neighbours: number that counts.
+    """
+
+    every: Annotated[int, AtLeast(0)]
+    dir: str
+    split: str
+    eval_split: str
+    records: Annotated[int, AtLeast(1)]
+    neighbours: Annotated[int, AtLeast(1)]
+
+    def check(self, path: str) -> None:
+        """Raises UserError without a folder."""
+        require(not self.every or self.dir != "", f"{path}.dir", self.dir,
+                "a labelled data set folder made by `python -m data_prep build`")
+
+
+KNN_OFF = {"every": 0, "dir": "", "split": "train", "eval_split": "test", "records": 2048, "neighbours": 20}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,8 +225,7 @@ class Vectors:
                 maps.append(_cells(response))
                 vectors.append(response.mean(axis=(1, 2)))
             else:
-                encoder = {"params": params[f"{name}_encoder"], "batch_stats": batch_stats.get(f"{name}_encoder", {})}
-                features: Any = self.encoder.make().apply(encoder, image, False)
+                features = encoded(self.encoder, params, batch_stats, name, image)
                 maps += self._levels(features.maps)
                 vectors.append(features.pooled)
         return vectors, maps
@@ -207,6 +235,13 @@ class Vectors:
         if len(set(self.encoder.strides)) > 1:
             return list(maps)
         return [maps[-(-len(maps) * level // _LEVELS) - 1] for level in range(1, _LEVELS + 1)]
+
+
+def encoded(encoder: AnyEncoder, params: Any, batch_stats: Any, name: str, image: jax.Array) -> Features:
+    """Returns what the encoder `<name>_encoder` gives for images, float32 [batch, height, width, bands]."""
+    variables = {"params": params[f"{name}_encoder"], "batch_stats": batch_stats.get(f"{name}_encoder", {})}
+    features: Any = encoder.make().apply(variables, image, False)
+    return features
 
 
 def _random_features(images: jax.Array, filters: jax.Array) -> jax.Array:

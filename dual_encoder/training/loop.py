@@ -24,8 +24,10 @@ from dual_encoder.runtime.stop_request import StopRequest
 from dual_encoder.state import TrainState
 from dual_encoder.tasks.build import Built
 from dual_encoder.tasks.checks import check_batch, check_crop
+from dual_encoder.tasks.pretrain import PretrainConfig
 from dual_encoder.training import hooks
 from dual_encoder.training.evaluate import evaluator
+from dual_encoder.training.probe import knn_evaluator
 from dual_encoder.training.selection import FOLDER, SelectCheckpoint
 from dual_encoder.training.step import compile_step, init_state
 from dual_encoder.workdir import folder as workdir_lib
@@ -139,14 +141,18 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
         part = built.eval_records.evenly_spaced(schedule.quick_eval_records)
         evaluate_part = evaluator(built.task, part, built.config.batch_size, mesh)
         selects = built.select_records is not None
-        train(run, log, [
+        around = [
             profile,
             hooks.NameDamage(built.records, run.writer),
             hooks.SaveCheckpoint(run.checkpoints, run.writer, schedule.checkpoint_every, run.last,
                                  also=schedule.eval_every if selects else 0),
             hooks.QuickEvaluate(evaluate_part, run.writer, schedule.quick_eval_every, run.last, log.resume_clock, done),
             _selection(run, log, evaluate, stack) if selects else evaluate,
-        ])
+        ]
+        if built.knn and isinstance(built.config, PretrainConfig):
+            around.insert(-1, hooks.QuickEvaluate(knn_evaluator(built, mesh), run.writer, built.config.knn.every,
+                                                  run.last, log.resume_clock, done))
+        train(run, log, around)
 
 
 def train(run: Run, log: hooks.TrainLog, around: Sequence[hooks.Hook]) -> None:

@@ -1,7 +1,7 @@
 """Probes of a finished run: frozen vectors or maps of labelled images, then nearest neighbours and a linear probe."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -16,9 +16,12 @@ from dual_encoder.evaluation.segmentation import confusion_matrix, evaluate_segm
 from dual_encoder.evaluation.segmentation_probe import LabelledMaps, segmentation_probe
 from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.runtime import mesh as mesh_lib
-from dual_encoder.tasks.build import BuiltProbe, Part, build_probe
+from dual_encoder.state import TrainState
+from dual_encoder.tasks.build import Built, BuiltProbe, Part, build_probe
 from dual_encoder.tasks.downstream import per_image
+from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig
 from dual_encoder.tasks.probe import ProbeConfig
+from dual_encoder.training.evaluate import predictor
 from dual_encoder.training.frozen import frozen_outputs
 from dual_encoder.workdir import folder as workdir_lib
 from dual_encoder.workdir.scores import save_evaluation, summary
@@ -53,6 +56,30 @@ def probe(config: ProbeConfig, mesh: Mesh, workdir: epath.Path) -> None:
         f"{len(built.train.rows)} images of '{info.config}', scored on {len(built.test.rows)}")
     say(summary({name: {key: value for key, value in values.items() if not isinstance(value, Mapping)}
                  for name, values in evaluation.scores().items() if isinstance(values, Mapping)}))
+
+
+def knn_evaluator(built: Built, mesh: Mesh) -> Callable[[TrainState], Evaluation]:
+    """Returns state -> scores of nearest neighbours on the labelled images of a pre-training run (`built.knn`)."""
+    assert isinstance(built.config, PretrainConfig) and isinstance(built.task, Pretrain) and built.knn
+    learnt, scored = built.knn
+    label, neighbours = learnt.info.label, built.config.knn.neighbours
+    assert label is not None  # build has looked
+    predict = predictor(built.task.vectors, built.config.batch_size, mesh)
+    single, classes = label.kind == "image_class", label.classes
+
+    def labelled(outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]) -> LabelledVectors:
+        parts = [output for _, output in outputs]
+        vector, found = (np.concatenate([part[name] for part in parts]) for name in ("vector", "label"))
+        return LabelledVectors(vector, one_hot(found, len(classes)) if single else found)
+
+    def evaluate(state: TrainState) -> Evaluation:
+        train, test = (labelled(predict(state.model, records)) for records in (learnt, scored))
+        # Neighbours choose nothing, so no image is held out for validation.
+        found = evaluate_probes(train, train, test, class_names=classes, single=single, probes=("knn",),
+                                neighbours=neighbours)
+        return Evaluation(found.tables[:1])  # of the whole split; curves of each class would be many
+
+    return evaluate
 
 
 def _evaluate(config: ProbeConfig, built: BuiltProbe, mesh: Mesh) -> Evaluation:
@@ -114,7 +141,8 @@ def _evaluate_maps(config: ProbeConfig, built: BuiltProbe, train: LabelledMaps, 
 def _refuse_shared_places(built: BuiltProbe) -> None:
     """Raises UserError if a place of the test part is learnt from."""
     def places(part: Part) -> list[int]:
-        return [part.records.location(int(row), part.records.read_into(int(row), {})[1]) for row in part.rows]
+        chosen = part.selected()
+        return [chosen.location(number, place.encode()) for number, place in enumerate(chosen.location_ids)]
 
     test = places(built.test)
     for name, part in (("train", built.train), ("validation", built.validation)):

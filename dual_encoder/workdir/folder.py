@@ -37,7 +37,8 @@ from dual_encoder.workdir import digests
 # Keys that change how a run is executed or logged, but not its result.
 _FREE_KEYS = ("data.dir", "data.threads", "data.processes", "data.max_bad_records", "schedule.log_every",
               "schedule.eval_every", "schedule.quick_eval_every", "schedule.quick_eval_records",
-              "schedule.checkpoint_every", "schedule.keep")
+              "schedule.checkpoint_every", "schedule.keep",
+              *(f"knn.{key}" for key in ("every", "dir", "split", "eval_split", "records", "neighbours")))
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
 _LEASE = 120  # seconds: NFS gives up the locks of a dead machine after 90
