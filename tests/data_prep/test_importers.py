@@ -50,7 +50,7 @@ def test_unknown_importer_gets_the_nearest_name():
 
 
 def test_importers_state_licence_and_attribution():
-    for name in ("bigearthnet", "dfc2020", "ombria", "sen12ms", "sen12ms_cr", "sen1floods11"):
+    for name in ("bigearthnet", "dfc2020", "ombria", "sen12ms", "sen12ms_cr", "sen1floods11", "so2sat"):
         for kind in ("pairs", "tiles") if name != "sen12ms_cr" else ("pairs",):
             layout = importers.load(name).layout(kind, None)
             assert set(layout.source) == {"licence", "attribution", "notes"} and all(layout.source.values())
