@@ -23,14 +23,25 @@ def slow_bilinear(level, row, column, height, width):
 def test_features_of_a_pixel_are_bilinear_in_each_level():
     rng = np.random.default_rng(0)
     maps = LabelledMaps((rng.random((2, 6, 8, 3)).astype(np.float16), rng.random((2, 2, 1, 2)).astype(np.float16)),
-                        np.zeros((2, 12, 16), np.uint8))
+                        np.zeros((2, 12, 16), np.uint8), np.array([1, 0]))
     rows, columns = (index.ravel() for index in np.indices((12, 16)))
-    found = maps.at(1, rows, columns)
+    found = maps.at(0, rows, columns)  # the second one
     assert found.shape == (192, 5) and found.dtype == np.float32
     for pixel in range(192):
         expected = np.concatenate([slow_bilinear(level[1].astype(np.float64), rows[pixel], columns[pixel], 12, 16)
                                    for level in maps.maps])
         np.testing.assert_allclose(found[pixel], expected, atol=1e-6)
+
+
+def test_logits_of_cells_brought_to_the_pixels_are_those_of_the_pixels():
+    maps = scene(3, 0)
+    maps = maps._replace(maps=(*maps.maps, np.random.default_rng(1).random((3, 2, 2, 5)).astype(np.float16)))
+    probe = segmentation_probe(maps, maps, 2).probe
+    rows, columns = (index.ravel() for index in np.indices((16, 16)))
+    for image in range(3):
+        expected = maps.at(image, rows, columns) @ probe.weights + probe.bias
+        # float32 sums of 7 features of order 1, with weights of order 10
+        np.testing.assert_allclose(maps.logits(image, probe).reshape(256, 2), expected, atol=1e-4)
 
 
 def scene(images, seed, shuffle=False, ignored=True):
@@ -43,7 +54,7 @@ def scene(images, seed, shuffle=False, ignored=True):
         labels = rng.permutation(labels.ravel()).reshape(labels.shape)
     if ignored:
         labels[:, :3] = 255
-    return LabelledMaps((maps.astype(np.float16),), labels)
+    return LabelledMaps((maps.astype(np.float16),), labels, np.arange(images))
 
 
 def accuracy(probe, test):
@@ -54,7 +65,8 @@ def accuracy(probe, test):
 def test_a_probe_learns_what_is_in_the_maps_and_chance_from_shuffled_labels():
     test = scene(10, 3)
     good = segmentation_probe(scene(20, 1), scene(5, 2), 2)
-    assert accuracy(good, test) > 0.85 and good.pixels == 20 * 208 and good.strength in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    assert accuracy(good, test) > 0.85 and good.pixels == 20 * 208
+    assert good.probe.strength in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     shuffled = segmentation_probe(scene(20, 1, shuffle=True), scene(5, 2, shuffle=True), 2)
     assert abs(accuracy(shuffled, test) - 0.5) < 0.1
 
@@ -62,6 +74,6 @@ def test_a_probe_learns_what_is_in_the_maps_and_chance_from_shuffled_labels():
 def test_a_class_that_is_nowhere_is_never_predicted_and_no_label_is_an_error():
     probe = segmentation_probe(scene(6, 1), scene(3, 2), 4)
     assert set(np.unique(probe.predict(scene(1, 3), 0))) <= {0, 1}
-    empty = LabelledMaps(scene(2, 1).maps, np.full((2, 16, 16), 255, np.uint8))
+    empty = LabelledMaps(scene(2, 1).maps, np.full((2, 16, 16), 255, np.uint8), np.arange(2))
     with pytest.raises(ValueError, match="the validation images have no labelled pixel"):
         segmentation_probe(scene(6, 1), empty, 2)

@@ -17,12 +17,27 @@ class LinearProbe:
     """A fitted linear probe.
 
     Attributes:
-      predict: vectors float [m, dim] -> probability float64 [m, classes].
+      weights: float64 [dim, classes].
+      bias: float64 [classes]; plus or minus infinity for a class with one value in all that was learnt from.
+      single: one class per image: softmax; otherwise a sigmoid per class.
       strength: the C of scikit-learn that was best on validation.
     """
 
-    predict: Callable[[np.ndarray], np.ndarray]
+    weights: np.ndarray
+    bias: np.ndarray
+    single: bool
     strength: float
+
+    def predict(self, queries: np.ndarray) -> np.ndarray:
+        """Returns the probability of vectors float [m, dim], float64 [m, classes]."""
+        return self.probability(queries @ self.weights + self.bias)
+
+    def probability(self, logits: np.ndarray) -> np.ndarray:
+        """Returns the probability of logits [m, classes]."""
+        if self.single:
+            shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+            return shares / shares.sum(axis=1, keepdims=True)
+        return 0.5 * (1 + np.tanh(0.5 * logits))  # the sigmoid, without overflow
 
 
 def linear_probe(train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray],
@@ -42,40 +57,40 @@ def linear_probe(train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndar
     """
     mean, std = train[0].mean(axis=0, dtype=np.float64), train[0].std(axis=0, dtype=np.float64)
     std = np.where(std > 1e-12, std, 1.0)
-    known, labels = (train[0] - mean) / std, train[1]
-    best: tuple[float, float, Callable[[np.ndarray], np.ndarray]] | None = None
+    known, labels = ((train[0] - mean) / std).astype(np.float32), train[1]
+    best: tuple[float, LinearProbe] | None = None
     for strength in sorted(strengths):
         with _unfinished_fits():
-            predict = _fit(known, labels, single, strength)
-        reached = score(validation[1], predict((validation[0] - mean) / std))
+            weights, bias = _fit(known, labels, single, strength)
+        weights = weights / std[:, None]  # of vectors that are not standardised
+        fitted = LinearProbe(weights, bias - mean @ weights, single, strength)
+        reached = score(validation[1], fitted.predict(validation[0]))
         if best is None or reached > best[0]:
-            best = reached, strength, predict
+            best = reached, fitted
     assert best is not None  # there is a strength at least
-    chosen = best[2]
-    return LinearProbe(lambda queries: chosen((queries - mean) / std), best[1])
+    return best[1]
 
 
-def _fit(vectors: np.ndarray, labels: np.ndarray, single: bool, strength: float
-         ) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns vectors [m, dim] -> probability [m, classes]."""
+def _fit(vectors: np.ndarray, labels: np.ndarray, single: bool, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns weights [dim, classes] and bias [classes]."""
     classes = labels.shape[1]
+    weights = np.zeros((vectors.shape[1], classes))
     if single:
         present = np.flatnonzero(labels.any(axis=0))
-        if len(present) == 1:
-            return lambda queries: np.tile(labels[0].astype(np.float64), (len(queries), 1))
-        model = _regression(strength).fit(vectors, labels.argmax(axis=1))
-
-        def multinomial(queries: np.ndarray) -> np.ndarray:
-            probability = np.zeros((len(queries), classes))
-            probability[:, model.classes_] = model.predict_proba(queries)
-            return probability
-
-        return multinomial
-    models = [_regression(strength).fit(vectors, labels[:, i]) if len(np.unique(labels[:, i])) > 1 else None
-              for i in range(classes)]
-    return lambda queries: np.stack(
-        [np.full(len(queries), float(labels[0, i])) if model is None else model.predict_proba(queries)[:, 1]
-         for i, model in enumerate(models)], axis=1)
+        bias = np.full(classes, -np.inf)
+        bias[present] = 0.0
+        if len(present) > 1:
+            model = _regression(strength).fit(vectors, labels.argmax(axis=1))
+            # Of two classes scikit-learn keeps the difference.
+            kept = present[1:] if len(present) == 2 else present
+            weights[:, kept], bias[kept] = model.coef_.T, model.intercept_
+        return weights, bias
+    bias = np.where(labels[0] > 0, np.inf, -np.inf)
+    for at in range(classes):
+        if len(np.unique(labels[:, at])) > 1:
+            model = _regression(strength).fit(vectors, labels[:, at])
+            weights[:, at], bias[at] = model.coef_[0], model.intercept_[0]
+    return weights, bias
 
 
 def _regression(strength: float) -> Any:

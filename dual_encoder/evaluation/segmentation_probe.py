@@ -1,16 +1,16 @@
 """A linear probe of pixels: logistic regression on frozen feature maps, which are brought to the pixels bilinearly."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from dual_encoder.evaluation.linear_probe import linear_probe
+from dual_encoder.evaluation.linear_probe import LinearProbe, linear_probe
 from dual_encoder.evaluation.segmentation import confusion_matrix, segmentation_scores
 from dual_encoder.imagery.sensors import IGNORED
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of C
-_PIXELS = 20_000  # that the regression learns from
+_PIXELS = 10_000  # that the regression learns from
 _PER_IMAGE = 512  # at most, because pixels of one image are alike
 
 
@@ -19,51 +19,69 @@ class LabelledMaps(NamedTuple):
 
     Attributes:
       maps: per level float [n, rows, columns, channels], from shallow to deep; rows and columns are those of the image
-        or fewer.
+        or fewer. They may be memory maps.
       labels: uint8 [n, height, width]; 255 is ignored.
+      images: which of the n count, in this order.
     """
 
     maps: tuple[np.ndarray, ...]
     labels: np.ndarray
-
-    def where(self, rows: np.ndarray) -> "LabelledMaps":
-        """Returns the images of some row numbers, in memory."""
-        return LabelledMaps(tuple(level[rows] for level in self.maps), self.labels[rows])
+    images: np.ndarray
 
     def at(self, image: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Returns the features of pixels of an image: all levels side by side, bilinear between the centres of cells.
 
         Args:
-          image: its row.
+          image: which of `images`.
           rows, columns: of the pixels, [p].
 
         Returns:
           float32 [p, channels of all levels].
         """
+        return np.concatenate([_bilinear(level[self.images[image]].astype(np.float32), rows, columns,
+                                         self.labels.shape[1:]) for level in self.maps], axis=1)
+
+    def label(self, image: int) -> np.ndarray:
+        """Returns the label of an image, uint8 [height, width]."""
+        return np.asarray(self.labels[self.images[image]])
+
+    def logits(self, image: int, probe: LinearProbe) -> np.ndarray:
+        """Returns the logits of all pixels of an image, float32 [height, width, classes].
+
+        The classes are computed in the cells of each level and brought to the pixels afterwards, since both are linear.
+        """
         height, width = self.labels.shape[1:]
-        return np.concatenate([_bilinear(level[image].astype(np.float32), rows, columns, height, width)
-                               for level in self.maps], axis=1)
+        rows, columns = (index.ravel() for index in np.indices((height, width)))
+        total, start = np.zeros((height * width, len(probe.bias)), np.float32) + probe.bias.astype(np.float32), 0
+        for level in self.maps:
+            weights = probe.weights[start:start + level.shape[-1]].astype(np.float32)
+            start += level.shape[-1]
+            cells = level[self.images[image]].astype(np.float32) @ weights
+            total += _bilinear(cells, rows, columns, (height, width))
+        return total.reshape(height, width, -1)
 
 
 class SegmentationProbe(NamedTuple):
-    """A fitted probe.
+    """A fitted probe of pixels.
 
     Attributes:
-      predict: maps, row -> classes uint8 [height, width] of that image.
-      strength: the C of scikit-learn that was best on validation.
+      probe: of the features of a pixel.
       pixels: how many it has learnt from.
     """
 
-    predict: Callable[[LabelledMaps, int], np.ndarray]
-    strength: float
+    probe: LinearProbe
     pixels: int
+
+    def predict(self, maps: LabelledMaps, image: int) -> np.ndarray:
+        """Returns the classes of the pixels of an image, uint8 [height, width]; `image`: which of maps.images."""
+        return maps.logits(image, self.probe).argmax(axis=-1).astype(np.uint8)
 
 
 def segmentation_probe(train: LabelledMaps, validation: LabelledMaps, classes: int, seed: int = 0,
                        strengths: Sequence[float] = STRENGTHS) -> SegmentationProbe:
     """Fits multinomial logistic regression on pixels of `train`; its penalty is the best for mean IoU on `validation`.
 
-    It learns from at most 20,000 labelled pixels, the same number of each image, drawn by `seed`.
+    It learns from at most 10,000 labelled pixels, the same number of each image, drawn by `seed`.
 
     Args:
       train, validation: maps of one encoder.
@@ -86,41 +104,30 @@ def segmentation_probe(train: LabelledMaps, validation: LabelledMaps, classes: i
 
     fitted = linear_probe((learnt, every[label]), (chosen_on, every[truth]), score, True, strengths)
 
-    def predict(maps: LabelledMaps, image: int) -> np.ndarray:
-        height, width = maps.labels.shape[1:]
-        rows, columns = (index.ravel() for index in np.indices((height, width)))
-        found = fitted.predict(maps.at(image, rows, columns)).argmax(axis=1)
-        return found.reshape(height, width).astype(np.uint8)
-
-    return SegmentationProbe(predict, fitted.strength, len(label))
+    return SegmentationProbe(fitted, len(label))
 
 
 def _pixels(maps: LabelledMaps, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws labelled pixels, about equally many of each image: (features [p, channels], classes [p])."""
-    count = min(_PER_IMAGE, max(1, _PIXELS // len(maps.labels)))
+    count, random = min(_PER_IMAGE, max(1, _PIXELS // len(maps.images))), np.random.default_rng(seed)
     features, classes = [], []
-    for image, rows, columns in _drawn(maps.labels, count, seed):
-        features.append(maps.at(image, rows, columns))
-        classes.append(maps.labels[image, rows, columns])
+    for image in range(len(maps.images)):
+        label = maps.label(image)
+        labelled = np.flatnonzero(label != IGNORED)
+        if len(labelled):
+            chosen = random.choice(labelled, min(count, len(labelled)), replace=False)
+            rows, columns = np.divmod(chosen, label.shape[1])
+            features.append(maps.at(image, rows, columns))
+            classes.append(label[rows, columns])
     if not classes:
         return np.zeros((0, 0), np.float32), np.zeros(0, np.uint8)
     return np.concatenate(features), np.concatenate(classes)
 
 
-def _drawn(labels: np.ndarray, count: int, seed: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yields image, rows and columns of `count` labelled pixels of each image that has some."""
-    random = np.random.default_rng(seed)
-    for image, label in enumerate(labels):
-        labelled = np.flatnonzero(label != IGNORED)
-        if len(labelled):
-            chosen = random.choice(labelled, min(count, len(labelled)), replace=False)
-            yield image, *np.divmod(chosen, labels.shape[2])
-
-
-def _bilinear(level: np.ndarray, rows: np.ndarray, columns: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Returns the values of a map [r, c, channels] at pixels of an image of `height` x `width`, [p, channels]."""
-    top, below, down = _between(rows, level.shape[0], height)
-    left, right, across = _between(columns, level.shape[1], width)
+def _bilinear(level: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Returns the values of a map [r, c, channels] at pixels of an image of that (height, width), [p, channels]."""
+    top, below, down = _between(rows, level.shape[0], size[0])
+    left, right, across = _between(columns, level.shape[1], size[1])
     upper = level[top, left] * (1 - across) + level[top, right] * across
     lower = level[below, left] * (1 - across) + level[below, right] * across
     return upper * (1 - down) + lower * down

@@ -98,7 +98,7 @@ def _evaluate(config: ProbeConfig, built: BuiltProbe, mesh: Mesh) -> Evaluation:
         names = sorted((name for name in of(built.train) if name.startswith("map")), key=lambda name: int(name[3:]))
 
         def maps(part: Part) -> LabelledMaps:
-            return LabelledMaps(tuple(of(part)[name] for name in names), of(part)["label"]).where(part.rows)
+            return LabelledMaps(tuple(of(part)[name] for name in names), of(part)["label"], part.rows)
 
         return _evaluate_maps(config, built, maps(built.train), maps(built.validation), maps(built.test))
     single = label.kind == "image_class"
@@ -122,20 +122,19 @@ def _evaluate_maps(config: ProbeConfig, built: BuiltProbe, train: LabelledMaps, 
         fitted = segmentation_probe(train, validation, len(classes), config.seed)
     except ValueError as error:
         raise UserError(f"{error}; take a larger --config.data.subset.fraction, or other data") from error
-    predictions = [fitted.predict(test, image) for image in range(len(test.labels))]
-    matrices = [confusion_matrix(label, found, len(classes))
-                for label, found in zip(test.labels, predictions, strict=True)]
+    predictions = [fitted.predict(test, image) for image in range(len(test.images))]
+    matrices = [confusion_matrix(test.label(image), found, len(classes)) for image, found in enumerate(predictions)]
     records = built.test.selected()
     shown = np.unique(np.linspace(0, len(records) - 1, min(_PANEL_ROWS, len(records))).astype(int))
     dates = config.dates
     evaluation = evaluate_segmentation(
         np.sum(matrices, axis=0), classes, [[records[int(at)][name] for name in dates.values()] for at in shown],
-        [test.labels[at] for at in shown], [predictions[at] for at in shown], built.vectors.sensors[config.sensors[0]],
+        [test.label(at) for at in shown], [predictions[at] for at in shown], built.vectors.sensors[config.sensors[0]],
         tuple(dates))
     table = per_image(records, range(len(records)), "counts", classes, np.reshape(matrices, (len(matrices), -1)))
     return of_probe(dataclasses.replace(evaluation, per_image={"linear": table}), "linear",
-                    f"Learnt from {fitted.pixels:,} pixels of {len(train.labels):,} images; C = {fitted.strength:g} "
-                    f"was best on {len(validation.labels):,} others; scored on {len(test.labels):,}.")
+                    f"Learnt from {fitted.pixels:,} pixels of {len(train.images):,} images; C = "
+                    f"{fitted.probe.strength:g} was best on {len(validation.images):,} others; scored on {len(test.images):,}.")
 
 
 def _refuse_shared_places(built: BuiltProbe) -> None:
