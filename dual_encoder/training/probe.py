@@ -134,7 +134,8 @@ def _evaluate_maps(config: ProbeConfig, built: BuiltProbe, train: LabelledMaps, 
     table = per_image(records, range(len(records)), "counts", classes, np.reshape(matrices, (len(matrices), -1)))
     return of_probe(dataclasses.replace(evaluation, per_image={"linear": table}), "linear",
                     f"Learnt from {fitted.pixels:,} pixels of {len(train.images):,} images; C = "
-                    f"{fitted.probe.strength:g} was best on {len(validation.images):,} others; scored on {len(test.images):,}.")
+                    f"{fitted.probe.strength:g} was best on {len(validation.images):,} others; scored on "
+                    f"{len(test.images):,}.")
 
 
 def _refuse_shared_places(built: BuiltProbe) -> None:
