@@ -55,7 +55,7 @@ FILES = {
     "optim": "schedules optimizer",
     "evaluation": "table embedded retrieval embedding_space segmentation classification single_sensors knn "
                   "linear_probe probes",
-    "tasks": "task micro_batches pretrain downstream segment classify probe checks build",
+    "tasks": "task micro_batches pretrain downstream windows segment classify probe checks build",
     "workdir": "digests folder metrics checkpoint scores",
     "report": "curves html old_scores run_facts sections page __main__",
     "training": "step evaluate probe hooks selection loop",
