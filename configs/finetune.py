@@ -31,6 +31,7 @@ What comes out, in the workdir: report.html, evaluation/ (IoU, F1 and accuracy p
 checkpoints/. Further: --config.inputs=s1|s2|s1+s2, --config.frozen=True, --config.change=difference|concatenation,
 --config.decoder=unet|fpn|linear, --config.fusion=early|late, --config.sensor_dropout=0.5,
 --config.focal_gamma=2.0, --config.dice=1.0, --config.train_stages=2, --config.layer_decay=0.75;
+--config.window=256 predicts larger images in windows that overlap;
 --config.data.select_split=held_out --config.schedule.eval_every=50 scores the state that is best on held out places.
 """
 
@@ -64,6 +65,8 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
         "focal_gamma": 0.0,
         "dice": 0.0,
         "change": "none",
+        "window": 0,
+        "overlap": 0.5,
         "data": {
             "dir": "",
             "split": "train",

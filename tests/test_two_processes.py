@@ -83,6 +83,19 @@ def test_two_processes_of_two_devices_stop_together_and_equal_one_of_four(write_
 
 
 @pytest.mark.slow
+def test_two_processes_choose_one_checkpoint(write_dataset, tmp_path):
+    further = [f"--config.{key}={value}" for key, value in (
+        ("data.select_split", "held_out"), ("schedule.eval_every", 2), ("schedule.steps", 4))]
+    data = write_dataset(train=24)
+    output = finish(start_two(data, tmp_path / "run", *further, devices=(1, 1)), 0)[0]
+    model = checkpoint.load_model(tmp_path / "run" / "best")
+    scores = json.loads((tmp_path / "run" / "evaluation" / "scores.json").read_text())
+    assert model.step == scores["step"] and model.step in (2, 4)
+    assert f"the state of step {model.step} is the best of 2 on 'held_out'" in output
+    assert [row["step"] for row in metrics.read(tmp_path / "run") if row["kind"] == "select"] == [2, 4]
+
+
+@pytest.mark.slow
 def test_a_signal_before_the_first_step_of_a_resumed_run_stops_all(write_dataset, tmp_path):
     data, further = write_dataset(), ["--config.schedule.eval_every=0", "--config.schedule.steps=100000"]
     one = start(data, tmp_path / "run", 4, *further)

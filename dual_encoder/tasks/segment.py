@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dual_encoder.augment import augment, record_keys
-from dual_encoder.config import AtLeast, Before
+from dual_encoder.config import AtLeast, Before, require
 from dual_encoder.data.order import permutation
 from dual_encoder.data.records import Records
 from dual_encoder.data.shapes import Shapes
@@ -35,6 +35,7 @@ from dual_encoder.tasks.downstream import (
     per_image,
     with_encoders,
 )
+from dual_encoder.tasks.windows import in_windows
 
 _PANEL_ROWS = 8
 _WEIGHT_TILES = 2000  # tiles that class weights are estimated from; more until every class was seen
@@ -54,6 +55,9 @@ class SegmentConfig(DownstreamConfig):
       change: 'none'; otherwise the task also reads `<sensor>_before` for each sensor of `inputs`. The sensor's encoder
         sees both dates, and their maps are combined: 'difference', after - before; 'concatenation', after, before and
         after - before.
+      window: predict in windows of this side in pixels, which overlap; for images that are larger than augment.crop.
+        0 = the whole image at once.
+      overlap: share of a window that the next one covers, too, in [0, 1).
     """
 
     task: Literal["finetune"] = "finetune"
@@ -63,12 +67,19 @@ class SegmentConfig(DownstreamConfig):
     focal_gamma: Annotated[float, AtLeast(0), Before(0.0)]
     dice: Annotated[float, AtLeast(0), Before(0.0)]
     change: Annotated[Change, Before("none")]
+    window: Annotated[int, AtLeast(0), Before(0)]
+    overlap: Annotated[float, AtLeast(0), Before(0.5)]
 
     @property
     def features(self) -> tuple[str, ...]:
         """The tensors of a record that the task reads."""
         earlier = () if self.change == "none" else tuple(map(before, self.sensors))
         return (*self.sensors, *earlier, "label")
+
+    def check(self, path: str) -> None:
+        """Raises UserError for an overlap with which windows would not move on."""
+        super().check(path)
+        require(self.overlap < 1, f"{path}.overlap", self.overlap, "a share in [0, 1)")
 
 
 class Segment:
@@ -147,8 +158,12 @@ class Segment:
 
         def predict(sensors):
             given = only_available(self.config.encoders, sensors, len(batch["label"]))
-            logits: Any = self.model.apply({"params": params, "batch_stats": batch_stats}, images, False, given)
-            return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
+            def logits(part: Mapping[str, jax.Array]) -> Any:
+                return self.model.apply({"params": params, "batch_stats": batch_stats}, part, False, given)
+
+            blended = in_windows(logits, images, len(self.classes), self.config.window, self.config.overlap)
+            return jnp.argmax(blended, axis=-1).astype(jnp.uint8)
 
         alone = () if available else self._alone
         return {"prediction": predict(available), "label": batch["label"],
