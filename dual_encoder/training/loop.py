@@ -139,12 +139,13 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
             profile,
             hooks.NameDamage(built.records, run.writer),
             hooks.SaveCheckpoint(run.checkpoints, run.writer, schedule.checkpoint_every, run.last),
-            hooks.QuickEvaluate(evaluate_part, run.writer, schedule.quick_eval_every, run.last, log.resume_clock, done),
+            hooks.QuickEvaluate("part", evaluate_part, run.writer, workdir, schedule.quick_eval_every, run.last,
+                                log.resume_clock, done),
             hooks.Evaluate(evaluate, run.writer, workdir, schedule.eval_every, run.last, log.resume_clock, done, notes),
         ]
         if built.knn and isinstance(built.config, PretrainConfig):
-            around.insert(-1, hooks.QuickEvaluate(knn_evaluator(built, mesh), run.writer, built.config.knn.every,
-                                                  run.last, log.resume_clock, done))
+            around.insert(-1, hooks.QuickEvaluate("knn", knn_evaluator(built, mesh), run.writer, workdir,
+                                                  built.config.knn.every, run.last, log.resume_clock, done))
         train(run, log, around)
 
 
