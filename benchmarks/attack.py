@@ -29,7 +29,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 def main() -> None:
     """Runs the attack that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--raw", type=int, default=150, help="damaged files of each of the 20 layouts (default 150)")
+    parser.add_argument("--raw", type=int, default=150, help="damaged files of each of the 25 layouts (default 150)")
     parser.add_argument("--flips", type=int, default=1000,
                         help="bit flips of a data set (1000); a fifth of them over a workdir")
     parser.add_argument("--commands", type=int, default=2, help="trials of each layout that are run as commands, too")

@@ -12,9 +12,16 @@ Variants, with the run that each fits and the hardware:
         RUN: configs/pretrain.py. One GPU.
     python main.py --config=configs/classify.py:land_cover_small --config.init_from=RUN --workdir=W
         RUN: configs/pretrain.py:smoke. A CPU with 2 cores: under 2 minutes on the sample.
+    python main.py --config=configs/classify.py:eurosat --config.init_from=RUN --workdir=W
+        10 classes of EuroSAT RGB. RUN: configs/pretrain.py on pairs with the sensor s2_rgb. One GPU.
+    python main.py --config=configs/classify.py:so2sat --config.init_from=RUN --workdir=W
+        17 local climate zones of So2Sat, radar in. RUN: configs/pretrain.py with S1 GRD. One GPU.
+    python main.py --config=configs/classify.py:own --config.init_from=RUN --workdir=W
+        Own GeoTIFFs with a table of labels (importer geotiff). RUN: configs/pretrain.py. One GPU.
 
 What comes out, in the workdir: report.html, evaluation/ (mean average precision, F1 per class), metrics.jsonl,
-checkpoints/. Further: --config.inputs=s1|s2|s1+s2; --config.frozen=True trains the linear layer alone.
+checkpoints/. Further: --config.inputs=s1|s2|s1+s2; --config.frozen=True trains the linear layer alone;
+--config.fusion=early|late, --config.sensor_dropout=0.5, --config.train_stages=2, --config.layer_decay=0.75.
 """
 
 from ml_collections import ConfigDict
@@ -23,11 +30,11 @@ from dual_encoder.config import defaults
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.optim.schedules import AnyDecay
 
-VARIANTS = ("land_cover", "land_cover_small")
+VARIANTS = ("land_cover", "land_cover_small", "eurosat", "so2sat", "own")
 
 
 def get_config(variant: str = "land_cover") -> ConfigDict:
-    """Returns the configuration of one variant: 'land_cover' or 'land_cover_small'."""
+    """Returns the configuration of one variant; `VARIANTS` are their names."""
     config = ConfigDict({
         "task": "classify",
         "seed": 0,
@@ -36,16 +43,22 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
         "init_step": -1,
         "inputs": "s1+s2",
         "frozen": False,
+        "train_stages": 0,
+        "layer_decay": 1.0,
+        "fusion": "late",
+        "sensor_dropout": 0.0,
         "data": {
             "dir": "",
             "split": "train",
             "weights": (),
             "eval_split": "test",
+            "select_split": "",
             "subset": {
                 "fraction": 1.0,
                 "folds": 0,
                 "fold": 0,
                 "groups": "place",
+                "validate": False,
                 "seed": 0,
             },
             "statistics": "",
@@ -110,6 +123,14 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
         config.augment.crop = 96
         config.optimizer.learning_rate = 1e-3
         config.schedule.log_every = 10
+    elif variant == "eurosat":
+        config.inputs = "s2"
+        config.data.dir = "data/s1s2_tiles/eurosat_rgb/1.0.0"
+    elif variant == "so2sat":
+        config.inputs = "s1"
+        config.data.dir = "data/s1s2_tiles/so2sat/1.0.0"
+    elif variant == "own":
+        config.data.dir = "data/s1s2_tiles/geotiff/1.0.0"
     elif variant != "land_cover":
         raise ValueError(f"unknown variant '{variant}'; valid: {', '.join(VARIANTS)}")
     return config

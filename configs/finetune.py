@@ -6,10 +6,21 @@ Variants, with the run that each fits and the hardware:
 
     python main.py --config=configs/finetune.py:flood_ombria --config.init_from=RUN --workdir=W
         Flood masks of OMBRIA. RUN: configs/pretrain.py:ombria. One GPU, or a CPU in some hours.
+    python main.py --config=configs/finetune.py:flood_ombria_change --config.init_from=RUN --workdir=W
+        The same with the images before the flood, and their difference. Build the tiles with
+        --sensors=s1,s2,s1_before,s2_before. RUN: configs/pretrain.py:ombria.
     python main.py --config=configs/finetune.py:flood --config.init_from=RUN --workdir=W --config.data.dir=DIR
         The Sen1Floods11 layout, radar in. RUN: configs/pretrain.py. One GPU.
     python main.py --config=configs/finetune.py:flood_vit --config.init_from=RUN --workdir=W --config.data.dir=DIR
         The same. RUN: configs/pretrain.py:vit. One GPU.
+    python main.py --config=configs/finetune.py:flood_sen1floods11 --config.init_from=RUN --workdir=W
+        The same on the official splits, chips of 512 px; --config.data.eval_split=bolivia scores the region that no
+        other split holds. RUN: configs/pretrain.py. One GPU.
+    python main.py --config=configs/finetune.py:land_cover_dfc2020 --config.init_from=RUN --workdir=W
+        Land cover of DFC2020, both sensors in; learns from the contest's validation set, as published comparisons do.
+        RUN: configs/pretrain.py with S1 GRD and L1C. One GPU.
+    python main.py --config=configs/finetune.py:land_cover_terramesh --config.init_from=RUN --workdir=W
+        Land cover of TerraMesh, both sensors in. RUN: configs/pretrain.py with S1 RTC and L2A. A GPU node.
     python main.py --config=configs/finetune.py:water_weak --config.init_from=RUN --workdir=W
         Water, vegetation, other; radar in. RUN: configs/pretrain.py:smoke. A CPU with 2 cores: under 2 minutes.
 
@@ -17,7 +28,10 @@ The labels of water_weak come from spectral indices of the paired optical image;
 parts work together, not how good a model is.
 
 What comes out, in the workdir: report.html, evaluation/ (IoU, F1 and accuracy per class, pictures), metrics.jsonl,
-checkpoints/. Further: --config.inputs=s1|s2|s1+s2, --config.frozen=True.
+checkpoints/. Further: --config.inputs=s1|s2|s1+s2, --config.frozen=True, --config.change=difference|concatenation,
+--config.decoder=unet|fpn|linear, --config.fusion=early|late, --config.sensor_dropout=0.5,
+--config.focal_gamma=2.0, --config.dice=1.0, --config.train_stages=2, --config.layer_decay=0.75;
+--config.data.select_split=held_out --config.schedule.eval_every=50 scores the state that is best on held out places.
 """
 
 from ml_collections import ConfigDict
@@ -26,11 +40,12 @@ from dual_encoder.config import defaults
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.optim.schedules import AnyDecay
 
-VARIANTS = ("flood_ombria", "flood", "flood_vit", "water_weak")
+VARIANTS = ("flood_ombria", "flood_ombria_change", "flood", "flood_vit", "flood_sen1floods11", "land_cover_dfc2020",
+            "land_cover_terramesh", "water_weak")
 
 
 def get_config(variant: str = "flood_ombria") -> ConfigDict:
-    """Returns the configuration of one variant: 'flood_ombria', 'flood', 'flood_vit' or 'water_weak'."""
+    """Returns the configuration of one variant; `VARIANTS` are their names."""
     config = ConfigDict({
         "task": "finetune",
         "seed": 0,
@@ -39,18 +54,28 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
         "init_step": -1,
         "inputs": "s1",
         "frozen": False,
+        "train_stages": 0,
+        "layer_decay": 1.0,
+        "fusion": "late",
+        "sensor_dropout": 0.0,
+        "decoder": "unet",
         "decoder_width": 16,
         "class_weights": "none",
+        "focal_gamma": 0.0,
+        "dice": 0.0,
+        "change": "none",
         "data": {
             "dir": "",
             "split": "train",
             "weights": (),
             "eval_split": "test",
+            "select_split": "",
             "subset": {
                 "fraction": 1.0,
                 "folds": 0,
                 "fold": 0,
                 "groups": "place",
+                "validate": False,
                 "seed": 0,
             },
             "statistics": "",
@@ -107,19 +132,34 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
     })
     if variant == "flood_ombria":
         config.data.dir = "data/s1s2_tiles/ombria/1.0.0"
-    elif variant in ("flood", "flood_vit"):
-        config.encoder.depth = 50
-        config.encoder.width = 64
-        config.encoder.dtype = "bfloat16"
-        config.decoder_width = 32
+    elif variant == "flood_ombria_change":
+        config.data.dir = "data/s1s2_tiles/ombria_s1_s2_s1_before_s2_before/1.0.0"
+        config.change = "concatenation"
+    elif variant in ("flood", "flood_vit", "flood_sen1floods11"):
+        _make_large(config)
         config.class_weights = "inverse"
         config.augment.crop = 256
-        config.optimizer.learning_rate = 1e-4
         config.schedule.epochs = 100
+        if variant == "flood_sen1floods11":
+            config.data.dir = "data/s1s2_tiles/sen1floods11/1.0.0"
         if variant == "flood_vit":
             config.encoder.family = "vit"
             config.encoder.depth = 12
             config.encoder.width = 768
+    elif variant == "land_cover_dfc2020":
+        _make_large(config)
+        config.inputs = "s1+s2"
+        config.data.dir = "data/s1s2_tiles/dfc2020/1.0.0"
+        config.data.split = "validation"
+        config.augment.crop = 224
+        config.schedule.epochs = 50
+    elif variant == "land_cover_terramesh":
+        _make_large(config)
+        config.inputs = "s1+s2"
+        config.data.dir = "data/s1s2_tiles/terramesh/1.0.0"
+        config.data.eval_split = "validation"
+        config.augment.crop = 224
+        config.schedule.epochs = 1
     elif variant == "water_weak":
         config.batch_size = 8
         config.data.dir = "data/s1s2_tiles/bigearthnet_water_weak/1.0.0"
@@ -132,3 +172,12 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
     else:
         raise ValueError(f"unknown variant '{variant}'; valid: {', '.join(VARIANTS)}")
     return config
+
+
+def _make_large(config: ConfigDict) -> None:
+    """Changes what the variants have in common that start from a ResNet-50 of configs/pretrain.py."""
+    config.encoder.depth = 50
+    config.encoder.width = 64
+    config.encoder.dtype = "bfloat16"
+    config.decoder_width = 32
+    config.optimizer.learning_rate = 1e-4

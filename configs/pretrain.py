@@ -61,11 +61,13 @@ def get_config(variant: str = "paper") -> ConfigDict:
             "split": "train",
             "weights": (),
             "eval_split": "test",
+            "select_split": "",
             "subset": {
                 "fraction": 1.0,
                 "folds": 0,
                 "fold": 0,
                 "groups": "place",
+                "validate": False,
                 "seed": 0,
             },
             "statistics": "",

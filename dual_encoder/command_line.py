@@ -26,7 +26,7 @@ def parse_flags(arguments: Sequence[str], flag_values: flags.FlagValues) -> list
     files = [argument.split("=", 1)[1] for argument in arguments[1:] if argument.startswith("--config=")]
     if not files:
         raise UserError("--config=FILE is missing; give for example --config=configs/pretrain.py:smoke")
-    keys, overridden = _declared_keys(files[-1]), []
+    keys, overridden = key_paths(load_config(files[-1])), []  # ml_collections reports a wrong key as a traceback
     for argument in arguments[1:]:
         key = argument.split("=")[0].removeprefix("--config.")
         if argument.startswith("--config."):
@@ -42,18 +42,26 @@ def parse_flags(arguments: Sequence[str], flag_values: flags.FlagValues) -> list
     return overridden
 
 
-def _declared_keys(file: str) -> list[str]:
-    """Returns the key paths of a configuration file. (ml_collections reports a wrong override as a traceback.)"""
+def load_config(file: str, flag: str = "--config") -> dict[str, Any]:
+    """Returns the values of a configuration file.
+
+    Args:
+      file: FILE.py or FILE.py:VARIANT, with a function `get_config`.
+      flag: that named it, for messages.
+
+    Raises:
+      UserError: there is no such file or variant, or it cannot be run.
+    """
     path, _, variant = file.partition(":")
     spec = importlib.util.spec_from_file_location("config_file", path)
     if spec is None or spec.loader is None:
-        raise UserError(f"--config={file} is not a Python file; give FILE.py or FILE.py:VARIANT, as in configs/")
+        raise UserError(f"{flag}={file} is not a Python file; give FILE.py or FILE.py:VARIANT, as in configs/")
     try:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        return key_paths(module.get_config(*([variant] if variant else [])).to_dict())
+        return module.get_config(*([variant] if variant else [])).to_dict()
     except Exception as error:
-        raise UserError(f"--config={file} cannot be loaded: {error}; give FILE.py or FILE.py:VARIANT, as in configs/"
+        raise UserError(f"{flag}={file} cannot be loaded: {error}; give FILE.py or FILE.py:VARIANT, as in configs/"
                         ) from error
 
 

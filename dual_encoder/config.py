@@ -6,6 +6,7 @@ tasks/. This module reads their type hints:
     Annotated[int, AtLeast(1)]      a bound of the value; AtMost likewise
     Literal["none", "inverse"]      one of several words
     Cosine | Linear                 one of several dataclasses; the field that is a Literal of one word names it
+    dict[str, Any]                  keys of another configuration, which are read there
     Annotated[float, Before(0.0)]   runs that were stored before the key existed did the same as with this value
 
 Unknown, missing and mistyped keys are errors that name the nearest valid key. A key has no default unless it belongs to
@@ -48,14 +49,14 @@ class Before:
 
 
 @overload
-def parse(hint: type[T], values: Mapping[str, Any], *, stored: bool = False) -> T: ...
+def parse(hint: type[T], values: Mapping[str, Any], *, stored: bool = False, name: str = "config") -> T: ...
 
 
 @overload
-def parse(hint: types.UnionType, values: Mapping[str, Any], *, stored: bool = False) -> Any: ...
+def parse(hint: types.UnionType, values: Mapping[str, Any], *, stored: bool = False, name: str = "config") -> Any: ...
 
 
-def parse(hint: Any, values: Mapping[str, Any], *, stored: bool = False) -> Any:
+def parse(hint: Any, values: Mapping[str, Any], *, stored: bool = False, name: str = "config") -> Any:
     """Turns the nested mapping of a config file into a dataclass.
 
     A dataclass with a method `check(path)` checks itself: it raises UserError when the values do not fit together.
@@ -65,11 +66,12 @@ def parse(hint: Any, values: Mapping[str, Any], *, stored: bool = False) -> Any:
       values: the mapping; tuples may be lists, as JSON has them.
       stored: the mapping was stored with a run, perhaps by an earlier version: keys that did not exist then get the
         value that means the same.
+      name: what the values are, for messages.
 
     Raises:
       UserError: an unknown, missing or mistyped key, or a value that cannot be right.
     """
-    return _Reader(stored).group(hint, values, "config")
+    return _Reader(stored).group(hint, values, name)
 
 
 def upgrade(hint: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,6 +213,10 @@ class _Reader:
             if not isinstance(value, (list, tuple)):
                 raise UserError(f"{path} is {value!r}; expected values in parentheses, or ()")
             return tuple(self._value(typing.get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+        if typing.get_origin(hint) is dict:  # the keys of another configuration, which reads them
+            if not isinstance(value, Mapping):
+                raise UserError(f"{path} is {value!r}; expected a group of keys")
+            return dict(value)
         if hint is float and type(value) is int:
             return float(value)
         if type(value) is not hint:

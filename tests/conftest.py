@@ -16,7 +16,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from dual_encoder.data import tfrecord
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.data.manifest import MANIFEST, DatasetInfo, TensorInfo
-from dual_encoder.imagery.sensors import sensor
+from dual_encoder.imagery.sensors import before, sensor
 
 # The losses check the shapes of their arguments at every call; nothing has imported them yet.
 jaxtyping.install_import_hook([f"dual_encoder.losses.{name}" for name in ("contrastive", "correlation")],
@@ -50,16 +50,19 @@ def write_dataset(tmp_path_factory):
 
 
 def _write_dataset(folder: pathlib.Path, *, train: int = 16, test: int = 8, size: int = 40, shards: int = 2,
-                   places: int | None = None, labels: bool | str = False,
+                   places: int | None = None, labels: bool | str = False, two_dates: bool = False,
                    sensors: tuple[str, str] = ("s1_grd", "s2_l2a"), seed: int = 0) -> pathlib.Path:
     """Writes `train` and `test` records whose two images share a pattern, so that pairs can be told apart.
 
     places: number of distinct places per split (None: one per record); labels: adds a label that the radar shows:
-    of pixels (True), or 'image_class' or 'image_classes'; places of train and test then differ.
+    of pixels (True), or 'image_class' or 'image_classes'; places of train and test then differ. two_dates: adds the
+    images before a change, which show another pattern.
     """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     specs = {"s1": sensor(sensors[0]), "s2": sensor(sensors[1])}
+    if two_dates:
+        specs |= {before(feature): spec for feature, spec in specs.items()}
     entries = {}
     for split, count in (("train", train), ("test", test)):
         entries[split], rows, number = [], [], 0
@@ -91,12 +94,16 @@ def _write_dataset(folder: pathlib.Path, *, train: int = 16, test: int = 8, size
 
 
 def _example(specs, name, place, size, labels, rng) -> bytes:
-    coarse = rng.normal(size=(5, 5))
-    pattern = np.kron(coarse, np.ones((size // 5, size // 5)))[..., None]
+    def draw():
+        return np.kron(rng.normal(size=(5, 5)), np.ones((size // 5, size // 5)))[..., None]
+
+    pattern = draw()
+    earlier = draw() if "s1_before" in specs else pattern
     images = {}
     for feature, spec in specs.items():
         mean, std, limits = np.array(spec.mean), np.array(spec.std), np.iinfo(spec.dtype)
-        values = mean + std * (pattern + 0.1 * rng.normal(size=(size, size, len(spec.bands))))
+        seen = earlier if feature.endswith("_before") else pattern
+        values = mean + std * (seen + 0.1 * rng.normal(size=(size, size, len(spec.bands))))
         images[feature] = np.clip(values, limits.min + 1, limits.max).astype(spec.dtype)
     wet = pattern[..., 0] > 0
     if labels == "image_class":

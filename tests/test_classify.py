@@ -82,15 +82,32 @@ def test_loss_and_gradient_reach_every_part(kind):
         np.testing.assert_allclose(output["probability"].sum(axis=1), 1, rtol=1e-5)
 
 
-def test_frozen_encoders_get_no_gradient():
-    task = build_without_weights(configure(frozen=True), shapes(40, ("s1_grd", "s2_l2a"), 3, "image_class"),
-                                 mesh.make(jax.devices()[:1]))
-    assert task.frozen == ("s1_encoder", "s2_encoder")
+def test_a_fused_classifier_is_scored_with_each_sensor_alone():
+    task = build_without_weights(configure(sensor_dropout=0.5, batch_size=4),
+                                 shapes(40, ("s1_grd", "s2_l2a"), 3, "image_class"), mesh.make(jax.devices()[:1]))
+    variables, random = task.init(jax.random.key(0)), np.random.default_rng(0)
+    batch = {name: random.integers(1, 900, (4, 40, 40, len(spec.bands))).astype(spec.dtype)
+             for name, spec in task.sensors.items()} | {"label": np.array([0, 1, 2, 0], np.int32)}
+    output = jax.device_get(jax.jit(task.predict)(*variables, batch))
+    alone = jax.jit(lambda *given: task.predict(*given, available=("s2",)))(
+        *variables, {"s2": batch["s2"], "label": batch["label"]})
+    np.testing.assert_allclose(alone["probability"], output["probability_s2"], rtol=1e-5)
+    assert np.abs(output["probability_s2"] - output["probability"]).max() > 1e-3
+    tables = task.evaluate(iter([(np.arange(4), output)]), None).tables
+    accuracy = (output["probability_s1"].argmax(axis=1) == batch["label"]).mean()
+    assert tables[-1].value("s1", "accuracy") == accuracy and tables[-1].name == "classification_alone"
+
+
+@pytest.mark.parametrize("fusion, encoders", [("late", ("s1_encoder", "s2_encoder")), ("early", ("s1_s2_encoder",))])
+def test_frozen_encoders_get_no_gradient(fusion, encoders):
+    task = build_without_weights(configure(frozen=True, fusion=fusion),
+                                 shapes(40, ("s1_grd", "s2_l2a"), 3, "image_class"), mesh.make(jax.devices()[:1]))
+    assert task.frozen == encoders
     params, stats = task.init(jax.random.key(0))
     batch = {"s1": np.ones((2, 40, 40, 2), np.int16), "s2": np.ones((2, 40, 40, 12), np.uint16),
              "label": np.array([0, 1], np.int32)}
     gradients = jax.jit(jax.grad(task.loss, has_aux=True))(params, stats, batch, jax.random.key(1))[0]
-    assert not any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradients["s1_encoder"]))
+    assert not any(np.any(leaf != 0) for leaf in jax.tree.leaves([gradients[name] for name in encoders]))
 
 
 def test_labels_of_another_kind_are_one_line():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from configs import classify, evaluate, finetune, pretrain
+from configs import classify, evaluate, finetune, pretrain, probe
 from dual_encoder.command_line import reject_unused
 from dual_encoder.config import differences, to_dict, upgrade
 from dual_encoder.config import parse as parse_as
@@ -26,7 +26,8 @@ def smoke():
 @pytest.mark.parametrize("values", [
     *(pretrain.get_config(v).to_dict() for v in pretrain.VARIANTS),
     *(classify.get_config(v).to_dict() for v in classify.VARIANTS),
-    *(finetune.get_config(v).to_dict() for v in ("flood_ombria", "flood", "flood_vit", "water_weak")),
+    *(finetune.get_config(v).to_dict() for v in finetune.VARIANTS),
+    *(probe.get_config(v).to_dict() | {"init_from": "runs/x"} for v in probe.VARIANTS),
     evaluate.get_config().to_dict() | {"init_from": "runs/x"},
 ])
 def test_every_variant_parses_and_round_trips(values):

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.quick
 EXAMPLES = {
     "dual_encoder.losses.contrastive": {"info_nce", "nt_xent", "iai_simclr", "sigmoid"},
     "dual_encoder.losses.correlation": {"barlow", "decur", "vicreg"},
-    "dual_encoder.losses.segmentation": {"cross_entropy"},
+    "dual_encoder.losses.segmentation": {"cross_entropy", "soft_dice"},
 }
 
 

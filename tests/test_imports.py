@@ -32,10 +32,14 @@ ARROWS = {
     "tasks": {"augment", "config", "data", "errors", "evaluation", "imagery", "losses", "models", "optim", "runtime",
               "workdir"},
     "report": {"config", "errors", "evaluation", "imagery", "storage", "workdir"},
-    "training": {"config", "console", "data", "errors", "evaluation", "optim", "runtime", "state", "tasks", "workdir"},
+    "training": {"config", "console", "data", "errors", "evaluation", "optim", "runtime", "state", "storage", "tasks",
+                 "workdir"},
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
     "weights": {"errors", "models"},
     "export": {"errors", "imagery", "storage", "weights", "workdir"},
+    "experiment": {"command_line", "config", "console", "data", "errors", "evaluation", "report", "runtime", "storage",
+                   "tasks", "training", "workdir"},
+    "reproduce": {"config", "console", "errors", "experiment", "runtime", "tasks", "training", "workdir"},
     "data_prep": {"console", "data", "errors", "imagery", "storage"},
     "main": {"command_line", "config", "errors", "report", "runtime", "tasks", "training"},
 }
@@ -48,20 +52,21 @@ FILES = {
     "runtime": "mesh heap compilation_cache stop_request",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
-    "models": "convolution attention features resnet vit encoder pyramid fusion dual_encoder segmentation "
+    "models": "convolution attention features resnet vit encoder pyramid decoders fusion dual_encoder segmentation "
               "classification",
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
-    "evaluation": "table embedded galleries retrieval embedding_space segmentation classification knn "
-                  "linear_probe probes",
+    "evaluation": "per_image comparison table embedded galleries retrieval embedding_space segmentation classification "
+                  "single_sensors knn linear_probe probes segmentation_probe",
     "tasks": "task micro_batches downstream probe pretrain segment classify checks build",
     "workdir": "digests folder metrics checkpoint scores",
     "report": "curves html old_scores run_facts sections page __main__",
-    "training": "step evaluate probe hooks loop",
+    "training": "step evaluate frozen probe hooks selection loop run",
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",
     "export": "folder card_code card timm __main__",
+    "experiment": "plan cells leaks work results analysis figures tables page __main__",
 }
 
 

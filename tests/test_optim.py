@@ -45,6 +45,26 @@ def test_lamb_adapts_kernels_only():
     np.testing.assert_allclose(update["log_scale"], -0.1, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["sgd", "lars", "lamb", "adamw"])
+def test_a_factor_scales_each_step_of_a_parameter_and_0_stops_it(name):
+    """Also with momentum and weight decay: two steps on the same gradients."""
+    settings = config(name, weight_decay=0.1)
+
+    def steps(factor):
+        optimizer, updates = make_optimizer(settings, 256, 100_000, factor=factor), []
+        state = optimizer.init(PARAMS)
+        for _ in range(2):
+            update, state = optimizer.update(GRADS, state, PARAMS)
+            updates.append(update)
+        return updates
+
+    factors = {("encoder", "kernel"): 0.25, ("encoder", "bias"): 0.0, ("log_scale",): 1.0}
+    for plain, scaled in zip(steps(None), steps(factors.get), strict=True):
+        np.testing.assert_allclose(scaled["encoder"]["kernel"], 0.25 * plain["encoder"]["kernel"], rtol=1e-6)
+        assert not scaled["encoder"]["bias"].any()
+        assert scaled["log_scale"] == plain["log_scale"] != 0
+
+
 @pytest.mark.parametrize("name", ["sgd", "lars"])
 def test_momentum_carries_the_first_gradient_into_the_second_step(name):
     """Of the bias, which LARS does not adapt: g, then 0.9 g + g."""

@@ -13,9 +13,11 @@ import pytest
 from configs import probe as probe_file
 from dual_encoder.config import parse
 from dual_encoder.errors import UserError
+from dual_encoder.evaluation.per_image import PerImage
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.runtime import mesh
 from dual_encoder.tasks.build import AnyConfig, build_probe
+from dual_encoder.training import frozen
 from dual_encoder.training.probe import probe
 from dual_encoder.workdir.checkpoint import load_model
 from tests import runs
@@ -46,7 +48,8 @@ def configure(run, folder, **changes):
 def vectors(config):
     """All rows of the test split."""
     built = build_probe(config)
-    rows = [built.test[number] for number in range(len(built.test))]
+    test = built.test.selected()
+    rows = [test[number] for number in range(len(test))]
     batch = {name: np.stack([row[name] for row in rows]) for name in (*config.features, "location")}
     return built, batch, np.asarray(jax.jit(built.vectors.predict)(**built.vectors.variables, batch=batch)["vector"])
 
@@ -120,6 +123,42 @@ def test_scores_and_report_of_both_kinds_of_labels(run, labelled, tmp_path, kind
         assert scores[name]["support"].keys() == {"dry", "wet"}
 
 
+@pytest.mark.parametrize("representation", ["encoder", "statistics", "random_features"])
+def test_pixels_are_probed_on_maps(run, write_dataset, tmp_path, representation):
+    folder = write_dataset(train=40, test=24, labels="pixel_classes")
+    config = configure(run, folder, representation=representation, probes=("linear",), cache=str(tmp_path / "cache"))
+    probe(config, mesh.make(), tmp_path / "one")
+    scores = json.loads((tmp_path / "one" / "evaluation" / "scores.json").read_text())["linear"]
+    assert 0.5 < scores["miou"] <= 1, "water is dark in the radar image"
+    text = (tmp_path / "one" / "evaluation" / "linear.csv").read_text()
+    table = PerImage.from_csv(text, "counts", tuple(scores["iou"]))
+    assert len(table.ids) == 24
+    assert table.score("miou")(table.values, np.ones((1, 24)))[0] == pytest.approx(scores["miou"])
+
+
+def test_a_second_probe_takes_the_outputs_from_the_cache_and_a_damaged_one_is_made_anew(
+        run, labelled, tmp_path, monkeypatch, capsys):
+    config = configure(run, labelled["image_class"], cache=str(tmp_path / "cache"))
+    probe(config, mesh.make(), tmp_path / "one")
+    entries = sorted((tmp_path / "cache").iterdir())
+    assert len(entries) == 2  # the splits
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen, "predictor", lambda *args: lambda *args: pytest.fail("the encoders ran again"))
+        probe(config, mesh.make(), tmp_path / "two")
+    file = entries[0] / "vector.npy"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 8
+    file.write_bytes(data)
+    probe(config, mesh.make(), tmp_path / "three")
+    assert "vector.npy' is damaged" in capsys.readouterr().out
+    scores = [(tmp_path / name / "evaluation" / "scores.json").read_bytes() for name in ("one", "two", "three")]
+    assert scores[0] == scores[1] == scores[2]
+    assert sorted((tmp_path / "cache").iterdir()) == entries
+    random = configure(run, labelled["image_class"], cache=str(tmp_path / "cache"), representation="random")
+    probe(random, mesh.make(), tmp_path / "random")
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
 def test_the_command_writes_a_report(run, labelled, tmp_path):
     folder = labelled["image_class"]
     command = ["--config=configs/probe.py", f"--config.init_from={run}", f"--config.data.dir={folder}"]
@@ -145,9 +184,8 @@ def test_a_mistake_is_one_line(labelled, changes, message):
 
 
 def test_data_that_do_not_fit_are_one_line(run, labelled, write_dataset, tmp_path):
-    pixels = write_dataset(labels=True)
-    with pytest.raises(UserError, match="of kind 'pixel_classes', probes need one class per image"):
-        build_probe(configure(run, pixels))
+    with pytest.raises(UserError, match=r"config.probes is \('knn', 'linear'\), the data set has labels of pixels"):
+        build_probe(configure(run, write_dataset(labels=True)))
     with pytest.raises(UserError, match="give another folder for these scores"):
         probe(configure(run, labelled["image_class"]), mesh.make(), type(tmp_path)(run))
 
@@ -156,7 +194,7 @@ def test_a_place_that_is_learnt_from_and_scored_is_refused_by_name(run, write_da
     folder = write_dataset(train=20, test=8, labels="image_class")
     config = configure(run, folder)
     built = build_probe(config)
-    monkeypatch.setattr(type(built.test), "location", lambda self, number, location: number)
-    with pytest.raises(UserError, match="8 of 8 test images are of places that the train split holds too, first "
-                                        "'test000' of place 'test0'"):
+    monkeypatch.setattr(type(built.test.records), "location", lambda self, number, location: number)
+    with pytest.raises(UserError, match="[5-8] of 8 test images are of places that the train split holds too, "
+                                        "first 'test00.' of place 'test.'"):
         probe(config, mesh.make(), tmp_path)

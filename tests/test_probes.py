@@ -9,7 +9,8 @@ from dual_encoder.errors import UserError
 from dual_encoder.evaluation import knn
 from dual_encoder.evaluation.knn import knn_probability
 from dual_encoder.evaluation.linear_probe import linear_probe
-from dual_encoder.evaluation.probes import LabelledVectors, evaluate_probes, hold_out, one_hot
+from dual_encoder.evaluation.per_image import PerImage
+from dual_encoder.evaluation.probes import LabelledVectors, evaluate_probes, one_hot
 
 pytestmark = pytest.mark.quick
 
@@ -59,47 +60,43 @@ def test_the_linear_probe_is_scikit_learns_regression_with_the_strength_that_is_
     from sklearn.preprocessing import StandardScaler
 
     (x, y), (xv, yv), (xt, _) = (clusters(60, seed, noise=1.5) for seed in (1, 2, 3))
-    fitted = linear_probe((x, one_hot(y, 3)), (xv, one_hot(yv, 3)), xt, scored, single=True, strengths=(1e-4, 1.0))
+    fitted = linear_probe((x, one_hot(y, 3)), (xv, one_hot(yv, 3)), scored, single=True, strengths=(1e-4, 1.0))
     scale = StandardScaler().fit(x.astype(np.float64))
     reference = {c: LogisticRegression(C=c, max_iter=1000).fit(scale.transform(x.astype(np.float64)), y)
                  for c in (1e-4, 1.0)}
     reached = {c: model.score(scale.transform(xv.astype(np.float64)), yv) for c, model in reference.items()}
     assert fitted.strength == max(reached, key=reached.get)
-    np.testing.assert_allclose(fitted.probability, reference[fitted.strength].predict_proba(
+    np.testing.assert_allclose(fitted.predict(xt), reference[fitted.strength].predict_proba(
         scale.transform(xt.astype(np.float64))), atol=1e-3)
 
 
 def test_absent_and_constant_classes_keep_their_probability():
     x, y = clusters(40, 1, classes=2)
     labels = one_hot(y, 4)  # classes 2 and 3 never occur
-    single = linear_probe((x, labels), (x, labels), x, scored, single=True)
-    assert single.probability.shape == (40, 4) and (single.probability[:, 2:] == 0).all()
+    single = linear_probe((x, labels), (x, labels), scored, single=True).predict(x)
+    assert single.shape == (40, 4) and (single[:, 2:] == 0).all()
     labels[:, 3] = 1
-    several = linear_probe((x, labels), (x, labels), x, scored, single=False)
-    assert (several.probability[:, 3] == 1).all() and (several.probability[:, 2] == 0).all()
-    only = linear_probe((x, one_hot(y * 0, 4)), (x, one_hot(y * 0, 4)), x, scored, single=True)
-    assert (only.probability.argmax(axis=1) == 0).all()
+    several = linear_probe((x, labels), (x, labels), scored, single=False).predict(x)
+    assert (several[:, 3] == 1).all() and (several[:, 2] == 0).all()
+    only = linear_probe((x, one_hot(y * 0, 4)), (x, one_hot(y * 0, 4)), scored, single=True)
+    assert (only.predict(x).argmax(axis=1) == 0).all()
 
 
-def test_places_are_never_divided():
-    places = np.repeat(np.arange(23, dtype=np.int32), 3)
-    vectors = LabelledVectors(np.arange(69, dtype=np.float32)[:, None], np.zeros((69, 2), np.uint8), places)
-    rest, held = hold_out(vectors)
-    assert not set(rest.places) & set(held.places) and len(rest.places) + len(held.places) == 69
-    assert len(set(held.places)) == 5
-    order = np.random.default_rng(0).permutation(69)
-    assert set(hold_out(vectors.where(order))[1].places) == set(held.places)
+def table_of(kind, values):
+    names = tuple(str(row) for row in range(len(values)))
+    return PerImage(kind, ("a", "b", "c"), names, names, values)
 
 
 def labelled(count, seed, noise=0.4, shuffle=False):
     vectors, label = clusters(count, seed, noise=noise)
     label = np.random.default_rng(seed).permutation(label) if shuffle else label
-    return LabelledVectors(vectors, one_hot(label, 3), np.arange(count, dtype=np.int32))
+    return LabelledVectors(vectors, one_hot(label, 3))
 
 
 @pytest.mark.parametrize("single", [True, False])
 def test_separable_vectors_score_high_and_shuffled_labels_score_chance(single):
-    options = dict(class_names=("a", "b", "c"), single=single, probes=("knn", "linear"), neighbours=20)
+    options = dict(class_names=("a", "b", "c"), single=single, probes=("knn", "linear"), neighbours=20,
+                   per_image=table_of)
     good = evaluate_probes(labelled(200, 1), labelled(60, 2), labelled(300, 3), **options).scores()
     bad = evaluate_probes(labelled(200, 1, shuffle=True), labelled(60, 2, shuffle=True), labelled(300, 3), **options
                           ).scores()
@@ -112,7 +109,7 @@ def test_separable_vectors_score_high_and_shuffled_labels_score_chance(single):
 
 def test_the_tables_say_how_they_were_learnt():
     evaluation = evaluate_probes(labelled(50, 1), labelled(20, 2), labelled(30, 3), class_names=("a", "b", "c"),
-                                 single=True, probes=("linear", "knn"), neighbours=5)
+                                 single=True, probes=("linear", "knn"), neighbours=5, per_image=table_of)
     assert [table.name for table in evaluation.tables] == [
         "linear_classification", "linear_classification_classes", "knn_classification", "knn_classification_classes"]
     assert "Learnt from 50 images; C = " in evaluation.tables[0].note
@@ -124,4 +121,4 @@ def test_broken_vectors_are_named():
     broken.vectors[4] = np.inf
     with pytest.raises(UserError, match="1 of 20 train embeddings are not finite"):
         evaluate_probes(broken, labelled(5, 2), labelled(5, 3), class_names=("a", "b", "c"), single=True,
-                        probes=("knn",), neighbours=5)
+                        probes=("knn",), neighbours=5, per_image=table_of)

@@ -106,7 +106,7 @@ def test_panels_show_input_label_and_prediction():
     image = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
     label = np.zeros((16, 16), np.uint8)
     label[:8] = 255
-    picture = np.asarray(segmentation_panels([image] * 2, [label] * 2, [np.ones_like(label)] * 2, spec))
+    picture = np.asarray(segmentation_panels([[image]] * 2, [label] * 2, [np.ones_like(label)] * 2, spec))
     step = 192 + 4
     assert picture.shape == (2 * step + 4, 3 * step + 4, 3)
     assert picture[10, step + 10].tolist() == [255, 255, 255]  # ignored
@@ -128,7 +128,9 @@ def test_the_tables_hold_the_scores():
 def test_evaluation_is_the_tables_and_their_picture():
     label = np.zeros((16, 16), np.uint8)
     image = np.zeros((16, 16, 3), np.uint8)
-    evaluation = evaluate_segmentation(np.array([[6, 2], [1, 3]]), ("land", "water"), [image], [label], [label],
-                                       SENSORS["ombria_s2"])
+    evaluation = evaluate_segmentation(np.array([[6, 2], [1, 3]]), ("land", "water"), [[image, image]], [label],
+                                       [label], SENSORS["ombria_s2"], ("before", "after"))
     assert evaluation.scores()["support"] == {"land": 8, "water": 4}
     assert [*evaluation.images] == [evaluation.tables[1].pictures[0].name]
+    assert evaluation.images["segmentation_panels"].width == 4 * (192 + 4) + 4
+    assert evaluation.tables[1].pictures[0].caption.startswith("Each row: before, after, label")

@@ -364,12 +364,13 @@ def test_what_crosses_is_predicted_by_the_parameters(program):
     assert crossing <= 4 * (gradients + 2 * channels + embeddings + others)
 
 
-def test_finetuning_has_a_plan_without_checkpoint_or_tiles():
-    values = finetune.get_config("flood_ombria")
+@pytest.mark.parametrize("variant", ["flood_ombria", "flood_ombria_change"])
+def test_finetuning_has_a_plan_without_checkpoint_or_tiles(variant):
+    values = finetune.get_config(variant)
     values.encoder.width, values.batch_size, values.augment.crop, values.decoder_width = 8, 8, 32, 8
     values.init_from, values.class_weights, values.data.dir = "nowhere", "none", "unread"
     config = parse(AnyConfig, values.to_dict())
-    records = shapes(40, ("s1_grd", "s2_l2a"), classes=3)
+    records = shapes(40, ("s1_grd", "s2_l2a"), classes=3, two_dates=variant.endswith("change"))
     devices = mesh.make(jax.devices()[:2])
     task = build_without_weights(config, records, devices)
     planned = step_program.compile_program(config, task, records.info, devices, steps=1)

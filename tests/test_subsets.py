@@ -7,7 +7,7 @@ from dual_encoder.config import parse
 from dual_encoder.data.batches import in_order
 from dual_encoder.data.records import Records
 from dual_encoder.data.selection import select
-from dual_encoder.data.subsets import SubsetConfig, fold_rows, fraction_rows, groups_of
+from dual_encoder.data.subsets import WHOLE, SubsetConfig, fold_rows, fraction_rows, groups_of, validation_rows
 from dual_encoder.errors import UserError
 
 pytestmark = pytest.mark.quick
@@ -62,16 +62,27 @@ def test_a_fraction_without_a_place_of_a_class_is_one_line():
 def test_folds_divide_the_rows_by_group_and_are_of_similar_size():
     rng = np.random.default_rng(0)
     groups = [f"g{i}" for i in range(23) for _ in range(rng.integers(1, 9))]
-    held = []
+    places, held = [f"p{i}" for i in range(len(groups))], []
     for fold in range(5):
-        learnt, rows = fold_rows(groups, 5, fold, seed=0)
+        learnt, rows = fold_rows(places, groups, 5, fold)
         assert not {groups[row] for row in learnt} & {groups[row] for row in rows}
         assert sorted([*learnt, *rows]) == list(range(len(groups)))
         held += rows.tolist()
         assert abs(len(rows) - len(groups) / 5) <= 8
     assert sorted(held) == list(range(len(groups)))
     with pytest.raises(UserError, match=r"5 folds of 2 groups \('a', ...\); use at most 2 folds"):
-        fold_rows(["a", "a", "b"], 5, 0, seed=0)
+        fold_rows(["1", "2", "3"], ["a", "a", "b"], 5, 0)
+
+
+def test_images_per_place_do_not_change_the_folds():
+    rng = np.random.default_rng(0)
+    places = [f"p{i}" for i in range(60)]
+    groups = [f"g{i * i % 17}" for i in range(60)]
+    repeats = rng.integers(1, 5, 60)
+    for fold in range(3):
+        once = {places[row] for row in fold_rows(places, groups, 3, fold)[1]}
+        many = fold_rows(np.repeat(places, repeats).tolist(), np.repeat(groups, repeats).tolist(), 3, fold)[1]
+        assert {np.repeat(places, repeats)[row] for row in many} == once
 
 
 def test_groups_by_event_and_by_file(tmp_path):
@@ -93,9 +104,8 @@ def test_groups_by_event_and_by_file(tmp_path):
     ({"folds": 3, "fold": 3}, "fold is 3; expected 0 to 2"), ({"fold": 1}, "fold is 1; expected 0 to 0"),
 ])
 def test_a_mistake_names_the_key(change, message):
-    values = {"fraction": 1.0, "folds": 0, "fold": 0, "groups": "place", "seed": 0}
     with pytest.raises(UserError, match=message):
-        parse(SubsetConfig, values | change)
+        parse(SubsetConfig, WHOLE | change)
 
 
 def places_of(records):
@@ -103,7 +113,7 @@ def places_of(records):
 
 
 def subset(**changes):
-    return parse(SubsetConfig, {"fraction": 1.0, "folds": 0, "fold": 0, "groups": "place", "seed": 0} | changes)
+    return parse(SubsetConfig, WHOLE | changes)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +128,17 @@ def test_folds_of_a_data_set_hold_every_record_once(folder):
         assert not set(places_of(learnt)) & set(places_of(part)) and len(learnt) + len(part) == 40
         held += [part.record(number)["id"] for number in range(len(part))]
     assert sorted(held) == sorted(records.record(number)["id"] for number in range(40))
+
+
+def test_settings_are_chosen_without_the_fold(folder):
+    records = Records(folder, "train", ("s1", "label"))
+    for folds in (0, 3):
+        fold = set(places_of(select(records, subset(folds=3))[1])) if folds else set()
+        learnt, chosen_on = (set(places_of(part)) for part in select(records, subset(folds=folds, validate=True)))
+        assert learnt and chosen_on and not learnt & chosen_on
+        assert learnt | chosen_on == set(places_of(records)) - fold
+    with pytest.raises(UserError, match=r"1 group to learn from \('a'\), and none is left to choose settings on"):
+        validation_rows(["1", "2"], ["a", "a"])
 
 
 def test_a_part_reads_the_records_that_it_names(folder):

@@ -149,7 +149,9 @@ def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, se
 
 def _choose(layout: importers.Layout, wanted: Sequence[str], importer: str) -> dict[str, str]:
     """Feature -> sensor name for names of features or sensors."""
-    offered = {name: feature for feature, names in layout.sensors.items() for name in names}
+    offered: dict[str, str] = {}
+    for feature, names in layout.sensors.items():  # a sensor of several features names the first of them
+        offered = dict.fromkeys(names, feature) | offered
     chosen = {}
     for name in wanted:
         if name not in layout.sensors and name not in offered:

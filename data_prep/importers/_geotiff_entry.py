@@ -6,15 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_prep import dates, tables
-from data_prep.importers import Entry, Reject
+from data_prep import tables
+from data_prep.importers import Entry, Reject, _row_facts
 from data_prep.importers._geotiff_json import COLUMN, Images
 from data_prep.importers._geotiff_table import is_file
 from data_prep.importers._unmatched import shown
 from data_prep.tables import Row
 from dual_encoder.imagery import raster
-
-_LIMITS = {"lat": (-90, 90, "degrees"), "lon": (-360, 360, "degrees"), "cloud": (0, 100, "percent")}
 
 
 def make(row: Row, raw: pathlib.Path, images: Mapping[str, Images], needed: Sequence[str]) -> Entry | Reject:
@@ -41,8 +39,7 @@ def make(row: Row, raw: pathlib.Path, images: Mapping[str, Images], needed: Sequ
             return Reject(name, f"'{shown(gone[0])}' is missing" if path else f"no {column} in {row.where}")
     try:
         where["s2_offset"] = _offset(row, images)
-        facts = {column: _fact(row, column) for column in _LIMITS}
-        times = {feature: _time(row, feature) for feature in images}
+        facts, times = _row_facts.numbers(row), _row_facts.times(row, images)
     except ValueError as error:
         return Reject(name, f"{row.where}: {error}")
     if math.isnan(facts["lat"] + facts["lon"]):
@@ -66,18 +63,3 @@ def _offset(row: Row, images: Mapping[str, Images]) -> int:
     if offset not in (0, 1000):
         raise ValueError(f"s2_offset is {row.cells.get('s2_offset') or 'empty'}, expected 0 or 1000")
     return int(offset)
-
-
-def _fact(row: Row, column: str) -> float:
-    low, high, unit = _LIMITS[column]
-    value = tables.number(row.cells.get(column), column)
-    if not (math.isnan(value) or low <= value <= high):
-        raise ValueError(f"{column} is {value}, expected {unit}")
-    return value
-
-
-def _time(row: Row, feature: str) -> int:
-    try:
-        return dates.parse(row.cells.get(f"{feature}_time"))
-    except ValueError as error:
-        raise ValueError(f"{feature}_time {error}") from error

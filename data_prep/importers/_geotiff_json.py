@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data_prep.importers._geotiff_bands import alternatives
+from data_prep.importers._geotiff_image_labels import KINDS, ImageLabels, parse_image_labels
 from data_prep.importers._geotiff_keys import check_keys, files, shown
 from data_prep.importers._geotiff_labels import Labels, parse_labels
 from dual_encoder.errors import UserError, one_line
@@ -20,6 +21,7 @@ from dual_encoder.imagery.sensors import SensorSpec, sensor
 
 NAME = "geotiff.json"
 COLUMN = "column"
+_PER_PIXEL = "pixel_classes"  # the kind of a label if none is stated
 _LARGE_TABLE = 50_000_000  # bytes; reading one of these would take long
 _SENSORS = {"s1": ("product", {"grd": "s1_grd", "rtc": "s1_rtc"}), "s2": ("level", {"l2a": "s2_l2a", "l1c": "s2_l1c"})}
 _UNITS, _OFFSETS = ("dB", "linear"), (0, 1000, COLUMN)
@@ -66,13 +68,15 @@ class Description:
     Attributes:
       size: height and width of the images; 0 = not stated.
       images: 's1' and/or 's2' -> the images.
-      labels: None if there are none.
+      labels: those of pixels; None if there are none.
+      image_labels: those of whole images; None if there are none.
       source: licence and attribution.
     """
 
     size: int
     images: Mapping[str, Images]
     labels: Labels | None
+    image_labels: ImageLabels | None
     source: Mapping[str, str]
 
     def files(self) -> Iterator[tuple[str, str]]:
@@ -103,7 +107,7 @@ def read(raw: pathlib.Path) -> Description:
     check_keys(said, "", _KEYS[""], faults)
     description = Description(
         _size(said, faults), {name: _images(said[name], name, faults) for name in ("s1", "s2") if name in said},
-        parse_labels(said["label"], faults) if _is_section(said, "label", faults) else None,
+        *_labels(said, faults),
         {key: _text(said, key, faults, f"not stated in {NAME}") for key in ("licence", "attribution")})
     if not description.images:
         faults.append(f"it describes neither s1 nor s2; {_HINT}")
@@ -115,12 +119,15 @@ def read(raw: pathlib.Path) -> Description:
     return description
 
 
-def digest(raw: pathlib.Path, tables: Sequence[str]) -> str:
-    """Returns 12 hex digits of a digest over this description and the first of `tables` that exists."""
+def digest(raw: pathlib.Path, said: Description, tables: Sequence[str]) -> str:
+    """Returns 12 hex digits of a digest over this description, the first of `tables` that exists, and the labels'."""
     sha = hashlib.sha256((raw / NAME).read_bytes())
-    table = next((raw / name for name in tables if (raw / name).is_file()), None)
-    if table is not None and table.stat().st_size < _LARGE_TABLE:
-        sha.update(table.read_bytes())
+    chosen = [name for name in tables if (raw / name).is_file()][:1]
+    if said.image_labels is not None and (raw / said.image_labels.table).is_file():
+        chosen.append(said.image_labels.table)
+    for name in dict.fromkeys(chosen):
+        if (raw / name).stat().st_size < _LARGE_TABLE:
+            sha.update((raw / name).read_bytes())
     return sha.hexdigest()[:12]
 
 
@@ -146,6 +153,18 @@ def _parse(path: pathlib.Path, faults: list[str]) -> Any:
     if "\\u" in text and re.search("[\ud800-\udfff]", json.dumps(said, ensure_ascii=False)):
         faults.append(r"a text holds half a character (\ud800 to \udfff)")
     return said
+
+
+def _labels(said: Mapping[str, Any], faults: list[str]) -> tuple[Labels | None, ImageLabels | None]:
+    """Returns the labels of pixels, and those of whole images; at least one of the two is None."""
+    if not _is_section(said, "label", faults):
+        return None, None
+    kind = said["label"].get("kind", _PER_PIXEL)
+    if kind in KINDS:
+        return None, parse_image_labels(said["label"], faults)
+    if kind != _PER_PIXEL:
+        faults.append(f"label.kind is {shown(kind)}, expected one of {', '.join(map(repr, (_PER_PIXEL, *KINDS)))}")
+    return parse_labels(said["label"], faults), None
 
 
 def _size(said: Mapping[str, Any], faults: list[str]) -> int:

@@ -13,7 +13,7 @@ from dual_encoder.errors import UserError
 from dual_encoder.imagery.raster import Raster
 from dual_encoder.imagery.sensors import IGNORED
 
-_KEYS = {"files", "classes", "ignore"}
+_KEYS = {"kind", "files", "classes", "ignore"}
 _EXPECTED = 'expected two or more names, each with its value in the files, such as {"land": 0, "water": [1, 2]}'
 _MOST_VALUES = 2**16  # of all ranges together
 _RANGE = re.compile(r"\s*(-?\d{1,15})\s*(?:-|\.\.|:)\s*(-?\d{1,15})\s*")
@@ -80,14 +80,12 @@ def parse_labels(said: Mapping[str, Any], faults: list[str]) -> Labels:
     files = keys.files(said, "label", "label/{place}.tif", faults)
     if re.search(r"\{band\}|\*", files):
         faults.append(f"label.files is '{files}'; it may hold {{place}} and {{date}} only")
-    classes = _classes(said.get("classes"), faults)
     ignore = () if said.get("ignore") is None else _values(said["ignore"], "label.ignore", faults)
-    _check_distinct(classes, ignore, faults)
-    return Labels(files, classes, ignore)
+    return Labels(files, class_values(said.get("classes"), faults, ignore), ignore)
 
 
-def _classes(said: Any, faults: list[str]) -> dict[str, tuple[int, ...]]:
-    """Returns class -> its values, in order."""
+def class_values(said: Any, faults: list[str], ignore: Sequence[int] = ()) -> dict[str, tuple[int, ...]]:
+    """Returns class -> its values, in order; no two classes share one, and none has one of `ignore`."""
     pairs = _pairs(said)
     if pairs is None or len({name for name, _ in pairs}) < 2:
         faults.append(f"label.classes is {repr(said)[:120]}, {_EXPECTED}")
@@ -98,6 +96,7 @@ def _classes(said: Any, faults: list[str]) -> dict[str, tuple[int, ...]]:
         if several and name in classes:
             faults.append(f"label.classes names '{name}' twice; give each class a name of its own")
         classes[name] = classes.get(name, ()) + _values(value, f"label.classes, '{name}'", faults)
+    _check_distinct(classes, ignore, faults)
     return classes
 
 

@@ -39,6 +39,9 @@ class Reader:
         source, offset = "own GeoTIFFs", entry.where["s2_offset"]
         if self._kind == "pairs":
             return Pair.of(entry, images=images, source=source, s2_offset_removed=offset, remarks=tuple(remarks))
+        if self._said.image_labels is not None:
+            return Tile.of(entry, images=images, label=self._said.image_labels.array(entry), source=source,
+                           s2_offset_removed=offset, remarks=tuple(remarks))
         assert grid is not None  # there is at least one image
         label = self._label(entry, grid, remarks)
         for feature, image in images.items():

@@ -93,7 +93,7 @@ def by_table(raw: pathlib.Path, said: Description, needed: Sequence[str]) -> Ite
             if isinstance(row, tables.Fault):
                 yield Reject(row.where, row.reason)
                 continue
-            for name in _PATHS:
+            for name in _PATHS if said.image_labels is None else _PATHS[:2]:  # a label of the image is no path
                 text = "" if row.cells.get(name) is None else str(row.cells[name])
                 images = said.images.get(name)
                 row.cells[name], row.exists[name] = named.resolve(

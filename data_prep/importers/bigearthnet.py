@@ -9,6 +9,7 @@ The v2 archive:
 The v1 archive; no maps, and older atmospheric correction: do not mix its S2 statistics with those of v2:
 <raw>/BigEarthNet-S1-v1.0/<s1_name>/<s1_name>_{VV,VH}.tif
 <raw>/BigEarthNet-v1.0/<patch_id>/<patch_id>_{B01,...,B12}.tif
+<raw>/BigEarthNet-v1.0/<patch_id>/<patch_id>_labels_metadata.json          "labels"; for --labels=land_cover_43
 <raw>/{bigearthnet-,}{train,val,test}.csv                                  lines patch_id,s1_name
 
 The v2 mini sets in configilm wheels (`python -m data_prep sample`), one or several under <raw>:
@@ -21,7 +22,9 @@ metadata_for_patches_with_snow_cloud_or_shadow.parquet, is in the same folder, i
 which neither patch is on disk (a partial download) are left out and counted.
 
 Tiles take the CORINE classes of the pixels from the reference maps. With --labels=land_cover they take the land cover
-of the whole patch from the v2 tables instead: each of 19 classes that occurs in it. That needs no maps.
+of the whole patch from the v2 tables instead: each of 19 classes that occurs in it. That needs no maps. With
+--labels=land_cover_43 they take each of the 43 classes that the JSON files of the v1 patches name (those of the S1
+patches if S2 is not built); v2 has only the 19.
 
 Names: S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57 is column 26 and row 57 of a grid of 1200 m from the upper
 left corner of tile 33UUP. v1 names lack the tile (it is in the S1 name), and the clock in them lost its leading zero.
@@ -39,6 +42,7 @@ import numpy as np
 
 from data_prep.importers import Entry, Layout, Reject, Unmatched, no_such_kind
 from data_prep.importers import _bigearthnet_tables as tables
+from data_prep.importers import _bigearthnet_v1_labels as v1_labels
 from data_prep.importers._bigearthnet_lmdb import Lmdbs
 from data_prep.importers._unmatched import NamedPaths, UnmatchedFiles, is_data
 from data_prep.record import Pair, Tile
@@ -52,7 +56,7 @@ from dual_encoder.imagery.sensors import IGNORED, SENSORS
 SIZE = 120
 CORINE_LEVEL_1 = ("artificial surfaces", "agricultural areas", "forest and semi-natural areas", "wetlands",
                   "water bodies")
-LAND_COVER = "land_cover"  # the name of the labels per patch
+LAND_COVER, LAND_COVER_43 = "land_cover", "land_cover_43"  # names of the labels per patch, of v2 and of v1
 _METRES = 1200
 _SPECS = {"s1": SENSORS["s1_grd"], "s2": SENSORS["s2_l2a"]}
 _BANDS = {feature: spec.bands for feature, spec in _SPECS.items()}
@@ -69,7 +73,9 @@ class Importer:
         return Layout(
             sensors={"s1": ("s1_grd",), "s2": ("s2_l2a",)}, default=("s1", "s2"), size=SIZE,
             label=LabelSpec("pixel_classes", CORINE_LEVEL_1) if kind == "tiles" else None,
-            other_labels={LAND_COVER: LabelSpec("image_classes", tables.LAND_COVER)} if kind == "tiles" else {},
+            other_labels={
+                LAND_COVER: LabelSpec("image_classes", tables.LAND_COVER),
+                LAND_COVER_43: LabelSpec("image_classes", v1_labels.LAND_COVER_43)} if kind == "tiles" else {},
             source={"licence": "CDLA-Permissive-1.0",
                     "attribution": "v2: Clasen et al. 2024, reBEN, arXiv 2407.03653; v1: Sumbul et al. 2021, "
                                    "BigEarthNet-MM, arXiv 2105.07921; contains modified Copernicus Sentinel data "
@@ -80,7 +86,7 @@ class Importer:
 
     def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str], labels: str = ""):
         self._kind, self._labels, self._features = kind, labels, tuple(sensors)
-        maps, classes = kind == "tiles" and labels != LAND_COVER, labels == LAND_COVER
+        maps, classes = kind == "tiles" and not labels, labels == LAND_COVER
         version = next((version for version, roots in _ROOTS.items()
                         if any((raw / root).is_dir() for root in roots.values())), None)
         if maps and version != 2:
@@ -88,7 +94,10 @@ class Importer:
                                "or give --labels=water_weak or, for v2, --labels=land_cover")
         if classes and version == 1:
             raise no_such_kind("bigearthnet", "labels 'land_cover' of v1", "its lists name no classes; use the tables "
-                               "of v2")
+                               "of v2 or --labels=land_cover_43")
+        if labels == LAND_COVER_43 and version != 1:
+            raise no_such_kind("bigearthnet", "labels 'land_cover_43' of v2", "its tables name 19 classes; use the "
+                               "archive of v1 or --labels=land_cover")
         self._store: Lmdbs | _Archive
         if version is None:
             self._store = Lmdbs(raw, classes)
@@ -108,10 +117,12 @@ class Importer:
         if self._kind == "pairs":
             return Pair.of(entry, images=images, source=source)
         if self._labels == LAND_COVER:
-            present = np.zeros(len(tables.LAND_COVER), np.uint8)
-            present[entry.where[LAND_COVER]] = 1
-            return Tile.of(entry, images=images, label=present, source=source)
-        assert isinstance(self._store, _Archive)  # the LMDBs have no maps
+            return Tile.of(entry, images=images, source=source,
+                           label=_present(entry.where[LAND_COVER], len(tables.LAND_COVER)))
+        assert isinstance(self._store, _Archive)  # the LMDBs have neither maps nor JSON files
+        if self._labels == LAND_COVER_43:
+            return Tile.of(entry, images=images, source=source,
+                           label=_present(self._store.v1_labels(entry), len(v1_labels.LAND_COVER_43)))
         label = _level_1(self._store.reference_map(entry))
         for feature, image in images.items():
             label[~_SPECS[feature].holds_data(image)] = IGNORED
@@ -229,6 +240,9 @@ class _Archive:
         return raster.read_bands({band: folder / f"{folder.name}_{band}.tif" for band in names}, SIZE,
                                  np.nan if feature == "s1" else 0)
 
+    def v1_labels(self, entry: Entry) -> list[int]:
+        return v1_labels.read(self._raw / entry.where["s2" if "s2" in self._features else "s1"])
+
     def reference_map(self, entry: Entry) -> np.ndarray:
         return raster.read(self._raw / _MAPS / entry.id.rsplit("_", 2)[0] / entry.id
                            / f"{entry.id}_reference_map.tif", 1, missing=_NO_CODE)[0]
@@ -240,6 +254,13 @@ def _stack(bands: Mapping[str, np.ndarray], names: Sequence[str], entry: Entry) 
         return np.stack([upsample_native(bands[name], SIZE) for name in names], axis=-1)
     except UserError as error:
         raise UserError(f"patch '{entry.id}' (S1 '{entry.where['s1_name']}'): {error}") from error
+
+
+def _present(numbers: Sequence[int], classes: int) -> np.ndarray:
+    """Returns uint8 [classes], 1 for the numbers of the classes that occur."""
+    present = np.zeros(classes, np.uint8)
+    present[list(numbers)] = 1
+    return present
 
 
 def _level_1(codes: np.ndarray) -> np.ndarray:

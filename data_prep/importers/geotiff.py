@@ -33,6 +33,17 @@ A complete example: images of 256 x 256 pixels, radar and optical in two folders
                  several: {"land": [10, 20], "water": "80-89"}. Also {"10": "land", "20": "land", "80": "water"}, or a
                  list of names for 0, 1, ... A label is one band of whole numbers; NaN is ignored
 
+A label may be that of the whole image. Then a table gives it, which may be pairs.csv itself:
+
+ "label": {"kind": "image_class", "table": "labels.csv", "classes": ["forest", "river"]}
+
+id,label
+lagos_20200604T101031,forest
+oslo,river
+
+    kind         "image_class": one class; "image_classes": any number, as forest;river or forest|river, empty = none
+    table        CSV or Parquet with the columns id (of a record or a place) and label (names or values of classes)
+
 Without "files", pairs.csv (or pairs.parquet) names the files, relative to <raw>:
 
 s1,s2,s1_time,s2_time,label,id,location_id,split
@@ -89,14 +100,15 @@ class Importer:
                                "other sensor or build --kind=tiles")
         label = None
         if kind == "tiles":
-            if said.labels is None:
+            if said.labels is None and said.image_labels is None:
                 raise no_such_kind("geotiff", "tiles", f"'{raw / NAME}' has no 'label'; add it or give "
                                    "--labels=water_weak")
-            label = LabelSpec("pixel_classes", tuple(said.labels.classes))
+            label = (said.image_labels.spec if said.image_labels else
+                     LabelSpec("pixel_classes", tuple(said.labels.classes)) if said.labels else None)
         return Layout(
             sensors={feature: (images.spec.name,) for feature, images in said.images.items()},
             default=tuple(said.images), size=said.size, any_size=True, label=label,
-            source={**said.source, "description": geotiff_json.digest(raw, geotiff_rows.TABLES),
+            source={**said.source, "description": geotiff_json.digest(raw, said, geotiff_rows.TABLES),
                     "notes": "own GeoTIFFs; other grids than that of S2 were resampled to it, radar "
                              "bilinear in linear power, classes by the nearest pixel"})
 
@@ -104,7 +116,7 @@ class Importer:
         self._raw, self._kind, self._said = raw, kind, geotiff_json.read(raw)
         self._images = {feature: self._said.images[feature] for feature in sensors}
         self._reader = Reader(raw, kind, self._said, list(sensors), cut)
-        self._needed = [*sensors, *(["label"] if kind == "tiles" else [])]
+        self._needed = [*sensors, *(["label"] if kind == "tiles" and self._said.labels else [])]
 
     def entries(self) -> Iterator[Entry | Reject]:
         if any(pattern for _, pattern in self._said.files()):
@@ -112,8 +124,16 @@ class Importer:
         else:
             offset = "s2" in self._images and self._images["s2"].convention == COLUMN
             rows = geotiff_rows.by_table(self._raw, self._said, self._needed + ["s2_offset"] * offset)
-        for row in rows:
-            yield row if isinstance(row, Reject) else geotiff_entry.make(row, self._raw, self._images, self._needed)
+        items = (row if isinstance(row, Reject) else geotiff_entry.make(row, self._raw, self._images, self._needed)
+                 for row in rows)
+        yield from items if self._kind == "pairs" or self._said.image_labels is None else self._labelled(items)
+
+    def _labelled(self, items: Iterator[Entry | Reject]) -> Iterator[Entry | Reject]:
+        assert self._said.image_labels is not None
+        found, rejects = self._said.image_labels.read(self._raw)
+        yield from rejects
+        for item in items:
+            yield item if isinstance(item, Reject) else self._said.image_labels.add(item, found)
 
     def read(self, entry: Entry) -> Pair | Tile:
         return self._reader.read(entry)

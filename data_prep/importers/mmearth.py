@@ -20,24 +20,24 @@ radar band, every other one a place late: such tiles are rejected. The days of t
 import calendar
 import datetime
 import functools
-import math
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from data_prep.importers import Entry, Layout, Reject, no_such_kind
+from data_prep.importers import _hdf5 as hdf5
 from data_prep.importers._unmatched import UnmatchedFiles
 from data_prep.names import shown
 from data_prep.record import Pair
 from data_prep.text_files import read_json
-from dual_encoder.errors import UserError, one_line
+from dual_encoder.errors import UserError
 from dual_encoder.imagery.radiometry import db_to_int16, remove_s2_offset
 from dual_encoder.imagery.sensors import SENSORS
 
 _LARGEST_SIDE = 1024  # pixels of a tile
-_LARGEST_TABLE, _LARGEST_CHUNK = 1 << 30, 1 << 28  # bytes
+_LARGEST_TABLE = 1 << 30  # bytes
 _SIZE = 128  # of the full data set; used without a raw folder
 _S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B8A", "B08", "B09", "B10", "B11", "B12")
 _ORBITS = {"ascending": slice(0, 2), "descending": slice(4, 6)}  # VV and VH among the eight
@@ -111,13 +111,7 @@ class Importer:
 
     def _array(self, name: str, row: int | None = None) -> np.ndarray:
         """Reads one row of an array, or all of them."""
-        try:
-            return self._file[name][() if row is None else row]
-        except UserError:
-            raise
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:  # of damaged HDF5
-            raise UserError(f"'{self._path}': array '{name}'{'' if row is None else f', row {row},'} cannot be read "
-                            f"({one_line(error, 120)}); fetch the file again") from error
+        return hdf5.read(self._file, self._path, name, row)
 
     def _metadata(self) -> np.ndarray:
         """Returns a row of the table for each tile, with tile_id and perhaps S2_type as bytes."""
@@ -158,14 +152,7 @@ def _find(raw: pathlib.Path) -> pathlib.Path:
 
 
 def _open(path: pathlib.Path) -> Any:
-    import h5py  # here, because no other importer needs it
-
-    try:
-        file = h5py.File(path, "r")
-        seen = {name: _form(file, name) for name in ("sentinel2", "sentinel1", "metadata")}
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"'{path}' cannot be read as HDF5 ({one_line(error, 120)}); it looks truncated "
-                        "or damaged, fetch it again") from error
+    file, seen = hdf5.opened(path, ("sentinel2", "sentinel1", "metadata"))
     s2, s1, metadata = (seen[name] for name in ("sentinel2", "sentinel1", "metadata"))
     side = s2.shape[-1] if len(s2.shape) == 4 else 0
     for name, form, right in (
@@ -173,32 +160,10 @@ def _open(path: pathlib.Path) -> Any:
              and 0 < side <= _LARGEST_SIDE and s2.kind in "iuf"),
             ("sentinel1", s1, s1.shape == (s2.shape[0], 8, side, side) and s1.kind == "f" if s2.shape else False),
             ("metadata", metadata, metadata.shape == s2.shape[:1] and metadata.bytes <= _LARGEST_TABLE)):
-        if not right or form.chunk > _LARGEST_CHUNK:
+        if not right or form.chunk > hdf5.LARGEST_CHUNK:
             raise UserError(f"'{path}': array '{name}' is {form}, expected MMEarth v001 (see data_prep/importers/"
                             "mmearth.py); fetch it again")
     return file
-
-
-class _Form(NamedTuple):
-    """Shape, kind of dtype, bytes of all and of one chunk, as an array of an HDF5 file declares them."""
-
-    shape: tuple[int, ...]
-    kind: str
-    bytes: int
-    chunk: int
-
-    def __str__(self) -> str:
-        return f"of shape {self.shape}, chunks of {self.chunk} bytes" if self.shape else "missing"
-
-
-def _form(file: Any, name: str) -> _Form:
-    import h5py
-
-    item = file.get(name)
-    if not isinstance(item, h5py.Dataset) or item.shape is None:
-        return _Form((), "", 0, 0)
-    size = item.dtype.itemsize
-    return _Form(item.shape, item.dtype.kind, math.prod(item.shape) * size, math.prod(item.chunks or ()) * size)
 
 
 def _read_tile_info(path: pathlib.Path) -> dict[str, tuple[int, str, float, float, bool]]:

@@ -8,7 +8,8 @@ Every file holds, for N images (written by np.savez or np.savez_compressed, no o
     s1_bands      str [bands], e.g. VV VH: bands are picked by these names, in any order
     s2            uint16 [N, bands, height, width], reflectance x 10000, offset removed, 0 in all bands = no data
     s2_bands      str [bands], e.g. B01 ... B12
-    optional      label uint8 [N, height, width] (255 = ignored) with classes str [classes]; s1_time, s2_time int64 [N]
+    optional      s1_before or s1_before_cdb, s2_before: as s1, s1_cdb, s2, the same places before a change;
+                  label uint8 [N, height, width] (255 = ignored) with classes str [classes]; s1_time, s2_time int64 [N]
                   Unix seconds; lat, lon float [N] degrees; location_id, split str [N]; s1_sensor, s2_sensor str [],
                   names of dual_encoder.sensors (else s1_grd, and s2_l1c with a B10 or s2_l2a without); licence,
                   attribution str []
@@ -29,9 +30,10 @@ from data_prep.record import Pair, Tile
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.radiometry import db_to_int16
-from dual_encoder.imagery.sensors import SensorSpec, sensor
+from dual_encoder.imagery.sensors import SensorSpec, before, sensor
 
-_IMAGES = ("s1", "s1_cdb", "s2", "label")  # the large ones, read row by row
+_EARLIER = {before(feature): feature for feature in ("s1", "s2")}
+_IMAGES = ("s1", "s1_cdb", "s2", "s1_before", "s1_before_cdb", "s2_before", "label")  # the large ones, read row by row
 _SMALL = ("id", "s1_bands", "s2_bands", "classes", "s1_time", "s2_time", "lat", "lon", "location_id", "split",
           "s1_sensor", "s2_sensor", "licence", "attribution")
 _LARGEST_SIDE = 8192  # pixels
@@ -134,8 +136,10 @@ def _beside(raw: pathlib.Path) -> Iterator[Unmatched]:
 def _sensors(small: dict) -> dict[str, str]:
     """Returns feature -> sensor name of the images in a file."""
     usual = {"s1": "s1_grd", "s2": "s2_l1c" if "B10" in small.get("s2_bands", ()) else "s2_l2a"}
-    return {feature: str(small.get(f"{feature}_sensor", usual[feature]))
-            for feature in usual if f"{feature}_bands" in small}
+    sensors = {feature: str(small.get(f"{feature}_sensor", usual[feature]))
+               for feature in usual if f"{feature}_bands" in small}
+    return sensors | {earlier: sensors[feature] for earlier, feature in _EARLIER.items()
+                      if feature in sensors and {earlier, f"{earlier}_cdb"} & set(small["shapes"])}
 
 
 def _small(path: pathlib.Path) -> dict:
@@ -174,23 +178,24 @@ def _row(file: NpzFile, name: str, row: int) -> np.ndarray:
 
 
 def _image(file: NpzFile, feature: str, spec: SensorSpec, row: int) -> np.ndarray:
-    path = file.path
-    _require(f"{feature}_bands", file.headers, path)
-    bands = file.whole(f"{feature}_bands").astype(str).reshape(-1).tolist()
+    path, of = file.path, _EARLIER.get(feature, feature)
+    _require(f"{of}_bands", file.headers, path)
+    bands = file.whole(f"{of}_bands").astype(str).reshape(-1).tolist()
     missing = [band for band in spec.bands if band not in bands]
     if missing:
-        raise UserError(f"'{path}': {feature}_bands is {' '.join(bands)}, sensor '{spec.name}' needs also "
-                        f"{' '.join(missing)}; add them or set {feature}_sensor")
+        raise UserError(f"'{path}': {of}_bands is {' '.join(bands)}, sensor '{spec.name}' needs also "
+                        f"{' '.join(missing)}; add them or set {of}_sensor")
     order = [bands.index(band) for band in spec.bands]
-    stored = feature == "s1" and "s1_cdb" in file.headers
-    values = _row(file, "s1_cdb" if stored else feature, row)
+    stored = of == "s1" and f"{feature}_cdb" in file.headers
+    values = _row(file, f"{feature}_cdb" if stored else feature, row)
     if values.ndim != 3 or len(values) != len(bands):
         raise UserError(f"'{path}': {feature} of row {row} has the shape {list(values.shape)}, expected {len(bands)} "
-                        f"bands for {feature}_bands")
+                        f"bands for {of}_bands")
     image = np.moveaxis(values[order], 0, -1)
-    if feature == "s1" and not stored and spec.dtype == "int16":
+    if of == "s1" and not stored and spec.dtype == "int16":
         if not np.issubdtype(image.dtype, np.floating):
-            raise UserError(f"'{path}': s1 is {image.dtype}, expected float dB; name hundredths of dB 's1_cdb'")
+            raise UserError(f"'{path}': {feature} is {image.dtype}, expected float dB; name hundredths of dB "
+                            f"'{feature}_cdb'")
         return db_to_int16(image)
     image = np.ascontiguousarray(image)
     if stored:  # one band without data: the pixel has none

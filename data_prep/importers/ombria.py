@@ -4,29 +4,25 @@
 <raw>/OmbriaS2/{train,test}/{BEFORE,AFTER}/S2_{before,after}_0001.png            B11, B08, B03 as red, green, blue
 
 Pairs: before and after are two pairs of one location. Tiles: the AFTER images with the flood mask; permanent rivers
-are 0 in it. Dates and places are not published.
+are 0 in it. --sensors=s1,s2,s1_before,s2_before adds the BEFORE images to the tiles. Dates and places are not
+published.
 """
 
 import pathlib
 import re
-import struct
-import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import PIL
-from PIL import Image
 
-from data_prep.importers import Entry, Layout, Reject
+from data_prep.importers import Entry, Layout, Reject, _pictures
 from data_prep.importers._unmatched import UnmatchedFiles, in_folder
 from data_prep.record import Pair, Tile
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import file_kinds
+from dual_encoder.imagery.sensors import before
 
 _SIZE = 256  # pixels
-_LARGEST = 1 << 24  # bytes of a file
 
 
 class Importer:
@@ -34,8 +30,11 @@ class Importer:
 
     @staticmethod
     def layout(kind: str, raw: pathlib.Path | None = None) -> Layout:
+        sensors = {"s1": ("ombria_s1",), "s2": ("ombria_s2",)}
+        if kind == "tiles":
+            sensors |= {before(feature): names for feature, names in sensors.items()}
         return Layout(
-            sensors={"s1": ("ombria_s1",), "s2": ("ombria_s2",)}, default=("s1", "s2"), size=_SIZE,
+            sensors=sensors, default=("s1", "s2"), size=_SIZE,
             label=LabelSpec("pixel_classes", ("no flood", "flood")) if kind == "tiles" else None,
             source={"licence": "none stated by the authors; do not redistribute",
                     "attribution": "Drakonakis et al. 2022, OmbriaNet, IEEE JSTARS; contains modified "
@@ -53,6 +52,8 @@ class Importer:
             for when in ("after",) if self._kind == "tiles" else ("before", "after"):
                 starts = {"s1": f"OmbriaS1/{split}/{when.upper()}/S1_{when}_",
                           "s2": f"OmbriaS2/{split}/{when.upper()}/S2_{when}_",
+                          before("s1"): f"OmbriaS1/{split}/BEFORE/S1_before_",
+                          before("s2"): f"OmbriaS2/{split}/BEFORE/S2_before_",
                           "mask": f"OmbriaS1/{split}/MASK/S1_mask_"}
                 numbers = {layer: self._numbers(starts[layer], beside) for layer in layers}
                 for number in sorted(set().union(*numbers.values())):
@@ -73,48 +74,12 @@ class Importer:
             self._raw, folder, lambda found: name.fullmatch(found) is not None, beside)}
 
     def read(self, entry: Entry) -> Pair | Tile:
-        images = {}
-        if "s1" in self._sensors:
-            images["s1"] = _png(self._raw / entry.where["s1"], "L")[..., None]
-        if "s2" in self._sensors:
-            images["s2"] = _png(self._raw / entry.where["s2"], "RGB")
+        images = {feature: self._png(entry, feature, "L" if name == "ombria_s1" else "RGB")
+                  for feature, name in self._sensors.items()}
         if self._kind == "pairs":
             return Pair.of(entry, images=images, source="OMBRIA")
-        mask = _png(self._raw / entry.where["mask"], "L")
+        mask = self._png(entry, "mask", "L")[..., 0]
         return Tile.of(entry, images=images, label=(mask > 127).astype(np.uint8), source="OMBRIA")
 
-
-def _png(path: pathlib.Path, mode: str) -> np.ndarray:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_LARGEST)
-        kind = file_kinds.kind_of(data[:file_kinds.HEAD])
-        if kind != file_kinds.PNG:
-            raise UserError(f"'{path}' is {kind or 'no picture'}, expected a PNG; fetch it again")
-        _check_chunks(data)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
-            opened = Image.open(path)
-        with opened as image:
-            if image.size != (_SIZE, _SIZE):  # before its pixels take memory
-                raise UserError(f"'{path}' is {image.height}x{image.width} pixels, expected {_SIZE}x{_SIZE}; is it an "
-                                "OMBRIA file?")
-            if image.mode != mode:
-                raise UserError(f"'{path}' has mode {image.mode}, expected {mode}; is it an OMBRIA file?")
-            return np.asarray(image)
-    except UserError:
-        raise
-    except (PIL.UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, OverflowError, struct.error,
-            zlib.error, Image.DecompressionBombError) as error:
-        raise UserError(f"'{path}' cannot be read as PNG ({error}); fetch it again") from error
-
-
-def _check_chunks(data: bytes) -> None:
-    """Raises ValueError unless the chunks of a PNG have their checksums, to the last one: Pillow passes over some."""
-    at, name = 8, b""
-    while name != b"IEND":
-        length, name = struct.unpack_from(">I4s", data, at)
-        content = data[at + 4:at + 8 + length]
-        if length > len(data) or zlib.crc32(content) != struct.unpack_from(">I", data, at + 8 + length)[0]:
-            raise ValueError(f"the checksum of a chunk at byte {at} is wrong")
-        at += 12 + length
+    def _png(self, entry: Entry, layer: str, mode: str) -> np.ndarray:
+        return _pictures.read(self._raw / entry.where[layer], (mode,), _SIZE, (file_kinds.PNG,))

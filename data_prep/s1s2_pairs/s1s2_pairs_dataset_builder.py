@@ -14,7 +14,7 @@ class Builder(builder.ShardBuilder):
     RELEASE_NOTES = {"1.0.0": "First release."}
     BUILDER_CONFIGS = [
         *(make_config(name, "pairs") for name in (
-            "bigearthnet", "dfc2020", "mmearth", "ombria", "sen12ms", "sen12ms_cr", "sen1floods11", "ssl4eo_s12",
-            "ssl4eo_s12_v11", "terramesh")),
+            "bigearthnet", "dfc2020", "mmearth", "ombria", "sen12ms", "sen12ms_cr", "sen1floods11", "so2sat",
+            "ssl4eo_s12", "ssl4eo_s12_v11", "terramesh")),
         make_config("majortom", "pairs", size=264),
     ]

@@ -14,7 +14,7 @@ class Builder(builder.ShardBuilder):
     RELEASE_NOTES = {"1.0.0": "First release."}
     BUILDER_CONFIGS = [
         *(make_config(name, "tiles") for name in (
-            "bigearthnet", "dfc2020", "ombria", "sen12ms", "sen1floods11", "terramesh")),
+            "bigearthnet", "dfc2020", "ombria", "sen12ms", "sen1floods11", "so2sat", "terramesh")),
         make_config("sen1floods11", "tiles", sensors=("s1", "s2")),
         *(make_config(name, "tiles", labels="water_weak") for name in (
             "bigearthnet", "sen12ms_cr", "sen1floods11", "ssl4eo_s12", "ssl4eo_s12_v11")),

@@ -6,6 +6,8 @@ from typing import Annotated
 from dual_encoder.config import AtLeast, Before, require
 from dual_encoder.data.subsets import WHOLE, SubsetConfig
 
+HELD_OUT = "held_out"  # in place of the name of a split: a part of the places to learn from
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -17,6 +19,9 @@ class DataConfig:
       split: split to train on; 'train+validation' joins two.
       weights: share of each folder of `dir` in the batches, in any unit; () mixes them in proportion to their records.
       eval_split: split to evaluate on, of all folders that have it.
+      select_split: split to choose the checkpoint on: the state with the best headline score there is evaluated on
+        `eval_split`, once, at the end. 'held_out': a fifth of the places (or of what `subset.groups` holds together)
+        that `split` and `subset` leave to learn from; they are then not learnt from. '' = the last state is evaluated.
       subset: a fraction of the places of `split`, or folds of it.
       statistics: JSON file of `python -m data_prep stats`; '' takes the statistics of the data set's sensors.
       threads: reading threads per process; from a bucket, the range requests under way at once.
@@ -29,6 +34,7 @@ class DataConfig:
     split: str
     weights: Annotated[tuple[float, ...], Before(())]
     eval_split: str
+    select_split: Annotated[str, Before("")]
     subset: Annotated[SubsetConfig, Before(WHOLE)]
     statistics: str
     threads: Annotated[int, AtLeast(1)]
@@ -38,3 +44,8 @@ class DataConfig:
     def check(self, path: str) -> None:
         """Raises UserError without a folder."""
         require(self.dir != "", f"{path}.dir", self.dir, "a data set folder made by `python -m data_prep build`")
+        for key, value in (("split", self.split), ("eval_split", self.eval_split)):
+            shared = set(self.select_split.split("+")) & set(value.split("+")) - {""}
+            require(not shared, f"{path}.select_split", self.select_split,
+                    f"a split that is not in {path}.{key}, {value!r}: a choice on it would favour what is scored; or "
+                    f"'{HELD_OUT}'")

@@ -3,26 +3,58 @@
 import numpy as np
 
 from dual_encoder.data.records import Records
-from dual_encoder.data.subsets import SubsetConfig, fold_rows, fraction_rows, groups_of
+from dual_encoder.data.subsets import SubsetConfig, fold_rows, fraction_rows, groups_of, validation_rows
 from dual_encoder.imagery.sensors import IGNORED
 
 
 def select(records: Records, subset: SubsetConfig) -> tuple[Records, Records | None]:
-    """Returns the records to learn from, and those of the fold that is held out (None without folds).
+    """Returns the records to learn from, and those that are held out: a fold, or the part to choose on; else None.
 
     It reads every record once, unless the subset is the whole.
 
     Raises:
       UserError: a fold or a fraction without a place, a group file that lacks one, a damaged record.
     """
-    if subset.folds == 0 and subset.fraction == 1:
+    if subset.folds == 0 and subset.fraction == 1 and not subset.validate:
         return records, None
+    learnt, held = select_rows(records, subset)
+    return records.only(learnt), None if held is None else records.only(held)
+
+
+def select_rows(records: Records, subset: SubsetConfig) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the numbers of the records that `select` returns, int64."""
     places, classes = _facts(records)
+    groups = groups_of(places, subset.groups) if subset.folds or subset.validate else places
     learnt, held = np.arange(len(records)), None
     if subset.folds:
-        learnt, held = fold_rows(groups_of(places, subset.groups), subset.folds, subset.fold, subset.seed)
-    rows = fraction_rows([places[row] for row in learnt], classes[learnt], subset.fraction, subset.seed)
-    return records.only(learnt[rows]), None if held is None else records.only(held)
+        learnt, held = fold_rows(places, groups, subset.folds, subset.fold)
+    if subset.validate:
+        rest, chosen_on = validation_rows(_of(places, learnt), _of(groups, learnt))
+        learnt, held = learnt[rest], learnt[chosen_on]
+    rows = fraction_rows(_of(places, learnt), classes[learnt], subset.fraction, subset.seed)
+    return learnt[rows], held
+
+
+def hold_out(records: Records, groups: str) -> tuple[np.ndarray, np.ndarray]:
+    """Divides records into those to learn from and those to choose settings on, about one group of five.
+
+    Args:
+      records: that `select` leaves to learn from.
+      groups: as in `SubsetConfig`; if all records are of one group, places are divided.
+
+    Returns:
+      (numbers of the records to learn from, numbers of those to choose on), int64.
+
+    Raises:
+      UserError: all records are of one place.
+    """
+    places = records.location_ids
+    of_groups = groups_of(places, groups)
+    return validation_rows(places, of_groups if len(set(of_groups)) > 1 else places)
+
+
+def _of(values: list[str], rows: np.ndarray) -> list[str]:
+    return [values[row] for row in rows]
 
 
 def record_groups(records: Records, groups: str) -> np.ndarray:

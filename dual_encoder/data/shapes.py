@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.data.manifest import DatasetInfo, TensorInfo
 from dual_encoder.errors import UserError
-from dual_encoder.imagery.sensors import SensorSpec, sensor
+from dual_encoder.imagery.sensors import SensorSpec, before, sensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Shapes:
     info: DatasetInfo
 
 
-def shapes(size: int, sensors: Sequence[str], classes: int, kind: str = "pixel_classes") -> Shapes:
+def shapes(size: int, sensors: Sequence[str], classes: int, kind: str = "pixel_classes", two_dates: bool = False
+           ) -> Shapes:
     """Returns the shapes of records with an image of each sensor, and with a label for tasks that have classes.
 
     Args:
@@ -24,6 +25,7 @@ def shapes(size: int, sensors: Sequence[str], classes: int, kind: str = "pixel_c
       sensors: names in `sensors.SENSORS`, at most one for each feature (one radar and one optical sensor).
       classes: of the label; 0 = no label, unless `kind` is 'number'.
       kind: of the label, as in `LabelSpec`.
+      two_dates: with an image before a change beside each image.
     """
     specs: dict[str, SensorSpec] = {}
     for spec in map(sensor, sensors):
@@ -31,6 +33,8 @@ def shapes(size: int, sensors: Sequence[str], classes: int, kind: str = "pixel_c
             raise UserError(f"'{specs[spec.feature].name}' and '{spec.name}' are both {spec.modality} images; give one "
                             "radar and one optical sensor")
         specs[spec.feature] = spec
+    if two_dates:
+        specs |= {before(feature): spec for feature, spec in specs.items()}
     tensors = {name: TensorInfo(spec.dtype, (size, size, len(spec.bands))) for name, spec in specs.items()}
     label = None
     if classes or kind == "number":

@@ -1,9 +1,11 @@
 """Parts of a split by place: a fraction of the places to learn from, or folds that hold whole places out.
 
 Images of one place look alike, so a place is in a part with all its images or with none. Parts are a function of the
-seed and of the data set: the order of the records changes nothing. A smaller fraction is within each larger one.
+seed and of the data set: the order of the records changes nothing. A smaller fraction is within each larger one. Folds
+are the same for every seed, so a pre-training run and all runs that start from it hold the same places out.
 """
 
+import collections
 import csv
 import dataclasses
 import hashlib
@@ -13,11 +15,13 @@ from typing import Annotated
 
 import numpy as np
 
-from dual_encoder.config import AtLeast, require
+from dual_encoder.config import AtLeast, Before, require
 from dual_encoder.errors import UserError
 
-WHOLE = {"fraction": 1.0, "folds": 0, "fold": 0, "groups": "place", "seed": 0}  # the whole split, as a configuration
+# The whole split, as a configuration.
+WHOLE = {"fraction": 1.0, "folds": 0, "fold": 0, "groups": "place", "validate": False, "seed": 0}
 PLACE, _EVENT = "place", "event"
+_VALIDATION = 5  # one group of this many is held out for choices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +36,16 @@ class SubsetConfig:
       groups: what a fold holds out as a whole: 'place'; 'event', the text of a location_id before its first '_'; or a
         CSV file with the columns location_id and group. Retrieval among other groups uses them, too, also without
         folds.
-      seed: of the draw.
+      validate: evaluate on a fifth of the groups of the places to learn from, which are then not learnt from. The fold
+        is left out. For choosing settings without a look at what is scored in the end.
+      seed: of the draw of a fraction.
     """
 
     fraction: float
     folds: Annotated[int, AtLeast(0)]
     fold: Annotated[int, AtLeast(0)]
     groups: str
+    validate: Annotated[bool, Before(False)]
     seed: Annotated[int, AtLeast(0)]
 
     def check(self, path: str) -> None:
@@ -79,16 +86,17 @@ def fraction_rows(places: Sequence[str], classes: np.ndarray, fraction: float, s
     return np.flatnonzero(np.isin(number, chosen))
 
 
-def fold_rows(groups: Sequence[str], folds: int, fold: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def fold_rows(places: Sequence[str], groups: Sequence[str], folds: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
     """Divides rows into those to learn from and those of a fold; all rows of a group are on one side.
 
-    Groups go to the smallest fold so far, the largest group first, so that folds differ little in size.
+    Groups go to the smallest fold so far, the group with the most places first, so that folds differ little in size.
+    Images per place change nothing.
 
     Args:
-      groups: the group of each row.
+      places: location_id of each row.
+      groups: the group of each row; all rows of a place have one.
       folds: number of folds.
       fold: the one to hold out.
-      seed: decides between folds and groups of equal size.
 
     Returns:
       (rows to learn from, rows of the fold), int64, ascending.
@@ -96,16 +104,30 @@ def fold_rows(groups: Sequence[str], folds: int, fold: int, seed: int) -> tuple[
     Raises:
       UserError: fewer groups than folds.
     """
-    names, number, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    if len(names) < folds:
-        raise UserError(f"{folds} folds of {len(names)} groups ('{names[0]}', ...); use at most {len(names)} folds, or "
-                        "smaller groups, such as groups=place")
-    totals, of_group = np.zeros(folds, np.int64), np.zeros(len(names), np.int64)
-    for at in sorted(range(len(names)), key=lambda at: (-sizes[at], _hash(seed, str(names[at])))):
-        of_group[at] = totals.argmin()
-        totals[of_group[at]] += sizes[at]
-    held = of_group[number] == fold
+    group_of = dict(zip(places, groups, strict=True))
+    sizes = collections.Counter(group_of.values())
+    if len(sizes) < folds:
+        raise UserError(f"{folds} folds of {len(sizes)} groups ('{min(sizes)}', ...); use at most {len(sizes)} folds, "
+                        "or smaller groups, such as groups=place")
+    totals, of_group = [0] * folds, {}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], _hash(0, name))):
+        of_group[name] = totals.index(min(totals))
+        totals[of_group[name]] += sizes[name]
+    held = np.array([of_group[group] == fold for group in groups], bool)
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def validation_rows(places: Sequence[str], groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Divides rows into those to learn from and those to choose on: about a fifth of the groups; as `fold_rows`.
+
+    Raises:
+      UserError: there is only one group.
+    """
+    count = len(set(groups))
+    if count < 2:
+        raise UserError(f"{count} group to learn from ('{groups[0]}'), and none is left to choose settings on; use "
+                        "more folds, or smaller groups, such as groups=place")
+    return fold_rows(places, groups, min(_VALIDATION, count), 0)
 
 
 def groups_of(places: Sequence[str], groups: str) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dual_encoder.evaluation.per_image import Kind
 from dual_encoder.evaluation.table import COLUMN, ROW, Column, Evaluation, Headline, Row, Table
 
 
@@ -87,6 +88,21 @@ def evaluate_single_class(label: np.ndarray, probability: np.ndarray, class_name
         headlines=(Headline("split", "accuracy", f"accuracy of {len(class_names)} classes"),))
     classes = _class_table((Column("f1", "F1", "share", "higher"),), class_names, [(value,) for value in f1], support)
     return Evaluation((whole, classes))
+
+
+def image_values(label: np.ndarray, probability: np.ndarray) -> tuple[Kind, np.ndarray]:
+    """Returns kind and values of `PerImage` for classified images.
+
+    Args:
+      label: class indices [images], or 0 and 1, [images, classes].
+      probability: in [0, 1], [images, classes].
+    """
+    if label.ndim == 2:
+        return "probabilities", np.concatenate([label > 0, probability], axis=1).astype(np.float64)
+    count = probability.shape[1]
+    matrix = np.zeros((len(label), count * count))
+    matrix[np.arange(len(label)), label.astype(np.int64) * count + probability.argmax(axis=1)] = 1
+    return "counts", matrix
 
 
 def _class_table(columns: tuple[Column, ...], class_names: Sequence[str], values: Sequence[tuple[float | None, ...]],

@@ -14,21 +14,21 @@ _ITERATIONS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class LinearProbe:
-    """The probabilities of a linear probe, and the choice behind them.
+    """A fitted linear probe.
 
     Attributes:
-      probability: float64 [images, classes].
+      predict: vectors float [m, dim] -> probability float64 [m, classes].
       strength: the C of scikit-learn that was best on validation.
     """
 
-    probability: np.ndarray
+    predict: Callable[[np.ndarray], np.ndarray]
     strength: float
 
 
-def linear_probe(train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray], queries: np.ndarray,
+def linear_probe(train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray],
                  score: Callable[[np.ndarray, np.ndarray], float], single: bool,
                  strengths: Sequence[float] = STRENGTHS) -> LinearProbe:
-    """Fits logistic regression on `train` for each strength, and predicts with the one that is best on `validation`.
+    """Fits logistic regression on `train` for each strength, and keeps the one that is best on `validation`.
 
     Vectors are standardised with mean and deviation of `train`. With `single`, the classes exclude each other
     (multinomial); otherwise each class has a regression of its own. A class with one value in all of `train` keeps
@@ -36,7 +36,6 @@ def linear_probe(train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndar
 
     Args:
       train, validation: vectors float [n, dim], and labels 0 or 1 [n, classes].
-      queries: vectors float [m, dim].
       score: (labels, probability) -> number, higher is better; of equal ones, the strongest penalty wins.
       single: one class per image.
       strengths: values of C to try, each more than 0.
@@ -52,7 +51,8 @@ def linear_probe(train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndar
         if best is None or reached > best[0]:
             best = reached, strength, predict
     assert best is not None  # there is a strength at least
-    return LinearProbe(best[2]((queries - mean) / std), best[1])
+    chosen = best[2]
+    return LinearProbe(lambda queries: chosen((queries - mean) / std), best[1])
 
 
 def _fit(vectors: np.ndarray, labels: np.ndarray, single: bool, strength: float

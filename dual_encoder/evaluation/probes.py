@@ -1,19 +1,26 @@
 """Scores of frozen vectors on labelled images: nearest neighbours and a linear probe."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 
-from dual_encoder.evaluation.classification import average_precision, evaluate_classes, evaluate_single_class
+from dual_encoder.evaluation.classification import (
+    average_precision,
+    evaluate_classes,
+    evaluate_single_class,
+    image_values,
+)
 from dual_encoder.evaluation.embedded import unit_vectors
 from dual_encoder.evaluation.knn import knn_probability
 from dual_encoder.evaluation.linear_probe import linear_probe
+from dual_encoder.evaluation.per_image import Kind, PerImage
 from dual_encoder.evaluation.table import Evaluation, Table, join
 
 ProbeName = Literal["knn", "linear"]
 _TITLES: dict[str, str] = {"knn": "nearest neighbours", "linear": "linear probe"}
+_WHOLE = ("classification", "segmentation")  # the tables of a whole split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,20 +30,14 @@ class LabelledVectors:
     Attributes:
       vectors: float32 [n, dim].
       labels: uint8 [n, classes], 1 for each class of an image.
-      places: int32 [n], equal for images of one place.
     """
 
     vectors: np.ndarray
     labels: np.ndarray
-    places: np.ndarray
 
     def pair(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns (vectors, labels)."""
         return self.vectors, self.labels
-
-    def where(self, rows: np.ndarray) -> "LabelledVectors":
-        """Returns some rows; `rows` is bool [n] or row numbers."""
-        return LabelledVectors(self.vectors[rows], self.labels[rows], self.places[rows])
 
 
 def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
@@ -44,21 +45,9 @@ def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
     return (labels[:, None] == np.arange(classes)).astype(np.uint8)
 
 
-def hold_out(vectors: LabelledVectors, parts: int = 5) -> tuple[LabelledVectors, LabelledVectors]:
-    """Divides a split by place: about one place of `parts` is held out. The same places whatever the order of the rows.
-
-    Returns:
-      (the rest, the images of the places that are held out); both hold an image if there are two places.
-    """
-    places = np.unique(vectors.places)
-    # Places are hashes, so any rule on their order is as good as a random draw.
-    held = np.isin(vectors.places, places[::parts])
-    return vectors.where(~held), vectors.where(held)
-
-
 def evaluate_probes(train: LabelledVectors, validation: LabelledVectors, test: LabelledVectors, *,
-                    class_names: Sequence[str], single: bool, probes: Sequence[ProbeName], neighbours: int
-                    ) -> Evaluation:
+                    class_names: Sequence[str], single: bool, probes: Sequence[ProbeName], neighbours: int,
+                    per_image: Callable[[Kind, np.ndarray], PerImage] | None = None) -> Evaluation:
     """Scores probes that learn from `train`, choose on `validation`, and predict `test`.
 
     Args:
@@ -67,6 +56,7 @@ def evaluate_probes(train: LabelledVectors, validation: LabelledVectors, test: L
       single: one class per image: accuracy and macro F1; otherwise mean average precision and micro F1.
       probes: which ones, in the order of the tables.
       neighbours: of 'knn'.
+      per_image: kind and values of the test images -> their table; None: no table.
 
     Returns:
       The tables of `evaluate_single_class` or `evaluate_classes`, once for each probe.
@@ -84,23 +74,30 @@ def evaluate_probes(train: LabelledVectors, validation: LabelledVectors, test: L
             note += f", the {min(neighbours, len(train.vectors))} nearest by cosine"
         else:
             score = _accuracy if single else _mean_precision
-            fitted = linear_probe(train.pair(), validation.pair(), test.vectors, score, single)
-            probability = fitted.probability
+            fitted = linear_probe(train.pair(), validation.pair(), score, single)
+            probability = fitted.predict(test.vectors)
             note += f"; C = {fitted.strength:g} was best on {len(validation.vectors):,} others"
         if single:
             scored = evaluate_single_class(test.labels.argmax(axis=1), probability, class_names)
         else:
             scored = evaluate_classes(test.labels, probability, class_names)
-        parts.append(Evaluation(tuple(_of_probe(table, probe, f"{note}; scored on {len(test.vectors):,}.")
-                                      for table in scored.tables), scored.images))
+        truth = test.labels.argmax(axis=1) if single else test.labels
+        if per_image:
+            scored = dataclasses.replace(scored, per_image={probe: per_image(*image_values(truth, probability))})
+        parts.append(of_probe(scored, probe, f"{note}; scored on {len(test.vectors):,}."))
     return join(parts)
+
+
+def of_probe(scored: Evaluation, probe: str, note: str) -> Evaluation:
+    """Returns an evaluation with the name of a probe in its tables, and a note on how it was learnt."""
+    return dataclasses.replace(scored, tables=tuple(_of_probe(table, probe, note) for table in scored.tables))
 
 
 def _of_probe(table: Table, probe: str, note: str) -> Table:
     headlines = tuple(dataclasses.replace(line, title=f"{line.title}, {_TITLES[probe]}") for line in table.headlines)
     return dataclasses.replace(
         table, name=f"{probe}_{table.name}", title=_TITLES[probe].capitalize(), headlines=headlines,
-        keys=(probe, *table.keys), note=f"{note} {table.note}" if table.name == "classification" else table.note)
+        keys=(probe, *table.keys), note=f"{note} {table.note}" if table.name in _WHOLE else table.note)
 
 
 def _accuracy(labels: np.ndarray, probability: np.ndarray) -> float:

@@ -16,7 +16,6 @@ from dual_encoder.imagery.pictures import grid, image_to_rgb, label_to_rgb
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec
 
 _TILE = 192  # pixels of a panel
-_CAPTION = "Each row: input, label (white: ignored), prediction."
 
 
 class SegmentationScores(TypedDict):
@@ -56,19 +55,20 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int) ->
     return np.bincount(classes * label + prediction, minlength=classes * classes).reshape(classes, classes)
 
 
-def evaluate_segmentation(matrix: np.ndarray, class_names: Sequence[str], images: Sequence[np.ndarray],
-                          labels: Sequence[np.ndarray], predictions: Sequence[np.ndarray], spec: SensorSpec
-                          ) -> Evaluation:
+def evaluate_segmentation(matrix: np.ndarray, class_names: Sequence[str], images: Sequence[Sequence[np.ndarray]],
+                          labels: Sequence[np.ndarray], predictions: Sequence[np.ndarray], spec: SensorSpec,
+                          shown: Sequence[str] = ("input",)) -> Evaluation:
     """Scores the confusion matrix of a split, and draws examples.
 
     Args:
       matrix, class_names: as for `segmentation_scores`.
       images, labels, predictions, spec: as for `segmentation_panels`.
+      shown: what each image of a row is, for the caption.
 
     Returns:
       A table of the whole split, a table of its classes, and a picture.
     """
-    return Evaluation(segmentation_tables(segmentation_scores(matrix, class_names)),
+    return Evaluation(segmentation_tables(segmentation_scores(matrix, class_names), shown),
                       {"segmentation_panels": segmentation_panels(images, labels, predictions, spec)})
 
 
@@ -99,11 +99,12 @@ def segmentation_scores(matrix: np.ndarray, class_names: Sequence[str]) -> Segme
     }
 
 
-def segmentation_tables(scores: SegmentationScores) -> tuple[Table, Table]:
+def segmentation_tables(scores: SegmentationScores, shown: Sequence[str] = ("input",)) -> tuple[Table, Table]:
     """Returns the scores as two tables of one section: of the whole split, and of each class.
 
     Args:
       scores: as `segmentation_scores` returns them. A figure of a class that is absent becomes None.
+      shown: as for `evaluate_segmentation`.
     """
     support = scores["support"]
     pixels = sum(support.values()) or 1
@@ -119,20 +120,21 @@ def segmentation_tables(scores: SegmentationScores) -> tuple[Table, Table]:
         rows=tuple(Row(name, name, (_figure(scores, "iou", name), _figure(scores, "f1", name), count, count / pixels))
                    for name, count in support.items()),
         note="From one confusion matrix over the whole split; a dash: the class does not occur.", class_colours=True,
-        pictures=(Picture("segmentation_panels", "Examples", _CAPTION),))
+        pictures=(Picture("segmentation_panels", "Examples",
+                          f"Each row: {', '.join(shown)}, label (white: ignored), prediction."),))
     return whole, classes
 
 
-def segmentation_panels(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], predictions: Sequence[np.ndarray],
-                        spec: SensorSpec) -> Image.Image:
-    """Draws rows of input, label (ignored pixels white) and prediction.
+def segmentation_panels(images: Sequence[Sequence[np.ndarray]], labels: Sequence[np.ndarray],
+                        predictions: Sequence[np.ndarray], spec: SensorSpec) -> Image.Image:
+    """Draws rows of input images, label (ignored pixels white) and prediction.
 
     Args:
-      images: stored images [height, width, bands] of `spec`.
+      images: of each row, one or more stored images [height, width, bands] of `spec`.
       labels, predictions: class indices uint8 [height, width].
     """
-    return grid([[image_to_rgb(image, spec), label_to_rgb(label), label_to_rgb(prediction)]
-                 for image, label, prediction in zip(images, labels, predictions, strict=True)], _TILE)
+    return grid([[*(image_to_rgb(image, spec) for image in row), label_to_rgb(label), label_to_rgb(prediction)]
+                 for row, label, prediction in zip(images, labels, predictions, strict=True)], _TILE)
 
 
 def _figure(scores: SegmentationScores, kind: Literal["iou", "f1"], name: str) -> Value:

@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from PIL import Image
 
+from dual_encoder.evaluation.per_image import PerImage
+
 T = TypeVar("T", bound=Hashable)
 Value = float | int | None  # None: could not be computed
 Scores = dict[str, "Value | Scores"]  # nested dictionaries of numbers
@@ -189,6 +191,34 @@ class Table:
             raise ValueError(f"not a table of results: {error}") from error
 
 
+class Goal(NamedTuple):
+    """The number that says which of several states is the best.
+
+    Attributes:
+      path: its place in the scores, outermost key first.
+      sign: 1 if higher is better, -1 if lower is better.
+      title: for people.
+    """
+
+    path: tuple[str, ...]
+    sign: int
+    title: str
+
+
+def goal(tables: Iterable[Table]) -> Goal:
+    """Returns the first headline of tables.
+
+    Raises:
+      ValueError: no table has a headline in a column with a better direction.
+    """
+    for table in tables:
+        for line in table.headlines:
+            for cell in table.cells():
+                if (cell.row.name, cell.column.name) == (line.row, line.column) and cell.column.better:
+                    return Goal(cell.path, 1 if cell.column.better == "higher" else -1, line.title)
+    raise ValueError("no table has a headline in a column with a better direction")
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """All that an evaluation found.
@@ -196,10 +226,12 @@ class Evaluation:
     Attributes:
       tables: with distinct names; no two cells have the same keys in the scores.
       images: file stem -> picture. Table.pictures says below which table the report shows it.
+      per_image: name of a table -> what each image adds to its scores.
     """
 
     tables: tuple[Table, ...]
     images: Mapping[str, Image.Image] = dataclasses.field(default_factory=dict)
+    per_image: Mapping[str, PerImage] = dataclasses.field(default_factory=dict)
 
     def scores(self) -> Scores:
         """Returns the numbers of the tables as nested dictionaries; see `scores`."""
@@ -236,7 +268,8 @@ def join(evaluations: Iterable[Evaluation]) -> Evaluation:
     """
     parts = list(evaluations)
     joined = Evaluation(tuple(table for part in parts for table in part.tables),
-                        {name: image for part in parts for name, image in part.images.items()})
+                        {name: image for part in parts for name, image in part.images.items()},
+                        {name: values for part in parts for name, values in part.per_image.items()})
     for kind, given in (("tables", [table.name for table in joined.tables]),
                         ("pictures", [name for part in parts for name in part.images])):
         if twice := _repeated(given):

@@ -3,12 +3,12 @@
 import re
 
 HEAD = 512  # bytes that `kind_of` needs at most
-TIFF, JPEG_2000, PNG = "GeoTIFF", "JPEG 2000", "PNG"
+TIFF, JPEG_2000, PNG, JPEG = "GeoTIFF", "JPEG 2000", "PNG", "a JPEG picture"
 _STARTS = (
     (TIFF, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     (JPEG_2000, (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")),
     (PNG, (b"\x89PNG\r\n\x1a\n",)),
-    ("a JPEG picture", (b"\xff\xd8\xff",)),
+    (JPEG, (b"\xff\xd8\xff",)),
     ("a GIF picture", (b"GIF8",)),
     ("a BMP picture", (b"BM",)),
     ("HDF5 or NetCDF-4", (b"\x89HDF\r\n\x1a\n",)),

@@ -134,13 +134,30 @@ SENSORS: Mapping[str, SensorSpec] = {spec.name: spec for spec in (
                 1524.07),
                (786.79, 850.35, 875.06, 1138.85, 1122.18, 1161.59, 1274.39, 1248.43, 1345.53, 577.32, 51.15, 1336.10,
                 1136.54), _SSL4EO, rgb=_TRUE_COLOUR, notes=_REFLECTANCE, tags=_SENTINEL),
+    SensorSpec("so2sat_s2", "optical", ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),
+               "top-of-atmosphere reflectance (L1C, offset removed)", 1e-4, "uint16", 0,
+               (1237.57, 1092.77, 1010.86, 1142.40, 1592.66, 1814.72, 1745.74, 1950.16, 1542.85, 1090.51),
+               (395.88, 477.78, 663.66, 635.89, 774.44, 910.16, 921.85, 1016.46, 999.18, 878.06),
+               "So2Sat LCZ42, training set (torchgeo)", rgb=_TRUE_COLOUR, notes=_REFLECTANCE, tags=_SENTINEL),
     # OMBRIA stretched every radar image to its own minimum and maximum: the unit is lost, only contrast remains.
     SensorSpec("ombria_s1", "sar", ("VV",), "grey level, stretched per image", 1.0, "uint8", None,
                (144.144,), (53.281,), "`data_prep stats` on OMBRIA, train split", tags=_SENTINEL),
     SensorSpec("ombria_s2", "optical", ("B11", "B08", "B03"), "reflectance x 255, wraps in bright cloud", 1.0, "uint8",
                None, (59.638, 68.750, 34.349), (32.534, 34.883, 30.793), "`data_prep stats` on OMBRIA, train split",
                rgb=("B11", "B08", "B03"), tags=_SENTINEL),
+    # Pictures for the eye: each source stretched its values in a way of its own, and the units are lost.
+    SensorSpec("s1_vh", "sar", ("VH",), "grey level of the amplitude", 1.0, "uint8", None,
+               (121.59,), (47.45,), "`data_prep stats` on the Los Angeles and San Antonio pairs, train split",
+               tags=_SENTINEL),
+    SensorSpec("s2_rgb", "optical", _TRUE_COLOUR, "grey level of a true-colour picture", 1.0, "uint8", None,
+               (87.41, 97.12, 104.08), (50.46, 33.69, 28.81), "`data_prep stats` on EuroSAT RGB, train split",
+               rgb=_TRUE_COLOUR, tags=_SENTINEL),
 )}
+
+
+def before(feature: str) -> str:
+    """Returns the feature of the image that shows the place of the image `feature` at the date before a change."""
+    return f"{feature}_before"
 
 
 def sensor(name: str) -> SensorSpec:

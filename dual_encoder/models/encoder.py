@@ -27,6 +27,15 @@ class _Common:
     remat: Annotated[bool, Before(False)]
     dtype: Literal["float32", "bfloat16"]
 
+    @property
+    def stages(self) -> int:
+        """Number of parts that may learn at rates of their own: 1, unless a family tells its parts apart."""
+        return 1
+
+    def stage(self, layer: str) -> int:
+        """Returns the stage of a layer, such as 'conv1': 0 is next to the image."""
+        return 0
+
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig(_Common):
@@ -56,9 +65,18 @@ class ResNetConfig(_Common):
         """True when the vector of an image depends on the other images of its batch, in training."""
         return self.norm == "batch"
 
-    def make(self, name: str | None = None) -> ResNet:
-        """Returns the module."""
-        return ResNet(self.depth, self.width, self.norm, self.remat, jnp.dtype(self.dtype), name=name)
+    @property
+    def stages(self) -> int:
+        """The stem and four layers."""
+        return 5
+
+    def stage(self, layer: str) -> int:
+        """Returns 0 for the stem, 1 for 'layer1_0', ..., 4 for 'layer4_0'."""
+        return int(layer[len("layer")]) if layer.startswith("layer") else 0
+
+    def make(self, name: str | None = None, fixed: int = 0) -> ResNet:
+        """Returns the module, with `fixed` first stages that do not learn."""
+        return ResNet(self.depth, self.width, self.norm, self.remat, jnp.dtype(self.dtype), fixed=fixed, name=name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +118,21 @@ class ViTConfig(_Common):
         """False: there is no BatchNorm."""
         return False
 
-    def make(self, name: str | None = None) -> ViT:
-        """Returns the module."""
+    @property
+    def stages(self) -> int:
+        """The patches with their positions, and the blocks."""
+        return 1 + self.depth
+
+    def stage(self, layer: str) -> int:
+        """Returns 0 for patches, positions and class token, 1 for 'blocks_0', ...; the norm is of the last block."""
+        if layer.startswith("blocks_"):
+            return 1 + int(layer.removeprefix("blocks_"))
+        return self.depth if layer == "norm" else 0
+
+    def make(self, name: str | None = None, fixed: int = 0) -> ViT:
+        """Returns the module, with `fixed` first stages that do not learn."""
         return ViT(self.depth, self.width, self.patch, self.image_size, self.pool, self.positions, self.remat,
-                   jnp.dtype(self.dtype), name=name)
+                   jnp.dtype(self.dtype), fixed=fixed, name=name)
 
 
 AnyEncoder = ResNetConfig | ViTConfig

@@ -1,4 +1,4 @@
-"""Which images an encoder takes: those of one sensor (late fusion), or those of all sensors, stacked (early fusion)."""
+"""Which images an encoder takes: of one sensor (late fusion) or stacked of all (early fusion), at one date or two."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from dual_encoder.errors import UserError
 
 Fusion = Literal["late", "early"]
+Change = Literal["none", "difference", "concatenation"]
 
 
 def encoder_names(sensors: Sequence[str], fusion: Fusion) -> tuple[str, ...]:
@@ -39,3 +40,15 @@ def encoder_images(images: Mapping[str, jax.Array], sensors: Sequence[str], fusi
                         "their bands: set --config.fusion=late")
     name, = encoder_names(sensors, fusion)
     return {name: jnp.concatenate([images[sensor] for sensor in sensors], axis=-1)}
+
+
+def combine(after: jax.Array, before: jax.Array, change: Change) -> jax.Array:
+    """Returns what an encoder gives for two dates as one array.
+
+    Args:
+      after, before: [..., channels].
+      change: 'difference', after - before (FC-Siam-diff, Daudt et al. 2018, with the sign), [..., channels];
+        'concatenation', after, before and after - before, [..., 3 channels].
+    """
+    difference = after - before
+    return difference if change == "difference" else jnp.concatenate([after, before, difference], axis=-1)

@@ -7,6 +7,12 @@ import jax.numpy as jnp
 from dual_encoder.models.vit import layer_norm
 
 
+def spread(maps: tuple[jax.Array, ...], patch: int) -> tuple[jax.Array, ...]:
+    """Returns the maps of evenly spaced blocks, the last one among them: as many as 2, 4, ..., `patch` has numbers."""
+    levels = patch.bit_length() - 1
+    return tuple(maps[-(-len(maps) * level // levels) - 1] for level in range(1, levels + 1))
+
+
 class Pyramid(nn.Module):
     """Evenly spaced blocks, the shallow ones brought up by 2x2 deconvolutions (UNETR, arXiv 2103.10504, figure 2).
 
@@ -27,10 +33,8 @@ class Pyramid(nn.Module):
         Args:
           maps: of all blocks, [batch, rows, columns, channels].
         """
-        levels = self.patch.bit_length() - 1
-        pyramid = []
-        for level in range(1, levels + 1):
-            x = maps[-(-len(maps) * level // levels) - 1]
+        pyramid, levels = [], self.patch.bit_length() - 1
+        for level, x in enumerate(spread(maps, self.patch), start=1):
             x = layer_norm(f"norm{level}")(x.astype(jnp.float32)).astype(self.dtype)
             for target in range(levels - 1, level - 1, -1):
                 x = nn.ConvTranspose(self.width * 2**target, (2, 2), (2, 2), "VALID", dtype=self.dtype,

@@ -45,6 +45,7 @@ class ResNet(nn.Module):
       remat: recompute the activations inside each block in the backward pass, to save memory.
       dtype: of the convolutions and of the feature maps; norms compute in float32.
       zero_init_residual: the last norm scale of each block starts at 0, so that every block starts as the identity.
+      fixed: so many first stages (the stem, then the layers) get no gradient and use their running statistics.
     """
 
     depth: int
@@ -53,6 +54,7 @@ class ResNet(nn.Module):
     remat: bool = False
     dtype: jax.typing.DTypeLike = jnp.float32
     zero_init_residual: bool = True
+    fixed: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> Features:
@@ -71,7 +73,7 @@ class ResNet(nn.Module):
         """
         bottleneck, blocks = _layout(self.depth)
         x = _conv(self.width, 7, 2, self.dtype, "conv1")(x.astype(self.dtype))
-        x = nn.relu(_norm(self.norm, x, train, "bn1"))
+        x = self._cut(nn.relu(_norm(self.norm, x, train and not self.fixed, "bn1")), 0)
         maps = [x]
         x = max_pool(x)
         block = nn.remat(_Block, static_argnums=2) if self.remat else _Block
@@ -79,9 +81,14 @@ class ResNet(nn.Module):
             for number in range(count):
                 stride = 2 if layer > 0 and number == 0 else 1
                 x = block(self.width * 2**layer, bottleneck, stride, self.norm, self.dtype, self.zero_init_residual,
-                          name=f"layer{layer + 1}_{number}")(x, train)
+                          name=f"layer{layer + 1}_{number}")(x, train and layer + 1 >= self.fixed)
+            x = self._cut(x, layer + 1)
             maps.append(x)
         return Features(jnp.mean(x, axis=(1, 2), dtype=jnp.float32), tuple(maps))
+
+    def _cut(self, x: jax.Array, stage: int) -> jax.Array:
+        """Returns the output of a stage, without gradient if the stage is fixed."""
+        return jax.lax.stop_gradient(x) if stage < self.fixed else x
 
 
 class _Block(nn.Module):

@@ -37,6 +37,7 @@ class ViT(nn.Module):
       positions: 'learned', or 'sincos', which are fixed, but also stored in `pos_embed`.
       remat: recompute the activations inside each block in the backward pass, to save memory.
       dtype: of the products and of the tokens; norms and softmax compute in float32.
+      fixed: so many first stages (patches with positions, then the blocks) get no gradient.
     """
 
     depth: int
@@ -47,6 +48,7 @@ class ViT(nn.Module):
     positions: str = "learned"
     remat: bool = False
     dtype: jax.typing.DTypeLike = jnp.float32
+    fixed: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> Features:
@@ -75,10 +77,12 @@ class ViT(nn.Module):
             x = jnp.concatenate([jnp.broadcast_to(token.astype(self.dtype), (batch, 1, self.width)), x], axis=1)
         x = x + self._positions(prefix, rows, columns).astype(self.dtype)
         block = nn.remat(_Block, static_argnums=2) if self.remat else _Block
+        x = jax.lax.stop_gradient(x) if self.fixed else x
         maps, shape = [], x.shape
         x = x.reshape(-1, self.width)
         for number in range(self.depth):
             x = block(self.dtype, name=f"blocks_{number}")(x, batch)
+            x = jax.lax.stop_gradient(x) if number + 1 < self.fixed else x
             maps.append(x.reshape(shape)[:, prefix:].reshape(batch, rows, columns, self.width))
         x = x.reshape(shape)
         x = layer_norm("norm")((x[:, 0] if prefix else x).astype(jnp.float32))

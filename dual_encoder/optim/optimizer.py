@@ -1,6 +1,7 @@
 """The optimizer: one optax chain from the config."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import jax
@@ -9,6 +10,8 @@ import optax
 
 from dual_encoder.config import AtLeast, Before, require
 from dual_encoder.optim.schedules import AnyDecay, Cosine, warmup_and_decay
+
+RateFactor = Callable[[tuple[str, ...]], float]  # path of a parameter -> factor of its learning rate
 
 _SCALAR_PEAK = 1e-3  # rate at which the scalars of a loss are trained under LARS and SGD
 
@@ -72,8 +75,8 @@ def is_kernel(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def make_optimizer(config: OptimizerConfig, batch_size: int, steps: int, frozen: tuple[str, ...] = ()
-          ) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, batch_size: int, steps: int, frozen: tuple[str, ...] = (),
+                   factor: RateFactor | None = None) -> optax.GradientTransformation:
     """Returns the optimizer named in the config.
 
     With LARS and SGD, Adam trains the scalars (log_scale and bias of the loss): at a rate scaled for kernels, such as
@@ -84,6 +87,7 @@ def make_optimizer(config: OptimizerConfig, batch_size: int, steps: int, frozen:
       batch_size: global batch, for the scaling rule.
       steps: length of the schedule.
       frozen: top-level names of the parameter tree that never change.
+      factor: of the learning rate of each parameter, and so of its weight decay; 0: it never changes. None: 1.
     """
     rate = learning_rate(config, batch_size, steps)
     optimizer = {
@@ -102,11 +106,21 @@ def make_optimizer(config: OptimizerConfig, batch_size: int, steps: int, frozen:
                                     lambda params: jax.tree.map(lambda p: "layers" if p.ndim else "scalars", params))
     if config.clip_norm:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    if factor is not None:
+        scaled = optax.chain(optimizer, optax.stateless(lambda updates, _: _map_paths(
+            lambda path, update: update * factor(path), updates)))
+        optimizer = optax.partition({"trained": scaled, "frozen": optax.set_to_zero()}, lambda params: _map_paths(
+            lambda path, _: "trained" if factor(path) else "frozen", params))
     if frozen:
         optimizer = optax.partition(
             {"trained": optimizer, "frozen": optax.set_to_zero()},
             lambda params: {name: "frozen" if name in frozen else "trained" for name in params})
     return _under_standard_promotion(optimizer)
+
+
+def _map_paths(function: Callable[[tuple[str, ...], Any], Any], tree: Any) -> Any:
+    """Returns the tree of function(path of a leaf, leaf)."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(tuple(key.key for key in path), leaf), tree)
 
 
 def update_average(old: Any, new: Any, decay: float, step: jax.Array) -> Any:

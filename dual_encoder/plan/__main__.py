@@ -42,6 +42,7 @@ from dual_encoder.storage import atomic
 from dual_encoder.tasks.build import AnyConfig, AnyTask, EvaluateConfig, build_without_weights
 from dual_encoder.tasks.classify import ClassifyConfig
 from dual_encoder.tasks.probe import ProbeConfig
+from dual_encoder.tasks.segment import SegmentConfig
 
 _NO_DATA = "no data set"
 _NUMBERS = {**dict.fromkeys(("size", "classes", "pairs"), "0 or more"), "memory": "GiB, 0 or more"}
@@ -200,7 +201,8 @@ def _read(options: argparse.Namespace, arguments: list[str]) -> tuple[AnyTask, R
         raise UserError(f"config.task is '{config.task}'; plans are for pre-training and fine-tuning")
     if options.size:
         kind = "image_classes" if isinstance(config, ClassifyConfig) else "pixel_classes"
-        return config, shapes(options.size, options.sensors.split(","), options.classes, kind)
+        two_dates = isinstance(config, SegmentConfig) and config.change != "none"
+        return config, shapes(options.size, options.sensors.split(","), options.classes, kind, two_dates)
     return config, Records(config.data.dir, config.data.split, config.features, weights=config.data.weights)
 
 

@@ -98,7 +98,7 @@ def compile_program(config: TaskConfig, task: Task, info: DatasetInfo, mesh: jax
       UserError: the model does not fit the images, the compiler fails, or JAX cannot read the compiled program.
       TooLarge: the compiler refuses because the memory of a device is too small.
     """
-    optimizer = make_optimizer(config.optimizer, config.batch_size, steps, task.frozen)
+    optimizer = make_optimizer(config.optimizer, config.batch_size, steps, task.frozen, config.rate_factor())
     state = jax.eval_shape(lambda: init_state(task, optimizer, config, mesh))
     batch = batch_shapes(task, info, config.batch_size)
     began = time.perf_counter()

@@ -77,11 +77,12 @@ def curves(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table], quick: Se
     train = _series(rows, "train")
     names = [name for name in _FIRST if name in train] + sorted(set(train) - set(_FIRST))
     panels = {_FIRST.get(name, name.replace("_", " ")): {"": train[name]} for name in names}
-    whole, part = (html.plots(_evaluation_panels(rows, of, kind), events)
-                   for of, kind in ((tables, "eval"), (quick, "quick_eval")))
+    whole, part, chosen = (html.plots(_evaluation_panels(rows, of, kind), events)
+                           for of, kind in ((tables, "eval"), (quick, "quick_eval"), (tables, "select")))
     return (html.section("Training", html.plots(panels, events)) + html.section("Evaluation during training", whole)
             + html.section("Quick evaluation during training", part and part + html.note(
-                "Of a part of the records: galleries are smaller than those of the whole evaluation.")))
+                "Of a part of the records: galleries are smaller than those of the whole evaluation."))
+            + html.section("Scores that the checkpoint was chosen by", chosen))
 
 
 def _evaluation_panels(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table], kind: str

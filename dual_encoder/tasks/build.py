@@ -8,13 +8,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from jax.sharding import Mesh
 
 from dual_encoder.config import AtLeast, Before, parse, require
-from dual_encoder.data.config import DataConfig
+from dual_encoder.data.config import HELD_OUT, DataConfig
 from dual_encoder.data.manifest import load_sensors
 from dual_encoder.data.records import Records
-from dual_encoder.data.selection import select
+from dual_encoder.data.selection import hold_out, select, select_rows
 from dual_encoder.data.shapes import Shapes
 from dual_encoder.data.subsets import PLACE, SubsetConfig
 from dual_encoder.errors import UserError, nearest
@@ -23,7 +24,7 @@ from dual_encoder.tasks.checks import check_batch, check_crop
 from dual_encoder.tasks.classify import Classify, ClassifyConfig
 from dual_encoder.tasks.downstream import DownstreamConfig
 from dual_encoder.tasks.pretrain import EVALUATIONS, Pretrain, PretrainConfig, known_encoders
-from dual_encoder.tasks.probe import ProbeConfig, Vectors, check_kind
+from dual_encoder.tasks.probe import ProbeConfig, Vectors, check_probes
 from dual_encoder.tasks.segment import Segment, SegmentConfig
 from dual_encoder.tasks.task import Task
 from dual_encoder.workdir.checkpoint import LoadedModel, load_model
@@ -61,7 +62,7 @@ class EvaluateConfig:
     def check(self, path: str) -> None:
         """Raises UserError without a run, and for folds and evaluations that do not exist."""
         require(self.init_from != "", f"{path}.init_from", self.init_from, "the workdir of a pre-training run")
-        SubsetConfig(fraction=1.0, folds=self.folds, fold=self.fold, groups=PLACE, seed=0).check(path)
+        SubsetConfig(1.0, self.folds, self.fold, groups=PLACE, validate=False, seed=0).check(path)
         require(not self.folds or self.split != "", f"{path}.split", self.split,
                 f"the split that {path}.folds divides, such as train")
         for number, name in enumerate(self.evaluations):
@@ -105,6 +106,7 @@ class Built:
       task: the trainer runs it.
       records, eval_records: to train on and to evaluate on.
       notes: lines to print about the start.
+      select_records: to choose the checkpoint on; None takes the last one.
       knn: the labelled images of config.knn, to learn from and to score; None if it is off.
     """
 
@@ -113,6 +115,7 @@ class Built:
     records: Records
     eval_records: Records
     notes: tuple[str, ...] = ()
+    select_records: Records | None = None
     knn: tuple[Records, Records] | None = None
 
 
@@ -122,7 +125,7 @@ def build(config: AnyTask, mesh: Mesh) -> Built:
     Raises:
       UserError: data, checkpoint and configuration do not fit together.
     """
-    records, eval_records = _open(config.data, config.features)
+    records, eval_records, select_records = _open(config.data, config.features)
     sensors, pretrained = dict(load_sensors(records.info, config.data.statistics)), None
     notes: tuple[str, ...] = ()
     if isinstance(config, DownstreamConfig) and config.init_from:
@@ -135,7 +138,7 @@ def build(config: AnyTask, mesh: Mesh) -> Built:
         pretrained, notes = model.variables, _notes_of_start(config, model)
     task = make_task(config, sensors, records, mesh, pretrained)
     knn = _open_knn(config, task) if isinstance(config, PretrainConfig) and config.knn.every else None
-    return Built(config, task, records, eval_records, notes, knn)
+    return Built(config, task, records, eval_records, notes, select_records, knn)
 
 
 def build_without_weights(config: AnyTask, records: Records | Shapes, mesh: Mesh) -> Task:
@@ -225,39 +228,68 @@ def _to_evaluate(config: EvaluateConfig, trained: PretrainConfig, fingerprint: s
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """Some records of a split.
+
+    Attributes:
+      records: of the whole split.
+      rows: numbers of the part's records, int64.
+    """
+
+    records: Records
+    rows: np.ndarray
+
+    def selected(self) -> Records:
+        """Returns the records of the part, numbered from 0."""
+        return self.records.only(self.rows)
+
+
+@dataclasses.dataclass(frozen=True)
 class BuiltProbe:
-    """Frozen vectors and the labelled splits that they are made of.
+    """Frozen vectors and the labelled parts that they are made of.
 
     Attributes:
       model: the checkpoint.
-      vectors: raw images -> vectors.
-      train, validation, test: the splits; validation is None if it is held out of train.
+      vectors: raw images -> vectors or maps.
+      train, validation, test: to learn from, to choose the regularisation on, to score.
     """
 
     model: LoadedModel
     vectors: Vectors
-    train: Records
-    validation: Records | None
-    test: Records
+    train: Part
+    validation: Part
+    test: Part
 
 
 def build_probe(config: ProbeConfig) -> BuiltProbe:
     """Opens the checkpoint and the labelled splits of a probe.
 
     Raises:
-      UserError: the data have no labels for whole images, or the checkpoint does not fit them.
+      UserError: the data have no labels that can be probed, or the checkpoint does not fit them.
     """
     model = _load(config.init_from, config.init_step)
     trained: AnyTask = parse(AnyTask, model.config, stored=True)
     data = config.data
-    train, held = select(Records(data.dir, data.split, config.features), data.subset)
-    validation = Records(data.dir, data.validation_split, config.features) if data.validation_split else None
-    test = Records(data.dir, data.eval_split, config.features) if held is None else held
-    check_kind(train.info.label.kind if train.info.label else None)
-    sensors = {name: _checked(model, name, train) for name in config.sensors}
-    fusion = trained.fusion if isinstance(trained, PretrainConfig) else "late"
-    vectors = Vectors(config, trained.encoder, sensors, model.variables, fusion)
-    return BuiltProbe(model, vectors, train, validation, test)
+
+    def whole(split: str) -> Part:
+        records = Records(data.dir, split, config.features)
+        return Part(records, np.arange(len(records)))
+
+    train = whole(data.split)
+    label = train.records.info.label
+    check_probes(label.kind if label else None, config.probes)
+    rows, held = select_rows(train.records, data.subset)
+    test = whole(data.eval_split) if held is None else Part(train.records, held)
+    if data.validation_split:
+        validation = whole(data.validation_split)
+    else:
+        rest, chosen_on = hold_out(train.records.only(rows), data.subset.groups)
+        rows, validation = rows[rest], Part(train.records, rows[chosen_on])
+    sensors = {name: _checked(model, name, train.records) for name in config.sensors}
+    fusion = trained.fusion if isinstance(trained, PretrainConfig | DownstreamConfig) else "late"
+    vectors = Vectors(config, trained.encoder, sensors, model.variables, fusion,
+                      label is not None and label.per_pixel)
+    return BuiltProbe(model, vectors, Part(train.records, rows), validation, test)
 
 
 def _load(workdir: str, step: int) -> LoadedModel:
@@ -296,7 +328,10 @@ def _open_knn(config: PretrainConfig, task: Task) -> tuple[Records, Records]:
     knn = config.knn
     learnt, scored = (Records(knn.dir, split, (*config.features, "label")).evenly_spaced(knn.records)
                       for split in (knn.split, knn.eval_split))
-    check_kind(learnt.info.label.kind if learnt.info.label else None)
+    label = learnt.info.label
+    if label is None or label.kind not in ("image_class", "image_classes"):
+        raise UserError(f"the labels of '{knn.dir}' are of kind '{label.kind if label else 'none'}', config.knn needs "
+                        "one class per image (image_class) or several (image_classes)")
     for split, records in ((knn.split, learnt), (knn.eval_split, scored)):
         if not len(records):
             raise UserError(f"split '{split}' of '{knn.dir}' has no records; choose another split of config.knn")
@@ -308,17 +343,24 @@ def _open_knn(config: PretrainConfig, task: Task) -> tuple[Records, Records]:
     return learnt, scored
 
 
-def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records]:
-    """Returns the records for training and the records for evaluation."""
+def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records, Records | None]:
+    """Returns the records for training, for evaluation, and to choose the checkpoint on, if one is chosen."""
     records, held = select(Records(data.dir, data.split, features, weights=data.weights,
                                    max_bad_records=data.max_bad_records), data.subset)
-    if held is not None:
-        return records, held
-    eval_records = Records(data.dir, data.eval_split, features, max_bad_records=data.max_bad_records, partial=True)
-    if not len(eval_records):
-        raise UserError(f"split '{data.eval_split}' of '{data.dir}' has no records; choose another "
-                        "--config.data.eval_split")
-    return records, eval_records
+    eval_records = _open_scored(data, "eval_split", features) if held is None else held
+    if data.select_split == HELD_OUT:
+        rest, chosen_on = hold_out(records, data.subset.groups)
+        return records.only(rest), eval_records, records.only(chosen_on)
+    return records, eval_records, _open_scored(data, "select_split", features) if data.select_split else None
+
+
+def _open_scored(data: DataConfig, key: str, features: tuple[str, ...]) -> Records:
+    """Returns the records of the split that a key names; UserError if there are none."""
+    records = Records(data.dir, getattr(data, key), features, max_bad_records=data.max_bad_records, partial=True)
+    if not len(records):
+        raise UserError(f"split '{getattr(data, key)}' of '{data.dir}' has no records; choose another "
+                        f"--config.data.{key}")
+    return records
 
 
 def _checked(model: LoadedModel, name: str, records: Records) -> SensorSpec:

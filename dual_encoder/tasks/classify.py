@@ -1,7 +1,7 @@
 """Classification of whole images: one class per image, or each class that occurs in it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,19 +13,26 @@ from dual_encoder.augment import augment, record_keys
 from dual_encoder.data.records import Records
 from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
-from dual_encoder.evaluation.classification import evaluate_classes, evaluate_single_class
+from dual_encoder.evaluation.classification import evaluate_classes, evaluate_single_class, image_values
+from dual_encoder.evaluation.single_sensors import with_single_sensors
 from dual_encoder.evaluation.table import Evaluation
-from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.classification import ClassificationModel
-from dual_encoder.tasks.downstream import DownstreamConfig, with_encoders
+from dual_encoder.tasks.downstream import (
+    DownstreamConfig,
+    draw_available,
+    normalised,
+    only_available,
+    per_image,
+    with_encoders,
+)
 
 _KINDS = ("image_class", "image_classes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifyConfig(DownstreamConfig):
-    """Classification of images; with several inputs, the vectors of their encoders are concatenated."""
+    """Classification of images; with several encoders, their vectors are concatenated."""
 
     task: Literal["classify"] = "classify"
 
@@ -54,22 +61,24 @@ class Classify:
         self.features, self.frozen = config.features, config.frozen_parameters
         self.sensors = {name: sensors[name] for name in config.sensors}
         self.classes, self.single = label.classes, label.kind == "image_class"
-        self.model = ClassificationModel(config.sensors, config.encoder, len(self.classes), config.frozen)
+        self.model = ClassificationModel(config.sensors, config.encoder, len(self.classes), config.frozen,
+                                         config.fusion, config.fixed_stages)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """Returns (params, batch_stats); see `Task`."""
         images = {name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()}
         variables = jax.jit(lambda k: self.model.init(k, images, train=True))(key)
-        return with_encoders(variables, self.pretrained, self.config.sensors)
+        return with_encoders(variables, self.pretrained, self.config.encoders)
 
     def loss(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], key: jax.Array
              ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         """Returns (loss, (batch_stats, metrics)) of raw images; see `Task`."""
         label = batch["label"]
-        images = augment({name: batch[name] for name in self.sensors}, self.sensors, self.config.augment,
-                         record_keys(key, len(label)))
+        keys = record_keys(key, len(label))
+        images = augment({name: batch[name] for name in self.sensors}, self.sensors, self.config.augment, keys)
+        available = draw_available(keys, len(self.config.encoders), self.config.sensor_dropout)
         logits: jax.Array
-        logits, updated = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=True,
+        logits, updated = self.model.apply({"params": params, "batch_stats": batch_stats}, images, True, available,
                                            mutable=["batch_stats"])
         if self.single:
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
@@ -83,16 +92,41 @@ class Classify:
         """Returns `params`: all values are allowed."""
         return params
 
-    def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns `probability`, float32 [batch, classes], and `label` as in the batch."""
-        images = {name: normalise(batch[name], spec) for name, spec in self.sensors.items()}
-        logits: Any = self.model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
-        probability = jax.nn.softmax(logits) if self.single else jax.nn.sigmoid(logits)
-        return {"probability": probability, "label": batch["label"]}
+    def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array],
+                available: Sequence[str] = ()) -> dict[str, jax.Array]:
+        """Returns `probability`, float32 [batch, classes], and `label` as in the batch.
+
+        A run with config.sensor_dropout also returns `probability_<sensor>` of each sensor alone.
+
+        Args:
+          params, batch_stats, batch: as of `Task`.
+          available: with config.sensor_dropout, the sensors to predict from; the batch may lack the others. () = all.
+        """
+        images = normalised(batch, self.sensors, available)
+
+        def predict(sensors):
+            given = only_available(self.config.encoders, sensors, len(batch["label"]))
+            logits: Any = self.model.apply({"params": params, "batch_stats": batch_stats}, images, False, given)
+            return jax.nn.softmax(logits) if self.single else jax.nn.sigmoid(logits)
+
+        alone = () if available else self._alone
+        return {"probability": predict(available), "label": batch["label"],
+                **{f"probability_{name}": predict((name,)) for name in alone}}
 
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
-        """Scores all images of the split together; see `Task`."""
-        parts = [output for _, output in outputs]
-        label, probability = (np.concatenate([part[name] for part in parts]) for name in ("label", "probability"))
+        """Scores all images of the split together, and with each sensor alone; see `Task`."""
+        parts = [output | {"number": numbers} for numbers, output in outputs]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         evaluate = evaluate_single_class if self.single else evaluate_classes
-        return evaluate(label, probability, self.classes)
+        kind, values = image_values(columns["label"], columns["probability"])
+        whole = dataclasses.replace(
+            evaluate(columns["label"], columns["probability"], self.classes),
+            per_image={"classification": per_image(records, columns["number"].tolist(), kind, self.classes, values)})
+        return with_single_sensors(whole, {
+            name: evaluate(columns["label"], columns[f"probability_{name}"], self.classes).tables[0]
+            for name in self._alone})
+
+    @property
+    def _alone(self) -> tuple[str, ...]:
+        """Returns the sensors that the model can do with alone."""
+        return self.config.sensors if self.config.sensor_dropout else ()

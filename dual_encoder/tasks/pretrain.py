@@ -30,7 +30,7 @@ from dual_encoder.models.dual_encoder import DualEncoder, ProjectionConfig
 from dual_encoder.models.fusion import Fusion, encoder_images, encoder_names
 from dual_encoder.tasks.downstream import with_modules
 from dual_encoder.tasks.micro_batches import TrainConfig, in_micro_batches
-from dual_encoder.tasks.probe import KNN_OFF, KnnConfig, pooled
+from dual_encoder.tasks.probe import KNN_OFF, KnnConfig, encoded
 from dual_encoder.tasks.task import TaskConfig, check_start
 
 # Name -> evaluation of a pre-trained model, in the order of the report. To add one, write a file in evaluation/ and
@@ -186,7 +186,7 @@ class Pretrain:
         `label` and `location` are those of the batch. Pure.
         """
         images = {name: normalise(batch[name], spec) for name, spec in self.sensors.items()}
-        vectors = [pooled(self.config.encoder, params, batch_stats, name, image)
+        vectors = [encoded(self.config.encoder, params, batch_stats, name, image).pooled
                    for name, image in encoder_images(images, self.features, self.config.fusion).items()]
         return {"vector": jnp.concatenate(vectors, axis=-1), "label": batch["label"], "location": batch["location"]}
 

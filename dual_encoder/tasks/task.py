@@ -14,7 +14,7 @@ from dual_encoder.data.records import Records
 from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.encoder import AnyEncoder
-from dual_encoder.optim.optimizer import OptimizerConfig
+from dual_encoder.optim.optimizer import OptimizerConfig, RateFactor
 
 _STEPS = 2**31 - 1  # a step counter of JAX has 32 bits
 
@@ -79,11 +79,17 @@ class TaskConfig:
     def check(self, path: str) -> None:
         """Raises UserError when two groups do not fit together."""
         check_inputs(self.inputs, path)
+        require(not self.data.select_split or self.schedule.eval_every > 0, f"{path}.schedule.eval_every",
+                self.schedule.eval_every, f"more than 0 with {path}.data.select_split: the states to choose from")
         self.encoder.check_crop(self.augment.crop)
 
     def micro_batch_rows(self) -> int:
         """Returns how many rows are computed at one time, over all devices; 0: the whole batch."""
         return 0
+
+    def rate_factor(self) -> RateFactor | None:
+        """Returns path of a parameter -> factor of its learning rate; None: 1 for all of them."""
+        return None
 
 
 def check_inputs(inputs: str, path: str) -> None:

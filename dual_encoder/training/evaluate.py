@@ -37,7 +37,7 @@ def evaluator(task: Task, records: Records, batch_size: int, mesh: Mesh, notes: 
       notes: lines about the records, such as those of `overlap.lines`; they go into the note of the first table.
     """
     predict = predictor(task.predict, batch_size, mesh)
-    return lambda state: _noted(task.evaluate(predict(state.model, records), records), notes)
+    return lambda state: noted(task.evaluate(predict(state.model, records), records), notes)
 
 
 def predictor(predict: Callable[..., Mapping[str, jax.Array]], batch_size: int, mesh: Mesh
@@ -66,7 +66,7 @@ def predictor(predict: Callable[..., Mapping[str, jax.Array]], batch_size: int, 
     return outputs
 
 
-def _noted(evaluation: Evaluation, notes: Sequence[str]) -> Evaluation:
+def noted(evaluation: Evaluation, notes: Sequence[str]) -> Evaluation:
     """Returns the evaluation with lines in the note of its first table, which the report shows."""
     if not (evaluation.tables and notes):
         return evaluation

@@ -15,6 +15,7 @@ from dual_encoder.errors import UserError
 from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
+from dual_encoder.training.evaluate import noted
 from dual_encoder.workdir.checkpoint import Checkpoints
 from dual_encoder.workdir.metrics import MetricWriter, numbers
 from dual_encoder.workdir.scores import save_curve_tables, save_evaluation, summary
@@ -193,14 +194,15 @@ class NameDamage(Hook):
 
 
 class SaveCheckpoint(Hook):
-    """Saves every `every` steps, at the end, and when a signal ends the run."""
+    """Saves every `every` and every `also` steps, at the end, and when a signal ends the run."""
 
-    def __init__(self, checkpoints: Checkpoints, writer: MetricWriter | None, every: int, last: int):
+    def __init__(self, checkpoints: Checkpoints, writer: MetricWriter | None, every: int, last: int, also: int = 0):
         self._checkpoints, self._writer, self._every, self._last = checkpoints, writer, every, last
+        self._also = also
 
     def due(self, step: int, stopping: bool) -> bool:
         """Returns True when a checkpoint of `step` is to be saved."""
-        return stopping or is_due(step, self._every, self._last)
+        return stopping or is_due(step, self._every, self._last) or is_due(step, self._also, self._last)
 
     def after(self, step: int, state: TrainState) -> None:
         """Saves `state`; the metrics up to it are made safe first."""
@@ -230,14 +232,14 @@ class Evaluate(Hook):
 
     def begin(self, step: int, state: TrainState) -> None:
         """Evaluates the first state if an earlier process ended between its checkpoint and its scores."""
-        if step and self.due(step, stopping=False) and self._is_missing(step):
+        if step and self.due(step, stopping=False) and self.is_missing(step):
             self.after(step, state)
 
     def due(self, step: int, stopping: bool) -> bool:
         """Returns True when the state of `step` is to be evaluated."""
         return not stopping and is_due(step, self._every, self._last)
 
-    def _is_missing(self, step: int) -> bool:
+    def is_missing(self, step: int) -> bool:
         """True unless the scores of `step` were written; the same on all processes."""
         file = self._workdir / "evaluation" / "scores.json"
         written = self._writer is None or (self._writer.holds(step, "eval") and file.exists())
@@ -245,14 +247,18 @@ class Evaluate(Hook):
 
     def after(self, step: int, state: TrainState) -> None:
         """Evaluates on all processes; the main one writes."""
-        evaluation = self._evaluate(state)
-        if self._writer:
-            save_evaluation(self._workdir, step, evaluation)  # before the row that says so
-            self._writer.write(step, "eval", numbers(evaluation.scores()))
-            say("\n".join([f"evaluation at step {step}", summary(evaluation.scores()),
-                           *(f"  {line}" for line in self._notes)]))
-            self._done()
+        self.score(step, state, step)
         self._resume_clock()
+
+    def score(self, step: int, state: TrainState, of: int, notes: Sequence[str] = ()) -> None:
+        """Evaluates the state of step `of`, after step `step`; `notes` are further lines about it."""
+        evaluation = noted(self._evaluate(state), notes)
+        if self._writer:
+            save_evaluation(self._workdir, of, evaluation)  # before the row that says so
+            self._writer.write(step, "eval", numbers(evaluation.scores()))
+            say("\n".join([f"evaluation at step {of}", summary(evaluation.scores()),
+                           *(f"  {line}" for line in (*notes, *self._notes))]))
+            self._done()
 
 
 class QuickEvaluate(Hook):

@@ -28,6 +28,7 @@ from dual_encoder.tasks.pretrain import PretrainConfig
 from dual_encoder.training import hooks
 from dual_encoder.training.evaluate import evaluator
 from dual_encoder.training.probe import knn_evaluator
+from dual_encoder.training.selection import FOLDER, SelectCheckpoint
 from dual_encoder.training.step import compile_step, init_state
 from dual_encoder.workdir import folder as workdir_lib
 from dual_encoder.workdir.checkpoint import Checkpoints
@@ -85,7 +86,7 @@ def open_run(built: Built, mesh: Mesh, workdir: epath.Path) -> Iterator[Run]:
         if mesh_lib.is_main_process():
             stack.enter_context(workdir_lib.claim(workdir))  # a signal still ends the wait for another run
         stop = stack.enter_context(StopRequest())
-        optimizer = make_optimizer(config.optimizer, config.batch_size, last, task.frozen)
+        optimizer = make_optimizer(config.optimizer, config.batch_size, last, task.frozen, config.rate_factor())
         state = init_state(task, optimizer, config, mesh)
         checkpoints = Checkpoints(workdir, config.schedule.keep, facts, as_stored_now)
         stack.callback(checkpoints.close)
@@ -130,18 +131,24 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
         profile = hooks.Profile(workdir, run.start + 3, profile_steps, log.settle)
         stack.callback(profile.close)
         trained = [(part.info.fingerprint, part.split) for part in built.records.parts]
+        if built.select_records is not None:  # what a choice is made on favours the model, too
+            trained += [(part.info.fingerprint, part.split) for part in built.select_records.parts]
         notes = overlap.lines(built.eval_records, trained, held_out=built.config.data.subset.folds > 0)
-        evaluate = evaluator(built.task, built.eval_records, built.config.batch_size, mesh, notes)
+        done = functools.partial(after_evaluation, workdir)
+        evaluate = hooks.Evaluate(
+            evaluator(built.task, built.eval_records, built.config.batch_size, mesh, notes), run.writer, workdir,
+            schedule.eval_every, run.last, log.resume_clock, done, notes)
         part = built.eval_records.evenly_spaced(schedule.quick_eval_records)
         evaluate_part = evaluator(built.task, part, built.config.batch_size, mesh)
-        done = functools.partial(after_evaluation, workdir)
+        selects = built.select_records is not None
         around = [
             profile,
             hooks.NameDamage(built.records, run.writer),
-            hooks.SaveCheckpoint(run.checkpoints, run.writer, schedule.checkpoint_every, run.last),
+            hooks.SaveCheckpoint(run.checkpoints, run.writer, schedule.checkpoint_every, run.last,
+                                 also=schedule.eval_every if selects else 0),
             hooks.QuickEvaluate("part", evaluate_part, run.writer, workdir, schedule.quick_eval_every, run.last,
                                 log.resume_clock, done),
-            hooks.Evaluate(evaluate, run.writer, workdir, schedule.eval_every, run.last, log.resume_clock, done, notes),
+            _selection(run, log, evaluate, stack) if selects else evaluate,
         ]
         if built.knn and isinstance(built.config, PretrainConfig):
             around.insert(-1, hooks.QuickEvaluate("knn", knn_evaluator(built, mesh), run.writer, workdir,
@@ -183,6 +190,19 @@ def train(run: Run, log: hooks.TrainLog, around: Sequence[hooks.Hook]) -> None:
             if stopping:
                 say(f"stopped by a signal after step {step}; saved, run the same command to continue")
                 sys.exit(STOPPED)
+
+
+def _selection(run: Run, log: hooks.TrainLog, evaluate: hooks.Evaluate, stack: contextlib.ExitStack
+               ) -> SelectCheckpoint:
+    """Returns the hook that chooses the checkpoint, and has it evaluated at the end."""
+    config, records = run.built.config, run.built.select_records
+    assert records is not None
+    facts = workdir_lib.facts(to_dict(config), run.built.records.info, run.built.task.sensors)
+    best = Checkpoints(run.workdir / FOLDER, 1, facts, functools.partial(upgrade, type(config)))
+    stack.callback(best.close)
+    return SelectCheckpoint(
+        evaluator(run.built.task, records, config.batch_size, run.mesh), config.data.select_split, run.checkpoints,
+        best, evaluate, run.writer, run.workdir, config.schedule.eval_every, run.last, log.resume_clock)
 
 
 def _train_log(run: Run) -> hooks.TrainLog:

@@ -1,5 +1,6 @@
-"""Probes of a finished run: vectors of labelled images, then nearest neighbours and a linear probe."""
+"""Probes of a finished run: frozen vectors or maps of labelled images, then nearest neighbours and a linear probe."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
@@ -9,25 +10,30 @@ from jax.sharding import Mesh
 
 from dual_encoder.config import to_dict
 from dual_encoder.console import say
-from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
-from dual_encoder.evaluation.probes import LabelledVectors, evaluate_probes, hold_out, one_hot
+from dual_encoder.evaluation.probes import LabelledVectors, evaluate_probes, of_probe, one_hot
+from dual_encoder.evaluation.segmentation import confusion_matrix, evaluate_segmentation
+from dual_encoder.evaluation.segmentation_probe import LabelledMaps, segmentation_probe
 from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
-from dual_encoder.tasks.build import Built, build_probe
+from dual_encoder.tasks.build import Built, BuiltProbe, Part, build_probe
+from dual_encoder.tasks.downstream import per_image
 from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig
 from dual_encoder.tasks.probe import ProbeConfig
 from dual_encoder.training.evaluate import predictor
+from dual_encoder.training.frozen import frozen_outputs
 from dual_encoder.workdir import folder as workdir_lib
 from dual_encoder.workdir.scores import save_evaluation, summary
 
+_PANEL_ROWS = 8
+
 
 def probe(config: ProbeConfig, mesh: Mesh, workdir: epath.Path) -> None:
-    """Scores frozen vectors as the configuration says; writes tables and scores to the workdir and prints the scores.
+    """Scores frozen vectors or maps as the configuration says; writes tables and scores to the workdir and prints them.
 
     Args:
-      config: which vectors, on which data.
+      config: what to probe, on which data.
       mesh: the devices.
       workdir: of these scores, not that of the run; it is made if needed.
 
@@ -37,35 +43,17 @@ def probe(config: ProbeConfig, mesh: Mesh, workdir: epath.Path) -> None:
     if workdir == epath.Path(config.init_from):
         raise UserError(f"--workdir is '{workdir}', the run that is probed; give another folder for these scores")
     built = build_probe(config)
-    label = built.train.info.label
-    assert label is not None  # build_probe has looked
-    variables = jax.device_put(built.vectors.variables, mesh_lib.replicated(mesh))
-    predict = predictor(built.vectors.predict, config.batch_size, mesh)
-    single, classes = label.kind == "image_class", len(label.classes)
-
-    def vectors(records: Records) -> LabelledVectors:
-        return _labelled(predict(variables, records), single, classes)
-
-    train, test = vectors(built.train), vectors(built.test)
-    validation = None if built.validation is None else vectors(built.validation)
-    for name, part in (("train", train), ("validation", validation)):
-        if part is not None:
-            _refuse_shared_places(part, test, built.test, name)
-    if validation is None:
-        train, validation = hold_out(train)
-    if not len(train.vectors) or not len(validation.vectors):
-        raise UserError(f"split '{config.data.split}' has {len(train.vectors) + len(validation.vectors)} images of one "
-                        "place; probes need images of two places or more to learn and to choose")
+    _refuse_shared_places(built)
+    evaluation = _evaluate(config, built, mesh)
     if not mesh_lib.is_main_process():
         return
-    facts = workdir_lib.facts(to_dict(config), built.train.info, built.vectors.sensors)
+    info, size = built.train.records.info, sum(leaf.size for leaf in jax.tree.leaves(built.vectors.variables))
+    facts = workdir_lib.facts(to_dict(config), info, built.vectors.sensors)
     workdir_lib.check(workdir, facts)
-    workdir_lib.record_run(workdir, facts, sum(leaf.size for leaf in jax.tree.leaves(variables)))
-    evaluation = evaluate_probes(train, validation, test, class_names=label.classes, single=single,
-                                 probes=config.probes, neighbours=config.neighbours)
+    workdir_lib.record_run(workdir, facts, size)
     save_evaluation(workdir, built.model.step, evaluation)
-    say(f"{config.representation} of '{config.init_from}' at step {built.model.step}, {train.vectors.shape[1]} numbers "
-        f"per image; split '{config.data.eval_split}' of '{built.train.info.config}'")
+    say(f"{config.representation} of '{config.init_from}' at step {built.model.step}; learnt from "
+        f"{len(built.train.rows)} images of '{info.config}', scored on {len(built.test.rows)}")
     say(summary({name: {key: value for key, value in values.items() if not isinstance(value, Mapping)}
                  for name, values in evaluation.scores().items() if isinstance(values, Mapping)}))
 
@@ -79,8 +67,13 @@ def knn_evaluator(built: Built, mesh: Mesh) -> Callable[[TrainState], Evaluation
     predict = predictor(built.task.vectors, built.config.batch_size, mesh)
     single, classes = label.kind == "image_class", label.classes
 
+    def labelled(outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]) -> LabelledVectors:
+        parts = [output for _, output in outputs]
+        vector, found = (np.concatenate([part[name] for part in parts]) for name in ("vector", "label"))
+        return LabelledVectors(vector, one_hot(found, len(classes)) if single else found)
+
     def evaluate(state: TrainState) -> Evaluation:
-        train, test = (_labelled(predict(state.model, records), single, len(classes)) for records in (learnt, scored))
+        train, test = (labelled(predict(state.model, records)) for records in (learnt, scored))
         # Neighbours choose nothing, so no image is held out for validation.
         found = evaluate_probes(train, train, test, class_names=classes, single=single, probes=("knn",),
                                 neighbours=neighbours)
@@ -89,18 +82,73 @@ def knn_evaluator(built: Built, mesh: Mesh) -> Callable[[TrainState], Evaluation
     return evaluate
 
 
-def _labelled(outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], single: bool, classes: int
-              ) -> LabelledVectors:
-    parts = [output for _, output in outputs]
-    vector, label, place = (np.concatenate([part[name] for part in parts]) for name in ("vector", "label", "location"))
-    return LabelledVectors(vector, one_hot(label, classes) if single else label, place)
+def _evaluate(config: ProbeConfig, built: BuiltProbe, mesh: Mesh) -> Evaluation:
+    """Returns the scores of the test images."""
+    label = built.train.records.info.label
+    assert label is not None  # build_probe has looked
+    outputs: dict[int, Mapping[str, np.ndarray]] = {}  # of each split once
+
+    def of(part: Part) -> Mapping[str, np.ndarray]:
+        key = id(part.records)
+        if key not in outputs:
+            outputs[key] = frozen_outputs(built.vectors, part.records, config.batch_size, mesh, config.cache)
+        return outputs[key]
+
+    if label.per_pixel:
+        names = sorted((name for name in of(built.train) if name.startswith("map")), key=lambda name: int(name[3:]))
+
+        def maps(part: Part) -> LabelledMaps:
+            return LabelledMaps(tuple(of(part)[name] for name in names), of(part)["label"]).where(part.rows)
+
+        return _evaluate_maps(config, built, maps(built.train), maps(built.validation), maps(built.test))
+    single = label.kind == "image_class"
+
+    def vectors(part: Part) -> LabelledVectors:
+        found = {name: of(part)[name][part.rows] for name in ("vector", "label")}
+        labels = one_hot(found["label"], len(label.classes)) if single else found["label"]
+        return LabelledVectors(found["vector"], labels)
+
+    test = built.test.selected()
+    return evaluate_probes(
+        vectors(built.train), vectors(built.validation), vectors(built.test), class_names=label.classes, single=single,
+        probes=config.probes, neighbours=config.neighbours,
+        per_image=lambda kind, values: per_image(test, range(len(test)), kind, label.classes, values))
 
 
-def _refuse_shared_places(learnt: LabelledVectors, test: LabelledVectors, records: Records, name: str) -> None:
-    """Raises UserError if a place of the test split is learnt from."""
-    shared = np.flatnonzero(np.isin(test.places, learnt.places))
-    if len(shared):
-        first = records.record(int(shared[0]))
-        raise UserError(f"{len(shared)} of {len(test.places)} test images are of places that the {name} split holds "
-                        f"too, first '{first['id']}' of place '{first['location_id']}'; build the data set with "
-                        "--split-by=area, or choose splits without common places")
+def _evaluate_maps(config: ProbeConfig, built: BuiltProbe, train: LabelledMaps, validation: LabelledMaps,
+                   test: LabelledMaps) -> Evaluation:
+    classes = built.train.records.info.classes
+    try:
+        fitted = segmentation_probe(train, validation, len(classes), config.seed)
+    except ValueError as error:
+        raise UserError(f"{error}; take a larger --config.data.subset.fraction, or other data") from error
+    predictions = [fitted.predict(test, image) for image in range(len(test.labels))]
+    matrices = [confusion_matrix(label, found, len(classes))
+                for label, found in zip(test.labels, predictions, strict=True)]
+    records = built.test.selected()
+    shown = np.unique(np.linspace(0, len(records) - 1, min(_PANEL_ROWS, len(records))).astype(int))
+    dates = config.dates
+    evaluation = evaluate_segmentation(
+        np.sum(matrices, axis=0), classes, [[records[int(at)][name] for name in dates.values()] for at in shown],
+        [test.labels[at] for at in shown], [predictions[at] for at in shown], built.vectors.sensors[config.sensors[0]],
+        tuple(dates))
+    table = per_image(records, range(len(records)), "counts", classes, np.reshape(matrices, (len(matrices), -1)))
+    return of_probe(dataclasses.replace(evaluation, per_image={"linear": table}), "linear",
+                    f"Learnt from {fitted.pixels:,} pixels of {len(train.labels):,} images; C = {fitted.strength:g} "
+                    f"was best on {len(validation.labels):,} others; scored on {len(test.labels):,}.")
+
+
+def _refuse_shared_places(built: BuiltProbe) -> None:
+    """Raises UserError if a place of the test part is learnt from."""
+    def places(part: Part) -> list[int]:
+        chosen = part.selected()
+        return [chosen.location(number, place.encode()) for number, place in enumerate(chosen.location_ids)]
+
+    test = places(built.test)
+    for name, part in (("train", built.train), ("validation", built.validation)):
+        shared = np.flatnonzero(np.isin(test, places(part)))
+        if len(shared):
+            first = built.test.selected().record(int(shared[0]))
+            raise UserError(f"{len(shared)} of {len(test)} test images are of places that the {name} split holds "
+                            f"too, first '{first['id']}' of place '{first['location_id']}'; build the data set with "
+                            "--split-by=area, or choose splits without common places")

@@ -114,6 +114,12 @@ class Checkpoints:
             raise UserError(f"a checkpoint could not be saved to '{self._workdir}': {one_line(error)}; older "
                             "checkpoints are untouched: make room and run the same command again") from error
 
+    def forget_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps: the run goes on from `step` and makes them again."""
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
+
     def close(self) -> None:
         """Waits for the last save and releases the threads."""
         try:

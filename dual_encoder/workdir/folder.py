@@ -4,6 +4,7 @@
     run.json          task, command, versions, devices, data set, sensors, number of parameters
     metrics.jsonl     and tensorboard/: see metrics.py
     checkpoints/      see checkpoint.py
+    best/             with data.select_split: the folder checkpoints/ of the state that was chosen so far
     evaluation/       scores, tables (JSON) and pictures (PNG) of the last evaluation: see scores.py
     curves/           tables (JSON) of the evaluations that only make curves
     digests.json      of the files that are written whole: see digests.py
@@ -112,7 +113,10 @@ def _compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any],
              as_stored_now: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
     """Raises UserError if the facts differ; other errors if those of `seen` have another form."""
     changed = differences(as_stored_now(seen["config"]), ours["config"])
-    if changed := {key: values for key, values in changed.items() if key not in _FREE_KEYS}:
+    free = set(_FREE_KEYS)
+    if ours["config"].get("data", {}).get("select_split"):
+        free.remove("schedule.eval_every")  # it says which states there are to choose from
+    if changed := {key: values for key, values in changed.items() if key not in free}:
         key, (old, new) = next(iter(changed.items()))
         more = f" (and {len(changed) - 1} more keys)" if len(changed) > 1 else ""
         raise UserError(f"{holder} with config.{key}={old!r}, this run has {new!r}{more}; use another workdir, or the "

@@ -16,6 +16,7 @@ def save_evaluation(workdir: epath.Path, step: int, evaluation: Evaluation) -> N
     """Writes an evaluation to WORKDIR/evaluation, in place of the one before.
 
         <name>.png     each picture
+        <name>.csv     what each image adds to the scores of a table
         tables.json    {"step", "tables"}: the tables, for the report
         scores.json    {"step", ...}: the numbers of the tables as nested dictionaries, for other programs
 
@@ -29,6 +30,8 @@ def save_evaluation(workdir: epath.Path, step: int, evaluation: Evaluation) -> N
         png = io.BytesIO()
         picture.save(png, "PNG")
         digests.write(workdir, f"evaluation/{name}.png", png.getvalue())
+    for name, values in evaluation.per_image.items():
+        digests.write(workdir, f"evaluation/{name}.csv", values.to_csv().encode())
     write_json(workdir, "evaluation/tables.json",
                {"step": step, "tables": [table.to_json() for table in evaluation.tables]})
     # This comes last: the evaluation is then complete.

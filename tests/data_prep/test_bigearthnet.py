@@ -16,6 +16,7 @@ import safetensors.numpy
 from data_prep import record, sample
 from data_prep.importers import Entry, Reject, bigearthnet, npz
 from data_prep.importers import _bigearthnet_tables as tables
+from data_prep.importers import _bigearthnet_v1_labels as v1_labels
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.data.manifest import load_info
 from dual_encoder.errors import UserError
@@ -445,7 +446,35 @@ def test_v1_names_what_is_missing(v1, capsys):
         open_(raw, "tiles", BOTH, "land_cover")
 
 
+def test_v1_names_43_classes_of_a_patch(v1):
+    raw = v1[0]
+    assert len(v1_labels.LAND_COVER_43) == 43
+    for features, at in ((BOTH, "s2"), (("s1",), "s1")):
+        importer = open_(raw, "tiles", features, "land_cover_43")
+        entry = over_json(next(importer.entries()))
+        path = raw / entry.where[at] / f"{pathlib.Path(entry.where[at]).name}_labels_metadata.json"
+        path.write_text('{"labels": ["Mixed forest", "Sea and ocean", "Pastures"], "projection": "EPSG:32635"}')
+        tile = importer.read(entry)
+        record.check(tile, {feature: SPECS[feature] for feature in features}, 120,
+                     importer.layout("tiles").other_labels["land_cover_43"])
+        assert np.flatnonzero(tile.label).tolist() == [17, 24, 42]
+    for text, message in (('{"labels": ["Glaciers"]}', "the label 'Glaciers', which is none of the 43 classes"),
+                          ('{"labels": []}', "names no labels"), ("[3]", "names no labels"),
+                          ('{"labels": [[]]}', "has the label"), ("{", "cannot be read as JSON")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            importer.read(entry)
+    path.unlink()
+    with pytest.raises(UserError, match="_labels_metadata.json' is missing; it is the land cover of a patch"):
+        importer.read(entry)
+
+
 # The mini sets
+
+def test_43_classes_are_those_of_v1(mini_sets):
+    with pytest.raises(UserError, match="no labels 'land_cover_43' of v2; its tables name 19 classes"):
+        open_(mini_sets, "tiles", BOTH, "land_cover_43")
+
 
 def test_mini_sets_name_what_is_missing(mini_sets, tmp_path):
     raw, later = tmp_path / "raw", tmp_path / "later"

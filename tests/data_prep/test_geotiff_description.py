@@ -16,6 +16,7 @@ pytestmark = pytest.mark.quick
 
 WHOLE = {"size": 16, "s1": S1, "s2": S2, "label": {"classes": {"land": 0, "water": 1}, "ignore": [255]},
          "licence": "CC0", "attribution": "me"}
+IMAGE = WHOLE | {"label": {"kind": "image_classes", "table": "labels.csv", "classes": {"land": 0, "water": [1]}}}
 STRANGE = [None, True, False, 0, -1, 1.5, 1e400, "", "x", "16", [], [[]], [None], [1, 1], {}, {"": None},
            {"a": {"b": []}}, 2**70, ["VV", "VV"], ["\ud800"], {"VV": 1}, {"VV": "a", "VH": "a"},
            [{"name": "a"}], float("nan"), "nan"]
@@ -34,11 +35,12 @@ def places(value, path=()):
             yield from places(item, (*path, key))
 
 
-@pytest.mark.parametrize("path", list(places(WHOLE)), ids=str)
-def test_each_wrong_value_is_one_line_or_works(tmp_path, path):
+@pytest.mark.parametrize("whole, path", [(whole, path) for whole in (WHOLE, IMAGE) for path in places(whole)
+                                         if whole is WHOLE or path[0] == "label"], ids=str)
+def test_each_wrong_value_is_one_line_or_works(tmp_path, whole, path):
     (tmp_path / "s1").mkdir()
     for strange in STRANGE:
-        said = copy.deepcopy(WHOLE)
+        said = copy.deepcopy(whole)
         *parents, last = path
         target = said
         for key in parents:

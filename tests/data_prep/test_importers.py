@@ -10,6 +10,7 @@ import rasterio
 from PIL import Image
 
 from data_prep import importers, record
+from data_prep.build.config import make_config
 from data_prep.importers import Entry, Reject
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SENSORS, sensor
@@ -49,7 +50,7 @@ def test_unknown_importer_gets_the_nearest_name():
 
 
 def test_importers_state_licence_and_attribution():
-    for name in ("bigearthnet", "dfc2020", "ombria", "sen12ms", "sen12ms_cr", "sen1floods11"):
+    for name in ("bigearthnet", "dfc2020", "ombria", "sen12ms", "sen12ms_cr", "sen1floods11", "so2sat"):
         for kind in ("pairs", "tiles") if name != "sen12ms_cr" else ("pairs",):
             layout = importers.load(name).layout(kind, None)
             assert set(layout.source) == {"licence", "attribution", "notes"} and all(layout.source.values())
@@ -90,6 +91,22 @@ def test_ombria_tiles_are_after_images_with_their_mask(real_data):
         mask = np.asarray(image)
     np.testing.assert_array_equal(tile.label, np.where(mask == 255, 1, 0))
     assert 0 < tile.label.mean() < 1
+
+
+def test_ombria_tiles_may_hold_the_images_before_the_flood(real_data):
+    features = ("s1", "s2", "s1_before", "s2_before")
+    importer = make("ombria", real_data / "ombria", "tiles", features)
+    entries = by_id(importer)
+    assert len(entries) == 315
+    tile = check(importer, entries["ombria_0001_after"], "ombria", "tiles", features)
+    for feature, file in (("s1", "OmbriaS1/train/AFTER/S1_after"), ("s1_before", "OmbriaS1/train/BEFORE/S1_before"),
+                          ("s2", "OmbriaS2/train/AFTER/S2_after"), ("s2_before", "OmbriaS2/train/BEFORE/S2_before")):
+        with Image.open(real_data / "ombria" / f"{file}_0001.png") as image:
+            np.testing.assert_array_equal(tile.images[feature].squeeze(), np.asarray(image), err_msg=feature)
+    default, both = (make_config("ombria", "tiles", sensors=sensors) for sensors in ((), features))
+    assert (default.name, both.name) == ("ombria", "ombria_s1_s2_s1_before_s2_before")
+    assert both.sensors == dict(zip(features, ("ombria_s1", "ombria_s2") * 2, strict=True))
+    assert make_config("ombria", "tiles", sensors=("ombria_s1",)).sensors == {"s1": "ombria_s1"}
 
 
 def test_ombria_names_missing_folders_partners_and_bad_files(real_data, tmp_path):
@@ -335,6 +352,23 @@ def test_npz_tiles_may_hold_one_sensor(own):
     assert layout.sensors == {"s1": ("s1_rtc",)} and layout.classes == ("no", "yes") and layout.size == 10
     tile = check(importer, list(importer.entries())[2], "npz", "tiles", ("s1",))
     np.testing.assert_array_equal(tile.label, label[2])
+
+
+def test_npz_tiles_may_hold_images_before_a_change(own):
+    arrays, write = own
+    features = ("s1", "s2", "s1_before", "s2_before")
+    stored = np.full((3, 2, 10, 10), -900, np.int16)
+    stored[:, 1] = -700
+    importer = write("tiles", features, s1_before_cdb=stored, s2_before=arrays["s2"] + 1,
+                     label=np.zeros((3, 10, 10), np.uint8), classes=np.array(["no", "yes"]))
+    assert importers.load("npz").layout("tiles", importer._raw).default == features
+    tile = check(importer, list(importer.entries())[1], "npz", "tiles", features)
+    assert (tile.images["s1_before"] == [-700, -900]).all()
+    np.testing.assert_array_equal(tile.images["s2_before"], tile.images["s2"] + 1)
+    importer = write("tiles", features, s1_before=np.zeros((3, 2, 10, 10), np.int16), s2_before=arrays["s2"],
+                     label=np.zeros((3, 10, 10), np.uint8), classes=np.array(["no", "yes"]))
+    with pytest.raises(UserError, match="s1_before is int16, expected float dB; name hundredths of dB 's1_before_cdb'"):
+        importer.read(list(importer.entries())[1])
 
 
 @pytest.mark.parametrize("changes, message", [

@@ -168,10 +168,13 @@ BOMBS = tuple(Bomb(layout, files, name, make) for layout, files, name, make in (
     ("MMEarth", "*.h5", "sentinel2 of 20,000 x 20,000", _hdf5("sentinel2")),
     ("MMEarth", "*.h5", "sentinel1 of 20,000 x 20,000", _hdf5("sentinel1")),
     ("MMEarth", "*.h5", "2^31 rows", _hdf5("metadata")),
+    ("So2Sat LCZ42", "training.h5", "sen2 of 20,000 x 20,000", _hdf5("sen2")),
     ("OMBRIA", "OmbriaS2/train/AFTER/*.png", "13,000 x 13,000", _png),
+    ("Pairs of grey levels", "s2_rgb/*.png", "13,000 x 13,000", _png),
     *((layout, files, "60,000 x 60,000", _tiff) for layout, files in (
         ("GeoTIFF by table", "s2/0.tif"), ("GeoTIFF by name", "s1/*.tif"),
         ("BigEarthNet v2", "BigEarthNet-S2/*/*/*_B02.tif"),
         ("SEN12MS", "*/s2_1/*.tif"), ("DFC2020", "*/dfc_0/*.tif"),
+        ("EuroSAT multispectral", "Forest/*.tif"),
         ("Sen1Floods11", "data/flood_events/HandLabeled/S1Hand/*.tif"),
         ("SSL4EO-S12 v1.0", "s2a/*/*/B2.tif")))))

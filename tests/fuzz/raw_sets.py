@@ -128,6 +128,21 @@ def _geotiff_names(raw: pathlib.Path, size: int = 24) -> None:
     _describe(raw, size, s1="s1/{place}_{date}.tif", s2="s2/{place}_{date}.tif", label="label/{place}.tif")
 
 
+def geotiff_image_labels(raw: pathlib.Path, images: int = 3, size: int = 24) -> None:
+    """Writes pairs of images with several classes each; the last one is in the test split."""
+    rows = ["s1,s2,id,split,label"]
+    for i in range(images):
+        _tif(raw / f"s1/{i}.tif", decibels(size, i))
+        _tif(raw / f"s2/{i}.tif", reflectance(L2A, size, i))
+        rows.append(f"s1/{i}.tif,s2/{i}.tif,n{i},{'train' if i < images - 1 else 'test'},"
+                    f"{('forest;river', 'river', 'forest', '')[i % 4]}")
+    (raw / "pairs.csv").write_text("\n".join(rows) + "\n")
+    _describe(raw, size)
+    said = json.loads((raw / "geotiff.json").read_text())
+    said["label"] = {"kind": "image_classes", "table": "pairs.csv", "classes": ["forest", "river"]}
+    (raw / "geotiff.json").write_text(json.dumps(said))
+
+
 def _describe(raw: pathlib.Path, size: int, **files: str) -> None:
     sections = {"s1": {"bands": ["VV", "VH"], "unit": "dB", "product": "grd"},
                 "s2": {"bands": list(L2A), "level": "l2a", "offset": 0},
@@ -172,6 +187,8 @@ def _archive_v1(raw: pathlib.Path) -> None:
             _tif(raw / f"BigEarthNet-S1-v1.0/{s1_name}/{s1_name}_{band}.tif", image[None])
         for band, image in _native(reflectance(L2A, 120, i), L2A).items():
             _tif(raw / f"BigEarthNet-v1.0/{patch}/{patch}_{band}.tif", image[None])
+        (raw / f"BigEarthNet-v1.0/{patch}/{patch}_labels_metadata.json").write_text(json.dumps(
+            {"labels": ["Pastures", "Mixed forest"][:1 + i % 2], "projection": "EPSG:32633"}))
         rows.append(f"{patch},{s1_name}")
     for split, row in zip(("train", "val", "test"), rows, strict=True):
         (raw / f"{split}.csv").write_text(row + "\n")
@@ -225,11 +242,13 @@ def _sen12ms_cr(raw: pathlib.Path) -> None:
             _patch(raw / folder / f"ROIs1970_fall_13{i}_p839.tif", folder, i)
 
 
-def _dfc2020(raw: pathlib.Path) -> None:
-    for season, scene in (("ROIs0000_validation", "validation"), ("ROIs0000_test", "0")):
-        for layer in ("s1", "s2", "dfc"):
-            _patch(raw / f"{season}/{layer}_{scene}/{season}_{layer}_0_p0.tif", layer, len(scene), crs="EPSG:4326",
-                   transform=None)
+def dfc2020(raw: pathlib.Path, patches: int = 1) -> None:
+    """Writes `patches` of the validation set, and one of the test set."""
+    for season, scene, count in (("ROIs0000_validation", "validation", patches), ("ROIs0000_test", "0", 1)):
+        for i in range(count):
+            for layer in ("s1", "s2", "dfc"):
+                _patch(raw / f"{season}/{layer}_{scene}/{season}_{layer}_0_p{i}.tif", layer, len(scene) + i,
+                       crs="EPSG:4326", transform=None)
 
 
 def _dfc2020_lists(raw: pathlib.Path) -> None:
@@ -242,8 +261,10 @@ def _dfc2020_lists(raw: pathlib.Path) -> None:
 
 # Sen1Floods11, OMBRIA
 
-def _sen1floods11(raw: pathlib.Path) -> None:
-    for i, (chip, split) in enumerate((("Spain_7370579", "train"), ("Ghana_53713", "valid"))):
+def sen1floods11(raw: pathlib.Path, chips: Iterable[tuple[str, str]] = (("Spain_7370579", "train"),
+                                                                        ("Ghana_53713", "valid"))) -> None:
+    """Writes (chip, split) of Sen1Floods11."""
+    for i, (chip, split) in enumerate(chips):
         hand = raw / "data/flood_events/HandLabeled"
         place = {"crs": "EPSG:4326", "transform": rasterio.Affine(9e-5, 0, i, 0, -9e-5, 38)}
         _tif(hand / f"S1Hand/{chip}_S1Hand.tif", decibels(512, i), **place)
@@ -251,7 +272,8 @@ def _sen1floods11(raw: pathlib.Path) -> None:
              **place)
         table = raw / f"splits/flood_handlabeled/flood_{split}_data.csv"
         table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text(f"{chip}_S1Hand.tif,{chip}_LabelHand.tif\n")
+        with open(table, "a") as file:
+            file.write(f"{chip}_S1Hand.tif,{chip}_LabelHand.tif\n")
 
 
 def _ombria(raw: pathlib.Path) -> None:
@@ -264,6 +286,38 @@ def _ombria(raw: pathlib.Path) -> None:
                 pixels = np.stack([grey, 255 - grey, grey // 2], -1) if sensor == "S2" else (
                     grey if when != "MASK" else np.where(grey > 140, 255, 0).astype(np.uint8))
                 Image.fromarray(pixels).save(path)
+
+
+# Folders of images
+
+def _grey(size: int, i: int) -> np.ndarray:
+    return ((decibels(size, i)[0] + 25) * 10).clip(1, 254).astype(np.uint8)
+
+
+def eurosat_rgb(raw: pathlib.Path, images: int = 2) -> None:
+    """Writes `images` of three classes each; the last one is in the test split."""
+    rows = ["id,split"]
+    for folder in ("AnnualCrop", "Forest", "River"):
+        (raw / folder).mkdir()
+        for i in range(1, images + 1):
+            Image.fromarray(np.stack([_grey(64, i)] * 3, -1)).save(raw / folder / f"{folder}_{i}.jpg")
+            rows.append(f"{folder}/{folder}_{i},{'train' if i < images else 'test'}")
+    (raw / "images.csv").write_text("\n".join(rows) + "\n")
+
+
+def _eurosat_ms(raw: pathlib.Path) -> None:
+    for i, folder in enumerate(("AnnualCrop", "Forest")):
+        image = reflectance(L1C, 64, i)
+        _tif(raw / folder / f"{folder}_{i}.tif", np.concatenate([np.delete(image, 8, 0), image[8:9]]))  # B8A last
+    (raw / "images.csv").write_text("id,split,lat,lon\nAnnualCrop/AnnualCrop_0,train,1.5,2.5\nForest/Forest_1,test,,\n")
+
+
+def _grey_pairs(raw: pathlib.Path) -> None:
+    for i in range(2):
+        colour = np.stack([_grey(64, i + 5)] * 3, -1)
+        for file, pixels in ((f"s1_vh/{i}.jpg", _grey(64, i)), (f"s2_rgb/{i}.png", colour)):
+            (raw / file).parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(raw / file)
 
 
 # SSL4EO-S12
@@ -317,7 +371,8 @@ def _ssl4eo_v11_tar(raw: pathlib.Path) -> None:
 
 # TerraMesh
 
-def _terramesh(raw: pathlib.Path) -> None:
+def terramesh(raw: pathlib.Path, split: str = "train") -> None:
+    """Writes a shard of two samples of 'train' or 'val'."""
     for product, bands, dtype in (("S1RTC", ("vv", "vh"), "f2"), ("S2L2A", L2A, "i2"), ("LULC", ("LULC",), "u1")):
         members = {}
         for i in range(2):
@@ -331,8 +386,8 @@ def _terramesh(raw: pathlib.Path) -> None:
             if product == "S2L2A":
                 arrays["cloud_mask"] = ("time", "y", "x"), np.zeros((1, 264, 264), np.uint8)
             units = {"units": "days since 2020-05-03 02:07:17"}
-            members[f"majortom_train_100{i}"] = zarr_zip(arrays, attributes={"time": units})
-        write_tar(raw / f"train/{product}/majortom_shard_000001.tar", members)
+            members[f"majortom_{split}_100{i}"] = zarr_zip(arrays, attributes={"time": units})
+        write_tar(raw / f"{split}/{product}/majortom_shard_000001.tar", members)
 
 
 # Major TOM: `SIZE` of the importer is 1068; `trial.py` sets it to this
@@ -386,24 +441,44 @@ def _mmearth(raw: pathlib.Path, size: int = 64) -> None:
     (raw / "data_1M_v001_splits.json").write_text(json.dumps({"train": [2, 0], "val": [1], "test": []}))
 
 
+# So2Sat
+
+def so2sat(raw: pathlib.Path, patches: int = 2) -> None:
+    """Writes `patches` to learn from, of two classes, and one to test on."""
+    bands = SENSORS["so2sat_s2"].bands
+    for split, count in (("training", patches), ("testing", 1)):
+        with h5py.File(raw / f"{split}.h5", "w") as file:
+            power = 10 ** (np.stack([decibels(32, i) for i in range(count)]).astype(float) / 10)
+            sen1 = np.zeros((count, 32, 32, 8))
+            sen1[..., 5], sen1[..., 4] = power[:, 0], power[:, 1]
+            file["sen1"] = sen1
+            file["sen2"] = np.stack([np.moveaxis(reflectance(bands, 32, i), 0, -1) for i in range(count)]) / 1e4
+            file["label"] = np.eye(17)[np.arange(count) % 2]
+
+
 RAW_SETS = (
     RawSet("npz", _npz, "npz"), RawSet("npz tiles", _npz_tiles, "npz", ("--kind=tiles",)),
     RawSet("GeoTIFF by table", _geotiff_table, "geotiff", ("--kind=tiles",)),
     RawSet("GeoTIFF by name", _geotiff_names, "geotiff"),
+    RawSet("GeoTIFF, labels of images", geotiff_image_labels, "geotiff", ("--kind=tiles",)),
     RawSet("BigEarthNet v2", _archive, "bigearthnet", ("--kind=tiles",)),
-    RawSet("BigEarthNet v1", _archive_v1, "bigearthnet"),
+    RawSet("BigEarthNet v1", _archive_v1, "bigearthnet", ("--labels=land_cover_43",)),
     RawSet("BigEarthNet LMDB", _lmdb_parquet, "bigearthnet"),
     RawSet("BigEarthNet LMDB, CSV", _lmdb_csv, "bigearthnet", ("--labels=land_cover",)),
     RawSet("SEN12MS", _sen12ms, "sen12ms", ("--kind=tiles",)), RawSet("SEN12MS-CR", _sen12ms_cr, "sen12ms_cr"),
-    RawSet("DFC2020", _dfc2020, "dfc2020", ("--kind=tiles",)),
+    RawSet("DFC2020", dfc2020, "dfc2020", ("--kind=tiles",)),
     RawSet("DFC2020 lists", _dfc2020_lists, "dfc2020", ("--kind=tiles",)),
-    RawSet("Sen1Floods11", _sen1floods11, "sen1floods11", ("--kind=tiles",)),
+    RawSet("Sen1Floods11", sen1floods11, "sen1floods11", ("--kind=tiles",)),
     RawSet("OMBRIA", _ombria, "ombria", ("--kind=tiles",)),
+    RawSet("EuroSAT RGB", eurosat_rgb, "image_folders", ("--kind=tiles",)),
+    RawSet("EuroSAT multispectral", _eurosat_ms, "image_folders", ("--kind=tiles",)),
+    RawSet("Pairs of grey levels", _grey_pairs, "image_folders"),
     RawSet("SSL4EO-S12 v1.0", _ssl4eo, "ssl4eo_s12"), RawSet("SSL4EO-S12 v1.1 Zarr", _ssl4eo_v11_zarr,
                                                              "ssl4eo_s12_v11"),
     RawSet("SSL4EO-S12 v1.1 tar", _ssl4eo_v11_tar, "ssl4eo_s12_v11"),
-    RawSet("TerraMesh", _terramesh, "terramesh", ("--kind=tiles",)),
+    RawSet("TerraMesh", terramesh, "terramesh", ("--kind=tiles",)),
     RawSet("Major TOM", _majortom, "majortom"), RawSet("MMEarth", _mmearth, "mmearth"),
+    RawSet("So2Sat LCZ42", so2sat, "so2sat", ("--kind=tiles",)),
 )
 
 

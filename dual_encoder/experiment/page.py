@@ -1,0 +1,108 @@
+"""The report of an experiment: report.html, and the same tables as CSV, Markdown and LaTeX."""
+
+import pathlib
+from collections import Counter
+
+from dual_encoder.console import clock
+from dual_encoder.experiment.analysis import Difference, differences, means
+from dual_encoder.experiment.figures import forest, label_efficiency
+from dual_encoder.experiment.results import Results, per_image, tidy
+from dual_encoder.experiment.tables import TextTable, latex, markdown, tables_of
+from dual_encoder.report import html
+from dual_encoder.storage import atomic
+
+_METHOD = (
+    "Scores are of all test images together, from one sum of counts. Intervals are 95 % over groups of images "
+    "({groups}) and over seeds: the variance over groups by bootstrap, that over seeds from their scores, "
+    "together with Student's t. Both initialisations of a comparison see the same images, labels and order of the "
+    "data for each seed. p-values are two-sided, by exchanging the two models at whole groups, and corrected for "
+    "all {count} comparisons of this page (Holm 1979). A gain or a loss needs an interval that excludes 0 and a "
+    "corrected p-value of at most 0.05. Differences below {margin:g} do not matter.")
+
+
+def write(results: Results, out: pathlib.Path) -> pathlib.Path:
+    """Writes the report and its tables to the experiment's folder.
+
+        report.html    one page
+        results.csv    a row per cell and metric
+        images.csv     the metric of each image, for each initialisation and seed
+        tables.md, tables.tex
+
+    Args:
+      results: of the cells that are done.
+      out: the experiment's folder.
+
+    Returns:
+      the path of report.html.
+
+    Raises:
+      UserError: the folder cannot be written to, or results do not belong together.
+    """
+    of_means, of_pairs = means(results), differences(results)
+    tables = tables_of(results, of_means, of_pairs, out)
+    figures = "".join(html.image(label_efficiency(
+        task.name, task.metric, [mean for mean in of_means if mean.task == task.name]), "image/svg+xml",
+        f"{task.name}: {task.metric} against the share of the labels") for task in results.plan.tasks)
+    body = [_head(results, len(of_pairs)), _verdicts(of_pairs), html.section("Score by share of the labels", figures),
+            _forest(results, of_pairs), *(html.section(title, _table(table)) for title, table in tables.items()),
+            _provenance(results)]
+    for name, text in (("results.csv", tidy(results, out)), ("images.csv", per_image(results)),
+                       ("tables.md", markdown(list(tables.values()))), ("tables.tex", latex(list(tables.values()))),
+                       ("report.html", html.page(results.plan.title, "".join(body)))):
+        atomic.write(out / name, text.encode(errors="replace"))
+    return out / "report.html"
+
+
+def verdict_lines(pairs: list[Difference]) -> list[str]:
+    """Returns a sentence per comparison."""
+    lines = []
+    for one in pairs:
+        where = f"{one.task}, {100 * one.fraction:g} % of the labels: {one.first} against {one.second}"
+        found = one.comparison.difference if one.comparison else None
+        size = f" ({found.value:+.3f}, {found.low:+.3f} to {found.high:+.3f})" if found else ""
+        lines.append(f"{where}: {one.verdict}{size}; {one.reason}")
+    return lines
+
+
+def _head(results: Results, comparisons: int) -> str:
+    states = Counter(outcome.state for outcome in results.outcomes.values())
+    seconds = sum(outcome.seconds for outcome in results.outcomes.values())
+    plan = results.plan
+    text = (f"{len(results.cells)} runs: {states['done']} done, {states['failed']} failed, {states['open']} open. "
+            f"{clock(seconds)} of computing. {plan.seeds} seeds, {plan.folds or 'no'} folds.")
+    method = _METHOD.format(groups=plan.groups, margin=plan.margin, count=comparisons)
+    runs = (f"Pre-training: {plan.pretrain_seeds} run(s)" + (" per fold, without the places of the fold" if
+            plan.pretrain_per_fold else "") + "; the intervals hold for other seeds of pre-training only as far as "
+            "several were made.")
+    missing = states["failed"] + states["open"]
+    warning = f'<section class="warning">{missing} runs are missing; no mean hides it: see "Missing cells".</section>'
+    return (f"<h1>{html.text(plan.title)}</h1>" + html.note(text) + html.note(method) + html.note(runs)
+            + (warning if missing else ""))
+
+
+def _verdicts(pairs: list[Difference]) -> str:
+    rows = "".join(f"<li>{html.text(line)}</li>" for line in verdict_lines(pairs))
+    return html.section("Verdicts", f"<ul>{rows}</ul>") if pairs else ""
+
+
+def _forest(results: Results, pairs: list[Difference]) -> str:
+    shown = [one for one in pairs if one.comparison]
+    if not shown:
+        return ""
+    svg = forest("Paired differences with 95 % intervals", shown, results.plan.margin)
+    return html.section("Paired differences", html.image(svg, "image/svg+xml", "forest plot of paired differences"))
+
+
+def _table(table: TextTable) -> str:
+    return html.table(table.head, table.rows)
+
+
+def _provenance(results: Results) -> str:
+    """Returns command, data, code and digest of every run that is done."""
+    rows = [[cell.name, found.dataset[:12], found.code_version, found.digest[:12], f"{found.seconds:.1f}",
+             "python main.py " + " ".join(found.command)]
+            for cell in results.cells if (found := results.outcomes[cell.name]).state == "done"]
+    table = html.table(("run", "data", "code", "digest", "seconds", "command"), rows)
+    note = html.note("python -m dual_encoder.reproduce REPORT makes a run again and compares the digest of its scores.")
+    return html.section("Every run", f"<details><summary>{len(rows)} runs with command and digest</summary>{table}"
+                        f"</details>{note}") if rows else ""
