@@ -49,7 +49,7 @@ def test_the_number_of_images_is_that_of_the_configuration(write_dataset):
 @pytest.mark.parametrize("data, changes, message", [
     ({"labels": "image_class"}, {"knn__eval_split": "train"}, "24 places, first 'train0', are in split 'train' and in"),
     ({"labels": "image_class", "test": 0}, {}, "split 'test' of '.*' has no records; choose another split of config.k"),
-    ({"labels": True}, {}, "of kind 'pixel_classes', probes need one class per image"),
+    ({"labels": True}, {}, "of kind 'pixel_classes', config.knn needs one class per image"),
     ({"labels": "image_class", "sensors": ("s1_rtc", "s2_l2a")}, {}, "sensor unit differ"),
     ({}, {}, "no feature 'label'"),
 ])

@@ -21,7 +21,7 @@ from dual_encoder.imagery.sensors import SENSORS
 from dual_encoder.report import html as page_html
 from dual_encoder.report.curves import plot, thin
 from dual_encoder.report.page import write_report
-from dual_encoder.workdir.scores import save_evaluation
+from dual_encoder.workdir.scores import save_curve_tables, save_evaluation
 
 pytestmark = pytest.mark.quick
 
@@ -288,6 +288,27 @@ def test_curves_hold_the_values_as_points_and_marks():
     assert math.isclose(x1 - x0, x2 - x1, rel_tol=1e-3) and math.isclose(y0 - y1, 2 * (y0 - y2), rel_tol=1e-3)
     upright = [(p[0][0] - x0) / (x2 - x0) for p in points if len(p) == 2 and p[0][0] == p[1][0]]  # the grid, too
     assert any(math.isclose(x, 0.37, rel_tol=1e-3) for x in upright)
+
+
+def test_long_labels_leave_a_panel():
+    """A warning is an error here: a legend of two columns of them once left no room for the axes."""
+    direction = "s1_s2_turned_to_s1_s2_of_largest/times_chance_"
+    assert plot("groups", {f"{direction}{size}": ([0, 100], [0.1, 0.2]) for size in range(10)}, [])
+
+
+def test_quick_evaluations_are_curves_of_their_own(tmp_path):
+    folder = make_run(tmp_path)
+    save_curve_tables(epath.Path(folder), "knn", 20, [KNN])
+    with open(folder / "metrics.jsonl", "a") as file:
+        for step in (10, 20):
+            file.write(json.dumps({"step": step, "kind": "quick_eval", "knn/s1/top1": 0.5, "knn/s2/top1": 0.6,
+                                   "knn/s1/neighbours": 1200}) + "\n")
+    page = read(write_report(folder))
+    assert "Quick evaluation during training" in page.text and "Nearest neighbours" not in page.text
+    assert {image["alt"] for image in page.images} == {"loss", "records per second", "recall@1", "accuracy"}
+    (folder / "curves" / "knn.json").write_text('{"step": 20, "tables": [{}]}')
+    page = read(write_report(folder))
+    assert "knn.json" in page.text and "knn" in {image["alt"] for image in page.images}, "grouped by name"
 
 
 def test_long_curves_are_block_means():

@@ -409,6 +409,7 @@ def test_a_part_of_the_split_is_scored_for_the_curves_and_changes_nothing_else(f
     for name in ("scores.json", "tables.json"):  # the evaluation at the end is that of the whole split
         assert ((tmp_path / "quick" / "evaluation" / name).read_text() == (whole / "evaluation" / name).read_text())
     assert_identical(final_arrays(tmp_path / "quick"), final_arrays(whole))
+    assert [file.name for file in (tmp_path / "quick" / "curves").iterdir()] == ["part.json"]
     titles = re.findall("<h2>(.*?)</h2>", (tmp_path / "quick" / "report.html").read_text())
     assert "Quick evaluation during training" in titles and "Evaluation during training" not in titles
     assert not any(row["kind"] == "quick_eval" for row in metrics.read(whole))

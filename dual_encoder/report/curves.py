@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 Series = tuple[Sequence[float], Sequence[float]]  # steps and values
 
 _POINTS = 500  # of a curve, at most
+_SHORT = 20  # characters of a label
 _COLOURS = ("#1f5fa8", "#d1622b", "#2f8f5b", "#8a4fa3", "#b8962e", "#5b6770", "#c23b5a", "#2a9d9d")
 
 
@@ -36,7 +37,8 @@ def plot(title: str, lines: Mapping[str, Series], marks: Sequence[int]) -> bytes
         for step in marks:
             axes.axvline(step, color="#b9541b", linestyle=":", linewidth=1)
         if len(lines) > 1:
-            axes.legend(frameon=False, fontsize=8, ncols=2 if len(lines) > 4 else 1)
+            two = len(lines) > 4 and max(map(len, lines)) <= _SHORT  # two columns of long labels leave no panel
+            axes.legend(frameon=False, fontsize=8, ncols=2 if two else 1)
         axes.set_title(_plain(title), fontsize=10, loc="left", color="#1d2733")
         axes.set_xlabel("step", color="#5c6b7a")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -19,8 +19,9 @@ from dual_encoder.workdir.metrics import rows_and_damage
 def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     """Writes WORKDIR/report.html and returns its path.
 
-    Reads config.json, run.json, metrics.jsonl and evaluation/*.{json,png,txt}. The page leaves out files that are
-    missing, and names those that cannot be read, that hold values of a wrong type, or that differ from their digest.
+    Reads config.json, run.json, metrics.jsonl, evaluation/*.{json,png,txt} and curves/*.json. The page leaves out files
+    that are missing, and names those that cannot be read, that hold values of a wrong type, or that differ from their
+    digest.
 
     Args:
       workdir: local folder of a run.
@@ -43,6 +44,8 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
                         "of a run")
     run = well_formed(run, problems)
     tables, step = _tables(files.pop("tables", {}), files.get("scores", {}), problems)
+    quick = [table for path in sorted(folder.glob("curves/*.json"))
+             for table in _tables(_read_json(folder, f"curves/{path.name}", problems), {}, problems)[0]]
     shown = {str(picture.name) for table in tables for picture in table.pictures}
 
     def part(source: str, make: Callable[[], str]) -> str:
@@ -55,7 +58,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
 
     parts = [
         part("the headlines", lambda: sections.facts(run, rows, tables)),
-        part("the curves of metrics.jsonl", lambda: sections.curves(rows, tables)),
+        part("the curves of metrics.jsonl", lambda: sections.curves(rows, tables, quick)),
         part("the results", lambda: sections.results(tables, step, pictures)),
         part("other results", lambda: sections.other_results(
             _in_no_table(files, tables), [path for name, path in pictures.items() if name not in shown])),

@@ -65,19 +65,20 @@ def facts(run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], tables: Seq
     return f'<div class="facts">{tiles}</div>' if tiles else ""
 
 
-def curves(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table]) -> str:
+def curves(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table], quick: Sequence[Table]) -> str:
     """Returns the curves of training, and those of the evaluations during training.
 
     Args:
       rows: of metrics.jsonl.
-      tables: of the last evaluation; they say how the metrics of 'eval' and 'quick_eval' rows are grouped.
+      tables: of the last evaluation; they say how the metrics of 'eval' rows are grouped.
+      quick: the same of 'quick_eval' rows.
     """
     events = [(row["step"], str(row.get("event", ""))) for row in rows if row["kind"] == "event" and row["step"] > 0]
     train = _series(rows, "train")
     names = [name for name in _FIRST if name in train] + sorted(set(train) - set(_FIRST))
     panels = {_FIRST.get(name, name.replace("_", " ")): {"": train[name]} for name in names}
-    whole, part, chosen = (html.plots(_evaluation_panels(rows, tables, kind), events)
-                           for kind in ("eval", "quick_eval", "select"))
+    whole, part, chosen = (html.plots(_evaluation_panels(rows, of, kind), events)
+                           for of, kind in ((tables, "eval"), (quick, "quick_eval"), (tables, "select")))
     return (html.section("Training", html.plots(panels, events)) + html.section("Evaluation during training", whole)
             + html.section("Quick evaluation during training", part and part + html.note(
                 "Of a part of the records: galleries are smaller than those of the whole evaluation."))

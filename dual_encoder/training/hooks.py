@@ -18,7 +18,7 @@ from dual_encoder.state import TrainState
 from dual_encoder.training.evaluate import noted
 from dual_encoder.workdir.checkpoint import Checkpoints
 from dual_encoder.workdir.metrics import MetricWriter, numbers
-from dual_encoder.workdir.scores import save_evaluation, summary
+from dual_encoder.workdir.scores import save_curve_tables, save_evaluation, summary
 
 
 def is_due(step: int, every: int, last: int) -> bool:
@@ -262,18 +262,21 @@ class Evaluate(Hook):
 
 
 class QuickEvaluate(Hook):
-    """Scores a part of the evaluation split every `every` steps and at the end, for the curves alone.
+    """Scores the state every `every` steps and at the end, for the curves alone.
 
     Args:
-      evaluate: state -> the result of `Task.evaluate` on that part.
+      name: of the evaluation; unique in the run.
+      evaluate: state -> scores, such as those of a part of the evaluation split.
       writer: None on all but the main process.
+      workdir: of the run.
       every, last: the evaluated steps are those of `is_due`; with `every` 0 there are none.
       resume_clock, done: as of `Evaluate`.
     """
 
-    def __init__(self, evaluate: Callable[[TrainState], Evaluation], writer: MetricWriter | None, every: int, last: int,
-                 resume_clock: Callable[[], None], done: Callable[[], Any]):
-        self._evaluate, self._writer, self._every, self._last = evaluate, writer, every, last
+    def __init__(self, name: str, evaluate: Callable[[TrainState], Evaluation], writer: MetricWriter | None,
+                 workdir: epath.Path, every: int, last: int, resume_clock: Callable[[], None], done: Callable[[], Any]):
+        self._name, self._evaluate, self._writer, self._workdir = name, evaluate, writer, workdir
+        self._every, self._last = every, last
         self._resume_clock, self._done = resume_clock, done
 
     def due(self, step: int, stopping: bool) -> bool:
@@ -284,6 +287,7 @@ class QuickEvaluate(Hook):
         """Evaluates on all processes; the main one writes a row of kind 'quick_eval'."""
         evaluation = self._evaluate(state)
         if self._writer:
+            save_curve_tables(self._workdir, self._name, step, evaluation.tables)
             self._writer.write(step, "quick_eval", numbers(evaluation.scores()))
             self._done()
         self._resume_clock()

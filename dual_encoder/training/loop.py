@@ -146,12 +146,13 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
             hooks.NameDamage(built.records, run.writer),
             hooks.SaveCheckpoint(run.checkpoints, run.writer, schedule.checkpoint_every, run.last,
                                  also=schedule.eval_every if selects else 0),
-            hooks.QuickEvaluate(evaluate_part, run.writer, schedule.quick_eval_every, run.last, log.resume_clock, done),
+            hooks.QuickEvaluate("part", evaluate_part, run.writer, workdir, schedule.quick_eval_every, run.last,
+                                log.resume_clock, done),
             _selection(run, log, evaluate, stack) if selects else evaluate,
         ]
         if built.knn and isinstance(built.config, PretrainConfig):
-            around.insert(-1, hooks.QuickEvaluate(knn_evaluator(built, mesh), run.writer, built.config.knn.every,
-                                                  run.last, log.resume_clock, done))
+            around.insert(-1, hooks.QuickEvaluate("knn", knn_evaluator(built, mesh), run.writer, workdir,
+                                                  built.config.knn.every, run.last, log.resume_clock, done))
         train(run, log, around)
 
 

@@ -1,12 +1,12 @@
 """The results of the last evaluation: written to the workdir, and as text."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from dual_encoder.evaluation.table import Evaluation
+from dual_encoder.evaluation.table import Evaluation, Table
 from dual_encoder.workdir import digests
 from dual_encoder.workdir.folder import write_json
 from dual_encoder.workdir.metrics import numbers
@@ -36,6 +36,15 @@ def save_evaluation(workdir: epath.Path, step: int, evaluation: Evaluation) -> N
                {"step": step, "tables": [table.to_json() for table in evaluation.tables]})
     # This comes last: the evaluation is then complete.
     write_json(workdir, "evaluation/scores.json", {"step": step, **evaluation.scores()})
+
+
+def save_curve_tables(workdir: epath.Path, name: str, step: int, tables: Sequence[Table]) -> None:
+    """Writes the tables of an evaluation that only makes curves to WORKDIR/curves/<name>.json.
+
+    The form is that of tables.json. The report groups the curves by the last tables.
+    """
+    (workdir / "curves").mkdir(parents=True, exist_ok=True)
+    write_json(workdir, f"curves/{name}.json", {"step": step, "tables": [table.to_json() for table in tables]})
 
 
 def summary(scores: Mapping[str, Any]) -> str:
