@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs.experiment import VARIANTS
 from dual_encoder.config import parse
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.per_image import PerImage
@@ -32,8 +33,8 @@ def initialisation(name, **keys):
 
 
 def task(name, **keys):
-    empty = {"config": "configs/finetune.py:water_weak", "keys": {}, "metric": "miou", "candidates": ()}
-    return {"name": name} | empty | keys
+    empty = {"keys": {}, "metric": "miou", "candidates": (), "fractions": ()}
+    return {"name": name, "config": "configs/finetune.py:water_weak"} | empty | keys
 
 
 def plan(**changes):
@@ -102,6 +103,7 @@ def test_the_best_candidate_on_validation_is_used(tmp_path):
     ({"initialisations": [initialisation("a", like="b")]}, "plan.a.like is 'b'; expected one of a"),
     ({"initialisations": [initialisation("a", pretrain="x", init_from="y")]}, "at most one of pretrain, init_from"),
     ({"tasks": [task("water", candidates=({"seed": 1},))]}, "candidates is .*; expected \\(\\), or at least two"),
+    ({"tasks": [task("water", fractions=(0.1,))]}, r"plan.water.fractions is \(0.1,\); expected some of \(0.5, 1.0\)"),
     ({"margin": 0.0}, "plan.margin is 0.0; expected more than 0"),
 ])
 def test_a_mistake_in_a_plan_is_one_line(changes, message):
@@ -110,7 +112,7 @@ def test_a_mistake_in_a_plan_is_one_line(changes, message):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("variant", ["quick"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_plans_of_the_project_are_sound(variant, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     planned = load(f"configs/experiment.py:{variant}")

@@ -62,7 +62,7 @@ def differences(results: Results) -> list[Difference]:
     plan = results.plan
     for task in plan.tasks:
         names = [one.name for one in plan.taking_part(task)]
-        for fraction in plan.fractions:
+        for fraction in plan.fractions_of(task):
             for first, second in plan.comparisons:
                 if first in names and second in names:
                     one, other = (results.arm(task.name, name, fraction) for name in (first, second))

@@ -70,7 +70,7 @@ def _candidates(plan: Plan) -> Iterator[Cell]:
 
 def _scores(plan: Plan) -> Iterator[Cell]:
     for task in plan.tasks:
-        for fraction in plan.fractions:
+        for fraction in plan.fractions_of(task):
             for seed in range(plan.seeds):
                 for fold in _folds(plan):
                     for one in plan.taking_part(task):

@@ -56,6 +56,7 @@ class TaskPlan:
         better.
       candidates: groups of keys. For each initialisation and fold, the group with the best metric on a part of the
         places to learn from is used, so no test place takes part. () = nothing is chosen.
+      fractions: of this task, out of the plan's; () = all of them.
     """
 
     name: str
@@ -63,6 +64,7 @@ class TaskPlan:
     keys: dict[str, Any]
     metric: str
     candidates: tuple[dict[str, Any], ...]
+    fractions: tuple[float, ...]
 
     def check(self, path: str) -> None:
         """Raises UserError for a bad name, or a choice of one."""
@@ -114,10 +116,13 @@ class Plan:
             require(len(given) > 0 and len(set(given)) == len(given), f"{path}.{key}", given, "distinct names")
         for one in self.initialisations:
             require(one.like in ("", *names), f"{path}.{one.name}.like", one.like, f"one of {', '.join(names)}")
-            for task in one.tasks:
-                require(task in tasks, f"{path}.{one.name}.tasks", task, f"one of {', '.join(tasks)}")
+            for name in one.tasks:
+                require(name in tasks, f"{path}.{one.name}.tasks", name, f"one of {', '.join(tasks)}")
         require(len(self.fractions) > 0 and len(set(self.fractions)) == len(self.fractions), f"{path}.fractions",
                 self.fractions, "distinct shares in (0, 1]")
+        for task in self.tasks:
+            require(set(task.fractions) <= set(self.fractions), f"{path}.{task.name}.fractions", task.fractions,
+                    f"some of {self.fractions}")
         for share in (*self.fractions, self.candidate_fraction):
             require(0 < share <= 1, f"{path}.fractions", share, "a share in (0, 1]")
         require(self.folds != 1, f"{path}.folds", 1, "0, or at least 2")
@@ -129,6 +134,10 @@ class Plan:
     def initialisation(self, name: str) -> Initialisation:
         """Returns the initialisation of a name."""
         return next(one for one in self.initialisations if one.name == name)
+
+    def fractions_of(self, task: TaskPlan) -> tuple[float, ...]:
+        """Returns the fractions of a task."""
+        return task.fractions or self.fractions
 
     def taking_part(self, task: TaskPlan) -> list[Initialisation]:
         """Returns the initialisations of a task, in their order."""

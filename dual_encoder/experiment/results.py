@@ -72,7 +72,7 @@ def collect(plan: Plan, cells: Sequence[Cell], out: pathlib.Path) -> Results:
     outcomes = {cell.name: outcome(out, cell.name) for cell in cells}
     arms = []
     for task in plan.tasks:
-        for fraction in plan.fractions:
+        for fraction in plan.fractions_of(task):
             for one in plan.taking_part(task):
                 mine = [cell for cell in cells if cell.kind == "score" and cell.task == task
                         and cell.fraction == fraction and cell.initialisation == one]

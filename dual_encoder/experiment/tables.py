@@ -33,7 +33,7 @@ def score_tables(results: Results, means: Sequence[Mean]) -> list[TextTable]:
     """Returns a table per task: initialisations by fractions. A mark counts the cells that are missing."""
     tables = []
     for task in results.plan.tasks:
-        fractions = results.plan.fractions
+        fractions = results.plan.fractions_of(task)
         rows = []
         for one in results.plan.taking_part(task):
             mine = {mean.fraction: mean for mean in means if (mean.task, mean.initialisation) == (task.name, one.name)}
