@@ -160,7 +160,7 @@ def light(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(work, "run", fake_run())
     monkeypatch.setattr(work, "write_report", lambda workdir: None)
-    monkeypatch.setattr(leaks, "refuse", lambda values: None)
+    monkeypatch.setattr(leaks, "check", lambda values: ("no leak",))
     return monkeypatch
 
 
@@ -235,7 +235,7 @@ def _share(folder, name):
     light.chdir(ROOT)
     light.setattr(work, "run", fake_run())
     light.setattr(work, "write_report", lambda workdir: None)
-    light.setattr(leaks, "refuse", lambda values: None)
+    light.setattr(leaks, "check", lambda values: ("no leak",))
     planned, every = planned_cells()
     work.work(planned, every, pathlib.Path(folder), None,
               lambda cell, outcome: open(f"{folder}/{name}.txt", "a").write(cell.name + "\n"))
@@ -261,7 +261,7 @@ def test_the_report_has_verdicts_curves_and_tables(light, tmp_path):
     results = collect(planned, every, tmp_path)
     text = page.write(results, tmp_path).read_text()
     for part in ("A test", "Verdicts", "dual against scratch", "Score by share of the labels", "Paired differences",
-                 "python main.py --config=configs/finetune.py:water_weak", "Holm 1979"):
+                 "no leak", "python main.py --config=configs/finetune.py:water_weak", "Holm 1979"):
         assert part in text
     rows = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text())))
     assert len([row for row in rows if row["metric"] == "miou" and row["kind"] == "score"]) == 16
@@ -359,6 +359,8 @@ def test_a_planted_leak_is_refused_by_name(tmp_path, data):
     outcomes = {cell.name: work.outcome(tmp_path / "out", cell.name) for cell in every}
     assert outcomes["pretrain/dual/fold0/seed0"].state == "done"
     leaked = outcomes["cells/water/dual/fraction1/fold0/seed0"]
-    assert leaked.state == "failed" and "12 of 12 test places are in the data that" in leaked.message
-    assert "pretrain/dual/fold0/seed0' is trained on" in leaked.message and "first 'train" in leaked.message
-    assert outcomes["cells/water/scratch/fraction1/fold0/seed0"].state == "done"
+    assert leaked.state == "failed" and "12 of 12 test places are in the data of pre-training" in leaked.message
+    assert "first 'train" in leaked.message
+    sound = outcomes["cells/water/scratch/fraction1/fold0/seed0"]
+    assert sound.state == "done" and sound.audit == (
+        "none of 12 test places is among the 12 places of the split 'train' that the cell learns from",)

@@ -133,6 +133,7 @@ def test_pixels_are_probed_on_maps(run, write_dataset, tmp_path, representation)
     text = (tmp_path / "one" / "evaluation" / "linear.csv").read_text()
     table = PerImage.from_csv(text, "counts", tuple(scores["iou"]))
     assert len(table.ids) == 24
+    assert np.load(tmp_path / "one" / "evaluation" / "linear.npz")["predictions"].shape == (24, 40, 40)
     assert table.score("miou")(table.values, np.ones((1, 24)))[0] == pytest.approx(scores["miou"])
 
 

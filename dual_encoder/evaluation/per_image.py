@@ -24,6 +24,8 @@ class PerImage:
       classes: names of the C classes.
       ids, places: id and location_id of each image.
       values: float64 [images, C x C] or [images, 2 C].
+      predictions: the predicted classes of the pixels, uint8 [images, height, width], for pictures; None if they were
+        not kept.
     """
 
     kind: Kind
@@ -31,6 +33,7 @@ class PerImage:
     ids: tuple[str, ...]
     places: tuple[str, ...]
     values: np.ndarray
+    predictions: np.ndarray | None = None
 
     def to_csv(self) -> str:
         """Returns a table with a row per image; its head names the values."""

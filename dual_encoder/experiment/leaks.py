@@ -1,4 +1,4 @@
-"""Refuses a cell whose test places were learnt from, in pre-training or with labels."""
+"""Refuses a run whose test places were learnt from, in pre-training or with labels, and says what was compared."""
 
 import functools
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 
 from dual_encoder.config import parse
+from dual_encoder.data import overlap
 from dual_encoder.data.records import Records
 from dual_encoder.data.selection import select
 from dual_encoder.data.subsets import SubsetConfig
@@ -16,28 +17,47 @@ from dual_encoder.workdir.folder import read_json
 Place = tuple[str, str]  # importer and location_id
 
 
-def refuse(values: Mapping[str, Any]) -> None:
-    """Raises UserError if a place that a run is scored on was learnt from.
+def check(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Compares the places that a run is scored on with those that it has learnt from.
 
     Places are the same if the same importer gives them the same location_id. `python -m data_prep overlap` compares
     data sets of different importers, by footprints.
 
     Args:
       values: configuration of a run with labels. Its `init_from`, if there is one, is a finished run.
+
+    Returns:
+      lines for the report: what was compared, and what the audit of the data sets found.
+
+    Raises:
+      UserError: a place that the run is scored on was learnt from.
     """
-    learnt, tested = _of_data(values["data"])
-    _compare(tested, learnt, f"split '{values['data']['split']}' that the cell learns from")
+    data = values["data"]
+    learnt, tested = _of_data(data)
+    lines = [_compared(tested, learnt, f"split '{data['split']}' that the cell learns from")]
     if values["init_from"]:
         run = read_json(epath.Path(values["init_from"]) / "config.json")
         source = "data" if run["task"] == "pretrain" else "labelled data"
-        _compare(tested, _of_data(run["data"])[0], f"{source} that '{values['init_from']}' is trained on")
+        lines.append(_compared(tested, _of_data(run["data"])[0], f"{source} of pre-training ('{run['data']['dir']}')"))
+        lines += _audited(data, run["data"])
+    return tuple(lines)
 
 
-def _compare(tested: frozenset[Place], learnt: frozenset[Place], source: str) -> None:
+def _compared(tested: frozenset[Place], learnt: frozenset[Place], source: str) -> str:
     shared = sorted(tested & learnt)
     if shared:
         raise UserError(f"{len(shared)} of {len(tested)} test places are in the {source}, first '{shared[0][1]}'; hold "
                         "them out with folds and pretrain_per_fold=True, or choose other splits")
+    return f"none of {len(tested)} test places is among the {len(learnt)} places of the {source}"
+
+
+def _audited(data: Mapping[str, Any], trained: Mapping[str, Any]) -> list[str]:
+    """Returns the lines of the overlap audits of the labelled data with the data of pre-training."""
+    split = data["split"] if data["subset"]["folds"] else data["eval_split"]
+    parts = Records(trained["dir"], trained["split"], (), partial=True).parts
+    return overlap.lines(Records(data["dir"], split, (), partial=True),
+                         [(part.info.fingerprint, part.split) for part in parts],
+                         held_out=trained["subset"]["folds"] > 0)
 
 
 def _of_data(data: Mapping[str, Any]) -> tuple[frozenset[Place], frozenset[Place]]:

@@ -45,7 +45,7 @@ def write(results: Results, out: pathlib.Path) -> pathlib.Path:
         f"{task.name}: {task.metric} against the share of the labels") for task in results.plan.tasks)
     body = [_head(results, len(of_pairs)), _verdicts(of_pairs), html.section("Score by share of the labels", figures),
             _forest(results, of_pairs), *(html.section(title, _table(table)) for title, table in tables.items()),
-            _provenance(results)]
+            _leaks(results), _provenance(results)]
     for name, text in (("results.csv", tidy(results, out)), ("images.csv", per_image(results)),
                        ("tables.md", markdown(list(tables.values()))), ("tables.tex", latex(list(tables.values()))),
                        ("report.html", html.page(results.plan.title, "".join(body)))):
@@ -95,6 +95,12 @@ def _forest(results: Results, pairs: list[Difference]) -> str:
 
 def _table(table: TextTable) -> str:
     return html.table(table.head, table.rows)
+
+
+def _leaks(results: Results) -> str:
+    """Returns what was compared before each scored run, and what the overlap audits of the data sets say."""
+    lines = Counter(line for outcome in results.outcomes.values() for line in outcome.audit)
+    return html.section("Leaks", html.table(("what was compared", "runs"), sorted(lines.items())))
 
 
 def _provenance(results: Results) -> str:

@@ -50,6 +50,7 @@ class Outcome:
       config: its configuration.
       dataset: fingerprint of the data.
       code_version: of dual_encoder.
+      audit: what is known of leaks, as of `leaks.check`.
     """
 
     state: State
@@ -60,6 +61,7 @@ class Outcome:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     dataset: str = ""
     code_version: str = ""
+    audit: tuple[str, ...] = ()
 
 
 def outcome(out: pathlib.Path, name: str) -> Outcome:
@@ -67,7 +69,7 @@ def outcome(out: pathlib.Path, name: str) -> Outcome:
     path = out / name / _NOTE
     try:
         values = json.loads(path.read_bytes())
-        return Outcome(**values | {"command": tuple(values["command"])})
+        return Outcome(**values | {"command": tuple(values["command"]), "audit": tuple(values.get("audit", ()))})
     except FileNotFoundError:
         return Outcome("open")
     except (TypeError, ValueError, KeyError) as error:
@@ -169,15 +171,15 @@ def _run(plan: Plan, cell: Cell, out: pathlib.Path, mesh: Mesh) -> Outcome:
         try:
             values = configuration(plan, cell, out)
             arguments = tuple(command(values, cell.task.config if cell.task else cell.initialisation.pretrain, workdir))
-            if cell.kind == "score":
-                leaks.refuse(values)
+            audit = leaks.check(values) if cell.kind == "score" else ()
             config: AnyConfig = parse(AnyConfig, values)
             run(config, mesh, epath.Path(workdir), after_evaluation=write_report)
             write_report(workdir)
             fingerprint = json.loads((workdir / "run.json").read_bytes())["dataset"]["fingerprint"]
             if cell.kind != "pretrain" and not plan.keep_models:
                 shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
-            return Outcome("done", digest=digest(workdir), command=arguments, config=values, dataset=fingerprint)
+            return Outcome("done", digest=digest(workdir), command=arguments, config=values, dataset=fingerprint,
+                           audit=audit)
         except Exception as error:
             traceback.print_exc(file=log)
             kind = "" if isinstance(error, UserError | OSError) else f"{type(error).__name__}: "

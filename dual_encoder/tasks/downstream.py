@@ -18,6 +18,7 @@ from dual_encoder.models.fusion import Fusion, encoder_names
 from dual_encoder.optim.optimizer import RateFactor
 from dual_encoder.tasks.task import TaskConfig, check_start
 
+KEPT_PIXELS = 1 << 26  # of predictions that are stored with the scores
 _DROPOUT = 1 << 16  # of a record's key; augment.py takes small numbers
 
 
@@ -180,18 +181,20 @@ def with_modules(fresh: Mapping[str, Any], pretrained: Mapping[str, Any] | None,
     return variables["params"], variables["batch_stats"]
 
 
-def per_image(records: Records, numbers: Iterable[int], kind: Kind, classes: tuple[str, ...], values: np.ndarray
-              ) -> PerImage:
+def per_image(records: Records, numbers: Iterable[int], kind: Kind, classes: tuple[str, ...], values: np.ndarray,
+              predictions: Sequence[np.ndarray] = ()) -> PerImage:
     """Returns the table of what each image adds to the scores, with ids and places of the records.
 
     Args:
       records: of the split.
       numbers: of the records, one per row of `values`.
       kind, classes, values: as of `PerImage`.
+      predictions: of each image, uint8 [height, width]; they are kept if there are at most 64 Mi pixels of them.
     """
+    kept = np.stack(predictions) if 0 < sum(one.size for one in predictions) <= KEPT_PIXELS else None
     rows = [records.record(int(number)) for number in numbers]
     return PerImage(kind, classes, tuple(row["id"] for row in rows), tuple(row["location_id"] for row in rows),
-                    values.astype(np.float64))
+                    values.astype(np.float64), kept)
 
 
 def _take(pretrained: Mapping[str, Any], name: str, fresh: Mapping[str, Any]) -> dict[str, Any]:

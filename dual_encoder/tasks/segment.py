@@ -1,6 +1,7 @@
 """Segmentation fine-tuning: encoders from a pre-training checkpoint (or from scratch) under a decoder."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ from dual_encoder.models.decoders import Decoder
 from dual_encoder.models.fusion import Change
 from dual_encoder.models.segmentation import SegmentationModel
 from dual_encoder.tasks.downstream import (
+    KEPT_PIXELS,
     DownstreamConfig,
     draw_available,
     normalised,
@@ -172,6 +174,8 @@ class Segment:
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
         """Scores one confusion matrix over the split, and one of each sensor alone; see `Task.evaluate`."""
         classes, scored = len(self.classes), []
+        kept: list[np.ndarray] = []
+        keeps = len(records) * math.prod(records.info.tensors["label"].shape) <= KEPT_PIXELS
         matrices: dict[str, list[np.ndarray]] = {
             key: [] for key in ("prediction", *(f"prediction_{name}" for name in self._alone))}
         shown = set(np.linspace(0, len(records) - 1, min(_PANEL_ROWS, len(records))).astype(int).tolist())
@@ -182,6 +186,8 @@ class Segment:
                 scored.append(number)
                 for key, of_images in matrices.items():
                     of_images.append(confusion_matrix(output["label"][row], output[key][row], classes))
+                if keeps:
+                    kept.append(output["prediction"][row])
                 if number in shown:
                     record = records[number]
                     images.append([record[name] for name in shown_images])
@@ -192,7 +198,7 @@ class Segment:
                                       ("input",) if len(shown_images) == 1 else ("before", "after"))
         values = np.reshape(matrices["prediction"], (len(scored), -1))
         whole = dataclasses.replace(
-            whole, per_image={"segmentation": per_image(records, scored, "counts", self.classes, values)})
+            whole, per_image={"segmentation": per_image(records, scored, "counts", self.classes, values, kept)})
         return with_single_sensors(whole, {
             name: segmentation_tables(segmentation_scores(np.sum(matrices[f"prediction_{name}"], axis=0),
                                                           self.classes))[0] for name in self._alone})

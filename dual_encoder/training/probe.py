@@ -131,7 +131,8 @@ def _evaluate_maps(config: ProbeConfig, built: BuiltProbe, train: LabelledMaps, 
         np.sum(matrices, axis=0), classes, [[records[int(at)][name] for name in dates.values()] for at in shown],
         [test.label(at) for at in shown], [predictions[at] for at in shown], built.vectors.sensors[config.sensors[0]],
         tuple(dates))
-    table = per_image(records, range(len(records)), "counts", classes, np.reshape(matrices, (len(matrices), -1)))
+    table = per_image(records, range(len(records)), "counts", classes, np.reshape(matrices, (len(matrices), -1)),
+                      predictions)
     return of_probe(dataclasses.replace(evaluation, per_image={"linear": table}), "linear",
                     f"Learnt from {fitted.pixels:,} pixels of {len(train.images):,} images; C = "
                     f"{fitted.probe.strength:g} was best on {len(validation.images):,} others; scored on "

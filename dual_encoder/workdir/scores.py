@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from dual_encoder.evaluation.table import Evaluation, Table
@@ -17,6 +18,7 @@ def save_evaluation(workdir: epath.Path, step: int, evaluation: Evaluation) -> N
 
         <name>.png     each picture
         <name>.csv     what each image adds to the scores of a table
+        <name>.npz     'predictions' of the images in the order of that table, uint8 [images, height, width]
         tables.json    {"step", "tables"}: the tables, for the report
         scores.json    {"step", ...}: the numbers of the tables as nested dictionaries, for other programs
 
@@ -32,6 +34,10 @@ def save_evaluation(workdir: epath.Path, step: int, evaluation: Evaluation) -> N
         digests.write(workdir, f"evaluation/{name}.png", png.getvalue())
     for name, values in evaluation.per_image.items():
         digests.write(workdir, f"evaluation/{name}.csv", values.to_csv().encode())
+        if values.predictions is not None:
+            packed = io.BytesIO()
+            np.savez_compressed(packed, predictions=values.predictions)
+            digests.write(workdir, f"evaluation/{name}.npz", packed.getvalue())
     write_json(workdir, "evaluation/tables.json",
                {"step": step, "tables": [table.to_json() for table in evaluation.tables]})
     # This comes last: the evaluation is then complete.
