@@ -305,18 +305,17 @@ def test_a_true_gain_is_found_and_its_opposite_is_a_loss():
 
 @pytest.fixture(scope="module")
 def data(write_dataset):
-    return write_dataset(train=24, test=12, labels="pixel_classes"), write_dataset(train=24, test=12)
+    return write_dataset(train=24, test=12, labels="pixel_classes")
 
 
 def small_plan(tmp_path, data, **changes):
     """A plan file whose runs take seconds."""
-    tiles, pairs = data
     size = {"augment": {"crop": 32}, "batch_size": 8, "schedule": {"steps": 2, "log_every": 1, "checkpoint_every": 0}}
-    pretrain = size | {"data": {"dir": str(pairs), "split": "train"}, "projection": {"hidden": 16, "dim": 8}}
+    pretrain = size | {"data": {"dir": str(data), "split": "train"}, "projection": {"hidden": 16, "dim": 8}}
     values = dataclasses.asdict(plan(**{
         "fractions": (1.0,), "seeds": 1, "folds": 2, "initialisations": [
             initialisation("dual", pretrain="configs/pretrain.py:smoke", keys=pretrain), initialisation("scratch")],
-        "tasks": [task("water", keys=size | {"decoder_width": 4, "data": {"dir": str(tiles), "split": "train"}})],
+        "tasks": [task("water", keys=size | {"decoder_width": 4, "data": {"dir": str(data), "split": "train"}})],
     } | changes))
     file = tmp_path / "plan.py"
     file.write_text(f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({values})\n")
@@ -340,6 +339,7 @@ def test_the_command_runs_lists_resumes_and_reproduces(tmp_path, data):
     assert done.returncode == 0, done.stderr + done.stdout
     assert "6/6 " in done.stdout and "report: " in done.stdout
     assert "recall@1" in (out / "tables.md").read_text()
+    assert "Where dual and scratch disagree most" in (out / "report.html").read_text()
     again = experiment(f"--plan={file}", f"--out={out}")
     assert again.returncode == 0 and "6 runs, 6 of them done" in again.stdout and "ETA" not in again.stdout
     repeated = experiment(out / "report.html", module="dual_encoder.reproduce")
@@ -352,7 +352,6 @@ def test_the_command_runs_lists_resumes_and_reproduces(tmp_path, data):
 
 
 def test_a_planted_leak_is_refused_by_name(tmp_path, data):
-    tiles, pairs = data
     planned = load(str(small_plan(tmp_path, data, pretrain_per_fold=False)))
     every = cells(planned)
     work.work(planned, every, tmp_path / "out", mesh.make(jax.devices()[:1]))

@@ -37,8 +37,8 @@ ARROWS = {
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
     "weights": {"errors", "models"},
     "export": {"errors", "imagery", "storage", "weights", "workdir"},
-    "experiment": {"command_line", "config", "console", "data", "errors", "evaluation", "report", "runtime", "storage",
-                   "tasks", "training", "workdir"},
+    "experiment": {"command_line", "config", "console", "data", "errors", "evaluation", "imagery", "report", "runtime",
+                   "storage", "tasks", "training", "workdir"},
     "reproduce": {"config", "console", "errors", "experiment", "runtime", "tasks", "training", "workdir"},
     "data_prep": {"console", "data", "errors", "imagery", "storage"},
     "main": {"command_line", "config", "errors", "report", "runtime", "tasks", "training"},
@@ -66,7 +66,7 @@ FILES = {
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",
     "export": "folder card_code card timm __main__",
-    "experiment": "plan cells leaks work results analysis figures tables page __main__",
+    "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
 }
 
 

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 from dual_encoder.console import clock, say
 from dual_encoder.errors import UserError, exit_on_user_error
@@ -57,8 +58,9 @@ def _main(flags: argparse.Namespace) -> None:
     elif flags.cell is not None:
         _one(flags.cell, planned, every, out)
     elif flags.worker:
-        _share_cores(*map(int, flags.worker.split("/")))
-        _work(planned, every, out)
+        number, jobs = map(int, flags.worker.split("/"))
+        _share_cores(number, jobs)
+        _work(planned, every, out, jobs)
     else:
         work.forget_failures(every, out)
         _all(flags, planned, every, out)
@@ -76,7 +78,7 @@ def _all(flags: argparse.Namespace, planned: plan.Plan, every: list[Cell], out: 
         with _passed_on(workers):
             if flags.jobs > 1:
                 _share_cores(0, flags.jobs)
-            _work(planned, every, out)
+            _work(planned, every, out, flags.jobs)
     finally:
         for worker in workers:
             worker.terminate()
@@ -124,23 +126,31 @@ def _one(number: int, planned: plan.Plan, every: list[Cell], out: pathlib.Path) 
         raise UserError(f"'{cell.name}' failed: {found.message}")
 
 
-def _work(planned: plan.Plan, chosen: list[Cell], out: pathlib.Path) -> None:
+def _work(planned: plan.Plan, chosen: list[Cell], out: pathlib.Path, jobs: int = 1) -> None:
     """Runs cells in this process and prints a line for each."""
     heap.keep()
     compilation_cache.start()
-    began, mine = time.monotonic(), 0
+    seconds: dict[tuple[str, str], list[float]] = {}  # of the cells that this process has run, by their kind
 
     def ended(cell: Cell, outcome: work.Outcome) -> None:
-        nonlocal mine
-        mine += 1
-        left = sum(work.outcome(out, other.name).state == "open" for other in chosen)
-        done = len(chosen) - left
-        pace = (time.monotonic() - began) / mine
+        seconds.setdefault(_kind(cell), []).append(outcome.seconds)
+        left = [other for other in chosen if not work.has_ended(out, other.name)]
         what = outcome.message if outcome.state == "failed" else _score(cell, out)
-        say(f"{done}/{len(chosen)} {cell.name}: {outcome.state}, {what} ({outcome.seconds:.1f} s)  "
-            f"ETA {clock(pace * left)}")
+        say(f"{len(chosen) - len(left)}/{len(chosen)} {cell.name}: {outcome.state}, {what} ({outcome.seconds:.1f} s)  "
+            f"ETA {_eta(left, seconds, jobs)}")
 
     work.work(planned, chosen, out, mesh.make(), ended)
+
+
+def _kind(cell: Cell) -> tuple[str, str]:
+    return cell.kind, cell.task.name if cell.task else ""
+
+
+def _eta(left: list[Cell], seconds: dict[tuple[str, str], list[float]], jobs: int) -> str:
+    """Returns the time that the cells which are left will take, from the means of cells of the same kind."""
+    kinds = Counter(map(_kind, left))
+    known = sum(count * sum(seconds[kind]) / len(seconds[kind]) for kind, count in kinds.items() if kind in seconds)
+    return ("" if all(kind in seconds for kind in kinds) else "more than ") + clock(known / jobs)
 
 
 def _score(cell: Cell, out: pathlib.Path) -> str:

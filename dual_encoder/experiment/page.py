@@ -6,6 +6,7 @@ from collections import Counter
 from dual_encoder.console import clock
 from dual_encoder.experiment.analysis import Difference, differences, means
 from dual_encoder.experiment.figures import forest, label_efficiency
+from dual_encoder.experiment.panels import disagreements
 from dual_encoder.experiment.results import Results, per_image, tidy
 from dual_encoder.experiment.tables import TextTable, latex, markdown, tables_of
 from dual_encoder.report import html
@@ -44,7 +45,8 @@ def write(results: Results, out: pathlib.Path) -> pathlib.Path:
         task.name, task.metric, [mean for mean in of_means if mean.task == task.name]), "image/svg+xml",
         f"{task.name}: {task.metric} against the share of the labels") for task in results.plan.tasks)
     body = [_head(results, len(of_pairs)), _verdicts(of_pairs), html.section("Score by share of the labels", figures),
-            _forest(results, of_pairs), *(html.section(title, _table(table)) for title, table in tables.items()),
+            _forest(results, of_pairs), _panels(results, out),
+            *(html.section(title, _table(table)) for title, table in tables.items()),
             _leaks(results), _provenance(results)]
     for name, text in (("results.csv", tidy(results, out)), ("images.csv", per_image(results)),
                        ("tables.md", markdown(list(tables.values()))), ("tables.tex", latex(list(tables.values()))),
@@ -91,6 +93,12 @@ def _forest(results: Results, pairs: list[Difference]) -> str:
         return ""
     svg = forest("Paired differences with 95 % intervals", shown, results.plan.margin)
     return html.section("Paired differences", html.image(svg, "image/svg+xml", "forest plot of paired differences"))
+
+
+def _panels(results: Results, out: pathlib.Path) -> str:
+    found = [(task.name, panels) for task in results.plan.tasks if (panels := disagreements(results, task, out))]
+    return html.section("Examples", "".join(html.figure(f"{name}: {panels.title}", panels.png, name, panels.caption)
+                                            for name, panels in found))
 
 
 def _table(table: TextTable) -> str:

@@ -104,18 +104,23 @@ def images(workdir: pathlib.Path, metric: str) -> PerImage:
     Raises:
       UserError: the table is missing or damaged.
     """
-    run = read_json(epath.Path(workdir) / "run.json")
-    files = {path.stem: path for path in sorted((workdir / "evaluation").glob("*.csv"))}
-    stem = metric.split("/")[0] if metric.split("/")[0] in files else next(iter(files), "")
+    run, file = read_json(epath.Path(workdir) / "run.json"), table_file(workdir, metric)
     label = run["dataset"].get("label", {}).get("kind", "")
     try:
-        if fault := digests.fault(workdir, f"evaluation/{stem}.csv"):
+        if fault := digests.fault(workdir, f"evaluation/{file.name}"):
             raise ValueError(fault)
-        return PerImage.from_csv(files[stem].read_text(), "probabilities" if label == "image_classes" else "counts",
+        return PerImage.from_csv(file.read_text(), "probabilities" if label == "image_classes" else "counts",
                                  run["dataset"]["classes"])
     except (KeyError, OSError, ValueError) as error:
         raise UserError(f"'{workdir / 'evaluation'}' has no table of images that can be read ({error}); delete the "
                         "folder of the cell and run it again") from error
+
+
+def table_file(workdir: pathlib.Path, metric: str) -> pathlib.Path:
+    """Returns the file of the table that a metric is computed from; it may be missing."""
+    files = {path.stem: path for path in sorted((workdir / "evaluation").glob("*.csv"))}
+    probe = metric.split("/")[0]
+    return files.get(probe) or next(iter(files.values()), workdir / "evaluation" / "segmentation.csv")
 
 
 def score_name(metric: str) -> str:

@@ -76,6 +76,11 @@ def outcome(out: pathlib.Path, name: str) -> Outcome:
         raise UserError(f"'{path}' is damaged ({one_line(error)}); delete it, and the cell is made anew") from error
 
 
+def has_ended(out: pathlib.Path, name: str) -> bool:
+    """Returns whether a cell is done or has failed, without reading its note."""
+    return (out / name / _NOTE).exists()
+
+
 def digest(workdir: pathlib.Path) -> str:
     """Returns the sha256 of the scores of a run: evaluation/scores.json and the tables of images."""
     sums = hashlib.sha256()
