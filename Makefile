@@ -1,4 +1,5 @@
 # make demo      real Sentinel pairs -> shards -> pre-training -> fine-tuning -> export -> report, on a CPU
+# make experiment  pre-trains on the sample and compares dual encoder, SimCLR and controls, under 10 minutes; runs/quick/report.html
 # make check     before a commit: style, types and the quick tests, under 3 minutes
 # make lint      style alone
 # make test      style, types and all tests (S1S2_DATA=DIR adds those on real data)
@@ -10,7 +11,7 @@ PYTHON ?= python3
 DEMO ?= demo_run
 RUN := .venv/bin/python
 
-.PHONY: install demo lint types check test bench-data bench-train attack
+.PHONY: install demo experiment lint types check test bench-data bench-train attack
 .DELETE_ON_ERROR:
 
 install: .venv/installed
@@ -43,6 +44,13 @@ demo: install
 	@echo "pre-training:       $(DEMO)/pretrain/report.html"
 	@echo "segmentation:       $(DEMO)/water/report.html"
 	@echo "exported encoder:   $(DEMO)/encoder_s2"
+
+experiment: install
+	$(RUN) -m data_prep sample --out=data/sample
+	$(RUN) -m data_prep build --importer=bigearthnet --raw=data/sample --data_dir=data
+	$(RUN) -m data_prep build --importer=bigearthnet --raw=data/sample --data_dir=data --kind=tiles --labels=land_cover
+	$(RUN) -m data_prep build --importer=bigearthnet --raw=data/sample --data_dir=data --kind=tiles --labels=water_weak
+	$(RUN) -m dual_encoder.experiment --plan=configs/experiment.py:quick --out=runs/quick --jobs=2
 
 lint: install
 	$(RUN) -m ruff check --quiet .
