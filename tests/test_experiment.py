@@ -5,7 +5,9 @@ import dataclasses
 import io
 import json
 import multiprocessing
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -230,10 +232,15 @@ def test_cells_that_need_a_failed_one_fail_and_say_so(light, tmp_path):
     assert differences(collect(planned, every, tmp_path))[0].reason == "no repetition is whole in both"
 
 
-def _share(folder, name):
+def _share(folder, name, dies_in="nowhere"):
+    def run(config, devices, workdir, **options):
+        if dies_in in str(workdir):
+            os.kill(os.getpid(), signal.SIGKILL)
+        fake_run()(config, devices, workdir, **options)
+
     light = pytest.MonkeyPatch()
     light.chdir(ROOT)
-    light.setattr(work, "run", fake_run())
+    light.setattr(work, "run", run)
     light.setattr(work, "write_report", lambda workdir: None)
     light.setattr(leaks, "check", lambda values: ("no leak",))
     planned, every = planned_cells()
@@ -251,6 +258,17 @@ def test_processes_share_the_cells_and_run_each_once(tmp_path):
         assert worker.exitcode == 0
     ran = [line for name in "ab" if (tmp_path / f"{name}.txt").exists()
            for line in (tmp_path / f"{name}.txt").read_text().split()]
+    assert sorted(ran) == sorted(cell.name for cell in planned_cells()[1])
+
+
+def test_an_experiment_that_was_killed_goes_on(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    for dies_in in ("pretrain/dual/fold1", "cells/water/scratch/fraction1/fold1", "nowhere"):
+        worker = context.Process(target=_share, args=(str(tmp_path), "log", dies_in))
+        worker.start()
+        worker.join()
+        assert worker.exitcode == (0 if dies_in == "nowhere" else -signal.SIGKILL)
+    ran = (tmp_path / "log.txt").read_text().split()
     assert sorted(ran) == sorted(cell.name for cell in planned_cells()[1])
 
 
