@@ -92,15 +92,15 @@ def _flood(config: ConfigDict) -> None:
         _initialisation("scratch", tasks=("change_finetuned",)),
     ]
     config.tasks = [
-        _task("change_finetuned", config="configs/finetune.py:flood_ombria_change", metric="iou/flood",
-              fractions=(0.1,), keys={
-                  "data": tiles, "augment": {"crop": 96},
-                  "schedule": {"steps": 120, "log_every": 40, "checkpoint_every": 0, "keep": 1}},
-              candidates=[{"optimizer": {"learning_rate": 1e-3}}, {"optimizer": {"learning_rate": 3e-3}}]),
         _task("change_probe", **probe, keys={"data": tiles, "change": "concatenation"}),
         _task("after_probe", **probe, keys={"data": tiles}),
         _task("fused_change_probe", **probe, keys={"data": tiles, "inputs": "s1+s2", "change": "concatenation"},
               fractions=(0.1, 1.0)),
+        _task("change_finetuned", config="configs/finetune.py:flood_ombria_change", metric="iou/flood",
+              fractions=(0.1,), keys={
+                  "data": tiles, "augment": {"crop": 64}, "change": "difference", "decoder_width": 8,
+                  "schedule": {"steps": 100, "log_every": 50, "checkpoint_every": 0, "keep": 1}},
+              candidates=[{"optimizer": {"learning_rate": 1e-3}}, {"optimizer": {"learning_rate": 3e-3}}]),
     ]
     config.encoder = {"width": 16}
     config.groups = "data/ombria_groups.csv"

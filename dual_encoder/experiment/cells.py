@@ -43,8 +43,9 @@ class Cell:
 
 
 def cells(plan: Plan) -> list[Cell]:
-    """Returns all cells: pre-training, then candidates, then scores. A cell stands behind those that it needs."""
-    return [*_pretraining(plan), *_candidates(plan), *_scores(plan)]
+    """Returns all cells: pre-training, then for each task its candidates and scores. No cell needs a later one."""
+    return [*_pretraining(plan),
+            *(cell for task in plan.tasks for part in (_candidates, _scores) for cell in part(plan, task))]
 
 
 def _folds(plan: Plan) -> range:
@@ -59,24 +60,22 @@ def _pretraining(plan: Plan) -> Iterator[Cell]:
                     yield Cell(_pretrain_name(plan, one, fold, seed), "pretrain", one, None, 1.0, fold, seed, -1, ())
 
 
-def _candidates(plan: Plan) -> Iterator[Cell]:
-    for task in plan.tasks:
-        for one in plan.taking_part(task):
+def _candidates(plan: Plan, task: TaskPlan) -> Iterator[Cell]:
+    for one in plan.taking_part(task):
+        for fold in _folds(plan):
+            for number, name in enumerate(_candidate_names(task, one, fold)):
+                yield Cell(name, "candidate", one, task, plan.candidate_fraction, fold, 0, number,
+                           _sources(plan, one, fold, 0))
+
+
+def _scores(plan: Plan, task: TaskPlan) -> Iterator[Cell]:
+    for fraction in plan.fractions_of(task):
+        for seed in range(plan.seeds):
             for fold in _folds(plan):
-                for number, name in enumerate(_candidate_names(task, one, fold)):
-                    yield Cell(name, "candidate", one, task, plan.candidate_fraction, fold, 0, number,
-                               _sources(plan, one, fold, 0))
-
-
-def _scores(plan: Plan) -> Iterator[Cell]:
-    for task in plan.tasks:
-        for fraction in plan.fractions_of(task):
-            for seed in range(plan.seeds):
-                for fold in _folds(plan):
-                    for one in plan.taking_part(task):
-                        needs = (*_sources(plan, one, fold, seed), *_candidate_names(task, one, fold))
-                        yield Cell(f"cells/{task.name}/{one.name}/fraction{fraction:g}/fold{fold}/seed{seed}", "score",
-                                   one, task, fraction, fold, seed, -1, needs)
+                for one in plan.taking_part(task):
+                    needs = (*_sources(plan, one, fold, seed), *_candidate_names(task, one, fold))
+                    yield Cell(f"cells/{task.name}/{one.name}/fraction{fraction:g}/fold{fold}/seed{seed}", "score", one,
+                               task, fraction, fold, seed, -1, needs)
 
 
 def _pretrain_name(plan: Plan, one: Initialisation, fold: int, seed: int) -> str:

@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dual_encoder.config import AtLeast, Before, parse, require
-from dual_encoder.data.config import HELD_OUT, DataConfig
 from dual_encoder.data.manifest import load_sensors
 from dual_encoder.data.records import Records
 from dual_encoder.data.selection import hold_out, select, select_rows
@@ -23,11 +22,12 @@ from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.tasks.checks import check_batch, check_crop
 from dual_encoder.tasks.classify import Classify, ClassifyConfig
 from dual_encoder.tasks.downstream import DownstreamConfig
-from dual_encoder.tasks.pretrain import EVALUATIONS, Pretrain, PretrainConfig, known_encoders
+from dual_encoder.tasks.pretrain import EVALUATIONS, Pretrain, PretrainConfig
 from dual_encoder.tasks.probe import ProbeConfig, Vectors, check_probes
 from dual_encoder.tasks.segment import Segment, SegmentConfig
+from dual_encoder.tasks.sources import checked, load, load_pretraining, notes_of_start, open_knn, open_splits
 from dual_encoder.tasks.task import Task
-from dual_encoder.workdir.checkpoint import LoadedModel, load_model
+from dual_encoder.workdir.checkpoint import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,19 +125,19 @@ def build(config: AnyTask, mesh: Mesh) -> Built:
     Raises:
       UserError: data, checkpoint and configuration do not fit together.
     """
-    records, eval_records, select_records = _open(config.data, config.features)
+    records, eval_records, select_records = open_splits(config.data, config.features)
     sensors, pretrained = dict(load_sensors(records.info, config.data.statistics)), None
     notes: tuple[str, ...] = ()
     if isinstance(config, DownstreamConfig) and config.init_from:
-        model = _load(config.init_from, config.init_step)
-        sensors = {name: _checked(model, name, records) for name in config.sensors}
+        model = load(config.init_from, config.init_step)
+        sensors = {name: checked(model, name, records) for name in config.sensors}
         pretrained = model.variables
     if isinstance(config, PretrainConfig) and config.init_from:
-        model, _ = _load_pretraining(config.init_from, config.init_step)
-        sensors |= {name: _checked(model, name, records) for name in config.sensors if name in model.sensors}
-        pretrained, notes = model.variables, _notes_of_start(config, model)
+        model, _ = load_pretraining(config.init_from, config.init_step)
+        sensors |= {name: checked(model, name, records) for name in config.sensors if name in model.sensors}
+        pretrained, notes = model.variables, notes_of_start(config, model)
     task = make_task(config, sensors, records, mesh, pretrained)
-    knn = _open_knn(config, task) if isinstance(config, PretrainConfig) and config.knn.every else None
+    knn = open_knn(config, task) if isinstance(config, PretrainConfig) and config.knn.every else None
     return Built(config, task, records, eval_records, notes, select_records, knn)
 
 
@@ -184,12 +184,12 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
     Raises:
       UserError: the checkpoint is not of a pre-training run, or does not fit the data.
     """
-    model, trained = _load_pretraining(config.init_from, config.init_step)
+    model, trained = load_pretraining(config.init_from, config.init_step)
     records, title, held_out = _to_evaluate(config, trained, model.dataset["fingerprint"])
     if not len(records):
         raise UserError(f"{title} of '{config.data_dir or trained.data.dir}' has no records; choose another "
                         "--config.split")
-    sensors = {name: _checked(model, name, records) for name in trained.sensors}
+    sensors = {name: checked(model, name, records) for name in trained.sensors}
     subset = trained.data.subset
     usual = not subset.folds and not config.folds and config.split in ("", trained.data.eval_split)
     own = ((held_out or (usual and records.info.fingerprint == model.dataset["fingerprint"]))
@@ -267,7 +267,7 @@ def build_probe(config: ProbeConfig) -> BuiltProbe:
     Raises:
       UserError: the data have no labels that can be probed, or the checkpoint does not fit them.
     """
-    model = _load(config.init_from, config.init_step)
+    model = load(config.init_from, config.init_step)
     trained: AnyTask = parse(AnyTask, model.config, stored=True)
     data = config.data
 
@@ -285,88 +285,8 @@ def build_probe(config: ProbeConfig) -> BuiltProbe:
     else:
         rest, chosen_on = hold_out(train.records.only(rows), data.subset.groups)
         rows, validation = rows[rest], Part(train.records, rows[chosen_on])
-    sensors = {name: _checked(model, name, train.records) for name in config.sensors}
+    sensors = {name: checked(model, name, train.records) for name in config.sensors}
     fusion = trained.fusion if isinstance(trained, PretrainConfig | DownstreamConfig) else "late"
     vectors = Vectors(config, trained.encoder, sensors, model.variables, fusion,
                       label is not None and label.per_pixel)
     return BuiltProbe(model, vectors, Part(train.records, rows), validation, test)
-
-
-def _load(workdir: str, step: int) -> LoadedModel:
-    """Returns a checkpoint of a run; step -1 is the newest sound one."""
-    return load_model(workdir, None if step < 0 else step)
-
-
-def _load_pretraining(workdir: str, step: int) -> tuple[LoadedModel, PretrainConfig]:
-    """Returns a checkpoint of a pre-training run, and the run's configuration; UserError if it is of another task."""
-    model = _load(workdir, step)
-    trained: AnyTask = parse(AnyTask, model.config, stored=True)
-    if not isinstance(trained, PretrainConfig):
-        raise UserError(f"config.init_from '{workdir}' is a {trained.task} run; give a pre-training run")
-    return model, trained
-
-
-def _notes_of_start(config: PretrainConfig, model: LoadedModel) -> tuple[str, ...]:
-    """Returns lines that say which encoders the checkpoint has; UserError if it has none of the configured ones."""
-    known = known_encoders(config, model.variables)
-    if not known:
-        theirs = sorted(key for key in model.variables["params"] if key.endswith("_encoder"))
-        raise UserError(f"the checkpoint has the encoders {theirs}, this run has "
-                        f"{[f'{name}_encoder' for name in config.encoders]}; choose other config.inputs or "
-                        "config.fusion")
-    return (f"start: {', '.join(f'{name}_encoder' for name in known)} of '{config.init_from}' at step {model.step}",
-            *(f"start: {name}_encoder from random weights, '{config.init_from}' has none"
-              for name in config.encoders if name not in known))
-
-
-def _open_knn(config: PretrainConfig, task: Task) -> tuple[Records, Records]:
-    """Returns the labelled images to learn from, and those to score.
-
-    Raises:
-      UserError: there are none, without labels of images, with other bands than the run, or with a place in common.
-    """
-    knn = config.knn
-    learnt, scored = (Records(knn.dir, split, (*config.features, "label")).evenly_spaced(knn.records)
-                      for split in (knn.split, knn.eval_split))
-    label = learnt.info.label
-    if label is None or label.kind not in ("image_class", "image_classes"):
-        raise UserError(f"the labels of '{knn.dir}' are of kind '{label.kind if label else 'none'}', config.knn needs "
-                        "one class per image (image_class) or several (image_classes)")
-    for split, records in ((knn.split, learnt), (knn.eval_split, scored)):
-        if not len(records):
-            raise UserError(f"split '{split}' of '{knn.dir}' has no records; choose another split of config.knn")
-    for name, spec in task.sensors.items():
-        spec.check_matches(learnt.info.sensors[name], f"data set '{knn.dir}'", "the run")
-    if shared := sorted(set(learnt.location_ids) & set(scored.location_ids)):
-        raise UserError(f"{len(shared)} places, first '{shared[0]}', are in split '{knn.split}' and in split "
-                        f"'{knn.eval_split}' of '{knn.dir}'; choose other config.knn.split and config.knn.eval_split")
-    return learnt, scored
-
-
-def _open(data: DataConfig, features: tuple[str, ...]) -> tuple[Records, Records, Records | None]:
-    """Returns the records for training, for evaluation, and to choose the checkpoint on, if one is chosen."""
-    records, held = select(Records(data.dir, data.split, features, weights=data.weights,
-                                   max_bad_records=data.max_bad_records), data.subset)
-    eval_records = _open_scored(data, "eval_split", features) if held is None else held
-    if data.select_split == HELD_OUT:
-        rest, chosen_on = hold_out(records, data.subset.groups)
-        return records.only(rest), eval_records, records.only(chosen_on)
-    return records, eval_records, _open_scored(data, "select_split", features) if data.select_split else None
-
-
-def _open_scored(data: DataConfig, key: str, features: tuple[str, ...]) -> Records:
-    """Returns the records of the split that a key names; UserError if there are none."""
-    records = Records(data.dir, getattr(data, key), features, max_bad_records=data.max_bad_records, partial=True)
-    if not len(records):
-        raise UserError(f"split '{getattr(data, key)}' of '{data.dir}' has no records; choose another "
-                        f"--config.data.{key}")
-    return records
-
-
-def _checked(model: LoadedModel, name: str, records: Records) -> SensorSpec:
-    """Returns the checkpoint's spec of a sensor; UserError unless the data set stores the same bands and unit."""
-    if name not in model.sensors:
-        raise UserError(f"the checkpoint has no sensor '{name}', it has {sorted(model.sensors)}; choose other inputs")
-    model.sensors[name].check_matches(records.info.sensors[name], f"data set '{records.parts[0].folder}'",
-                                      "the checkpoint")
-    return model.sensors[name]
