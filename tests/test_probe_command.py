@@ -18,7 +18,7 @@ from dual_encoder.imagery.normalise import normalise
 from dual_encoder.runtime import mesh
 from dual_encoder.tasks.build import AnyConfig, build_probe
 from dual_encoder.training import frozen
-from dual_encoder.training.probe import probe
+from dual_encoder.training.probe import labelled_vectors, probe
 from dual_encoder.workdir.checkpoint import load_model
 from tests import runs
 
@@ -46,12 +46,12 @@ def configure(run, folder, **changes):
 
 
 def vectors(config):
-    """All rows of the test split."""
+    """The probe, its test images, and their vectors."""
     built = build_probe(config)
     test = built.test.selected()
     rows = [test[number] for number in range(len(test))]
-    batch = {name: np.stack([row[name] for row in rows]) for name in (*config.features, "location")}
-    return built, batch, np.asarray(jax.jit(built.vectors.predict)(**built.vectors.variables, batch=batch)["vector"])
+    batch = {name: np.stack([row[name] for row in rows]) for name in config.features}
+    return built, batch, labelled_vectors(config, built, built.test, runs.one_device()).vectors
 
 
 def test_vectors_of_the_encoder_are_its_pooled_features(run, labelled):
@@ -62,7 +62,7 @@ def test_vectors_of_the_encoder_are_its_pooled_features(run, labelled):
     for name in ("s1", "s2"):
         encoder = {kind: model.variables[kind][f"{name}_encoder"] for kind in ("params", "batch_stats")}
         image = normalise(batch[name], model.sensors[name])
-        expected.append(built.vectors.encoder.make().apply(encoder, image, False).pooled)
+        expected.append(built.encoders[0][0].encoder.make().apply(encoder, image, False).pooled)
     np.testing.assert_allclose(found, np.concatenate(expected, axis=-1), rtol=1e-4, atol=1e-5)
 
 
@@ -74,7 +74,7 @@ def test_an_encoder_of_stacked_sensors_is_probed(labelled, write_dataset, tmp_pa
     model = load_model(str(tmp_path / "run"))
     encoder = {kind: model.variables[kind]["s1_s2_encoder"] for kind in ("params", "batch_stats")}
     stack = np.concatenate([normalise(batch[name], model.sensors[name]) for name in ("s1", "s2")], axis=-1)
-    expected = built.vectors.encoder.make().apply(encoder, stack, False).pooled
+    expected = built.encoders[0][0].encoder.make().apply(encoder, stack, False).pooled
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     _, _, random = vectors(configure(tmp_path / "run", folder, representation="random"))
     assert random.shape == found.shape and not np.allclose(random, found)
@@ -88,7 +88,7 @@ def test_controls_are_what_they_say(run, labelled):
     built, _, random = vectors(configure(run, folder, representation="random"))
     _, _, trained = vectors(configure(run, folder))
     _, _, features = vectors(configure(run, folder, representation="random_features"))
-    spec = built.vectors.sensors["s1"]
+    spec = built.sensors["s1"]
     s1 = (batch["s1"].astype(np.float64) - spec.mean) / spec.std
     np.testing.assert_allclose(statistics[:, :2], s1.mean(axis=(1, 2)), atol=1e-4)
     np.testing.assert_allclose(statistics[:, 2:4], s1.std(axis=(1, 2)), atol=1e-4)
@@ -104,9 +104,9 @@ def test_controls_are_what_they_say(run, labelled):
 def test_random_features_equal_a_loop_over_windows(run, labelled):
     config = configure(run, labelled["image_class"], representation="random_features", inputs="s1")
     built, batch, found = vectors(config)
-    filters = np.asarray(built.vectors.variables["params"]["s1"], np.float64)[..., :5]
+    filters = np.asarray(built.encoders[0][0].variables["params"]["s1"], np.float64)[..., :5]
     filters /= np.sqrt((filters**2).sum(axis=(0, 1, 2)))
-    image = np.asarray(normalise(batch["s1"][:1], built.vectors.sensors["s1"]), np.float64)[0]
+    image = np.asarray(normalise(batch["s1"][:1], built.sensors["s1"]), np.float64)[0]
     response = np.array([[np.einsum("xyb,xybn->n", image[row:row + 3, column:column + 3], filters)
                           for column in range(38)] for row in range(38)])
     np.testing.assert_allclose(found[0, :5], np.maximum(response - 1, 0).mean(axis=(0, 1)), atol=1e-4)
@@ -142,7 +142,7 @@ def test_a_second_probe_takes_the_outputs_from_the_cache_and_a_damaged_one_is_ma
     config = configure(run, labelled["image_class"], cache=str(tmp_path / "cache"))
     probe(config, mesh.make(), tmp_path / "one")
     entries = sorted((tmp_path / "cache").iterdir())
-    assert len(entries) == 2  # the splits
+    assert len(entries) == 4  # two encoders, two splits
     with monkeypatch.context() as patch:
         patch.setattr(frozen, "predictor", lambda *args: lambda *args: pytest.fail("the encoders ran again"))
         probe(config, mesh.make(), tmp_path / "two")
@@ -157,7 +157,7 @@ def test_a_second_probe_takes_the_outputs_from_the_cache_and_a_damaged_one_is_ma
     assert sorted((tmp_path / "cache").iterdir()) == entries
     random = configure(run, labelled["image_class"], cache=str(tmp_path / "cache"), representation="random")
     probe(random, mesh.make(), tmp_path / "random")
-    assert len(list((tmp_path / "cache").iterdir())) == 4
+    assert len(list((tmp_path / "cache").iterdir())) == 8
 
 
 def test_the_command_writes_a_report(run, labelled, tmp_path):

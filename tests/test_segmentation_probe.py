@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dual_encoder.evaluation.segmentation_probe import LabelledMaps, segmentation_probe
+from dual_encoder.evaluation.segmentation_probe import STRENGTHS, Difference, LabelledMaps, segmentation_probe
 
 pytestmark = pytest.mark.quick
 
@@ -44,6 +44,13 @@ def test_logits_of_cells_brought_to_the_pixels_are_those_of_the_pixels():
         np.testing.assert_allclose(maps.logits(image, probe).reshape(256, 2), expected, atol=1e-4)
 
 
+def test_the_difference_of_two_dates_is_made_image_by_image():
+    after, before = np.random.default_rng(0).random((2, 3, 4, 4, 2)).astype(np.float16)
+    found = Difference(after, before)
+    assert found.shape == (3, 4, 4, 2) and found[1].dtype == np.float32
+    np.testing.assert_array_equal(found[1], after[1].astype(np.float32) - before[1].astype(np.float32))
+
+
 def scene(images, seed, shuffle=False, ignored=True):
     """Maps of half the size of the image, whose first channel is high where the label is 1."""
     rng = np.random.default_rng(seed)
@@ -66,7 +73,7 @@ def test_a_probe_learns_what_is_in_the_maps_and_chance_from_shuffled_labels():
     test = scene(10, 3)
     good = segmentation_probe(scene(20, 1), scene(5, 2), 2)
     assert accuracy(good, test) > 0.85 and good.pixels == 20 * 208
-    assert good.probe.strength in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    assert good.probe.strength in STRENGTHS
     shuffled = segmentation_probe(scene(20, 1, shuffle=True), scene(5, 2, shuffle=True), 2)
     assert abs(accuracy(shuffled, test) - 0.5) < 0.1
 

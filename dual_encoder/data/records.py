@@ -79,7 +79,10 @@ class Records:
         """Returns a part of the records, numbered from 0; `rows` are numbers, ascending."""
         part = copy.copy(self)
         part.bad = []
-        part.__dict__.pop("location_ids", None)  # those of the whole
+        if "location_ids" in self.__dict__:
+            part.__dict__["location_ids"] = [self.location_ids[row] for row in rows]
+        if "labels" in self.__dict__:
+            part.__dict__["labels"] = self.labels[rows]
         part._rows = rows if self._rows is None else self._rows[rows]
         part._set_ends = np.searchsorted(rows, self._set_ends).tolist()
         return part
@@ -125,6 +128,22 @@ class Records:
           UserError: a damaged record, and `max_bad_records` in a row behind it.
         """
         return [self.read_into(number, {})[1].decode() for number in range(len(self))]
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """The label of each record, [records, ...]; the first use reads every record once.
+
+        Raises:
+          UserError: the records have no label, or one is damaged.
+        """
+        if "label" not in self.info.tensors:
+            raise UserError(f"'{self.parts[0].folder}' has no labels; give a data set of --kind=tiles")
+        tensor = self.info.tensors["label"]
+        labels = np.zeros((len(self), *tensor.shape), tensor.dtype)
+        rows = labels.reshape(len(self), -1).view(np.uint8)
+        places = [self.read_into(number, {b"label": rows[number]})[1].decode() for number in range(len(self))]
+        self.__dict__.setdefault("location_ids", places)  # they come with the labels
+        return labels
 
     def location(self, number: int, location_id: bytes) -> int:
         """Returns the place of a record as an int32: a hash, which includes the importer if data sets are mixed."""

@@ -1,10 +1,14 @@
 """The part of the records that a subset names: to learn from, and to evaluate on."""
 
+import math
+
 import numpy as np
 
 from dual_encoder.data.records import Records
 from dual_encoder.data.subsets import SubsetConfig, fold_rows, fraction_rows, groups_of, validation_rows
 from dual_encoder.imagery.sensors import IGNORED
+
+_KEPT = 1 << 28  # bytes of labels that stay in memory, for those who need them next
 
 
 def select(records: Records, subset: SubsetConfig) -> tuple[Records, Records | None]:
@@ -69,15 +73,19 @@ def record_groups(records: Records, groups: str) -> np.ndarray:
 def _facts(records: Records) -> tuple[list[str], np.ndarray]:
     """Returns the location_id of each record, and bool [records, classes]: the classes that it holds."""
     label = records.info.label if "label" in records.features else None
-    places, classes = [], np.zeros((len(records), len(label.classes) if label else 0), bool)
-    tensor = records.info.tensors["label"] if label else None
-    for number in range(len(records)):
-        value = np.zeros(tensor.shape, tensor.dtype) if tensor else None
-        rows = {} if value is None else {b"label": value.reshape(-1).view(np.uint8)}
-        _, place = records.read_into(number, rows)
-        places.append(place.decode())
-        if label and value is not None and label.kind == "image_classes":
-            classes[number] = value > 0
-        elif label and value is not None and label.classes:
+    if label is None or not label.classes:
+        return records.location_ids, np.zeros((len(records), 0), bool)
+    if label.kind == "image_classes":
+        classes = records.labels > 0
+        return records.location_ids, classes
+    tensor = records.info.tensors["label"]
+    classes = np.zeros((len(records), len(label.classes)), bool)
+    if math.prod(tensor.shape) * len(records) <= _KEPT:
+        for number, value in enumerate(records.labels):
             classes[number, np.unique(value[value != IGNORED] if label.per_pixel else value)] = True
+        return records.location_ids, classes
+    places, value = [], np.zeros(tensor.shape, tensor.dtype)
+    for number in range(len(records)):
+        places.append(records.read_into(number, {b"label": value.reshape(-1).view(np.uint8)})[1].decode())
+        classes[number, np.unique(value[value != IGNORED])] = True
     return places, classes

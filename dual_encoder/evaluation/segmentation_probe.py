@@ -9,9 +9,23 @@ from dual_encoder.evaluation.linear_probe import LinearProbe, linear_probe
 from dual_encoder.evaluation.segmentation import confusion_matrix, segmentation_scores
 from dual_encoder.imagery.sensors import IGNORED
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of C
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)  # of C, which multiplies a sum over pixels
 _PIXELS = 10_000  # that the regression learns from
 _PER_IMAGE = 512  # at most, because pixels of one image are alike
+
+
+class Difference:
+    """The map of one date minus that of another, image by image, so that both may stay on the disk.
+
+    Args:
+      after, before: float [n, rows, columns, channels].
+    """
+
+    def __init__(self, after: np.ndarray, before: np.ndarray):
+        self._after, self._before, self.shape = after, before, after.shape
+
+    def __getitem__(self, image: int) -> np.ndarray:
+        return self._after[image].astype(np.float32) - self._before[image]
 
 
 class LabelledMaps(NamedTuple):
@@ -24,7 +38,7 @@ class LabelledMaps(NamedTuple):
       images: which of the n count, in this order.
     """
 
-    maps: tuple[np.ndarray, ...]
+    maps: tuple[np.ndarray | Difference, ...]
     labels: np.ndarray
     images: np.ndarray
 

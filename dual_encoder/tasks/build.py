@@ -23,7 +23,7 @@ from dual_encoder.tasks.checks import check_batch, check_crop
 from dual_encoder.tasks.classify import Classify, ClassifyConfig
 from dual_encoder.tasks.downstream import DownstreamConfig
 from dual_encoder.tasks.pretrain import EVALUATIONS, Pretrain, PretrainConfig
-from dual_encoder.tasks.probe import ProbeConfig, Vectors, check_probes
+from dual_encoder.tasks.probe import FrozenEncoder, ProbeConfig, check_probes, frozen_encoders
 from dual_encoder.tasks.segment import Segment, SegmentConfig
 from dual_encoder.tasks.sources import checked, load, load_pretraining, notes_of_start, open_knn, open_splits
 from dual_encoder.tasks.task import Task
@@ -250,12 +250,14 @@ class BuiltProbe:
 
     Attributes:
       model: the checkpoint.
-      vectors: raw images -> vectors or maps.
+      sensors: spec of each of config.inputs, with the statistics of the run.
+      encoders: of each encoder, the functions of the image after a change and, if it is read, of that before.
       train, validation, test: to learn from, to choose the regularisation on, to score.
     """
 
     model: LoadedModel
-    vectors: Vectors
+    sensors: Mapping[str, SensorSpec]
+    encoders: list[list[FrozenEncoder]]
     train: Part
     validation: Part
     test: Part
@@ -287,6 +289,6 @@ def build_probe(config: ProbeConfig) -> BuiltProbe:
         rows, validation = rows[rest], Part(train.records, rows[chosen_on])
     sensors = {name: checked(model, name, train.records) for name in config.sensors}
     fusion = trained.fusion if isinstance(trained, PretrainConfig | DownstreamConfig) else "late"
-    vectors = Vectors(config, trained.encoder, sensors, model.variables, fusion,
-                      label is not None and label.per_pixel)
-    return BuiltProbe(model, vectors, Part(train.records, rows), validation, test)
+    encoders = frozen_encoders(config, trained.encoder, sensors, model.variables, fusion,
+                               maps=label is not None and label.per_pixel)
+    return BuiltProbe(model, sensors, encoders, Part(train.records, rows), validation, test)

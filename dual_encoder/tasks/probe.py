@@ -1,7 +1,7 @@
 """Frozen vectors and maps of labelled images: of a trained encoder, or of a control that has learnt nothing."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
@@ -15,7 +15,7 @@ from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SensorSpec, before
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.models.features import Features
-from dual_encoder.models.fusion import Change, Fusion, combine, encoder_images, encoder_names
+from dual_encoder.models.fusion import Change, Fusion, encoder_images, encoder_names
 from dual_encoder.tasks.downstream import with_encoders
 from dual_encoder.tasks.task import check_inputs
 
@@ -98,7 +98,7 @@ class ProbeConfig:
         'random_features', random convolutional features (Rolf et al. 2021).
       inputs: the images, joined by '+'; their vectors are concatenated.
       change: 'none'; otherwise `<sensor>_before` is read too, and the vectors or maps of both dates are combined:
-        'difference', after - before; 'concatenation', after, before and after - before.
+        'difference', after - before; 'concatenation', after and before, side by side.
       data: the labelled splits.
       probes: 'knn', 'linear'; for labels of pixels 'linear' alone.
       neighbours: of 'knn'.
@@ -144,97 +144,95 @@ class ProbeConfig:
         check_inputs(self.inputs, path)
 
 
-class Vectors:
-    """The function from raw images to frozen vectors, or maps, that a configuration names.
+class FrozenEncoder:
+    """The function from one image of a record to a frozen vector or maps, by one encoder or a control in its place.
 
     Args:
-      config: what to probe.
+      representation: of the configuration.
       encoder: architecture of the run's encoders.
-      sensors: spec of each of config.inputs, with the statistics of the run.
-      variables: {'params', 'batch_stats'} of the run.
-      fusion: of the run.
-      maps: give maps instead of vectors.
-
-    Attributes:
-      variables: the arrays that `predict` takes.
-
-    Raises:
-      UserError: the run has no encoder of that sensor.
+      name: of the encoder, without '_encoder'.
+      images: name of an image in a record -> spec; several are stacked (early fusion).
+      variables: {'params', 'batch_stats'} that `predict` takes.
+      maps: give maps instead of a vector.
     """
 
-    def __init__(self, config: ProbeConfig, encoder: AnyEncoder, sensors: Mapping[str, SensorSpec],
-                 variables: Mapping[str, Any], fusion: Fusion, maps: bool):
-        self.config, self.encoder, self.fusion, self.maps = config, encoder, fusion, maps
-        self.features = config.features
-        self.sensors = {name: sensors[name] for name in config.sensors}
-        self.variables = self._variables(variables)
-
-    def _variables(self, trained: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns {'params', 'batch_stats'}; of encoders, the trees stand under '<name>_encoder'."""
-        names = encoder_names(self.config.sensors, self.fusion)
-        images = encoder_images({name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()},
-                                self.config.sensors, self.fusion)
-        keys = dict(zip(names, jax.random.split(jax.random.key(self.config.seed), len(names)), strict=True))
-        if self.config.representation in ("encoder", "random"):
-            fresh: dict[str, Any] = {"params": {}, "batch_stats": {}}
-            for name, key in keys.items():
-                made = jax.jit(lambda k, x: self.encoder.make().init(k, x, False))(key, images[name])
-                for kind in fresh:
-                    fresh[kind][f"{name}_encoder"] = made.get(kind, {})
-            pretrained = trained if self.config.representation == "encoder" else None
-            params, batch_stats = with_encoders(fresh, pretrained, names)
-            return {"params": params, "batch_stats": batch_stats}
-        if self.config.representation == "random_features":
-            return {"params": {name: jax.random.normal(key, (_FILTER, _FILTER, images[name].shape[-1],
-                                                             _RANDOM_FEATURES // 2)) for name, key in keys.items()},
-                    "batch_stats": {}}
-        return {"params": {}, "batch_stats": {}}
+    def __init__(self, representation: Representation, encoder: AnyEncoder, name: str,
+                 images: Mapping[str, SensorSpec], variables: Mapping[str, Any], maps: bool):
+        self.representation, self.encoder, self.name, self.images = representation, encoder, name, dict(images)
+        self.variables, self.maps = variables, maps
 
     def predict(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns vectors or maps, and `label` and `location` as in the batch; pure.
+        """Returns `vector`, float32 [batch, dim], or maps; pure.
 
-        `vector` is float32 [batch, dim]. Maps are `map0`, `map1`, ...: float16 [batch, rows, columns, channels], from
-        shallow to deep, encoder after encoder.
+        Maps are `map0`, `map1`, ...: float16 [batch, rows, columns, channels], from shallow to deep.
         """
-        vectors, maps = self._of_date(params, batch_stats, batch, lambda name: name)
-        if self.config.change != "none":
-            earlier = self._of_date(params, batch_stats, batch, before)
-            vectors = [combine(after, one, self.config.change) for after, one in zip(vectors, earlier[0], strict=True)]
-            maps = [combine(after, one, self.config.change) for after, one in zip(maps, earlier[1], strict=True)]
-        facts = {"label": batch["label"], "location": batch["location"]}
+        stacked = encoder_images({name: normalise(batch[name], spec) for name, spec in self.images.items()},
+                                 tuple(self.images), "early")
+        image, = stacked.values()
+        maps: Sequence[jax.Array]
+        if self.representation == "statistics":
+            valid = jnp.concatenate([jnp.broadcast_to(spec.holds_data(batch[name])[..., None], batch[name].shape)
+                                     for name, spec in self.images.items()], axis=-1)
+            mean, std = image.mean(axis=(1, 2), where=valid), image.std(axis=(1, 2), where=valid)
+            maps, vector = [image], jnp.concatenate([mean, std], axis=-1)
+        elif self.representation == "random_features":
+            response = _random_features(image, params[self.name])
+            maps, vector = [_cells(response)], response.mean(axis=(1, 2))
+        else:
+            features = encoded(self.encoder, params, batch_stats, self.name, image)
+            maps, vector = self._levels(features.maps), features.pooled
         if self.maps:
-            return facts | {f"map{number}": jnp.clip(level, -_LARGEST, _LARGEST).astype(jnp.float16)
-                            for number, level in enumerate(maps)}
-        return facts | {"vector": jnp.concatenate(vectors, axis=-1)}
-
-    def _of_date(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], feature: Callable[[str], str]
-                 ) -> tuple[list[jax.Array], list[jax.Array]]:
-        """Returns vectors [batch, dim] and maps of the images of one date; `feature`: sensor -> name in the batch."""
-        valid = {name: spec.holds_data(batch[feature(name)])[..., None] for name, spec in self.sensors.items()}
-        images = {name: normalise(batch[feature(name)], spec) for name, spec in self.sensors.items()}
-        vectors: list[jax.Array] = []
-        maps: list[jax.Array] = []
-        if self.config.representation == "statistics":
-            for name, image in images.items():
-                maps.append(image)
-                vectors += [image.mean(axis=(1, 2), where=valid[name]), image.std(axis=(1, 2), where=valid[name])]
-            return vectors, maps
-        for name, image in encoder_images(images, self.config.sensors, self.fusion).items():
-            if self.config.representation == "random_features":
-                response = _random_features(image, params[name])
-                maps.append(_cells(response))
-                vectors.append(response.mean(axis=(1, 2)))
-            else:
-                features = encoded(self.encoder, params, batch_stats, name, image)
-                maps += self._levels(features.maps)
-                vectors.append(features.pooled)
-        return vectors, maps
+            return {f"map{number}": jnp.clip(level, -_LARGEST, _LARGEST).astype(jnp.float16)
+                    for number, level in enumerate(maps)}
+        return {"vector": vector}
 
     def _levels(self, maps: Sequence[jax.Array]) -> list[jax.Array]:
         """Returns the maps that a probe sees: one of each stride, or some of a transformer, which has one stride."""
         if len(set(self.encoder.strides)) > 1:
             return list(maps)
         return [maps[-(-len(maps) * level // _LEVELS) - 1] for level in range(1, _LEVELS + 1)]
+
+
+def frozen_encoders(config: ProbeConfig, encoder: AnyEncoder, sensors: Mapping[str, SensorSpec],
+                    trained: Mapping[str, Any], fusion: Fusion, maps: bool) -> list[list[FrozenEncoder]]:
+    """Returns the encoders of a probe, each with the image after a change, and with that before it if it is read.
+
+    Args:
+      config: what to probe.
+      encoder: architecture of the run's encoders.
+      sensors: spec of each of config.inputs, with the statistics of the run.
+      trained: {'params', 'batch_stats'} of the run.
+      fusion: of the run.
+      maps: give maps instead of vectors.
+
+    Raises:
+      UserError: the run has no encoder of that sensor.
+    """
+    names = encoder_names(config.sensors, fusion)
+    keys = jax.random.split(jax.random.key(config.seed), len(names))
+    result = []
+    for name, key in zip(names, keys, strict=True):
+        used = {name: sensors[name]} if fusion == "late" else {sensor: sensors[sensor] for sensor in config.sensors}
+        bands = sum(len(spec.bands) for spec in used.values())
+        variables = _variables(config.representation, encoder, name, bands, key, trained)
+        dates = [used] if config.change == "none" else [used, {before(sensor): spec for sensor, spec in used.items()}]
+        result.append([FrozenEncoder(config.representation, encoder, name, images, variables, maps)
+                       for images in dates])
+    return result
+
+
+def _variables(representation: Representation, encoder: AnyEncoder, name: str, bands: int, key: jax.Array,
+               trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {'params', 'batch_stats'} of one encoder; its trees stand under '<name>_encoder'."""
+    if representation in ("encoder", "random"):
+        made = jax.jit(lambda k, x: encoder.make().init(k, x, False))(key, jnp.zeros((2, 64, 64, bands)))
+        fresh = {kind: {f"{name}_encoder": made.get(kind, {})} for kind in ("params", "batch_stats")}
+        params, batch_stats = with_encoders(fresh, trained if representation == "encoder" else None, (name,))
+        return {"params": params, "batch_stats": batch_stats}
+    if representation == "random_features":
+        filters = jax.random.normal(key, (_FILTER, _FILTER, bands, _RANDOM_FEATURES // 2))
+        return {"params": {name: filters}, "batch_stats": {}}
+    return {"params": {}, "batch_stats": {}}
 
 
 def encoded(encoder: AnyEncoder, params: Any, batch_stats: Any, name: str, image: jax.Array) -> Features:

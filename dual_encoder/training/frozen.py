@@ -24,19 +24,19 @@ from dual_encoder.console import say
 from dual_encoder.data.records import Records
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.storage import atomic
-from dual_encoder.tasks.probe import Vectors
+from dual_encoder.tasks.probe import FrozenEncoder
 from dual_encoder.training.evaluate import predictor
 
 _FACTS = "facts.json"
 _CHUNK = 1 << 24
 
 
-def frozen_outputs(vectors: Vectors, records: Records, batch_size: int, mesh: Mesh, cache: str
+def frozen_outputs(encoder: FrozenEncoder, records: Records, batch_size: int, mesh: Mesh, cache: str
                    ) -> Mapping[str, np.ndarray]:
-    """Returns the outputs of `Vectors.predict` for all records of a split, name -> array [records, ...].
+    """Returns the outputs of `FrozenEncoder.predict` for all records of a split, name -> array [records, ...].
 
     Args:
-      vectors: the function and its variables.
+      encoder: the function and its variables.
       records: of a whole split.
       batch_size: images per forward pass.
       mesh: the devices.
@@ -45,11 +45,11 @@ def frozen_outputs(vectors: Vectors, records: Records, batch_size: int, mesh: Me
     Raises:
       UserError: a damaged record, or a full disk.
     """
-    folder = pathlib.Path(cache) / _key(vectors, records) if cache and mesh_lib.is_alone() else None
+    folder = pathlib.Path(cache) / _key(encoder, records) if cache and mesh_lib.is_alone() else None
     if folder and (found := _read(folder)) is not None:
         return found
-    variables = jax.device_put(vectors.variables, mesh_lib.replicated(mesh))
-    parts = predictor(vectors.predict, batch_size, mesh)(variables, records)
+    variables = jax.device_put(encoder.variables, mesh_lib.replicated(mesh))
+    parts = predictor(encoder.predict, batch_size, mesh)(variables, records)
     if folder is None:
         rows = [output for _, output in parts]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
@@ -73,14 +73,14 @@ def frozen_outputs(vectors: Vectors, records: Records, batch_size: int, mesh: Me
     return arrays
 
 
-def _key(vectors: Vectors, records: Records) -> str:
+def _key(encoder: FrozenEncoder, records: Records) -> str:
     """Returns the name of the folder: a digest of all that the outputs depend on."""
     facts: dict[str, Any] = {
-        "representation": vectors.config.representation, "encoder": repr(vectors.encoder),
-        "sensors": {name: spec.to_json() for name, spec in vectors.sensors.items()}, "features": vectors.features,
+        "representation": encoder.representation, "encoder": repr(encoder.encoder), "maps": encoder.maps,
+        "images": [(name, spec.to_json()) for name, spec in encoder.images.items()],
         "data": [(part.info.fingerprint, part.split) for part in records.parts]}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(vectors.variables):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.variables):
         digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
     return digest.hexdigest()[:32]
 

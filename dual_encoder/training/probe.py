@@ -13,14 +13,14 @@ from dual_encoder.console import say
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.probes import LabelledVectors, evaluate_probes, of_probe, one_hot
 from dual_encoder.evaluation.segmentation import confusion_matrix, evaluate_segmentation
-from dual_encoder.evaluation.segmentation_probe import LabelledMaps, segmentation_probe
+from dual_encoder.evaluation.segmentation_probe import Difference, LabelledMaps, segmentation_probe
 from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
 from dual_encoder.tasks.build import Built, BuiltProbe, Part, build_probe
 from dual_encoder.tasks.downstream import per_image
 from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig
-from dual_encoder.tasks.probe import ProbeConfig
+from dual_encoder.tasks.probe import FrozenEncoder, ProbeConfig
 from dual_encoder.training.evaluate import predictor
 from dual_encoder.training.frozen import frozen_outputs
 from dual_encoder.workdir import folder as workdir_lib
@@ -47,8 +47,9 @@ def probe(config: ProbeConfig, mesh: Mesh, workdir: epath.Path) -> None:
     evaluation = _evaluate(config, built, mesh)
     if not mesh_lib.is_main_process():
         return
-    info, size = built.train.records.info, sum(leaf.size for leaf in jax.tree.leaves(built.vectors.variables))
-    facts = workdir_lib.facts(to_dict(config), info, built.vectors.sensors)
+    info = built.train.records.info
+    size = sum(leaf.size for dates in built.encoders for leaf in jax.tree.leaves(dates[0].variables))
+    facts = workdir_lib.facts(to_dict(config), info, built.sensors)
     workdir_lib.check(workdir, facts)
     workdir_lib.record_run(workdir, facts, size)
     save_evaluation(workdir, built.model.step, evaluation)
@@ -86,33 +87,50 @@ def _evaluate(config: ProbeConfig, built: BuiltProbe, mesh: Mesh) -> Evaluation:
     """Returns the scores of the test images."""
     label = built.train.records.info.label
     assert label is not None  # build_probe has looked
-    outputs: dict[int, Mapping[str, np.ndarray]] = {}  # of each split once
-
-    def of(part: Part) -> Mapping[str, np.ndarray]:
-        key = id(part.records)
-        if key not in outputs:
-            outputs[key] = frozen_outputs(built.vectors, part.records, config.batch_size, mesh, config.cache)
-        return outputs[key]
-
     if label.per_pixel:
-        names = sorted((name for name in of(built.train) if name.startswith("map")), key=lambda name: int(name[3:]))
-
-        def maps(part: Part) -> LabelledMaps:
-            return LabelledMaps(tuple(of(part)[name] for name in names), of(part)["label"], part.rows)
-
-        return _evaluate_maps(config, built, maps(built.train), maps(built.validation), maps(built.test))
-    single = label.kind == "image_class"
-
-    def vectors(part: Part) -> LabelledVectors:
-        found = {name: of(part)[name][part.rows] for name in ("vector", "label")}
-        labels = one_hot(found["label"], len(label.classes)) if single else found["label"]
-        return LabelledVectors(found["vector"], labels)
-
-    test = built.test.selected()
+        train, validation, test = (labelled_maps(config, built, part, mesh)
+                                   for part in (built.train, built.validation, built.test))
+        return _evaluate_maps(config, built, train, validation, test)
+    parts = [labelled_vectors(config, built, part, mesh) for part in (built.train, built.validation, built.test)]
+    scored = built.test.selected()
     return evaluate_probes(
-        vectors(built.train), vectors(built.validation), vectors(built.test), class_names=label.classes, single=single,
-        probes=config.probes, neighbours=config.neighbours,
-        per_image=lambda kind, values: per_image(test, range(len(test)), kind, label.classes, values))
+        *parts, class_names=label.classes, single=label.kind == "image_class", probes=config.probes,
+        neighbours=config.neighbours,
+        per_image=lambda kind, values: per_image(scored, range(len(scored)), kind, label.classes, values))
+
+
+def labelled_vectors(config: ProbeConfig, built: BuiltProbe, part: Part, mesh: Mesh) -> LabelledVectors:
+    """Returns the frozen vectors of some images: those of all encoders side by side, with both dates of a change."""
+    label = part.records.info.label
+    assert label is not None  # build_probe has looked
+    vectors = []
+    for dates in built.encoders:
+        after, *earlier = (_outputs(config, one, part, mesh)["vector"][part.rows] for one in dates)
+        vectors += [after - earlier[0]] if config.change == "difference" else [after, *earlier]
+    labels = part.records.labels[part.rows]
+    return LabelledVectors(np.concatenate(vectors, axis=1),
+                           one_hot(labels, len(label.classes)) if label.kind == "image_class" else labels)
+
+
+def labelled_maps(config: ProbeConfig, built: BuiltProbe, part: Part, mesh: Mesh) -> LabelledMaps:
+    """Returns the frozen maps of some images: those of all encoders, with both dates of a change."""
+    levels: list[np.ndarray | Difference] = []
+    for dates in built.encoders:
+        after, *earlier = (_levels(_outputs(config, one, part, mesh)) for one in dates)
+        if config.change == "difference":
+            levels += [Difference(*both) for both in zip(after, earlier[0], strict=True)]
+        else:
+            levels += [level for maps in (after, *earlier) for level in maps]
+    return LabelledMaps(tuple(levels), part.records.labels, part.rows)
+
+
+def _outputs(config: ProbeConfig, encoder: FrozenEncoder, part: Part, mesh: Mesh) -> Mapping[str, np.ndarray]:
+    """Returns what an encoder gives for the whole split of a part."""
+    return frozen_outputs(encoder, part.records, config.batch_size, mesh, config.cache)
+
+
+def _levels(outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    return [outputs[f"map{number}"] for number in range(len(outputs))]
 
 
 def _evaluate_maps(config: ProbeConfig, built: BuiltProbe, train: LabelledMaps, validation: LabelledMaps,
@@ -129,7 +147,7 @@ def _evaluate_maps(config: ProbeConfig, built: BuiltProbe, train: LabelledMaps, 
     dates = config.dates
     evaluation = evaluate_segmentation(
         np.sum(matrices, axis=0), classes, [[records[int(at)][name] for name in dates.values()] for at in shown],
-        [test.label(at) for at in shown], [predictions[at] for at in shown], built.vectors.sensors[config.sensors[0]],
+        [test.label(at) for at in shown], [predictions[at] for at in shown], built.sensors[config.sensors[0]],
         tuple(dates))
     table = per_image(records, range(len(records)), "counts", classes, np.reshape(matrices, (len(matrices), -1)),
                       predictions)
