@@ -65,14 +65,14 @@ class LabelledMaps(NamedTuple):
         The classes are computed in the cells of each level and brought to the pixels afterwards, since both are linear.
         """
         height, width = self.labels.shape[1:]
-        rows, columns = (index.ravel() for index in np.indices((height, width)))
-        total, start = np.zeros((height * width, len(probe.bias)), np.float32) + probe.bias.astype(np.float32), 0
+        total, start = np.zeros((height, width, len(probe.bias)), np.float32) + probe.bias.astype(np.float32), 0
         for level in self.maps:
             weights = probe.weights[start:start + level.shape[-1]].astype(np.float32)
             start += level.shape[-1]
             cells = level[self.images[image]].astype(np.float32) @ weights
-            total += _bilinear(cells, rows, columns, (height, width))
-        return total.reshape(height, width, -1)
+            across = np.tensordot(_enlargement(cells.shape[0], height), cells, axes=1)
+            total += np.tensordot(across, _enlargement(cells.shape[1], width), axes=(1, 1)).swapaxes(1, 2)
+        return total
 
 
 class SegmentationProbe(NamedTuple):
@@ -145,6 +145,15 @@ def _bilinear(level: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: tu
     upper = level[top, left] * (1 - across) + level[top, right] * across
     lower = level[below, left] * (1 - across) + level[below, right] * across
     return upper * (1 - down) + lower * down
+
+
+def _enlargement(cells: int, pixels: int) -> np.ndarray:
+    """Returns the weight of each cell at each pixel of a row, float32 [pixels, cells]."""
+    first, second, share = _between(np.arange(pixels), cells, pixels)
+    weights = np.zeros((pixels, cells), np.float32)
+    np.add.at(weights, (np.arange(pixels), first), 1 - share[:, 0])
+    np.add.at(weights, (np.arange(pixels), second), share[:, 0])
+    return weights
 
 
 def _between(at: np.ndarray, cells: int, pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

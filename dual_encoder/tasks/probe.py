@@ -225,7 +225,12 @@ def _variables(representation: Representation, encoder: AnyEncoder, name: str, b
                trained: Mapping[str, Any]) -> dict[str, Any]:
     """Returns {'params', 'batch_stats'} of one encoder; its trees stand under '<name>_encoder'."""
     if representation in ("encoder", "random"):
-        made = jax.jit(lambda k, x: encoder.make().init(k, x, False))(key, jnp.zeros((2, 64, 64, bands)))
+        def init(key, image):
+            return encoder.make().init(key, image, False)
+
+        image = jnp.zeros((2, 64, 64, bands))
+        # A trained encoder needs the shapes alone, to be compared.
+        made = jax.jit(init)(key, image) if representation == "random" else jax.eval_shape(init, key, image)
         fresh = {kind: {f"{name}_encoder": made.get(kind, {})} for kind in ("params", "batch_stats")}
         params, batch_stats = with_encoders(fresh, trained if representation == "encoder" else None, (name,))
         return {"params": params, "batch_stats": batch_stats}

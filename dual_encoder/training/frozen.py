@@ -6,6 +6,7 @@
 The key is a digest of weights, sensors, data set and split. A folder gets its name when it is complete.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -89,15 +90,22 @@ def _read(folder: pathlib.Path) -> dict[str, np.ndarray] | None:
     """Returns the arrays of a folder as memory maps; None if it is absent or damaged."""
     if not folder.is_dir():
         return None
+    files = sorted(folder.glob("*.npy"))
+    if bad := _damaged(folder, tuple(path.stat().st_mtime_ns for path in files)):
+        say(f"'{folder / bad}' is damaged: the outputs of the encoders are computed again")
+        return None
+    return {path.stem: np.load(path, mmap_mode="r") for path in files}
+
+
+@functools.lru_cache(maxsize=256)
+def _damaged(folder: pathlib.Path, times: tuple[int, ...]) -> str:
+    """Returns the name of a damaged file, or ''; a process checks files once, unless their `times` change."""
     try:
         sums = json.loads((folder / _FACTS).read_text())
         bad = [name for name, crc in sums.items() if _crc(folder / name) != crc]
+        return bad[0] if bad else "" if len(sums) == len(times) else _FACTS
     except (OSError, ValueError, AttributeError):
-        sums, bad = {}, [_FACTS]
-    if bad:
-        say(f"'{folder / bad[0]}' is damaged: the outputs of the encoders are computed again")
-        return None
-    return {name.removesuffix(".npy"): np.load(folder / name, mmap_mode="r") for name in sums}
+        return _FACTS
 
 
 def _crc(path: pathlib.Path) -> int:
