@@ -93,9 +93,9 @@ def _flood(config: ConfigDict) -> None:
     ]
     config.tasks = [
         _task("change_probe", **probe, keys={"data": tiles, "change": "concatenation"}),
-        _task("after_probe", **probe, keys={"data": tiles}),
+        _task("after_probe", **probe, keys={"data": tiles}, fractions=(0.1, 1.0)),
         _task("fused_change_probe", **probe, keys={"data": tiles, "inputs": "s1+s2", "change": "concatenation"},
-              fractions=(0.1, 1.0)),
+              fractions=(0.1,)),
         _task("change_finetuned", config="configs/finetune.py:flood_ombria_change", metric="iou/flood",
               fractions=(0.1,), keys={
                   "data": tiles, "augment": {"crop": 64}, "change": "difference", "decoder_width": 8,
