@@ -93,14 +93,13 @@ def _flood(config: ConfigDict) -> None:
     ]
     config.tasks = [
         _task("change_probe", **probe, keys={"data": tiles, "change": "concatenation"}),
-        _task("after_probe", **probe, keys={"data": tiles}, fractions=(0.1, 1.0)),
-        _task("fused_change_probe", **probe, keys={"data": tiles, "inputs": "s1+s2", "change": "concatenation"},
-              fractions=(0.1,)),
         _task("change_finetuned", config="configs/finetune.py:flood_ombria_change", metric="iou/flood",
               fractions=(0.1,), keys={
                   "data": tiles, "augment": {"crop": 64}, "change": "difference", "decoder_width": 8,
-                  "schedule": {"steps": 100, "log_every": 50, "checkpoint_every": 0, "keep": 1}},
-              candidates=[{"optimizer": {"learning_rate": 1e-3}}, {"optimizer": {"learning_rate": 3e-3}}]),
+                  "schedule": {"steps": 100, "log_every": 50, "checkpoint_every": 0, "keep": 1}}),
+        _task("after_probe", **probe, keys={"data": tiles}, fractions=(0.1, 1.0)),
+        _task("fused_change_probe", **probe, keys={"data": tiles, "inputs": "s1+s2", "change": "concatenation"},
+              fractions=(0.1,)),
     ]
     config.encoder = {"width": 16}
     config.groups = "data/ombria_groups.csv"

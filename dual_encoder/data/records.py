@@ -153,9 +153,8 @@ class Records:
 
     def place(self, number: int) -> tuple[str, str]:
         """Returns the importer and the location_id of a record: two data sets may share places."""
-        number, location_id = self.read_into(number, {})
         part, _ = self._find(number)
-        return self.parts[part].info.source.get("importer", ""), location_id.decode()
+        return self.parts[part].info.source.get("importer", ""), self.location_ids[number]
 
     def count_bad(self, planned: np.ndarray, delivered: np.ndarray) -> None:
         """Notes damaged records, each once: those between the number planned and the number delivered.

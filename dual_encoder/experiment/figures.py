@@ -18,6 +18,8 @@ _WORDS = {"gain": "#009e73", "loss": "#d55e00", "no difference that matters": "#
 def label_efficiency(title: str, metric: str, means: Sequence[Mean]) -> bytes:
     """Draws a curve per initialisation: the score against the share of the labels, with its 95 % interval as a band.
 
+    With one share the intervals are bars, side by side.
+
     Args:
       title: of the figure.
       metric: of the axis.
@@ -34,6 +36,9 @@ def label_efficiency(title: str, metric: str, means: Sequence[Mean]) -> bytes:
             key=lambda pair: pair[0])
         shares = [100 * fraction for fraction, _ in known]
         colour = _COLOURS[number % len(_COLOURS)]
+        if len(known) == 1:
+            shares = [shares[0] + 0.04 * shares[0] * (number - (len(names) - 1) / 2)]
+            axes.vlines(shares, known[0][1].low, known[0][1].high, color=colour, linewidth=1.5)
         axes.plot(shares, [score.value for _, score in known], color=colour, label=name.replace("_", " "),
                   marker=_MARKS[number % len(_MARKS)], markersize=5, linewidth=1.5)
         axes.fill_between(shares, [score.low for _, score in known], [score.high for _, score in known], color=colour,
@@ -43,6 +48,8 @@ def label_efficiency(title: str, metric: str, means: Sequence[Mean]) -> bytes:
         axes.set_xscale("log")
     axes.set_xticks(shares, [f"{share:g} %" for share in shares])
     axes.minorticks_off()
+    if len(shares) == 1:
+        axes.set_xlim(0.8 * shares[0], 1.2 * shares[0])
     axes.set_xlabel("labelled places")
     axes.set_ylabel(metric)
     axes.legend(frameon=False, fontsize=8)

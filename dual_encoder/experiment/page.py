@@ -41,9 +41,10 @@ def write(results: Results, out: pathlib.Path) -> pathlib.Path:
     """
     of_means, of_pairs = means(results), differences(results)
     tables = tables_of(results, of_means, of_pairs, out)
-    figures = "".join(html.image(label_efficiency(
-        task.name, task.metric, [mean for mean in of_means if mean.task == task.name]), "image/svg+xml",
-        f"{task.name}: {task.metric} against the share of the labels") for task in results.plan.tasks)
+    curves = [(task, [mean for mean in of_means if mean.task == task.name]) for task in results.plan.tasks]
+    figures = "".join(html.image(label_efficiency(task.name, task.metric, some), "image/svg+xml",
+                                 f"{task.name}: {task.metric} against the share of the labels")
+                      for task, some in curves if any(mean.score for mean in some))
     body = [_head(results, len(of_pairs)), _verdicts(of_pairs), html.section("Score by share of the labels", figures),
             _forest(results, of_pairs), _panels(results, out),
             *(html.section(title, _table(table)) for title, table in tables.items()),
