@@ -53,18 +53,19 @@ def difference_table(differences: Sequence[Difference]) -> TextTable:
 
 
 def pretraining_table(results: Results, out: pathlib.Path) -> TextTable:
-    """Returns a row per pre-training run and gallery: retrieval among the places that were held out, with chance."""
+    """Returns rows per pre-training run: retrieval among the held-out places, and among those of other groups."""
     rows = []
     for cell in results.cells:
         if cell.kind == "pretrain" and results.outcomes[cell.name].state == "done":
             scores = flatten(json.loads((out / cell.name / "evaluation" / "scores.json").read_bytes()), "/")
             for path in scores:
-                if path.endswith("/recall@1"):
+                if path.endswith("/recall@1") and ("_of_" not in path or path.startswith("groups/")
+                                                   and "_of_largest/" in path):
                     group, recall = path.removesuffix("/recall@1"), scores[path]
                     gallery = scores[f"{group}/gallery_size"]
+                    title = group.removesuffix("_of_largest").replace("groups/", "other groups: ").replace("_", " ")
                     rows.append((cell.initialisation.name, str(cell.fold), str(cell.seed),
-                                 group.replace("_", " ").replace("/", ": "), f"{recall:.3f}", f"{gallery:,}",
-                                 f"{recall * gallery:.1f}"))
+                                 title, f"{recall:.3f}", f"{gallery:,}", f"{recall * gallery:.1f}"))
     return TextTable("Pre-training: retrieval of the held-out places", (
         "initialisation", "fold", "seed", "gallery", "recall@1", "size", "times chance"), tuple(rows))
 
