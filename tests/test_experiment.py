@@ -210,7 +210,7 @@ def test_the_others_go_on_when_a_cell_fails_and_the_report_names_it(light, tmp_p
     whole = differences(results)
     assert [one.left_out for one in whole] == [0, 1] and [one.comparison.difference.seeds for one in whole] == [2, 1]
     text = page.write(results, tmp_path).read_text()
-    assert "1 runs are missing" in text and "the disk is full" in text and "(1 cells missing)" in text
+    assert "Missing runs: 1 of 18" in text and "the disk is full" in text and "(1 cells missing)" in text
     assert "without 1 seeds, whose cells are missing" in text
     work.forget_failures(every, tmp_path)
     light.setattr(work, "run", fake_run())
