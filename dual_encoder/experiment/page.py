@@ -45,7 +45,8 @@ def write(results: Results, out: pathlib.Path) -> pathlib.Path:
     figures = "".join(html.image(label_efficiency(task.name, task.metric, some), "image/svg+xml",
                                  f"{task.name}: {task.metric} against the share of the labels")
                       for task, some in curves if any(mean.score for mean in some))
-    body = [_head(results, sum(one.comparison is not None for one in of_pairs)), _verdicts(of_pairs), html.section("Score by share of the labels", figures),
+    compared = sum(one.comparison is not None for one in of_pairs)
+    body = [_head(results, compared), _verdicts(of_pairs), html.section("Score by share of the labels", figures),
             _forest(results, of_pairs), _panels(results, out),
             *(html.section(title, _table(table)) for title, table in tables.items()),
             _leaks(results), _provenance(results)]
@@ -78,7 +79,8 @@ def _head(results: Results, comparisons: int) -> str:
             plan.pretrain_per_fold else "") + "; the intervals hold for other seeds of pre-training only as far as "
             "several were made.")
     missing = states["failed"] + states["open"]
-    warning = f'<section class="warning">Missing runs: {missing} of {len(results.cells)}; "Missing cells" names them.</section>'
+    warning = (f'<section class="warning">Missing runs: {missing} of {len(results.cells)}; "Missing cells" names them.'
+               "</section>")
     return (f"<h1>{html.text(plan.title)}</h1>" + html.note(text) + html.note(method) + html.note(runs)
             + (warning if missing else ""))
 
