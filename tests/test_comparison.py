@@ -140,7 +140,10 @@ def test_the_verdict_says_what_would_tell():
     noisy = Interval(0.02, -0.02, 0.06, places=50, seeds=3, variance_of_places=1e-6, variance_of_seeds=1e-4)
     assert "more seeds would tell" in verdict(noisy, 1.0, 0.01)[1]
     small = Interval(0.02, -0.02, 0.06, places=10, seeds=3, variance_of_places=4e-4, variance_of_seeds=1e-7)
-    assert "more places would tell" in verdict(small, 1.0, 0.01)[1]
+    assert "more independent places would tell" in verdict(small, 1.0, 0.01)[1]
+    both = Interval(0.02, -0.02, 0.06, places=10, seeds=3, variance_of_places=3e-4, variance_of_seeds=3e-4)
+    assert "more seeds and" in verdict(both, 1.0, 0.01)[1] and "more independent places would tell" in verdict(
+        both, 1.0, 0.01)[1]
     single = interval(scored(np.ones((2, 1, 2))))
     assert verdict(single, 1.0, 0.01)[0] == "can't tell" and "no interval with 1 place" in verdict(single, 1.0, 0.01)[1]
 

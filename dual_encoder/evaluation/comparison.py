@@ -183,13 +183,18 @@ def _half_width(of_places: float, places: float, of_seeds: float, seeds: int) ->
 
 def _needed(difference: Interval, goal: float) -> str:
     """Says how many seeds or places would give an interval of half the width `goal`, if the variances stay."""
-    per_place = difference.variance_of_places * difference.places
-    per_seed = difference.variance_of_seeds * difference.seeds
-    for factor in range(2, 101):
-        seeds, places = difference.seeds * factor, round(difference.places * factor)
-        with_seeds = _half_width(difference.variance_of_places, difference.places, per_seed / seeds, seeds)
-        if difference.seeds > 1 and with_seeds <= goal:
-            return f"about {seeds - difference.seeds} more seeds would tell"
-        if _half_width(per_place / places, places, difference.variance_of_seeds, difference.seeds) <= goal:
-            return f"about {places - round(difference.places)} more places would tell"
+    def half(seeds: int, places: float) -> float:
+        return _half_width(difference.variance_of_places * difference.places / places, places,
+                           difference.variance_of_seeds * difference.seeds / seeds, seeds)
+
+    seeds, places, factors = difference.seeds, difference.places, range(2, 101)
+    for factor in factors:
+        if seeds > 1 and half(seeds * factor, places) <= goal:
+            return f"about {seeds * (factor - 1)} more seeds would tell"
+        if half(seeds, places * factor) <= goal:
+            return f"about {round(places * (factor - 1))} more independent places would tell"
+    for factor in factors:
+        if seeds > 1 and half(seeds * factor, places * factor) <= goal:
+            return (f"about {seeds * (factor - 1)} more seeds and {round(places * (factor - 1))} more independent "
+                    "places would tell")
     return "more than 100 times the places would be needed"

@@ -129,11 +129,11 @@ def score_name(metric: str) -> str:
     return rest if first in ("linear", "knn") else metric
 
 
-def scored(plan: Plan, arm: Arm, seeds: Sequence[int]) -> Scored:
+def scored(groups: str, arm: Arm, seeds: Sequence[int]) -> Scored:
     """Returns the images of an arm as a comparison takes them.
 
     Args:
-      plan: of the experiment; images of one of its groups are drawn together.
+      groups: images of one group are drawn together; as in `SubsetConfig`.
       arm: with all of `seeds`.
       seeds: to use, in this order.
 
@@ -141,12 +141,12 @@ def scored(plan: Plan, arm: Arm, seeds: Sequence[int]) -> Scored:
       UserError: the metric does not exist, or the groups lack a place.
     """
     tables = [arm.tables[seed] for seed in seeds]
-    groups = groups_of(tables[0].places, plan.groups)
+    group_of = groups_of(tables[0].places, groups)
     try:
         score = tables[0].score(score_name(arm.task.metric))
     except ValueError as error:
         raise UserError(f"task '{arm.task.name}': {error}; change the task's metric") from error
-    return Scored(np.stack([table.values for table in tables]), np.asarray(groups), score)
+    return Scored(np.stack([table.values for table in tables]), np.asarray(group_of), score)
 
 
 def _joined(parts: Sequence[PerImage]) -> PerImage:
@@ -180,7 +180,7 @@ def per_image(results: Results) -> str:
     writer.writerow(["task", "initialisation", "fraction", "seed", "metric", "id", "location_id", "group", "value"])
     for arm in results.arms:
         for seed, table in arm.tables.items():
-            score = scored(results.plan, arm, [seed])
+            score = scored(results.plan.groups, arm, [seed])
             for at, facts in enumerate(zip(table.ids, table.places, score.places.tolist(), strict=True)):
                 value = float(score.score(table.values[at:at + 1], np.ones((1, 1)))[0])
                 writer.writerow([arm.task.name, arm.initialisation, f"{arm.fraction:g}", seed, arm.task.metric, *facts,

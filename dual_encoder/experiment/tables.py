@@ -47,7 +47,7 @@ def score_tables(results: Results, means: Sequence[Mean]) -> list[TextTable]:
 def difference_table(differences: Sequence[Difference]) -> TextTable:
     """Returns a row per comparison, with its verdict in words."""
     return TextTable("Paired differences", ("task", "labels", "first − second", "difference", "95 % interval",
-                                            "p (Holm)", "verdict"),
+                                            "of places alone", "p (Holm)", "verdict"),
                      tuple((one.task, f"{100 * one.fraction:g} %", f"{one.first} − {one.second}",
                             *_difference(one), f"{one.verdict}: {one.reason}" + _left_out(one)) for one in differences))
 
@@ -126,11 +126,12 @@ def _score(mean: Mean) -> str:
     return interval_text(mean.score) + f" ({len(mean.missing)} cells missing)" * bool(mean.missing)
 
 
-def _difference(one: Difference) -> tuple[str, str, str]:
+def _difference(one: Difference) -> tuple[str, str, str, str]:
     if one.comparison is None:
-        return "–", "–", "–"
-    found = one.comparison.difference
-    return f"{found.value:+.3f}", f"[{found.low:+.3f}, {found.high:+.3f}]", f"{one.p_value:.3f}"
+        return "–", "–", "–", "–"
+    found, places = one.comparison.difference, one.of_places
+    return (f"{found.value:+.3f}", f"[{found.low:+.3f}, {found.high:+.3f}]",
+            f"[{places.low:+.3f}, {places.high:+.3f}]" if places else "–", f"{one.p_value:.3f}")
 
 
 def _left_out(one: Difference) -> str:
