@@ -63,7 +63,7 @@ def _quick(config: ConfigDict) -> None:
         _initialisation("statistics", like="simclr_s2", cell_keys={"representation": "statistics"}),
     ]
     config.tasks = [
-        _task("land_cover", config="configs/probe.py", metric="linear/micro_f1", keys={
+        _task("land_cover", config="configs/probe.py", metric="linear/micro_f1", fractions=(1.0,), keys={
             "inputs": "s2", "probes": ("linear",),
             "data": {"dir": "data/s1s2_tiles/bigearthnet_land_cover/1.0.0", "split": every}}),
         _task("water", config="configs/probe.py:segmentation", metric="linear/miou", keys={

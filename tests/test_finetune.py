@@ -17,7 +17,7 @@ from dual_encoder.evaluation.segmentation import confusion_matrix, segmentation_
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.losses.segmentation import cross_entropy, soft_dice
 from dual_encoder.models.dual_encoder import DualEncoder
-from dual_encoder.models.segmentation import SegmentationModel, _combine
+from dual_encoder.models.segmentation import SegmentationModel, _combined
 from dual_encoder.optim.optimizer import make_optimizer
 from dual_encoder.runtime import mesh
 from dual_encoder.tasks.downstream import draw_available
@@ -257,8 +257,8 @@ def test_without_a_change_the_difference_shows_nothing(two_dates, pretrained):
 def test_maps_of_two_dates_are_combined_row_by_row():
     maps = np.random.default_rng(0).normal(size=(3, 2, 4, 5, 6)).astype(np.float32)
     both = jnp.asarray(maps.reshape(6, 4, 5, 6))
-    np.testing.assert_array_equal(_combine(both, "difference"), maps[:, 1] - maps[:, 0])
-    np.testing.assert_array_equal(_combine(both, "concatenation"),
+    np.testing.assert_array_equal(_combined(both, "difference"), maps[:, 1] - maps[:, 0])
+    np.testing.assert_array_equal(_combined(both, "concatenation"),
                                   np.concatenate([maps[:, 1], maps[:, 0], maps[:, 1] - maps[:, 0]], axis=-1))
 
 
