@@ -76,6 +76,7 @@ def frozen_finetuning(options: argparse.Namespace, workdir: epath.Path) -> float
     values |= {"init_from": options.run, "inputs": options.sensor, "frozen": True, "decoder": "linear",
                "encoder": load_model(options.run, None).config["encoder"]}
     values["data"] |= {"dir": options.tiles}
+    values["augment"] |= {"crop": 0}
     values["schedule"] |= {"checkpoint_every": 0}
     config: AnyConfig = parse(AnyConfig, values)
     began = time.perf_counter()
