@@ -73,7 +73,7 @@ def experiment(options: argparse.Namespace, out: pathlib.Path) -> tuple[float, l
 def frozen_finetuning(options: argparse.Namespace, workdir: epath.Path) -> float:
     """Returns the seconds of a frozen fine-tuning of the same encoder."""
     values = finetune.get_config("flood_ombria").to_dict()
-    values |= {"init_from": options.run, "inputs": options.sensor, "frozen": True, "decoder": "linear",
+    values |= {"init_from": options.run, "inputs": options.sensor, "batch_size": 8, "frozen": True, "decoder": "linear",
                "encoder": load_model(options.run, None).config["encoder"]}
     values["data"] |= {"dir": options.tiles}
     values["augment"] |= {"crop": 0}
