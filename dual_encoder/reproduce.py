@@ -17,7 +17,7 @@ from typing import Any
 
 from etils import epath
 
-from dual_encoder.config import flatten, parse
+from dual_encoder.config import parse
 from dual_encoder.console import say
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.experiment.work import digest
@@ -25,6 +25,7 @@ from dual_encoder.runtime import compilation_cache, heap, mesh
 from dual_encoder.tasks.build import AnyConfig
 from dual_encoder.training.run import run
 from dual_encoder.workdir.folder import read_json, versions
+from dual_encoder.workdir.scores import read_scores
 
 
 def main() -> None:
@@ -59,8 +60,7 @@ def _main(report: pathlib.Path, cell: str) -> int:
         if old == new:
             say(f"the bits agree: scores and tables of images have the digest {old[:12]}")
             return 0
-        before, after = (flatten(read_json(epath.Path(where) / "evaluation" / "scores.json"), "/")
-                         for where in (workdir, again))
+        before, after = read_scores(workdir), read_scores(again)
     _show(before, after)
     return 1
 

@@ -285,7 +285,7 @@ def test_the_report_has_verdicts_curves_and_tables(light, tmp_path):
     assert len([row for row in rows if row["metric"] == "miou" and row["kind"] == "score"]) == 16
     images = list(csv.DictReader(io.StringIO((tmp_path / "images.csv").read_text())))
     assert len(images) == 2 * 2 * 2 * 40 and {row["group"] for row in images} == {f"i{i:02d}" for i in range(40)}
-    tables = list(tables_of(results, means(results), differences(results), tmp_path).values())
+    tables = tables_of(results, means(results), differences(results), tmp_path)
     assert "| dual |" in markdown(tables) and r"\toprule" in latex(tables) and "%" not in latex(tables).replace(
         r"\%", "").replace("% ", "")
     assert page.write(results, tmp_path).read_text() == text

@@ -1,7 +1,6 @@
 """The cells of an experiment: one run each, in the order in which they can be made."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from dual_encoder.command_line import load_config
 from dual_encoder.config import flatten
 from dual_encoder.errors import UserError
 from dual_encoder.experiment.plan import Initialisation, Plan, TaskPlan, merged
+from dual_encoder.workdir.scores import read_scores
 
 Kind = Literal["pretrain", "candidate", "score"]
 FEATURES = "features"  # folder of the outputs of frozen encoders, which all probes share
@@ -88,7 +88,7 @@ def _candidate_names(task: TaskPlan, one: Initialisation, fold: int) -> list[str
 
 def _sources(plan: Plan, one: Initialisation, fold: int, seed: int) -> tuple[str, ...]:
     """Returns the pre-training run that a cell needs, if there is one."""
-    source = plan.initialisation(one.like) if one.like else one
+    source = plan.source(one)
     return (_pretrain_name(plan, source, fold, seed),) if source.pretrain else ()
 
 
@@ -111,12 +111,13 @@ def configuration(plan: Plan, cell: Cell, out: pathlib.Path) -> dict[str, Any]:
     else:
         values = merged(load_config(task.config), task.keys, one.cell_keys)
         held_out = plan.folds
-        source = plan.initialisation(one.like) if one.like else one
         sources = _sources(plan, one, cell.fold, cell.seed)
-        values["init_from"] = str(out / sources[0]) if sources else source.init_from
+        values["init_from"] = str(out / sources[0]) if sources else plan.source(one).init_from
         chosen = _settings(task, cell, out)
     subset = {"fraction": cell.fraction, "folds": held_out, "fold": cell.fold if held_out else 0,
-              "validate": cell.kind == "candidate", "seed": cell.seed} | ({"groups": plan.groups} if held_out else {})
+              "validate": cell.kind == "candidate", "seed": cell.seed}
+    if task or held_out:
+        subset["groups"] = plan.groups
     changes: dict[str, Any] = {"seed": cell.seed, "data": {"subset": subset}}
     if "encoder" in values:
         changes["encoder"] = plan.encoder
@@ -145,13 +146,10 @@ def score(workdir: pathlib.Path, metric: str) -> float | None:
     Raises:
       UserError: the file cannot be read, or there is no such metric.
     """
-    path = workdir / "evaluation" / "scores.json"
-    try:
-        scores = flatten(json.loads(path.read_text()), "/")
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}); delete the folder of the cell and run it again") from error
+    scores = read_scores(workdir)
     if metric not in scores:
-        raise UserError(f"'{path}' has no '{metric}'; it has {', '.join(sorted(scores))}: change the task's metric")
+        raise UserError(f"'{workdir / 'evaluation' / 'scores.json'}' has no '{metric}'; it has "
+                        f"{', '.join(sorted(scores))}: change the task's metric")
     return scores[metric]
 
 

@@ -7,8 +7,9 @@ from dual_encoder.console import clock
 from dual_encoder.experiment.analysis import Difference, differences, means
 from dual_encoder.experiment.figures import forest, label_efficiency
 from dual_encoder.experiment.panels import disagreements
+from dual_encoder.experiment.plan import percent
 from dual_encoder.experiment.results import Results, per_image, tidy
-from dual_encoder.experiment.tables import TextTable, latex, markdown, tables_of
+from dual_encoder.experiment.tables import latex, markdown, tables_of
 from dual_encoder.report import html
 from dual_encoder.storage import atomic
 
@@ -48,24 +49,24 @@ def write(results: Results, out: pathlib.Path) -> pathlib.Path:
     compared = sum(one.comparison is not None for one in of_pairs)
     body = [_head(results, compared), _verdicts(of_pairs), html.section("Score by share of the labels", figures),
             _forest(results, of_pairs), _panels(results, out),
-            *(html.section(title, _table(table)) for title, table in tables.items()),
+            *(html.section(table.title, html.table(table.head, table.rows)) for table in tables),
             _leaks(results), _provenance(results)]
     for name, text in (("results.csv", tidy(results, out)), ("images.csv", per_image(results)),
-                       ("tables.md", markdown(list(tables.values()))), ("tables.tex", latex(list(tables.values()))),
+                       ("tables.md", markdown(tables)), ("tables.tex", latex(tables)),
                        ("report.html", html.page(results.plan.title, "".join(body)))):
         atomic.write(out / name, text.encode(errors="replace"))
     return out / "report.html"
 
 
-def verdict_lines(pairs: list[Difference]) -> list[str]:
+def _verdicts(pairs: list[Difference]) -> str:
     """Returns a sentence per comparison."""
-    lines = []
+    lines = ""
     for one in pairs:
-        where = f"{one.task}, {100 * one.fraction:g} % of the labels: {one.first} against {one.second}"
+        where = f"{one.task}, {percent(one.fraction)} of the labels: {one.first} against {one.second}"
         found = one.comparison.difference if one.comparison else None
         size = f" ({found.value:+.3f}, {found.low:+.3f} to {found.high:+.3f})" if found else ""
-        lines.append(f"{where}: {one.verdict}{size}; {one.reason}")
-    return lines
+        lines += f"<li>{html.text(f'{where}: {one.verdict}{size}; {one.reason}')}</li>"
+    return html.section("Verdicts", f"<ul>{lines}</ul>") if pairs else ""
 
 
 def _head(results: Results, comparisons: int) -> str:
@@ -85,11 +86,6 @@ def _head(results: Results, comparisons: int) -> str:
             + (warning if missing else ""))
 
 
-def _verdicts(pairs: list[Difference]) -> str:
-    rows = "".join(f"<li>{html.text(line)}</li>" for line in verdict_lines(pairs))
-    return html.section("Verdicts", f"<ul>{rows}</ul>") if pairs else ""
-
-
 def _forest(results: Results, pairs: list[Difference]) -> str:
     shown = [one for one in pairs if one.comparison]
     if not shown:
@@ -102,10 +98,6 @@ def _panels(results: Results, out: pathlib.Path) -> str:
     found = [(task.name, panels) for task in results.plan.tasks if (panels := disagreements(results, task, out))]
     return html.section("Examples", "".join(html.figure(f"{name}: {panels.title}", panels.png, name, panels.caption)
                                             for name, panels in found))
-
-
-def _table(table: TextTable) -> str:
-    return html.table(table.head, table.rows)
 
 
 def _leaks(results: Results) -> str:

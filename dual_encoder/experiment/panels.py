@@ -10,7 +10,7 @@ import numpy as np
 from dual_encoder.data.records import Records
 from dual_encoder.evaluation.per_image import PerImage
 from dual_encoder.experiment.cells import Cell
-from dual_encoder.experiment.plan import TaskPlan
+from dual_encoder.experiment.plan import TaskPlan, percent
 from dual_encoder.experiment.results import Results, images, score_name, table_file
 from dual_encoder.imagery.pictures import grid, image_to_rgb, label_to_rgb
 from dual_encoder.imagery.sensors import before
@@ -107,7 +107,7 @@ def _draw(results: Results, found: Sequence[_Image], pair: Sequence[str], fracti
     picture = io.BytesIO()
     grid(rows, _TILE).save(picture, "PNG")
     columns = ", ".join([*shown, "label", *(name.replace("_", " ") for name in pair)])
-    return Panels(f"Where {pair[0]} and {pair[1]} disagree most, {100 * fraction:g} % of the labels",
+    return Panels(f"Where {pair[0]} and {pair[1]} disagree most, {percent(fraction)} of the labels",
                   picture.getvalue(), f"Columns: {columns}. Rows, with the scores of both: {'; '.join(lines)}.")
 
 

@@ -131,9 +131,9 @@ class Plan:
             require(len(pair) == 2 and pair[0] != pair[1] and set(pair) <= set(names), f"{path}.comparisons", pair,
                     f"two of {', '.join(names)}")
 
-    def initialisation(self, name: str) -> Initialisation:
-        """Returns the initialisation of a name."""
-        return next(one for one in self.initialisations if one.name == name)
+    def source(self, one: Initialisation) -> Initialisation:
+        """Returns the initialisation whose run a cell starts from: `one`, or that which it is like."""
+        return next(other for other in self.initialisations if other.name == (one.like or one.name))
 
     def fractions_of(self, task: TaskPlan) -> tuple[float, ...]:
         """Returns the fractions of a task."""
@@ -161,6 +161,11 @@ def merged(values: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
             both = isinstance(value, dict) and isinstance(result.get(key), dict)
             result[key] = merged(result[key], value) if both else value
     return result
+
+
+def percent(share: float) -> str:
+    """Returns a share as '5 %'."""
+    return f"{100 * share:g} %"
 
 
 def _check_name(name: str, path: str) -> None:

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +19,7 @@ from dual_encoder.experiment.work import Outcome, outcome
 from dual_encoder.workdir import digests
 from dual_encoder.workdir.folder import read_json
 from dual_encoder.workdir.metrics import numbers
+from dual_encoder.workdir.scores import read_scores
 
 _HEAD = ("task", "initialisation", "fraction", "fold", "seed", "metric", "value", "kind", "cell")
 
@@ -166,8 +166,7 @@ def tidy(results: Results, out: pathlib.Path) -> str:
     for cell in results.cells:
         if results.outcomes[cell.name].state != "done":
             continue
-        scores = json.loads((out / cell.name / "evaluation" / "scores.json").read_bytes())
-        for metric, value in numbers(scores).items():
+        for metric, value in numbers(read_scores(out / cell.name)).items():
             writer.writerow([cell.task.name if cell.task else "", cell.initialisation.name, f"{cell.fraction:g}",
                              cell.fold, cell.seed, metric, f"{value:.9g}", cell.kind, cell.name])
     return text.getvalue()

@@ -1,14 +1,15 @@
 """The tables of an experiment as plain cells, in Markdown and in LaTeX."""
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from dual_encoder.config import flatten
 from dual_encoder.evaluation.comparison import Interval
 from dual_encoder.experiment.analysis import Difference, Mean
+from dual_encoder.experiment.plan import percent
 from dual_encoder.experiment.results import Results
+from dual_encoder.workdir.scores import read_scores
 
 _ESCAPED = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
             "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$"}
@@ -39,7 +40,7 @@ def score_tables(results: Results, means: Sequence[Mean]) -> list[TextTable]:
             mine = {mean.fraction: mean for mean in means if (mean.task, mean.initialisation) == (task.name, one.name)}
             rows.append((one.name, *(_score(mine[fraction]) for fraction in fractions)))
         tables.append(TextTable(f"{task.name}: {task.metric}",
-                                ("initialisation", *(f"{100 * fraction:g} % of the labels" for fraction in fractions)),
+                                ("initialisation", *(f"{percent(fraction)} of the labels" for fraction in fractions)),
                                 tuple(rows)))
     return tables
 
@@ -48,7 +49,7 @@ def difference_table(differences: Sequence[Difference]) -> TextTable:
     """Returns a row per comparison, with its verdict in words."""
     return TextTable("Paired differences", ("task", "labels", "first − second", "difference", "95 % interval",
                                             "of places alone", "p (Holm)", "verdict"),
-                     tuple((one.task, f"{100 * one.fraction:g} %", f"{one.first} − {one.second}",
+                     tuple((one.task, percent(one.fraction), f"{one.first} − {one.second}",
                             *_difference(one), f"{one.verdict}: {one.reason}" + _left_out(one)) for one in differences))
 
 
@@ -57,7 +58,7 @@ def pretraining_table(results: Results, out: pathlib.Path) -> TextTable:
     rows = []
     for cell in results.cells:
         if cell.kind == "pretrain" and results.outcomes[cell.name].state == "done":
-            scores = flatten(json.loads((out / cell.name / "evaluation" / "scores.json").read_bytes()), "/")
+            scores = read_scores(out / cell.name)
             for path in scores:
                 if path.endswith("/recall@1") and ("_of_" not in path or path.startswith("groups/")
                                                    and "_of_largest/" in path):
@@ -115,7 +116,7 @@ def latex(tables: Sequence[TextTable]) -> str:
     return "\n".join(parts)
 
 
-def interval_text(score: Interval) -> str:
+def _interval(score: Interval) -> str:
     """Returns '0.412 [0.390, 0.434]'."""
     return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
 
@@ -123,7 +124,7 @@ def interval_text(score: Interval) -> str:
 def _score(mean: Mean) -> str:
     if mean.score is None:
         return f"– ({len(mean.missing)} cells missing)"
-    return interval_text(mean.score) + f" ({len(mean.missing)} cells missing)" * bool(mean.missing)
+    return _interval(mean.score) + f" ({len(mean.missing)} cells missing)" * bool(mean.missing)
 
 
 def _difference(one: Difference) -> tuple[str, str, str, str]:
@@ -147,8 +148,8 @@ def _tex(cell: str) -> str:
 
 
 def tables_of(results: Results, means: Sequence[Mean], differences: Sequence[Difference], out: pathlib.Path
-              ) -> Mapping[str, TextTable]:
-    """Returns all tables that have rows, by their titles, in the order of the report."""
+              ) -> list[TextTable]:
+    """Returns all tables that have rows, in the order of the report."""
     tables = [*score_tables(results, means), difference_table(differences), pretraining_table(results, out),
               settings_table(results), missing_table(results)]
-    return {table.title: table for table in tables if table.rows}
+    return [table for table in tables if table.rows]

@@ -112,36 +112,24 @@ def work(plan: Plan, cells: Sequence[Cell], out: pathlib.Path, mesh: Mesh,
       UserError: a cell was made with another configuration.
       SystemExit: with code 75 after SIGTERM or SIGINT in a training run, which is saved.
     """
-    known: dict[str, Outcome] = {}
-    while True:
-        missing = [cell for cell in cells if cell.name not in known]
-        if not missing:
-            return
-        ran = False
-        for cell in missing:
-            if (found := outcome(out, cell.name)).state != "open":
-                known[cell.name] = found
-                _check_unchanged(plan, cell, found, out)
-                ran = True
-            elif all(_state(known, need, out) != "open" for need in cell.needs):
-                ran = _try(plan, cell, out, mesh, ended)
-            if ran:
-                break  # the first cells come first: others need them
-        if not ran:
+    left = list(cells)
+    while left:
+        for cell in left:  # the first cells come first: others need them
+            if has_ended(out, cell.name):
+                _check_unchanged(plan, cell, outcome(out, cell.name), out)
+            elif not (all(has_ended(out, need) for need in cell.needs) and _try(plan, cell, out, mesh, ended)):
+                continue
+            left.remove(cell)
+            break
+        else:
             time.sleep(_PAUSE)
 
 
-def _state(known: dict[str, Outcome], name: str, out: pathlib.Path) -> State:
-    if name not in known and (found := outcome(out, name)).state != "open":
-        known[name] = found
-    return known[name].state if name in known else "open"
-
-
 def _try(plan: Plan, cell: Cell, out: pathlib.Path, mesh: Mesh, ended: Callable[[Cell, Outcome], None]) -> bool:
-    """Runs a cell unless another process does; returns whether it ended here."""
+    """Runs a cell unless another process does, or has done so; returns whether it ended here."""
     with _claimed(out, cell) as mine:
-        if not mine or outcome(out, cell.name).state != "open":
-            return mine
+        if not mine or has_ended(out, cell.name):
+            return False
         started = time.monotonic()
         result = _run(plan, cell, out, mesh)
         result = dataclasses.replace(result, seconds=round(time.monotonic() - started, 3), code_version=__version__)

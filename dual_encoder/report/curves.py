@@ -1,10 +1,12 @@
 """Curves of metrics as SVG pictures."""
 
+import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -26,10 +28,7 @@ def plot(title: str, lines: Mapping[str, Series], marks: Sequence[int]) -> bytes
     Returns:
       an SVG document.
     """
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9,
-                                "font.family": "sans-serif", "axes.edgecolor": "#b4bec8"}):
-        figure = Figure(figsize=(4.4, 2.5), layout="constrained")
-        axes = figure.add_subplot()
+    with drawing(title, (4.4, 2.5)) as (axes, svg):
         for number, (label, series) in enumerate(lines.items()):
             steps, values = thin(*series)
             axes.plot(steps, values, color=_COLOURS[number % len(_COLOURS)], linewidth=1.4, label=_plain(label),
@@ -39,14 +38,29 @@ def plot(title: str, lines: Mapping[str, Series], marks: Sequence[int]) -> bytes
         if len(lines) > 1:
             two = len(lines) > 4 and max(map(len, lines)) <= _SHORT  # two columns of long labels leave no panel
             axes.legend(frameon=False, fontsize=8, ncols=2 if two else 1)
-        axes.set_title(_plain(title), fontsize=10, loc="left", color="#1d2733")
         axes.set_xlabel("step", color="#5c6b7a")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return svg.getvalue()
+
+
+@contextlib.contextmanager
+def drawing(title: str, size: tuple[float, float]) -> Iterator[tuple[Axes, io.BytesIO]]:
+    """Gives axes to draw on, and a buffer that holds them as an SVG document when the block ends.
+
+    Args:
+      title: of the picture. Equal titles and drawings give equal bytes.
+      size: width and height in inches.
+    """
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9,
+                                "font.family": "sans-serif", "axes.edgecolor": "#b4bec8"}):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(_plain(title), fontsize=10, loc="left", color="#1d2733")
         axes.grid(color="#edf0f3")
         axes.spines[["top", "right"]].set_visible(False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+        svg = io.BytesIO()
+        yield axes, svg
+        figure.savefig(svg, format="svg", metadata={"Date": None})
 
 
 def thin(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:

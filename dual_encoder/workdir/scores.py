@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from dual_encoder.config import flatten
 from dual_encoder.evaluation.table import Evaluation, Table
 from dual_encoder.workdir import digests
-from dual_encoder.workdir.folder import write_json
+from dual_encoder.workdir.folder import read_json, write_json
 from dual_encoder.workdir.metrics import numbers
 
 
@@ -51,6 +52,16 @@ def save_curve_tables(workdir: epath.Path, name: str, step: int, tables: Sequenc
     """
     (workdir / "curves").mkdir(parents=True, exist_ok=True)
     write_json(workdir, f"curves/{name}.json", {"step": step, "tables": [table.to_json() for table in tables]})
+
+
+def read_scores(workdir: epath.PathLike) -> dict[str, Any]:
+    """Returns the scores of the last evaluation of a run by their paths, such as 'iou/flood'; with 'step'.
+
+    Raises:
+      UserError: scores.json is damaged.
+      FileNotFoundError: there is none.
+    """
+    return flatten(read_json(epath.Path(workdir) / "evaluation" / "scores.json"), "/")
 
 
 def summary(scores: Mapping[str, Any]) -> str:
