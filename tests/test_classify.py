@@ -94,7 +94,7 @@ def test_a_fused_classifier_is_scored_with_each_sensor_alone():
         *variables, {"s2": batch["s2"], "label": batch["label"]})
     np.testing.assert_allclose(alone["probability"], output["probability_s2"], rtol=1e-5)
     assert np.abs(output["probability_s2"] - output["probability"]).max() > 1e-3
-    records = SimpleNamespace(record=lambda number: {"id": f"i{number}", "location_id": f"p{number}"})
+    records = SimpleNamespace(ids=list("abcd"), location_ids=list("efgh"))
     tables = task.evaluate(iter([(np.arange(4), output)]), records).tables
     accuracy = (output["probability_s1"].argmax(axis=1) == batch["label"]).mean()
     assert tables[-1].value("s1", "accuracy") == accuracy and tables[-1].name == "classification_alone"

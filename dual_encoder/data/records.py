@@ -79,8 +79,9 @@ class Records:
         """Returns a part of the records, numbered from 0; `rows` are numbers, ascending."""
         part = copy.copy(self)
         part.bad = []
-        if "location_ids" in self.__dict__:
-            part.__dict__["location_ids"] = [self.location_ids[row] for row in rows]
+        for name in ("ids", "location_ids"):
+            if name in self.__dict__:
+                part.__dict__[name] = [self.__dict__[name][row] for row in rows]
         if "labels" in self.__dict__:
             part.__dict__["labels"] = self.labels[rows]
         part._rows = rows if self._rows is None else self._rows[rows]
@@ -119,6 +120,17 @@ class Records:
           UserError: a damaged record, and `max_bad_records` in a row behind it.
         """
         return self._first_sound(number, lambda part, within: self.parts[part].read_into(within, rows))
+
+    @functools.cached_property
+    def ids(self) -> list[str]:
+        """The id of each record; the first use reads every record once.
+
+        Raises:
+          UserError: a damaged record, and `max_bad_records` in a row behind it.
+        """
+        records = [self.record(number) for number in range(len(self))]
+        self.__dict__.setdefault("location_ids", [record["location_id"] for record in records])
+        return [record["id"] for record in records]
 
     @functools.cached_property
     def location_ids(self) -> list[str]:

@@ -66,6 +66,8 @@ def evaluate_probes(train: LabelledVectors, validation: LabelledVectors, test: L
     """
     for name, part in (("train", train), ("validation", validation), ("test", test)):
         unit_vectors(part.vectors, name)  # raises
+    evaluate, truth = ((evaluate_single_class, test.labels.argmax(axis=1)) if single else
+                       (evaluate_classes, test.labels))
     parts = []
     for probe in probes:
         note = f"Learnt from {len(train.vectors):,} images"
@@ -77,11 +79,7 @@ def evaluate_probes(train: LabelledVectors, validation: LabelledVectors, test: L
             fitted = linear_probe(train.pair(), validation.pair(), score, single)
             probability = fitted.predict(test.vectors)
             note += f"; C = {fitted.strength:g} was best on {len(validation.vectors):,} others"
-        if single:
-            scored = evaluate_single_class(test.labels.argmax(axis=1), probability, class_names)
-        else:
-            scored = evaluate_classes(test.labels, probability, class_names)
-        truth = test.labels.argmax(axis=1) if single else test.labels
+        scored = evaluate(truth, probability, class_names)
         if per_image:
             scored = dataclasses.replace(scored, per_image={probe: per_image(*image_values(truth, probability))})
         parts.append(of_probe(scored, probe, f"{note}; scored on {len(test.vectors):,}."))

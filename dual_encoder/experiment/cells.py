@@ -114,8 +114,8 @@ def configuration(plan: Plan, cell: Cell, out: pathlib.Path) -> dict[str, Any]:
         sources = _sources(plan, one, cell.fold, cell.seed)
         values["init_from"] = str(out / sources[0]) if sources else plan.source(one).init_from
         chosen = _settings(task, cell, out)
-    subset = {"fraction": cell.fraction, "folds": held_out, "fold": cell.fold if held_out else 0,
-              "validate": cell.kind == "candidate", "seed": cell.seed}
+    subset: dict[str, Any] = {"fraction": cell.fraction, "folds": held_out, "fold": cell.fold if held_out else 0,
+                              "validate": cell.kind == "candidate", "seed": cell.seed}
     if task or held_out:
         subset["groups"] = plan.groups
     changes: dict[str, Any] = {"seed": cell.seed, "data": {"subset": subset}}

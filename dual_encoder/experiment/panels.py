@@ -13,7 +13,7 @@ from dual_encoder.experiment.cells import Cell
 from dual_encoder.experiment.plan import TaskPlan, percent
 from dual_encoder.experiment.results import Results, images, score_name, table_file
 from dual_encoder.imagery.pictures import grid, image_to_rgb, label_to_rgb
-from dual_encoder.imagery.sensors import before
+from dual_encoder.imagery.sensors import dates
 
 _ROWS = 4
 _TILE = 160  # pixels
@@ -100,7 +100,10 @@ def _differences(cell: Cell, tables: Sequence[PerImage], task: TaskPlan) -> list
 def _draw(results: Results, found: Sequence[_Image], pair: Sequence[str], fraction: float) -> Panels:
     rows, lines = [], []
     for image in found:
-        record, shown, records = _record(results.outcomes[image.cell.name].config, image.id)
+        config = results.outcomes[image.cell.name].config
+        records = _scored(config)
+        shown = dates(config["inputs"].split("+")[0], config["change"] != "none")
+        record = records.record(records.ids.index(image.id))
         inputs = [image_to_rgb(record[name], records.info.sensors[name]) for name in shown.values()]
         rows.append([*inputs, label_to_rgb(record["label"]), *map(label_to_rgb, image.predictions)])
         lines.append(f"{image.id} ({image.scores[0]:.2f}, {image.scores[1]:.2f})")
@@ -111,14 +114,7 @@ def _draw(results: Results, found: Sequence[_Image], pair: Sequence[str], fracti
                   picture.getvalue(), f"Columns: {columns}. Rows, with the scores of both: {'; '.join(lines)}.")
 
 
-def _record(config: Mapping[str, Any], wanted: str) -> tuple[Mapping[str, Any], Mapping[str, str], Records]:
-    """Returns a record by its id, the images to show (title -> name), and the records."""
-    sensor, data = config["inputs"].split("+")[0], config["data"]
-    shown = {"input": sensor} if config.get("change", "none") == "none" else {"before": before(sensor), "after": sensor}
-    folds = data["subset"]["folds"] or data["subset"]["validate"]
-    records = Records(data["dir"], data["split"] if folds else data["eval_split"], (*shown.values(), "label"))
-    for number in range(len(records)):
-        record = records.record(number)
-        if record["id"] == wanted:
-            return record, shown, records
-    raise ValueError(f"no record '{wanted}'")
+def _scored(config: Mapping[str, Any]) -> Records:
+    """Returns the split that the images of a run are in."""
+    data = config["data"]
+    return Records(data["dir"], data["split"] if data["subset"]["folds"] else data["eval_split"], ())

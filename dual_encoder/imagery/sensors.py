@@ -160,6 +160,11 @@ def before(feature: str) -> str:
     return f"{feature}_before"
 
 
+def dates(feature: str, both: bool) -> dict[str, str]:
+    """Returns what an image shows -> its feature: 'input' alone, or 'before' and 'after' a change."""
+    return {"before": before(feature), "after": feature} if both else {"input": feature}
+
+
 def sensor(name: str) -> SensorSpec:
     """Returns the spec called `name`; UserError with the nearest name otherwise."""
     if name not in SENSORS:

@@ -25,6 +25,7 @@ from dual_encoder.tasks.downstream import (
     only_available,
     per_image,
     with_encoders,
+    with_sensors_alone,
 )
 
 _KINDS = ("image_class", "image_classes")
@@ -109,9 +110,7 @@ class Classify:
             logits: Any = self.model.apply({"params": params, "batch_stats": batch_stats}, images, False, given)
             return jax.nn.softmax(logits) if self.single else jax.nn.sigmoid(logits)
 
-        alone = () if available else self._alone
-        return {"probability": predict(available), "label": batch["label"],
-                **{f"probability_{name}": predict((name,)) for name in alone}}
+        return {"label": batch["label"]} | with_sensors_alone("probability", predict, self.config, available)
 
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
         """Scores all images of the split together, and with each sensor alone; see `Task`."""
@@ -124,9 +123,4 @@ class Classify:
             per_image={"classification": per_image(records, columns["number"].tolist(), kind, self.classes, values)})
         return with_single_sensors(whole, {
             name: evaluate(columns["label"], columns[f"probability_{name}"], self.classes).tables[0]
-            for name in self._alone})
-
-    @property
-    def _alone(self) -> tuple[str, ...]:
-        """Returns the sensors that the model can do with alone."""
-        return self.config.sensors if self.config.sensor_dropout else ()
+            for name in self.config.alone})

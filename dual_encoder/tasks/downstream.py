@@ -1,7 +1,8 @@
 """The part that all downstream tasks share: encoders from a pre-training checkpoint, and a label."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -18,7 +19,7 @@ from dual_encoder.models.fusion import Fusion, encoder_names
 from dual_encoder.optim.optimizer import RateFactor
 from dual_encoder.tasks.task import TaskConfig, check_start
 
-KEPT_PIXELS = 1 << 26  # of predictions that are stored with the scores
+_KEPT_PIXELS = 1 << 26  # of predictions that are stored with the scores
 _DROPOUT = 1 << 16  # of a record's key; augment.py takes small numbers
 
 
@@ -62,6 +63,11 @@ class DownstreamConfig(TaskConfig):
     def frozen_parameters(self) -> tuple[str, ...]:
         """Top-level names of the parameters that never change."""
         return tuple(f"{name}_encoder" for name in self.encoders) if self.frozen else ()
+
+    @property
+    def alone(self) -> tuple[str, ...]:
+        """The sensors that a model can do with alone."""
+        return self.sensors if self.sensor_dropout else ()
 
     @property
     def fixed_stages(self) -> int:
@@ -131,6 +137,20 @@ def only_available(sensors: Sequence[str], available: Sequence[str], rows: int) 
     return jnp.tile(jnp.array([[name in available for name in sensors]]), (rows, 1)) if available else None
 
 
+def with_sensors_alone(name: str, predict: Callable[[Sequence[str]], jax.Array], config: DownstreamConfig,
+                       available: Sequence[str]) -> dict[str, jax.Array]:
+    """Returns `name`, the output from the sensors that are available, and `<name>_<sensor>` of each sensor alone.
+
+    Args:
+      name: of the output.
+      predict: sensors to predict from, () = all -> output.
+      config: of the task.
+      available: the sensors to predict from; () = all, and only then each sensor is predicted from alone, too.
+    """
+    return {name: predict(available)} | {f"{name}_{sensor}": predict((sensor,))
+                                         for sensor in (() if available else config.alone)}
+
+
 def normalised(batch: Mapping[str, jax.Array], sensors: Mapping[str, SensorSpec], wanted: Collection[str]
                ) -> dict[str, jax.Array]:
     """Returns the images of a batch, float32 [batch, height, width, bands]; those that are not wanted are 0.
@@ -189,12 +209,16 @@ def per_image(records: Records, numbers: Iterable[int], kind: Kind, classes: tup
       records: of the split.
       numbers: of the records, one per row of `values`.
       kind, classes, values: as of `PerImage`.
-      predictions: of each image, uint8 [height, width]; they are kept if there are at most 64 Mi pixels of them.
+      predictions: of each image, uint8 [height, width]; () keeps none.
     """
-    kept = np.stack(predictions) if 0 < sum(one.size for one in predictions) <= KEPT_PIXELS else None
-    rows = [records.record(int(number)) for number in numbers]
-    return PerImage(kind, classes, tuple(row["id"] for row in rows), tuple(row["location_id"] for row in rows),
-                    values.astype(np.float64), kept)
+    rows, ids, places = list(numbers), records.ids, records.location_ids
+    return PerImage(kind, classes, tuple(ids[row] for row in rows), tuple(places[row] for row in rows),
+                    values.astype(np.float64), np.stack(predictions) if len(predictions) else None)
+
+
+def keeps_predictions(records: Records) -> bool:
+    """Returns whether the predictions of the pixels of a split are few enough to be stored with its scores."""
+    return len(records) * math.prod(records.info.tensors["label"].shape) <= _KEPT_PIXELS
 
 
 def _take(pretrained: Mapping[str, Any], name: str, fresh: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dual_encoder.data.subsets import SubsetConfig
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.probes import ProbeName
 from dual_encoder.imagery.normalise import normalise
-from dual_encoder.imagery.sensors import SensorSpec, before
+from dual_encoder.imagery.sensors import SensorSpec, before, dates
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.models.features import Features
 from dual_encoder.models.fusion import Change, Fusion, encoder_images, encoder_names
@@ -133,8 +133,7 @@ class ProbeConfig:
     @property
     def dates(self) -> Mapping[str, str]:
         """The images of the first sensor: 'input', or 'before' and 'after' -> name in a record."""
-        first = self.sensors[0]
-        return {"input": first} if self.change == "none" else {"before": before(first), "after": first}
+        return dates(self.sensors[0], self.change != "none")
 
     def check(self, path: str) -> None:
         """Raises UserError without a run or a probe."""

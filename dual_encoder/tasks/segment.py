@@ -1,7 +1,6 @@
 """Segmentation fine-tuning: encoders from a pre-training checkpoint (or from scratch) under a decoder."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -23,19 +22,20 @@ from dual_encoder.evaluation.segmentation import (
 )
 from dual_encoder.evaluation.single_sensors import with_single_sensors
 from dual_encoder.evaluation.table import Evaluation
-from dual_encoder.imagery.sensors import IGNORED, SensorSpec, before
+from dual_encoder.imagery.sensors import IGNORED, SensorSpec, before, dates
 from dual_encoder.losses.segmentation import cross_entropy, soft_dice
 from dual_encoder.models.decoders import Decoder
 from dual_encoder.models.fusion import Change
 from dual_encoder.models.segmentation import SegmentationModel
 from dual_encoder.tasks.downstream import (
-    KEPT_PIXELS,
     DownstreamConfig,
     draw_available,
+    keeps_predictions,
     normalised,
     only_available,
     per_image,
     with_encoders,
+    with_sensors_alone,
 )
 from dual_encoder.tasks.windows import in_windows
 
@@ -167,19 +167,17 @@ class Segment:
             blended = in_windows(logits, images, len(self.classes), self.config.window, self.config.overlap)
             return jnp.argmax(blended, axis=-1).astype(jnp.uint8)
 
-        alone = () if available else self._alone
-        return {"prediction": predict(available), "label": batch["label"],
-                **{f"prediction_{name}": predict((name,)) for name in alone}}
+        return {"label": batch["label"]} | with_sensors_alone("prediction", predict, self.config, available)
 
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
         """Scores one confusion matrix over the split, and one of each sensor alone; see `Task.evaluate`."""
         classes, scored = len(self.classes), []
         kept: list[np.ndarray] = []
-        keeps = len(records) * math.prod(records.info.tensors["label"].shape) <= KEPT_PIXELS
+        keeps = keeps_predictions(records)
         matrices: dict[str, list[np.ndarray]] = {
-            key: [] for key in ("prediction", *(f"prediction_{name}" for name in self._alone))}
+            key: [] for key in ("prediction", *(f"prediction_{name}" for name in self.config.alone))}
         shown = set(np.linspace(0, len(records) - 1, min(_PANEL_ROWS, len(records))).astype(int).tolist())
-        shown_images = self.inputs[:1] if self.config.change == "none" else (before(self.inputs[0]), self.inputs[0])
+        pictured = dates(self.inputs[0], self.config.change != "none")
         images, labels, predictions = [], [], []
         for numbers, output in outputs:
             for row, number in enumerate(numbers.tolist()):
@@ -190,23 +188,17 @@ class Segment:
                     kept.append(output["prediction"][row])
                 if number in shown:
                     record = records[number]
-                    images.append([record[name] for name in shown_images])
+                    images.append([record[name] for name in pictured.values()])
                     labels.append(output["label"][row])
                     predictions.append(output["prediction"][row])
         whole = evaluate_segmentation(np.sum(matrices["prediction"], axis=0), self.classes, images, labels, predictions,
-                                      self.sensors[self.inputs[0]],
-                                      ("input",) if len(shown_images) == 1 else ("before", "after"))
+                                      self.sensors[self.inputs[0]], tuple(pictured))
         values = np.reshape(matrices["prediction"], (len(scored), -1))
         whole = dataclasses.replace(
             whole, per_image={"segmentation": per_image(records, scored, "counts", self.classes, values, kept)})
         return with_single_sensors(whole, {
             name: segmentation_tables(segmentation_scores(np.sum(matrices[f"prediction_{name}"], axis=0),
-                                                          self.classes))[0] for name in self._alone})
-
-    @property
-    def _alone(self) -> tuple[str, ...]:
-        """Returns the sensors that the model can do with alone."""
-        return self.inputs if self.config.sensor_dropout else ()
+                                                          self.classes))[0] for name in self.config.alone})
 
     def _dates(self, images: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns the images as the model takes them: with a change, the two dates of each sensor are stacked."""

@@ -18,7 +18,7 @@ from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
 from dual_encoder.tasks.build import Built, BuiltProbe, Part, build_probe
-from dual_encoder.tasks.downstream import per_image
+from dual_encoder.tasks.downstream import keeps_predictions, per_image
 from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig
 from dual_encoder.tasks.probe import FrozenEncoder, ProbeConfig
 from dual_encoder.training.evaluate import predictor
@@ -150,7 +150,7 @@ def _evaluate_maps(config: ProbeConfig, built: BuiltProbe, train: LabelledMaps, 
         [test.label(at) for at in shown], [predictions[at] for at in shown], built.sensors[config.sensors[0]],
         tuple(dates))
     table = per_image(records, range(len(records)), "counts", classes, np.reshape(matrices, (len(matrices), -1)),
-                      predictions)
+                      predictions if keeps_predictions(records) else ())
     return of_probe(dataclasses.replace(evaluation, per_image={"linear": table}), "linear",
                     f"Learnt from {fitted.pixels:,} pixels of {len(train.images):,} images; C = "
                     f"{fitted.probe.strength:g} was best on {len(validation.images):,} others; scored on "
