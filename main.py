@@ -25,7 +25,6 @@ Exit codes:
 import sys
 
 from absl import flags
-from etils import epath
 from ml_collections import config_flags
 
 from dual_encoder.command_line import parse_flags, reject_unused
@@ -33,6 +32,7 @@ from dual_encoder.config import parse
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.report.page import write_report
 from dual_encoder.runtime import compilation_cache, heap, mesh
+from dual_encoder.storage import paths
 from dual_encoder.tasks.build import AnyConfig, EvaluateConfig
 from dual_encoder.training.run import run
 
@@ -61,7 +61,7 @@ def main() -> None:
     mesh.start(_PEER_TIMEOUT.value)
     if mesh.is_main_process():
         print(cache, flush=True)
-    workdir = epath.Path(_WORKDIR.value or getattr(config, "init_from", ""))  # `evaluate` may go without one
+    workdir = paths.anywhere(_WORKDIR.value or getattr(config, "init_from", ""))  # `evaluate` may go without one
     with mesh.together():
         run(config, mesh.make(), workdir, profile_steps=_PROFILE.value, after_evaluation=write_report)
         if mesh.is_main_process():

@@ -1,13 +1,48 @@
-"""--config=FILE.py[:VARIANT] and overrides --config.KEY=VALUE; a wrong file, key, value or flag is one line."""
+"""The flags of all commands: what they have in common, and --config=FILE.py[:VARIANT] with --config.KEY=VALUE.
 
+A wrong file, key, value or flag is one line.
+"""
+
+import argparse
 import importlib.util
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags
 
+from dual_encoder import __version__
 from dual_encoder.config import key_paths, to_dict
 from dual_encoder.errors import UserError, nearest
+
+VERSION = f"dual_encoder {__version__}"
+
+
+def parser(module: str, text: str | None) -> argparse.ArgumentParser:
+    """Returns a parser with the flags that all commands have: --help, --version and --debug.
+
+    Args:
+      module: that `python -m` runs.
+      text: what the command does, as its docstring says it.
+    """
+    made = _Parser(prog=f"python -m {module}", description=text, allow_abbrev=False,
+                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--version", action="version", version=VERSION)
+    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return made
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that gives one line for a mistake, without its usage, and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def dashed(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with '-' in place of '_' in the names of flags: --data_dir=x_y becomes --data-dir=x_y."""
+    parts = [argument.partition("=") for argument in arguments]
+    return [name.replace("_", "-") + equals + value if name.startswith("--") else name + equals + value
+            for name, equals, value in parts]
 
 
 def parse_flags(arguments: Sequence[str], flag_values: flags.FlagValues) -> list[str]:

@@ -16,12 +16,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 ARROWS = {
     "errors": set(),
     "console": set(),
-    "config": {"errors"},
-    "command_line": {"config", "errors"},
     "storage": {"errors"},
+    "config": {"errors", "storage"},
+    "command_line": {"config", "errors"},
     "imagery": {"errors"},
     "runtime": {"errors"},
-    "data": {"config", "console", "errors", "imagery", "storage"},
+    "data": {"config", "console", "errors", "imagery", "runtime", "storage"},
     "state": set(),
     "augment": {"config", "imagery"},
     "models": {"config", "errors"},
@@ -39,17 +39,18 @@ ARROWS = {
     "export": {"errors", "imagery", "storage", "weights", "workdir"},
     "experiment": {"command_line", "config", "console", "data", "errors", "evaluation", "imagery", "report", "runtime",
                    "storage", "tasks", "training", "workdir"},
-    "reproduce": {"config", "console", "errors", "experiment", "runtime", "tasks", "training", "workdir"},
-    "data_prep": {"console", "data", "errors", "imagery", "storage"},
-    "main": {"command_line", "config", "errors", "report", "runtime", "tasks", "training"},
+    "reproduce": {"command_line", "config", "console", "errors", "experiment", "runtime", "storage", "tasks",
+                  "training", "workdir"},
+    "data_prep": {"command_line", "console", "data", "errors", "imagery", "runtime", "storage"},
+    "main": {"command_line", "config", "errors", "report", "runtime", "storage", "tasks", "training"},
 }
 
 # Room -> its files from the bottom up: a file may import files of its own room that stand before it.
 FILES = {
-    "storage": "atomic files lock sums",
+    "storage": "paths atomic files lock sums",
     "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster normalise "
                "pictures",
-    "runtime": "mesh heap compilation_cache stop_request",
+    "runtime": "cores backend mesh heap compilation_cache stop_request",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
     "models": "convolution attention features resnet vit encoder pyramid decoders fusion dual_encoder segmentation "

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated
 
-from dual_encoder.config import AtLeast, Before, require
+from dual_encoder.config import AtLeast, Before, IsPath, require
 from dual_encoder.data.subsets import WHOLE, SubsetConfig
 
 HELD_OUT = "held_out"  # in place of the name of a split: a part of the places to learn from
@@ -30,13 +30,13 @@ class DataConfig:
         0 stops at the first.
     """
 
-    dir: str
+    dir: Annotated[str, IsPath(several=True)]
     split: str
     weights: Annotated[tuple[float, ...], Before(())]
     eval_split: str
     select_split: Annotated[str, Before("")]
     subset: Annotated[SubsetConfig, Before(WHOLE)]
-    statistics: str
+    statistics: Annotated[str, IsPath()]
     threads: Annotated[int, AtLeast(1)]
     processes: Annotated[int, AtLeast(0), Before(0)]
     max_bad_records: Annotated[int, AtLeast(0), Before(0)]
