@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable
 
 from data_prep import importers
-from dual_encoder import command_line
-from dual_encoder.command_line import dashed
+from dual_encoder.command_line.parser import VERSION, dashed, make_parser
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.runtime import cores
 from dual_encoder.storage import paths
@@ -26,7 +25,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser = command_line.parser("data_prep", __doc__)
+    common.add_argument("--version", action="version", version=VERSION)
+    parser = make_parser("data_prep", __doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name, run, text):

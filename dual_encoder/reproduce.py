@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from dual_encoder import command_line
+from dual_encoder.command_line.parser import make_parser
 from dual_encoder.config import parse
 from dual_encoder.console import say
 from dual_encoder.errors import UserError, exit_on_user_error
@@ -31,7 +31,7 @@ from dual_encoder.workdir.scores import read_scores
 
 def main() -> None:
     """Makes the run that the command line names again. A user's mistake gives one line and exit code 2."""
-    parser = command_line.parser("dual_encoder.reproduce", __doc__)
+    parser = make_parser("dual_encoder.reproduce", __doc__)
     parser.add_argument("report", type=paths.local, help="report.html, or the folder that holds it")
     parser.add_argument("--cell", default="", help="a run of an experiment")
     flags = parser.parse_args()

@@ -42,11 +42,14 @@ ARROWS = {
     "reproduce": {"command_line", "config", "console", "errors", "experiment", "runtime", "storage", "tasks",
                   "training", "workdir"},
     "data_prep": {"command_line", "console", "data", "errors", "imagery", "runtime", "storage"},
-    "main": {"command_line", "config", "errors", "report", "runtime", "storage", "tasks", "training"},
+    "train": {"command_line", "config", "errors", "report", "runtime", "storage", "tasks", "training"},
+    "__main__": {"command_line", "errors"},
+    "main": {"train"},
 }
 
 # Room -> its files from the bottom up: a file may import files of its own room that stand before it.
 FILES = {
+    "command_line": "parser config_file config_help",
     "storage": "paths atomic files lock sums",
     "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster normalise "
                "pictures",
@@ -115,7 +118,7 @@ def test_the_tables_name_every_file():
         there = {path.stem for path in (ROOT / "dual_encoder" / room).glob("*.py")} - {"__init__"}
         assert set(files.split()) == there, room
     flat = {path.stem for path in (ROOT / "dual_encoder").glob("*.py")} - {"__init__"}
-    assert flat == set(ARROWS) - set(FILES) - {"data_prep", "main"} and len(flat) <= 8
+    assert flat == set(ARROWS) - set(FILES) - {"data_prep", "main"} and len(flat) <= 9
 
 
 def test_imports_follow_the_arrows():
@@ -130,7 +133,7 @@ def test_imports_follow_the_arrows():
                 before = FILES[room].split()[:FILES[room].split().index(file)]
                 allowed = other_file in before
             else:
-                allowed = other in (room, *ARROWS[room]) or name == "dual_encoder.__version__"
+                allowed = other in (room, *ARROWS[room]) or name in ("dual_encoder", "dual_encoder.__version__")
             if not allowed:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong, "\n".join(wrong)

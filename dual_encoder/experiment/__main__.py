@@ -19,7 +19,7 @@ import sys
 import time
 from collections import Counter
 
-from dual_encoder import command_line
+from dual_encoder.command_line.parser import make_parser
 from dual_encoder.console import clock, say
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.experiment import page, plan, work
@@ -33,7 +33,7 @@ _STOPPED = 75
 
 def main() -> None:
     """Runs what the command line says. A user's mistake gives one line and exit code 2."""
-    parser = command_line.parser("dual_encoder.experiment", __doc__)
+    parser = make_parser("dual_encoder.experiment", __doc__)
     parser.add_argument("--plan", required=True, help="FILE.py or FILE.py:VARIANT, as configs/experiment.py:quick")
     parser.add_argument("--out", type=paths.local, required=True, help="folder of the experiment")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side (default 1)")

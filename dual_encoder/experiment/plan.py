@@ -8,7 +8,7 @@ import math
 import re
 from typing import Annotated, Any
 
-from dual_encoder.command_line import load_config
+from dual_encoder.command_line.config_file import load_config
 from dual_encoder.config import AtLeast, IsPath, parse, require
 from dual_encoder.data.subsets import GROUPS
 

@@ -27,8 +27,8 @@ import rich.progress
 from absl import flags
 from ml_collections import config_flags
 
-from dual_encoder import command_line
-from dual_encoder.command_line import parse_flags
+from dual_encoder.command_line.config_file import parse_flags
+from dual_encoder.command_line.parser import make_parser
 from dual_encoder.config import parse, to_dict
 from dual_encoder.data.records import Records
 from dual_encoder.data.shapes import Shapes, shapes
@@ -162,7 +162,7 @@ class _Plan:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_line.parser("dual_encoder.plan", __doc__)
+    parser = make_parser("dual_encoder.plan", __doc__)
     parser.add_argument("--topology", required=True, help="cpu:8, v5e:16x16, v4:4x4x4, h100:8, h100:2x8, ...")
     parser.add_argument("--size", type=int, default=0, metavar="PX", help="side of the images; no data set is read")
     parser.add_argument("--sensors", default="s1_grd,s2_l2a", help="with --size: sensor kinds (default: %(default)s)")
