@@ -165,6 +165,11 @@ class Checkpoints:
             except (UserError, jax.errors.JaxRuntimeError):
                 raise
             except Exception as error:  # Orbax raises many types; digests exclude bit rot
+                if "structures do not match" in str(error):
+                    raise UserError(
+                        f"checkpoint {step} of '{self._workdir}' was written by a version whose optimizer had another "
+                        "state; it cannot be resumed, but evaluated, exported, and started from: give another workdir "
+                        f"and --config.init_from='{self._workdir}'") from error
                 if proven or not mesh_lib.is_alone():
                     raise UserError(f"checkpoint {step} of '{self._workdir}' cannot be read ({one_line(error)}); move "
                                     f"'checkpoints/{step}' away, and the same command goes on from an older one"
