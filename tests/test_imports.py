@@ -37,6 +37,7 @@ ARROWS = {
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
     "weights": {"errors", "models"},
     "export": {"errors", "imagery", "storage", "weights", "workdir"},
+    "inference": {"config", "errors", "export", "imagery", "models", "tasks", "weights"},
     "experiment": {"command_line", "config", "console", "data", "errors", "evaluation", "imagery", "report", "runtime",
                    "storage", "tasks", "training", "workdir"},
     "reproduce": {"config", "console", "errors", "experiment", "runtime", "tasks", "training", "workdir"},
@@ -66,6 +67,7 @@ FILES = {
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",
     "export": "folder card_code card timm __main__",
+    "inference": "images exported encoder",
     "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
 }
 

@@ -1,0 +1,1 @@
+"""Trained models for notebooks and commands: arrays or files in, vectors out."""
