@@ -42,6 +42,7 @@ ARROWS = {
                    "storage", "tasks", "training", "workdir"},
     "reproduce": {"config", "console", "errors", "experiment", "runtime", "tasks", "training", "workdir"},
     "data_prep": {"console", "data", "errors", "imagery", "storage"},
+    "embed": {"console", "data", "data_prep", "errors", "imagery", "inference", "runtime", "storage"},
     "main": {"command_line", "config", "errors", "report", "runtime", "tasks", "training"},
 }
 
@@ -68,6 +69,7 @@ FILES = {
     "weights": "timm_keys",
     "export": "folder card_code card timm __main__",
     "inference": "images exported encoder",
+    "embed": "table places card sources write __main__",
     "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
 }
 

@@ -86,6 +86,17 @@ class Encoder:
         """The kinds of vectors that `encode` gives."""
         return ("projected", "pooled") if self._network.projection else ("pooled",)
 
+    def dim(self, vectors: Vectors = "projected") -> int:
+        """Returns the length of the vectors of one kind."""
+        self.check_vectors(vectors)
+        if vectors == "projected":
+            assert self._network.projection is not None
+            return self._network.projection.dim
+        images = {name: jax.ShapeDtypeStruct((1, 64, 64, len(spec.bands)), spec.dtype)
+                  for name, spec in self.sensors.items()}
+        output = jax.eval_shape(lambda batch: self._apply(self._network.variables, vectors, batch), images)
+        return int(output[self.names[0]].shape[1])
+
     @functools.cached_property
     def digest(self) -> str:
         """The sha256 of weights and sensors: equal digests give equal vectors."""
