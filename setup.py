@@ -47,7 +47,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["dual_encoder*", "data_prep*"]),
-    package_data={"data_prep": ["*/*.md", "*/*.txt", "*/*.bib"]},
+    package_data={"data_prep": ["*/*.md", "*/*.txt", "*/*.bib"], "dual_encoder": ["*/*.html"]},
     install_requires=CORE + DATA,
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],

@@ -43,6 +43,7 @@ ARROWS = {
     "reproduce": {"config", "console", "errors", "experiment", "runtime", "tasks", "training", "workdir"},
     "data_prep": {"console", "data", "errors", "imagery", "storage"},
     "embed": {"console", "data", "data_prep", "errors", "imagery", "inference", "runtime", "storage"},
+    "search": {"console", "data", "embed", "errors", "evaluation", "imagery", "inference", "storage"},
     "main": {"command_line", "config", "errors", "report", "runtime", "tasks", "training"},
 }
 
@@ -70,6 +71,7 @@ FILES = {
     "export": "folder card_code card timm __main__",
     "inference": "images exported encoder",
     "embed": "table places card sources write __main__",
+    "search": "nearest index query output page __main__",
     "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
 }
 

@@ -119,6 +119,12 @@ def count(path: pathlib.Path) -> int:
     return pq.read_metadata(path).num_rows
 
 
+def sensor_counts(path: pathlib.Path) -> dict[str, int]:
+    """Returns sensor -> number of rows of a file."""
+    counts = pq.read_table(path, columns=["sensor"])["sensor"].value_counts()
+    return {entry["values"].as_py(): entry["counts"].as_py() for entry in counts}
+
+
 def read_vectors(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns the vectors float32 [rows, dim] and the sensor of each row, text [rows]."""
     names = pq.read_schema(path).names
