@@ -151,6 +151,7 @@ def test_a_file_is_read_by_the_names_of_its_bands(encoder, batch, tmp_path):
     ({"s2": np.full((40, 40, 12), 1234.0)}, "physical", "not in the unit of s2_l2a, surface reflectance"),
     ({"s3": np.zeros((8, 8, 2))}, "physical", "the encoder has no sensor 's3'; "),
     ({"s1": [[1]]}, "physical", "s1 is a list; expected a NumPy array or the path of a raster"),
+    ({"s1": np.full((2, 8, 8, 2), np.nan)}, "physical", "'s1', image 0, has no pixel with data; leave it out"),
     ({"s1": "none.tif"}, "physical", "'none.tif' is missing"),
     ({"s1": np.zeros((8, 8, 2))}, "dB", "units is 'dB'; expected 'physical'"),
     ({}, "physical", "images of no sensor given; expected s1 or s2"),

@@ -96,11 +96,13 @@ def _checked(images: np.ndarray, spec: SensorSpec, name: str) -> np.ndarray:
 
 
 def _check_values(images: np.ndarray, spec: SensorSpec, name: str) -> None:
-    """Raises UserError if an image breaks a rule that would stop a build: a wrong unit, offset or order of bands."""
+    """Raises UserError for an image without data, or with values that would stop a build, as in a wrong unit."""
     for number, image in enumerate(images):
+        which = f", image {number}," if len(images) > 1 else ""
+        if not spec.holds_data(image).any():
+            raise UserError(f"'{name}'{which} has no pixel with data; leave it out")
         for outcome in judge(sample(image)[None], spec, np.zeros(1, int)):
             rule = RULES[outcome.rule]
             if rule.stops and outcome.rule != "one_value" and outcome.broken[0]:
-                which = f", image {number}" if len(images) > 1 else ""
                 raise UserError(f"'{name}'{which} is not in the unit of {spec.name}, {spec.unit}: {outcome.seen(0)}; "
                                 f"{rule.advice}")
