@@ -47,8 +47,8 @@ ARROWS = {
 # Room -> its files from the bottom up: a file may import files of its own room that stand before it.
 FILES = {
     "storage": "atomic files lock sums",
-    "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster normalise "
-               "pictures",
+    "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster "
+               "geotiff_keys geotiff_json geotiff_statements geotiff_images normalise pictures",
     "runtime": "mesh heap compilation_cache stop_request",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
