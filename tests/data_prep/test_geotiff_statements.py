@@ -115,7 +115,7 @@ def test_files_of_one_band_say_their_band_by_name_and_description(tmp_path):
         read(tmp_path)
     describe(tmp_path, s1=S1, s2=S2)
     tif(tmp_path / "s1_VV.tif", decibels()[:1], names=["Sigma0_VH"])
-    with pytest.raises(UserError, match=r"'s1_VV.tif' calls its band 'Sigma0_VH' \(VH\), geotiff.json takes it for VV"):
+    with pytest.raises(UserError, match=r"s1_VV.tif' calls its band 'Sigma0_VH' \(VH\), geotiff.json takes it for VV"):
         read(tmp_path)
     tif(tmp_path / "s1_VV.tif", decibels()[:1], names=["b1"])
     read(tmp_path)
