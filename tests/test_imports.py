@@ -39,6 +39,8 @@ ARROWS = {
     "export": {"errors", "imagery", "storage", "weights", "workdir"},
     "experiment": {"command_line", "config", "console", "data", "errors", "evaluation", "imagery", "report", "runtime",
                    "storage", "tasks", "training", "workdir"},
+    "inference": {"config", "data", "errors", "imagery", "models", "tasks", "workdir"},
+    "predict": {"console", "errors", "imagery", "inference", "runtime", "storage", "tasks"},
     "reproduce": {"config", "console", "errors", "experiment", "runtime", "tasks", "training", "workdir"},
     "data_prep": {"console", "data", "errors", "imagery", "storage"},
     "main": {"command_line", "config", "errors", "report", "runtime", "tasks", "training"},
@@ -67,6 +69,9 @@ FILES = {
     "weights": "timm_keys",
     "export": "folder card_code card timm __main__",
     "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
+    "inference": "segmenter",
+    "predict": "scene description windows aoi permanent layers part strips write hectares polygons preview mosaic "
+               "listed one_map __main__",
 }
 
 
