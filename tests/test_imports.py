@@ -37,9 +37,10 @@ ARROWS = {
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
     "weights": {"errors", "models"},
     "export": {"errors", "imagery", "storage", "weights", "workdir"},
-    "inference": {"config", "errors", "export", "imagery", "models", "tasks", "weights"},
     "experiment": {"command_line", "config", "console", "data", "errors", "evaluation", "imagery", "report", "runtime",
                    "storage", "tasks", "training", "workdir"},
+    "inference": {"config", "data", "errors", "export", "imagery", "models", "tasks", "weights", "workdir"},
+    "predict": {"console", "errors", "imagery", "inference", "runtime", "storage", "tasks"},
     "reproduce": {"config", "console", "errors", "experiment", "runtime", "tasks", "training", "workdir"},
     "data_prep": {"console", "data", "errors", "imagery", "storage"},
     "embed": {"console", "data", "data_prep", "errors", "imagery", "inference", "runtime", "storage"},
@@ -50,8 +51,8 @@ ARROWS = {
 # Room -> its files from the bottom up: a file may import files of its own room that stand before it.
 FILES = {
     "storage": "atomic files lock sums",
-    "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster normalise "
-               "pictures",
+    "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster "
+               "geotiff_keys geotiff_json geotiff_statements geotiff_images normalise pictures",
     "runtime": "mesh heap compilation_cache stop_request",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
@@ -69,10 +70,12 @@ FILES = {
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",
     "export": "folder card_code card timm __main__",
-    "inference": "images exported encoder",
     "embed": "table places card sources write __main__",
     "search": "nearest index query output page __main__",
     "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
+    "inference": "segmenter images exported encoder",
+    "predict": "scene description windows aoi permanent layers part strips write hectares polygons preview mosaic "
+               "listed one_map __main__",
 }
 
 

@@ -1,1 +1,1 @@
-"""Trained models for notebooks and commands: arrays or files in, vectors out."""
+"""Finished runs as objects that other programs use: arrays or files in, vectors or probabilities out."""
