@@ -43,7 +43,7 @@ ARROWS = {
     "predict": {"console", "errors", "imagery", "inference", "runtime", "storage", "tasks"},
     "reproduce": {"config", "console", "errors", "experiment", "runtime", "tasks", "training", "workdir"},
     "data_prep": {"console", "data", "errors", "imagery", "storage"},
-    "embed": {"console", "data", "data_prep", "errors", "imagery", "inference", "runtime", "storage"},
+    "embed": {"console", "data", "data_prep", "errors", "imagery", "inference", "predict", "runtime", "storage"},
     "search": {"console", "data", "embed", "errors", "evaluation", "imagery", "inference", "storage"},
     "main": {"command_line", "config", "errors", "report", "runtime", "tasks", "training"},
 }
@@ -70,7 +70,7 @@ FILES = {
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",
     "export": "folder card_code card timm __main__",
-    "embed": "table places card sources write __main__",
+    "embed": "table places raster card sources scenes write __main__",
     "search": "nearest index query output page __main__",
     "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
     "inference": "segmenter images exported encoder",

@@ -125,6 +125,11 @@ def sensor_counts(path: pathlib.Path) -> dict[str, int]:
     return {entry["values"].as_py(): entry["counts"].as_py() for entry in counts}
 
 
+def records(path: pathlib.Path) -> np.ndarray:
+    """Returns the column `record` of a file, int64 [rows]."""
+    return pq.read_table(path, columns=["record"])["record"].to_numpy()
+
+
 def read_vectors(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns the vectors float32 [rows, dim] and the sensor of each row, text [rows]."""
     names = pq.read_schema(path).names
