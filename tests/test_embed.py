@@ -108,6 +108,7 @@ def test_int8_is_within_half_a_step(encoder, folder, tmp_path):
     assert np.abs(vectors(read) * scale - vectors(exact)).max() <= 0.501 * scale.max()
     restored = [table.read_vectors(path)[0] for path in sorted((tmp_path / "int8").glob("*.parquet"))]
     np.testing.assert_array_equal(np.concatenate(restored), vectors(read) * scale)
+    assert (np.abs(vectors(read)).max(axis=1) == 127).all()  # the whole range is used
     integers, zero = table.quantised(np.zeros((1, 3), np.float32))
     assert not integers.any() and zero == 0
 

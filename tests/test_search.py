@@ -114,6 +114,7 @@ def test_a_folder_that_is_not_whole_is_one_line(embedded, tmp_path, change, mess
 def test_answers_are_those_of_the_vectors(index):
     asked = query.by_id(index, "train003")
     assert (asked.sensor, asked.row) == ("s1", 6)
+    np.testing.assert_array_equal(asked.vector, index.matrices["s1"][3])
     for sensor, kept in (("s1", [n for n in range(14) if n != 3]), ("s2", list(range(14)))):
         found = query.answers(index, asked, 4, sensor)
         cosines = np.asarray(index.matrices[sensor]) @ asked.vector
@@ -128,6 +129,15 @@ def test_a_place_finds_the_image_around_it(index):
     assert query.by_place(index, 13, -177.2, "s2").title == "test004 (s2)"  # 170 + 13 degrees, across the antimeridian
     with pytest.raises(UserError, match="no sensor 's3'"):
         query.by_place(index, 0, 0, "s3")
+
+
+def test_distances_are_angles_on_the_sphere():
+    places = np.random.default_rng(0).uniform((-90, -180), (90, 180), (50, 2))
+    lat, lon = np.radians(places).T
+    on_sphere = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    for place, here in zip(places[:5], on_sphere, strict=False):
+        angles = np.arccos(np.clip(on_sphere @ here, -1, 1))  # of a small angle only half of the digits are left
+        np.testing.assert_allclose(query._distance(places, *place), angles, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int16"])
