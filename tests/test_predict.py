@@ -23,8 +23,9 @@ from dual_encoder.predict import aoi, hectares, listed, mosaic, one_map, part
 from dual_encoder.predict.description import open_scenes
 from dual_encoder.predict.permanent import permanent_water
 from dual_encoder.predict.windows import Blend, Windows, choose, needed
+from dual_encoder.state import TrainState
 from dual_encoder.workdir import folder as workdir_folder
-from dual_encoder.workdir.checkpoint import LoadedModel
+from dual_encoder.workdir.checkpoint import Checkpoints, LoadedModel
 from tests import runs
 from tests.data_prep.geotiff_writing import PLACE, S1, S2, describe, digital_numbers, tif
 from tests.data_prep.geotiff_writing import read as read_record
@@ -38,12 +39,23 @@ GRIDS = {  # transform, coordinate system
     "antimeridian": (Affine(1e-4, 0, 179.99, 0, -1e-4, -17.0), "EPSG:4326")}
 
 
+def untrained(data, **changes):
+    """A segmentation run at step 0: its weights are random, but its maps have both classes."""
+    config = runs.configure(data, "water_weak", init_from="", inputs="s1", **changes)
+    task, records = runs.open_run(config)
+    params, batch_stats = task.init(jax.random.key(1))
+    params["classifier"]["kernel"] *= 100  # fresh weights say 50 % everywhere
+    return config, task, records, {"params": params, "batch_stats": batch_stats}
+
+
 @pytest.fixture(scope="module")
 def workdir(write_dataset, tmp_path_factory):
-    """A short segmentation run of radar."""
+    """The folder of a segmentation run of radar."""
     folder = tmp_path_factory.mktemp("flood") / "run"
-    data = write_dataset(labels=True)
-    runs.fit(runs.configure(data, "water_weak", init_from="", inputs="s1", schedule__steps=30), folder)
+    config, task, records, variables = untrained(write_dataset(labels=True))
+    saved = Checkpoints(folder, 1, workdir_folder.facts(to_dict(config), records.info, task.sensors))
+    saved.save(1, TrainState(jax.numpy.int32(1), **variables, opt_state=(), average={}))
+    saved.close()
     return folder
 
 
@@ -439,12 +451,9 @@ def test_a_run_that_is_no_segmentation_is_refused(tmp_path):
 
 def test_both_dates_and_both_sensors_are_read(write_dataset, tmp_path):
     data = write_dataset(labels=True, two_dates=True)
-    config = runs.configure(data, "water_weak", init_from="", inputs="s1", change="difference")
-    task, records = runs.open_run(config)
-    params, batch_stats = task.init(jax.random.key(0))
+    config, task, records, variables = untrained(data, change="difference")
     facts = workdir_folder.facts(to_dict(config), records.info, task.sensors)
-    segmenter = Segmenter(LoadedModel(0, {"params": params, "batch_stats": batch_stats}, facts["config"], task.sensors,
-                                      facts["dataset"], ""))
+    segmenter = Segmenter(LoadedModel(0, variables, facts["config"], task.sensors, facts["dataset"], ""))
     path, values = scene(tmp_path / "a")
     earlier = values.copy()
     earlier[:, :30] = np.nan
