@@ -37,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--wheel", type=pathlib.Path, action="append", default=[], metavar="FILE",
                      help="a configilm 0.6.3 or 0.7.1 wheel at hand, instead of a download; may be repeated")
 
+    sub.add_argument("--scene", type=pathlib.Path, metavar="FOLDER",
+                     help="also put neighbouring test patches together to a radar scene there, to make a map of")
+
     sub = command("build", _build, "turn a raw data set into TFRecord shards, index and manifest")
     _add_build_options(sub)
 
@@ -107,12 +110,14 @@ def _add_checks(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    from data_prep import sample
+    from data_prep import sample, sample_scene
 
     if sample.fetch(options.out, options.wheel):
         print(f"sample is in {options.out}; licences in {options.out / 'ATTRIBUTION.md'}")
     else:
         print(f"sample is complete in {options.out} already")
+    if options.scene:
+        print(f"scene: {sample_scene.write(options.out, options.scene)}")
     print(f"next: python -m data_prep build --importer=bigearthnet --raw={options.out} --data_dir=DIR")
 
 

@@ -1,6 +1,7 @@
 """Maps of whole scenes: windows, grids, no-data, areas, interruptions, and scenes that are not as they should be."""
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -23,8 +24,9 @@ from dual_encoder.predict import aoi, hectares, listed, mosaic, one_map, part
 from dual_encoder.predict.description import open_scenes
 from dual_encoder.predict.permanent import permanent_water
 from dual_encoder.predict.windows import Blend, Windows, choose, needed
+from dual_encoder.state import TrainState
 from dual_encoder.workdir import folder as workdir_folder
-from dual_encoder.workdir.checkpoint import LoadedModel
+from dual_encoder.workdir.checkpoint import Checkpoints, LoadedModel
 from tests import runs
 from tests.data_prep.geotiff_writing import PLACE, S1, S2, describe, digital_numbers, tif
 from tests.data_prep.geotiff_writing import read as read_record
@@ -38,12 +40,23 @@ GRIDS = {  # transform, coordinate system
     "antimeridian": (Affine(1e-4, 0, 179.99, 0, -1e-4, -17.0), "EPSG:4326")}
 
 
+def untrained(data, inputs="s1", **changes):
+    """A segmentation run at step 0: its weights are random, but its maps have both classes."""
+    config = runs.configure(data, "water_weak", init_from="", inputs=inputs, **changes)
+    task, records = runs.open_run(config)
+    params, batch_stats = task.init(jax.random.key(1))
+    params["classifier"]["kernel"] *= 100  # fresh weights say 50 % everywhere
+    return config, task, records, {"params": params, "batch_stats": batch_stats}
+
+
 @pytest.fixture(scope="module")
 def workdir(write_dataset, tmp_path_factory):
-    """A short segmentation run of radar."""
+    """The folder of a segmentation run of radar."""
     folder = tmp_path_factory.mktemp("flood") / "run"
-    data = write_dataset(labels=True)
-    runs.fit(runs.configure(data, "water_weak", init_from="", inputs="s1", schedule__steps=30), folder)
+    config, task, records, variables = untrained(write_dataset(labels=True))
+    saved = Checkpoints(folder, 1, workdir_folder.facts(to_dict(config), records.info, task.sensors))
+    saved.save(1, TrainState(jax.numpy.int32(1), **variables, opt_state=(), average={}))
+    saved.close()
     return folder
 
 
@@ -223,27 +236,28 @@ def test_an_interrupted_map_goes_on_with_the_strips_that_are_missing(segmenter, 
     whole = make(segmenter, path, tmp_path / "whole.tif")
     out, save, rows = tmp_path / "map.tif", part.Part.save, []
 
-    def failing(self, row, strip):
+    def failing(self, row, strip, faults):
         if len(rows) == 2:
             raise KeyboardInterrupt
         rows.append(row)
-        save(self, row, strip)
+        save(self, row, strip, faults)
 
     monkeypatch.setattr(part.Part, "save", failing)
     with pytest.raises(KeyboardInterrupt):
         make(segmenter, path, out)
     assert not out.exists() and len(list((tmp_path / "map.tif.part").glob("strip_*.npy"))) == 2
-    monkeypatch.setattr(part.Part, "save", lambda self, row, strip: (rows.append(row), save(self, row, strip)))
+    monkeypatch.setattr(part.Part, "save", lambda self, row, *more: (rows.append(row), save(self, row, *more)))
     np.testing.assert_array_equal(make(segmenter, path, out), whole)
     assert rows == sorted(set(rows))  # none twice
-    # Strips of another setting are not taken.
+    # Strips of another setting, or of another description, are not taken.
     monkeypatch.setattr(part.Part, "save", failing)
     rows.clear()
     with pytest.raises(KeyboardInterrupt):
         make(segmenter, path, tmp_path / "other.tif")
     monkeypatch.setattr(part.Part, "save", save)
-    make(segmenter, path, tmp_path / "other.tif", window=256)
-    assert "hold strips of another" in capsys.readouterr().out.replace("holds", "hold")
+    describe(tmp_path, size=None, s1=S1 | {"no_data": -99})
+    make(segmenter, path, tmp_path / "other.tif")
+    assert "holds strips of another model, scene or setting" in capsys.readouterr().out
 
 
 def test_a_damaged_tile_becomes_no_data_and_is_named(segmenter, tmp_path, capsys):
@@ -439,12 +453,9 @@ def test_a_run_that_is_no_segmentation_is_refused(tmp_path):
 
 def test_both_dates_and_both_sensors_are_read(write_dataset, tmp_path):
     data = write_dataset(labels=True, two_dates=True)
-    config = runs.configure(data, "water_weak", init_from="", inputs="s1", change="difference")
-    task, records = runs.open_run(config)
-    params, batch_stats = task.init(jax.random.key(0))
+    config, task, records, variables = untrained(data, change="difference")
     facts = workdir_folder.facts(to_dict(config), records.info, task.sensors)
-    segmenter = Segmenter(LoadedModel(0, {"params": params, "batch_stats": batch_stats}, facts["config"], task.sensors,
-                                      facts["dataset"], ""))
+    segmenter = Segmenter(LoadedModel(0, variables, facts["config"], task.sensors, facts["dataset"], ""))
     path, values = scene(tmp_path / "a")
     earlier = values.copy()
     earlier[:, :30] = np.nan
@@ -456,3 +467,29 @@ def test_both_dates_and_both_sensors_are_read(write_dataset, tmp_path):
     assert (classes[:30] == 255).all() and (classes[30:] != 255).all()
     with pytest.raises(UserError, match="the model reads s1 and s1_before; give --before=SCENE"):
         make(segmenter, path, tmp_path / "none.tif")
+
+
+def test_a_scene_without_data_gives_a_map_without_data(segmenter, tmp_path):
+    path, values = scene(tmp_path)
+    tif(path, np.full_like(values, np.nan))
+    classes = make(segmenter, path, tmp_path / "map.tif", preview=str(tmp_path / "map.png"),
+                   polygons=str(tmp_path / "map.gpkg"))
+    assert (classes == 255).all() and len(pyogrio.raw.read(tmp_path / "map.gpkg")[2]) == 0
+
+
+def test_a_run_with_sensor_dropout_maps_from_one_sensor(write_dataset):
+    data = write_dataset(labels=True)
+    config, task, records, variables = untrained(data, inputs="s1+s2", sensor_dropout=0.5)
+    facts = workdir_folder.facts(to_dict(config), records.info, task.sensors)
+    model = LoadedModel(0, variables, facts["config"], task.sensors, facts["dataset"], "")
+    batch = {name: np.stack([records[number][name] for number in range(2)])[:, :32, :32]
+             for name in ("s1", "s2", "label")}
+    predicted = jax.jit(task.predict)(**variables, batch=batch)
+    for available, key in (((), "prediction"), (("s1",), "prediction_s1")):
+        segmenter = Segmenter(model, available)
+        shares = segmenter.probabilities({name: batch[name] for name in segmenter.sensors})
+        assert set(segmenter.sensors) == set(available or ("s1", "s2"))
+        np.testing.assert_array_equal(np.argmax(shares, axis=-1), predicted[key])
+    values = to_dict(config) | {"sensor_dropout": 0.0}
+    with pytest.raises(UserError, match="the model reads s1 and s2; give --s2=SCENE, or fine-tune one with"):
+        Segmenter(dataclasses.replace(model, config=values), ("s1",))

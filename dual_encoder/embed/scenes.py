@@ -90,10 +90,11 @@ class Scenes:
         return lines
 
     def _fingerprint(self) -> str:
-        """Returns the sha256 of the contents of all files."""
+        """Returns the sha256 of the contents of all files, and of what geotiff.json says of them."""
         digest = hashlib.sha256()
-        for scene in self._scenes.values():
-            for path in _source(scene).files:
+        for scene in map(_source, self._scenes.values()):
+            digest.update(str(scene.facts[-1]).encode())
+            for path in scene.files:
                 with open(path, "rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()

@@ -75,6 +75,10 @@ def make(segmenter: Segmenter, request: Request, permanent: Callable[[Grid], np.
             + ("" if segmenter.shift_invariant else "; this model's answers depend on the window (docs/maps.md)"))
         part = Part(out, _plan(job, request), job.layers.count * height * width)
         stack.callback(part.close)
+        faults = {name: _scene(scene).faults for name, scene in scenes.items()}
+        for name, earlier in part.faults().items():
+            faults[name].lost |= earlier["lost"]
+            faults[name].strange += earlier["strange"]
         counts, total = strips.Counts(), height * width
         size = sum(np.dtype(scene.spec.dtype).itemsize * len(scene.spec.bands) for scene in scenes.values())
         with Progress("Mpx", round(total / 1e6, 1), lambda: (round(counts.pixels / 1e6, 1), size * counts.pixels, "")):
@@ -84,7 +88,8 @@ def make(segmenter: Segmenter, request: Request, permanent: Callable[[Grid], np.
     part.remove()
     for line in _facts(out, job, request):
         say(line)
-    say(f"map: {out} ({clock(time.monotonic() - started)})")
+    seconds = time.monotonic() - started
+    say(f"map: {out} ({clock(seconds)}, {height * width / 1e6 / seconds:.3g} Mpx/s)")
 
 
 def _job(segmenter: Segmenter, request: Request, scenes: Mapping[str, Scene | OnGrid],
@@ -105,8 +110,8 @@ def _plan(job: strips.Job, request: Request) -> dict[str, Any]:
     return {"version": __version__, "model": job.segmenter.digest, "window": job.windows.window,
             "margin": job.windows.margin, "layers": job.layers.count, "classes": list(job.layers.classes),
             "rows": list(job.area.rows), "columns": list(job.area.columns),
-            "files": [_file(path) for path in (request.area, request.permanent, request.description) if path],
-            "scenes": {name: [_file(str(file)) for file in _scene(scene).files] for name, scene in job.scenes.items()}}
+            "files": [_file(path) for path in (request.area, request.permanent) if path],
+            "scenes": {name: _scene(scene).facts for name, scene in job.scenes.items()}}
 
 
 def _file(path: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
     plan.json         what the strips are of: model, inputs, windows, layers, area
     strip_00012.npy   uint8 [layers, rows, columns] of the row of blocks 12, written whole or not at all
+    faults.json       the parts of the scenes that could not be read so far
     lock              held by the process that makes the map
 
 A map that was killed goes on with the first strip that is missing, if the plan is still the same.
@@ -22,7 +23,7 @@ from dual_encoder.console import say
 from dual_encoder.errors import UserError
 from dual_encoder.storage import atomic, lock
 
-_PLAN = "plan.json"
+_PLAN, _FAULTS = "plan.json", "faults.json"
 _COPIES = 2  # a map needs the space of its strips, and at most as much again while the final file is written
 
 
@@ -50,8 +51,8 @@ class Part:
         path = self.folder / _PLAN
         if path.exists() and path.read_bytes() != text:
             say(f"'{self.folder}' holds strips of another model, scene or setting; they are made again")
-            for strip in self.folder.glob("strip_*.npy"):
-                strip.unlink()
+            for old in (*self.folder.glob("strip_*.npy"), *self.folder.glob(_FAULTS)):
+                old.unlink()
         atomic.write(path, text)
         here = sum(strip.stat().st_size for strip in self.folder.glob("strip_*.npy"))
         free, wanted = shutil.disk_usage(self.folder).free, _COPIES * needed - here
@@ -64,8 +65,20 @@ class Part:
         """Returns True if the strip of a row of blocks is there."""
         return self._path(row).exists()
 
-    def save(self, row: int, strip: np.ndarray) -> None:
-        """Writes the strip of a row of blocks, uint8 [layers, rows, columns]."""
+    def faults(self) -> dict[str, Any]:
+        """Returns the faults that were saved with the last strip; {} if there are none."""
+        path = self.folder / _FAULTS
+        return json.loads(path.read_bytes()) if path.exists() else {}
+
+    def save(self, row: int, strip: np.ndarray, faults: Mapping[str, Any]) -> None:
+        """Writes a strip.
+
+        Args:
+          row: of blocks.
+          strip: uint8 [layers, rows, columns].
+          faults: JSON values, the faults of all strips so far.
+        """
+        atomic.write(self.folder / _FAULTS, json.dumps(faults).encode())
         data = io.BytesIO()
         np.save(data, strip)
         atomic.write(self._path(row), data.getvalue())

@@ -14,7 +14,7 @@ from dual_encoder.storage import atomic
 _SIDE = 1600  # pixels of the longer side of the map in the picture
 _INCHES, _DPI = 8.0, 150
 _EDGE, _ABOVE, _NARROWEST = 0.15, 0.35, 3.5  # inches
-_LINE, _COLUMNS = 0.22, 4  # of the legend: inches of a line, entries in one
+_LINE, _ENTRY = 0.22, 1.7  # inches: height and width of an entry of the legend
 
 
 def write_preview(out: pathlib.Path, path: pathlib.Path, classes: Sequence[str],
@@ -36,11 +36,13 @@ def write_preview(out: pathlib.Path, path: pathlib.Path, classes: Sequence[str],
         shape = max(1, round(file.height / factor)), max(1, round(file.width / factor))
         values = file.read(1, out_shape=shape, resampling=rasterio.enums.Resampling.mode)
         grid = Grid(file.crs, file.transform, file.shape)
-    below = _LINE * -(-(len(classes) + 1) // _COLUMNS) + 0.15
     table = np.full((256, 3), 255, np.uint8)
     table[:len(colours)] = colours
     width, height = (_INCHES * side / max(shape) for side in (shape[1], shape[0]))
-    page = max(width, _NARROWEST) + 2 * _EDGE, height + _ABOVE + below
+    across = max(width, _NARROWEST) + 2 * _EDGE
+    columns = max(1, int(across / _ENTRY))
+    below = _LINE * -(-(len(classes) + 1) // columns) + 0.15
+    page = across, height + _ABOVE + below
     figure = matplotlib.figure.Figure(figsize=page, dpi=_DPI)
     axes = figure.add_axes((_EDGE / page[0], below / page[1], 1 - 2 * _EDGE / page[0], height / page[1]))
     axes.imshow(table[values], interpolation="nearest")
@@ -52,7 +54,7 @@ def write_preview(out: pathlib.Path, path: pathlib.Path, classes: Sequence[str],
                                         label=f"{name} {count / max(1, counts.sum()):.1%}")
                for name, colour, count in zip(classes, colours, counts, strict=True)]
     patches.append(matplotlib.patches.Patch(facecolor="white", edgecolor="black", linewidth=0.4, label="no data"))
-    figure.legend(handles=patches, loc="lower left", ncols=min(_COLUMNS, len(patches)), fontsize=8,
+    figure.legend(handles=patches, loc="lower left", ncols=min(columns, len(patches)), fontsize=8,
                   frameon=False, bbox_to_anchor=(0.0, 0.0))
     _scale_bar(axes, grid, shape)
     _north(axes, grid, shape)

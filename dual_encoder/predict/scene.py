@@ -63,16 +63,17 @@ class Scene:
     def __init__(self, path: str, images: Images, spec: SensorSpec, strict: bool = False):
         self.name, self.spec, self.faults, self._strict = pathlib.Path(path).name, spec, Faults(), strict
         self._images, self._path, self._offset = images, path, _offset(images)
-        self._open = contextlib.ExitStack()
         self._files: dict[str, tuple[pathlib.Path, list[Any], Grid]] = {}
-        for band, file in band_files(path, images).items():
-            datasets = self._open.enter_context(raster.opened(file, str(file)))
-            self._files[band] = file, datasets, grid_of(datasets[0])
-        self.grid = max((grid for _, _, grid in self._files.values()), key=lambda grid: grid.shape)
-        self._first = {band: self._sample(band) for band in self._files}
-        if self.grid.crs is None:
-            raise UserError(f"'{path}' is {self.grid.extent()}; a map needs to know where its pixels lie: write the "
-                            "coordinate system and the geotransform into the file")
+        with contextlib.ExitStack() as stack:
+            for band, file in band_files(path, images).items():
+                datasets = stack.enter_context(raster.opened(file, str(file)))
+                self._files[band] = file, datasets, grid_of(datasets[0])
+            self.grid = max((grid for _, _, grid in self._files.values()), key=lambda grid: grid.shape)
+            if self.grid.crs is None:
+                raise UserError(f"'{path}' is {self.grid.extent()}; a map needs to know where its pixels lie: write "
+                                "the coordinate system and the geotransform into the file")
+            self._first = {band: self._sample(band) for band in self._files}
+            self._open = stack.pop_all()
         self.time = next((_time_of(file.name) for file, _, _ in self._files.values() if _time_of(file.name)),
                          _time_of(self.name))
 
@@ -80,6 +81,12 @@ class Scene:
     def files(self) -> list[pathlib.Path]:
         """The files, in the order of the bands."""
         return [path for path, _, _ in self._files.values()]
+
+    @property
+    def facts(self) -> list[Any]:
+        """JSON values that change if another answer can be expected: the files, and what geotiff.json says of them."""
+        stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
+        return [*map(list, stats), repr(self._images)]
 
     def close(self) -> None:
         """Closes the files."""

@@ -93,7 +93,7 @@ def compute(job: Job, part: Part, counts: Counts) -> None:
             if window.column == job.columns.stop - 1:
                 if saving is not None:
                     saving.result()
-                saving = writer.submit(part.save, window.row, strip)
+                saving = writer.submit(part.save, window.row, strip, _faults(job))
         if saving is not None:
             saving.result()
 
@@ -148,6 +148,11 @@ def _read(job: Job, row: int, column: int, counts: bool) -> _Window:
         moved = job.grid.transform @ type(job.grid.transform).translation(first_column, first_row)
         permanent = job.permanent(Grid(job.grid.crs, moved, block.shape))
     return _Window(row, column, counts, images if shown.any() else None, block, permanent)
+
+
+def _faults(job: Job) -> dict[str, Any]:
+    scenes = {name: scene.scene if isinstance(scene, OnGrid) else scene for name, scene in job.scenes.items()}
+    return {name: {"lost": dict(scene.faults.lost), "strange": scene.faults.strange} for name, scene in scenes.items()}
 
 
 def _height(job: Job, row: int) -> int:
