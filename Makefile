@@ -41,12 +41,15 @@ demo: install
 	$(RUN) -m dual_encoder.export --workdir=$(DEMO)/pretrain --sensor=s2 --out=$(DEMO)/encoder_s2
 	$(RUN) -m dual_encoder.predict --workdir=$(DEMO)/water --s1=$(DEMO)/scene/scene_20170613T165043.tif \
 	  --out=$(DEMO)/map.tif --preview=$(DEMO)/map.png --polygons=$(DEMO)/map.gpkg
+	$(RUN) -m dual_encoder.embed --workdir=$(DEMO)/pretrain --data=$(DEMO)/data/s1s2_pairs/bigearthnet/1.0.0 --out=$(DEMO)/vectors
+	$(RUN) -m dual_encoder.search --index=$(DEMO)/vectors --html=$(DEMO)/vectors.html
 	@echo
 	@echo "the pairs:          $(DEMO)/pairs.png"
 	@echo "pre-training:       $(DEMO)/pretrain/report.html"
 	@echo "segmentation:       $(DEMO)/water/report.html"
 	@echo "exported encoder:   $(DEMO)/encoder_s2"
 	@echo "map of a scene:     $(DEMO)/map.png, $(DEMO)/map.tif, $(DEMO)/map.gpkg"
+	@echo "similar images:     $(DEMO)/vectors.html"
 
 experiment: install
 	$(RUN) -m data_prep sample --out=data/sample

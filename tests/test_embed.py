@@ -142,8 +142,12 @@ def test_a_killed_command_goes_on(encoder, folder, tmp_path, monkeypatch, capsys
 def test_another_run_or_other_files_in_the_folder_are_one_line(encoder, folder, tmp_path):
     source = DataSet(folder, encoder.sensors)
     embed(job(encoder, source), tmp_path)
-    with pytest.raises(UserError, match="was made with another vectors .projected, now pooled.; give another --out"):
-        embed(job(encoder, source, vectors="pooled"), tmp_path)
+    for changed, message in (
+            (job(encoder, source, vectors="pooled"), "vectors: projected, now pooled; give another --out"),
+            (job(encoder, source, rows=4), "rows: 3, now 4"),
+            (job(encoder, DataSet(folder, encoder.sensors, "test")), "splits: ['train', 'test'], now ['test']")):
+        with pytest.raises(UserError, match=f"part-00000-of-00004.parquet' was made with .*{re.escape(message)}"):
+            embed(changed, tmp_path)
     (tmp_path / "part-00001-of-00004.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(UserError, match="is no table of embeddings, or damaged"):
         embed(job(encoder, source), tmp_path)

@@ -58,8 +58,8 @@ class Job:
 
     def plan(self) -> dict[str, Any]:
         """Returns all that the rows depend on; files of one plan belong together."""
-        return {"digest": self.encoder.digest, "vectors": self.vectors, "dtype": self.dtype, "rows": self.rows,
-                "source": {key: value for key, value in self.source.facts.items() if key != "path"}}
+        return {"run digest": self.encoder.digest, "vectors": self.vectors, "dtype": self.dtype, "rows": self.rows,
+                **{f"images: {key}": value for key, value in self.source.facts.items() if key != "path"}}
 
     def facts(self) -> dict[str, Any]:
         """Returns the origin that each file states."""
@@ -91,18 +91,17 @@ def _resumed(job: Job, out: pathlib.Path) -> set[str]:
     """Returns the names of the files that an earlier process has completed; removes what it left unfinished."""
     for left in out.glob(".*.tmp"):
         left.unlink(missing_ok=True)
-    done = {path.name for path in out.glob("*.parquet")}
-    foreign = [path.name for path in out.iterdir()
-               if path.name not in {*job.files, "README.md", sums.NAME, ".lock", "index"}]
+    done = {path.name for path in out.glob("part-*.parquet")}
+    foreign = {path.name for path in out.iterdir()} - done - {"README.md", sums.NAME, ".lock", "index"}
     if foreign:
-        raise UserError(f"'{out}' holds '{sorted(foreign)[0]}', which is not of this command; give an empty or new "
-                        "folder as --out")
+        raise UserError(f"'{out}' holds '{min(foreign)}', which is not of this command; give an empty or new folder as "
+                        "--out")
     for name in sorted(done):
         there, wanted = table.read_facts(out / name)[_PLAN], job.plan()
         if there != wanted:
-            key = next(key for key in wanted if there.get(key) != wanted[key])
-            raise UserError(f"'{out / name}' was made with another {key} ({_short(there.get(key))}, now "
-                            f"{_short(wanted[key])}); give another --out, or delete that folder")
+            key = next((key for key in wanted if there.get(key) != wanted[key]), "set of images")
+            raise UserError(f"'{out / name}' was made with other options or images; {key}: {_short(there.get(key))}, "
+                            f"now {_short(wanted.get(key))}; give another --out, or delete that folder")
     return done
 
 
