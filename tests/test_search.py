@@ -205,6 +205,14 @@ def test_the_command_writes_text_geojson_and_pictures(embedded, folder, tmp_path
         output.Pictures(index)._sensors["s1"]))
 
 
+def test_a_page_of_images_without_pictures_says_so(index, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(index.origin["data"], "kind", "scene")
+    monkeypatch.setattr(command, "Index", lambda folder: index)
+    code, printed, _ = run(monkeypatch, capsys, "--index=x", f"--html={tmp_path / 'p.html'}")
+    assert code == 0 and "no pictures: pictures need a built data set, the index was made of: scene" in printed
+    assert "data:image" not in (tmp_path / "p.html").read_text()
+
+
 @pytest.mark.parametrize("arguments, message", [
     ([], "nothing to search for; give --id, --at, --s1 or --s2, or --html"),
     (["--id=train099"], "the index has no image with the id 'train099'; its ids look like 'train000'"),

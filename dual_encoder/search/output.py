@@ -77,8 +77,8 @@ class Pictures:
         data = index.origin["data"]
         folder = folder or data["path"]
         if data["kind"] != "data set":
-            raise UserError(f"pictures need a built data set, the images of the index are {data['kind']}; leave "
-                            "--sheet out, or build the data with `python -m data_prep build` and embed that")
+            raise UserError(f"pictures need a built data set, the index was made of: {data['kind']}; go without them, "
+                            "or build a data set with `python -m data_prep build` and embed that")
         self._sensors = {name: SensorSpec.from_json(index.origin["sensors"][name]) for name in data["sensors"]}
         self._splits = {split: Records(folder, split, tuple(self._sensors)) for split in data["splits"]}
         seen = next(iter(self._splits.values())).info.fingerprint
