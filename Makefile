@@ -1,4 +1,4 @@
-# make demo      real Sentinel pairs -> shards -> pre-training -> fine-tuning -> export -> report, on a CPU
+# make demo      real Sentinel pairs -> shards -> pre-training -> fine-tuning -> export -> map, on a CPU
 # make experiment  pre-trains on the sample and compares dual encoder, SimCLR and controls, under 10 minutes; runs/quick/report.html
 # make check     before a commit: style, types and the quick tests, under 3 minutes
 # make lint      style alone
@@ -29,7 +29,7 @@ install: .venv/installed
 	@touch $@
 
 demo: install
-	$(RUN) -m data_prep sample --out=$(DEMO)/sample
+	$(RUN) -m data_prep sample --out=$(DEMO)/sample --scene=$(DEMO)/scene
 	$(RUN) -m data_prep build --importer=bigearthnet --raw=$(DEMO)/sample --data_dir=$(DEMO)/data
 	$(RUN) -m data_prep inspect $(DEMO)/data/s1s2_pairs/bigearthnet/1.0.0 --out=$(DEMO)/pairs.png
 	$(RUN) -m data_prep overlap $(DEMO)/data/s1s2_pairs/bigearthnet/1.0.0
@@ -40,11 +40,17 @@ demo: install
 	$(RUN) main.py --config=configs/finetune.py:water_weak --config.init_from=$(DEMO)/pretrain --workdir=$(DEMO)/water \
 	  --config.data.dir=$(DEMO)/data/s1s2_tiles/bigearthnet_water_weak/1.0.0
 	$(RUN) -m dual_encoder.export --workdir=$(DEMO)/pretrain --sensor=s2 --out=$(DEMO)/encoder_s2
+	$(RUN) -m dual_encoder.predict --workdir=$(DEMO)/water --s1=$(DEMO)/scene/scene_20170613T165043.tif \
+	  --out=$(DEMO)/map.tif --preview=$(DEMO)/map.png --polygons=$(DEMO)/map.gpkg
+	$(RUN) -m dual_encoder.embed --workdir=$(DEMO)/pretrain --data=$(DEMO)/data/s1s2_pairs/bigearthnet/1.0.0 --out=$(DEMO)/vectors
+	$(RUN) -m dual_encoder.search --index=$(DEMO)/vectors --html=$(DEMO)/vectors.html
 	@echo
 	@echo "the pairs:          $(DEMO)/pairs.png"
 	@echo "pre-training:       $(DEMO)/pretrain/report.html"
 	@echo "segmentation:       $(DEMO)/water/report.html"
 	@echo "exported encoder:   $(DEMO)/encoder_s2"
+	@echo "map of a scene:     $(DEMO)/map.png, $(DEMO)/map.tif, $(DEMO)/map.gpkg"
+	@echo "similar images:     $(DEMO)/vectors.html"
 
 experiment: install
 	$(RUN) -m data_prep sample --out=data/sample

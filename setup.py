@@ -49,7 +49,7 @@ setup(
     packages=[*find_packages(include=["dual_encoder*", "data_prep*"]), "dual_encoder.configs"],
     package_dir={"dual_encoder.configs": "configs"},  # a checkout has them beside the package
     entry_points={"console_scripts": ["dual-encoder=dual_encoder.__main__:main"]},
-    package_data={"data_prep": ["*/*.md", "*/*.txt", "*/*.bib"]},
+    package_data={"data_prep": ["*/*.md", "*/*.txt", "*/*.bib"], "dual_encoder": ["*/*.html"]},
     install_requires=CORE + DATA,
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],

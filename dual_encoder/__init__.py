@@ -1,6 +1,15 @@
 """Contrastive pre-training of Sentinel-1 / Sentinel-2 dual encoders; docs/architecture.md describes the rooms."""
 
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dual_encoder.inference.encoder import load as load
+
 __version__ = "0.1.0"
+
+# Functions for notebooks -> where they are. They are imported at their first use: `import dual_encoder` loads no JAX.
+_FUNCTIONS = {"load": "inference.encoder"}
 
 # Modules of 0.1.0 that have moved -> where they are now. To be removed with version 0.3.0.
 _MOVED = {
@@ -16,6 +25,8 @@ _MOVED = {
 
 
 def __getattr__(name: str) -> object:
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"dual_encoder.{_FUNCTIONS[name]}"), name)
     if name in _MOVED:
         raise ImportError(f"dual_encoder.{name} has moved to dual_encoder.{_MOVED[name]}; change the import "
                           "(CHANGELOG.md lists all moves)")

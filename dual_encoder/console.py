@@ -21,7 +21,7 @@ def say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def progress_bar(total: int, done: int = 0, unit: str = "", facts: str = "") -> "rich.progress.Progress":
+def progress_bar(total: float, done: int = 0, unit: str = "", facts: str = "") -> "rich.progress.Progress":
     """Returns a bar on stdout with one task: done/total, bar, facts, ETA. Start it with `start`, end it with `stop`.
 
     Args:
@@ -58,11 +58,11 @@ class Progress:
       count: returns (done, bytes done, a note such as '2 rejected').
     """
 
-    def __init__(self, what: str, total: int, count: Callable[[], tuple[int, int, str]]):
+    def __init__(self, what: str, total: float, count: Callable[[], tuple[float, int, str]]):
         self._what, self._total, self._count = what, total, count
         self._stop = threading.Event()
         self._bar = progress_bar(total) if sys.stdout.isatty() else None
-        self._shown = -1
+        self._shown = -1.0
 
     def __enter__(self) -> "Progress":
         self._start, self._first = time.monotonic(), self._count()

@@ -22,7 +22,6 @@ from dual_encoder.console import say
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.experiment.work import digest
 from dual_encoder.runtime import compilation_cache, heap, mesh
-from dual_encoder.storage import paths
 from dual_encoder.tasks.build import AnyConfig
 from dual_encoder.training.run import run
 from dual_encoder.workdir.folder import read_json, versions
@@ -32,7 +31,7 @@ from dual_encoder.workdir.scores import read_scores
 def main() -> None:
     """Makes the run that the command line names again. A user's mistake gives one line and exit code 2."""
     parser = make_parser("dual_encoder.reproduce", __doc__)
-    parser.add_argument("report", type=paths.local, help="report.html, or the folder that holds it")
+    parser.add_argument("report", type=pathlib.Path, help="report.html, or the folder that holds it")
     parser.add_argument("--cell", default="", help="a run of an experiment")
     flags = parser.parse_args()
     exit_on_user_error(lambda: sys.exit(_main(flags.report, flags.cell)), flags.debug)

@@ -69,7 +69,7 @@ def _run(arguments: list[str]) -> None:
     mesh.start(given.peer_timeout)
     if mesh.is_main_process():
         print(cache, flush=True)
-    workdir = paths.anywhere(given.workdir or getattr(config, "init_from", ""))  # `evaluate` may go without one
+    workdir = paths.given(given.workdir or getattr(config, "init_from", ""))  # `evaluate` may go without one
     with mesh.together():
         run(config, mesh.make(), workdir, profile_steps=given.profile, after_evaluation=write_report)
         if mesh.is_main_process():

@@ -1,4 +1,4 @@
-"""The benchmarks of the training step run to their end, at sizes that say nothing."""
+"""The benchmarks of the training step and of the search run to their end, at sizes that say nothing."""
 
 import os
 import pathlib
@@ -19,7 +19,8 @@ ROOT = pathlib.Path(__file__).parent.parent
     (["train_step", "--family=vit", "--depth=1", "--width=64", "--size=32", "--batch=8", "--steps=2", "--turns=1"],
      "pairs/s"),
     (["convolutions", "--width=8", "--size=32", "--batch=2", "--repeats=1"], "  all             ours"),
-], ids=["loss", "gradient_cache", "trainer", "train_step_resnet", "train_step_vit", "convolutions"])
+    (["search", "--vectors=70000", "--dim=8", "--queries=3"], "  3 queries at once"),
+], ids=["loss", "gradient_cache", "trainer", "train_step_resnet", "train_step_vit", "convolutions", "search"])
 def test_it_runs(arguments, expected):
     result = subprocess.run([sys.executable, "-m", f"benchmarks.{arguments[0]}", *arguments[1:]], cwd=ROOT, text=True,
                             capture_output=True, timeout=300, env=os.environ | {"JAX_PLATFORMS": "cpu"})

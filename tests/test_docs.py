@@ -19,7 +19,7 @@ pytestmark = pytest.mark.quick
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md",
          *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = "benchmarks|configs|data_prep|docs|dual_encoder|locks|tests|tpu"
+FOLDERS = "benchmarks|configs|data_prep|docs|dual_encoder|examples|locks|tests|tpu"
 SOURCES = [*PAGES, ROOT / "Makefile", *sorted((ROOT / "configs").glob("*.py"))]
 
 

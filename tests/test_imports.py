@@ -39,9 +39,14 @@ ARROWS = {
     "export": {"errors", "imagery", "storage", "weights", "workdir"},
     "experiment": {"command_line", "config", "console", "data", "errors", "evaluation", "imagery", "report", "runtime",
                    "storage", "tasks", "training", "workdir"},
-    "reproduce": {"command_line", "config", "console", "errors", "experiment", "runtime", "storage", "tasks",
+    "inference": {"config", "data", "errors", "export", "imagery", "models", "tasks", "weights", "workdir"},
+    "predict": {"command_line", "console", "errors", "imagery", "inference", "runtime", "storage", "tasks"},
+    "reproduce": {"command_line", "config", "console", "errors", "experiment", "runtime", "tasks",
                   "training", "workdir"},
     "data_prep": {"command_line", "console", "data", "errors", "imagery", "runtime", "storage"},
+    "embed": {"command_line", "console", "data", "data_prep", "errors", "imagery", "inference", "predict", "runtime",
+              "storage"},
+    "search": {"command_line", "console", "data", "embed", "errors", "evaluation", "imagery", "inference", "storage"},
     "train": {"command_line", "config", "errors", "report", "runtime", "storage", "tasks", "training"},
     "__main__": {"command_line", "errors"},
     "main": {"train"},
@@ -51,8 +56,8 @@ ARROWS = {
 FILES = {
     "command_line": "parser config_file config_help",
     "storage": "paths atomic files lock sums",
-    "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster normalise "
-               "pictures",
+    "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster "
+               "geotiff_keys geotiff_json geotiff_statements geotiff_images normalise pictures",
     "runtime": "cores backend mesh heap compilation_cache stop_request",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
@@ -70,7 +75,12 @@ FILES = {
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",
     "export": "folder card_code card timm __main__",
+    "embed": "table places raster card sources scenes write __main__",
+    "search": "nearest index query output page __main__",
     "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
+    "inference": "segmenter images exported encoder",
+    "predict": "scene description windows aoi permanent layers part strips write hectares polygons preview mosaic "
+               "listed one_map __main__",
 }
 
 

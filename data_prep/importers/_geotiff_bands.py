@@ -1,8 +1,4 @@
-"""Paths of images of which each band has a file.
-
-A path holds '{band}', or, if the names differ in more than that, the alternatives of all bands in the sensor's order:
-'R{10m/T32_B02_10m|20m/T32_B05_20m}.tif'.
-"""
+"""Finds the images of which each band has a file, among the paths of all bands."""
 
 import itertools
 import os
@@ -10,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-BAND = "{band}"
+from dual_encoder.imagery.geotiff_json import BAND
 
 
 class Part(NamedTuple):
@@ -19,15 +15,6 @@ class Part(NamedTuple):
     path: str
     bits: int
     stars: str
-
-
-def alternatives(path: str, bands: Sequence[str]) -> dict[str, str] | None:
-    """Returns band -> path of a path with alternatives, None of any other."""
-    match = re.fullmatch(r"([^{}|]*)\{([^{}]*\|[^{}]*)\}([^{}|]*)", path)
-    texts = match[2].split("|") if match else []
-    if match is None or len(texts) != len(bands):
-        return None
-    return {band: f"{match[1]}{text}{match[3]}" for band, text in zip(bands, texts, strict=True)}
 
 
 def whole_images(parts: Sequence[Part], tokens: Sequence[str]) -> Iterator[str]:

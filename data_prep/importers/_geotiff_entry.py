@@ -8,11 +8,11 @@ from typing import Any
 
 from data_prep import tables
 from data_prep.importers import Entry, Reject, _row_facts
-from data_prep.importers._geotiff_json import COLUMN, Images
 from data_prep.importers._geotiff_table import is_file
 from data_prep.importers._unmatched import shown
 from data_prep.tables import Row
 from dual_encoder.imagery import raster
+from dual_encoder.imagery.geotiff_json import COLUMN, Images
 
 
 def make(row: Row, raw: pathlib.Path, images: Mapping[str, Images], needed: Sequence[str]) -> Entry | Reject:

@@ -10,11 +10,11 @@ import numpy as np
 
 from data_prep import tables
 from data_prep.importers import Entry, Reject
-from data_prep.importers import _geotiff_keys as keys
 from data_prep.importers._geotiff_labels import class_values
 from data_prep.importers._unmatched import shown
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
+from dual_encoder.imagery import geotiff_keys as keys
 
 KINDS = ("image_class", "image_classes")
 _KEYS = {"kind", "table", "classes"}

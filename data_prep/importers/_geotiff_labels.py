@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.importers import _geotiff_keys as keys
 from dual_encoder.errors import UserError
+from dual_encoder.imagery import geotiff_keys as keys
 from dual_encoder.imagery.raster import Raster
 from dual_encoder.imagery.sensors import IGNORED
 

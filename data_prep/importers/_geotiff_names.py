@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from data_prep import dates
 from data_prep.importers import Unmatched
 from data_prep.importers import _geotiff_bands as geotiff_bands
-from data_prep.importers._geotiff_json import NAME, Description
+from data_prep.importers._geotiff_json import Description
 from data_prep.importers._unmatched import UnmatchedFiles, is_data
 from dual_encoder.errors import UserError
+from dual_encoder.imagery.geotiff_json import NAME
 
 _TOKEN = re.compile(r"\{\w*\}|\*")
 _GROUPS = {"place": "[^/]+?", "date": dates.IN_NAMES, "star": "[^/]*?"}

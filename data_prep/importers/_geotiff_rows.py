@@ -12,7 +12,7 @@ from data_prep import dates, tables
 from data_prep.importers import Reject
 from data_prep.importers._geotiff_bands import Part, whole_images
 from data_prep.importers._geotiff_cover import Cover
-from data_prep.importers._geotiff_json import NAME, Description
+from data_prep.importers._geotiff_json import Description
 from data_prep.importers._geotiff_names import Listing, Pattern, patterns
 from data_prep.importers._geotiff_table import NamedFiles
 from data_prep.importers._unmatched import UnmatchedFiles, shown
@@ -20,6 +20,7 @@ from data_prep.pairing import nearest_in_time
 from data_prep.record import UNKNOWN_TIME
 from data_prep.tables import Row
 from dual_encoder.errors import UserError
+from dual_encoder.imagery.geotiff_json import NAME
 
 TABLES = ("pairs.csv", "pairs.parquet")
 _PATHS = ("s1", "s2", "label")  # columns

@@ -79,11 +79,11 @@ from data_prep.importers import Entry, Layout, Reject, no_such_kind
 from data_prep.importers import _geotiff_entry as geotiff_entry
 from data_prep.importers import _geotiff_json as geotiff_json
 from data_prep.importers import _geotiff_rows as geotiff_rows
-from data_prep.importers._geotiff_json import COLUMN, NAME
 from data_prep.importers._geotiff_read import Reader
 from data_prep.record import Pair, Tile
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
+from dual_encoder.imagery.geotiff_json import COLUMN, NAME
 
 
 class Importer:

@@ -1,8 +1,10 @@
 """The flags that all commands have."""
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dual_encoder import __version__
 
@@ -11,6 +13,9 @@ VERSION = f"dual_encoder {__version__}"
 
 def make_parser(module: str, text: str | None) -> argparse.ArgumentParser:
     """Returns a parser with the flags that all commands have: --help, --version and --debug.
+
+    A value that begins with '~' is a path in the home folder. '_' and '-' are alike in the names of flags. A mistake is
+    one line and exit code 2.
 
     Args:
       module: that `python -m` runs.
@@ -24,14 +29,18 @@ def make_parser(module: str, text: str | None) -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that gives one line for a mistake, without its usage, and exit code 2."""
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None  # type: ignore[override]
+                         ) -> Any:
+        given = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_usual(argument) for argument in given], namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-def dashed(arguments: Sequence[str]) -> list[str]:
-    """Returns the arguments with '-' in place of '_' in the names of flags: --data_dir=x_y becomes --data-dir=x_y."""
-    parts = [argument.partition("=") for argument in arguments]
-    return [name.replace("_", "-") + equals + value if name.startswith("--") else name + equals + value
-            for name, equals, value in parts]
+def _usual(argument: str) -> str:
+    """Returns an argument as this parser knows it: --out_dir=~/x becomes --out-dir=/home/me/x. Config keys stay."""
+    if not argument.startswith("--"):
+        return os.path.expanduser(argument)
+    name, equals, value = argument.partition("=")
+    return f"{name if name.startswith('--config.') else name.replace('_', '-')}{equals}{os.path.expanduser(value)}"

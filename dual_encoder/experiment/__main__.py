@@ -26,7 +26,6 @@ from dual_encoder.experiment import page, plan, work
 from dual_encoder.experiment.cells import Cell, cells, score
 from dual_encoder.experiment.results import collect
 from dual_encoder.runtime import compilation_cache, heap, mesh, stop_request
-from dual_encoder.storage import paths
 
 _STOPPED = 75
 
@@ -35,7 +34,7 @@ def main() -> None:
     """Runs what the command line says. A user's mistake gives one line and exit code 2."""
     parser = make_parser("dual_encoder.experiment", __doc__)
     parser.add_argument("--plan", required=True, help="FILE.py or FILE.py:VARIANT, as configs/experiment.py:quick")
-    parser.add_argument("--out", type=paths.local, required=True, help="folder of the experiment")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the experiment")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side (default 1)")
     parser.add_argument("--list", action="store_true", help="list the runs; run nothing")
     parser.add_argument("--cell", type=int, help="run this number of the list alone")

@@ -39,11 +39,16 @@ def image_to_rgb(image: np.ndarray, spec: SensorSpec) -> np.ndarray:
     return np.where(valid[..., None], rgb, np.array(_NO_DATA_COLOUR, np.uint8))
 
 
+def class_colour(number: int) -> tuple[int, int, int]:
+    """Returns red, green and blue, 0 to 255, of a class in label pictures and maps; classes from 10 on repeat them."""
+    return _LABEL_COLOURS[number % len(_LABEL_COLOURS)]
+
+
 def label_to_rgb(label: np.ndarray) -> np.ndarray:
     """Renders class indices, uint8 [height, width] (255 = ignored, white), as uint8 [height, width, 3]."""
     table = np.full((256, 3), 255, np.uint8)
     for value in range(255):
-        table[value] = _LABEL_COLOURS[value % len(_LABEL_COLOURS)]
+        table[value] = class_colour(value)
     return table[label]
 
 

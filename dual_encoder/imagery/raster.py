@@ -126,16 +126,28 @@ def load(source: pathlib.Path | bytes, name: str = "", around: Grid | None = Non
             part = window(grid, around, name)
             moved = grid.transform @ grid.transform.translation(part.col_off, part.row_off)
             grid = Grid(grid.crs, moved, (part.height, part.width))
-        chosen = [_bands(file, bands) for file in files]
-        _check_size(sum(map(len, chosen)), *grid.shape, name)
-        values = [file.read(of_file, window=part) for file, of_file in zip(files, chosen, strict=True)]
-        valid = [_valid(file, of_file, part) for file, of_file in zip(files, chosen, strict=True)]
-        numbers = [(file, number) for file, of_file in zip(files, chosen, strict=True) for number in of_file]
-        return Raster(
-            values[0] if len(values) == 1 else np.concatenate(values), grid,
-            tuple(_description(file, number) for file, number in numbers),
-            tuple(file.nodatavals[number - 1] for file, number in numbers), _joined(valid, values),
-            _said(files[0], numbers, pages=len(files) > 1))
+        return part_of(files, grid, part, bands, name)
+
+
+def part_of(files: Sequence[Any], grid: Grid, part: Any, bands: int, name: str) -> Raster:
+    """Reads a part of an open image, with what the file says about it.
+
+    Args:
+      files: datasets, as `opened` returns them.
+      grid: position of the pixels of the part.
+      part: rasterio Window; None = the whole image.
+      bands, name: as of `load`.
+    """
+    chosen = [_bands(file, bands) for file in files]
+    _check_size(sum(map(len, chosen)), *grid.shape, name)
+    values = [file.read(of_file, window=part) for file, of_file in zip(files, chosen, strict=True)]
+    valid = [_valid(file, of_file, part) for file, of_file in zip(files, chosen, strict=True)]
+    numbers = [(file, number) for file, of_file in zip(files, chosen, strict=True) for number in of_file]
+    return Raster(
+        values[0] if len(values) == 1 else np.concatenate(values), grid,
+        tuple(_description(file, number) for file, number in numbers),
+        tuple(file.nodatavals[number - 1] for file, number in numbers), _joined(valid, values),
+        _said(files[0], numbers, pages=len(files) > 1))
 
 
 def read(path: pathlib.Path, bands: int, missing: float | None = None) -> np.ndarray:

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ from dual_encoder.plan.search import COMPILES, largest_batch
 from dual_encoder.plan.step_program import StepProgram, TooLarge, compile_program
 from dual_encoder.plan.table import figures, lines
 from dual_encoder.runtime import mesh as mesh_lib
-from dual_encoder.storage import atomic, paths
+from dual_encoder.storage import atomic
 from dual_encoder.tasks.build import AnyConfig, AnyTask, EvaluateConfig, build_without_weights
 from dual_encoder.tasks.classify import ClassifyConfig
 from dual_encoder.tasks.probe import ProbeConfig
@@ -173,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
                              "cpu:N: no limit)")
     parser.add_argument("--search", action=argparse.BooleanOptionalAction, default=True,
                         help=f"look for the largest batch that fits, with up to {COMPILES} more compilations")
-    parser.add_argument("--json", type=paths.local, metavar="FILE", help="also write the figures to a file")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the figures to a file")
     return parser
 
 

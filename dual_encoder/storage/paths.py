@@ -1,19 +1,13 @@
 """Paths as a user gives them, by a flag or a config key."""
 
 import os
-import pathlib
 
 from etils import epath
 
 
-def local(text: str) -> pathlib.Path:
-    """Returns the path of a flag: '~' is the home folder."""
-    return pathlib.Path(text).expanduser()
-
-
-def anywhere(text: str) -> epath.Path:
-    """Returns the path of a flag that may name a bucket, too."""
-    return epath.Path(text if "://" in text else local(text))
+def given(text: str) -> epath.Path:
+    """Returns a path that a user gave: '~' is the home folder; it may be in a bucket (gs://...)."""
+    return epath.Path(text if "://" in text else os.path.expanduser(text))
 
 
 def stored(text: str) -> str:

@@ -156,18 +156,28 @@ class Segment:
           params, batch_stats, batch: as of `Task`.
           available: with config.sensor_dropout, the sensors to predict from; the batch may lack the others. () = all.
         """
-        images = self._dates(normalised(batch, self.sensors, (*available, *map(before, available))))
-
         def predict(sensors):
-            given = only_available(self.config.encoders, sensors, len(batch["label"]))
-
-            def logits(part: Mapping[str, jax.Array]) -> Any:
-                return self.model.apply({"params": params, "batch_stats": batch_stats}, part, False, given)
-
-            blended = in_windows(logits, images, len(self.classes), self.config.window, self.config.overlap)
-            return jnp.argmax(blended, axis=-1).astype(jnp.uint8)
+            return jnp.argmax(self.logits(params, batch_stats, batch, available, sensors), axis=-1).astype(jnp.uint8)
 
         return {"label": batch["label"]} | with_sensors_alone("prediction", predict, self.config, available)
+
+    def logits(self, params: Any, batch_stats: Any, batch: Mapping[str, jax.Array], available: Sequence[str] = (),
+               used: Sequence[str] = ()) -> jax.Array:
+        """Returns float32 [batch, height, width, classes]; their softmax is the probability of each class.
+
+        Args:
+          params, batch_stats: as of `Task`.
+          batch: raw images [batch, height, width, bands]; no label is needed.
+          available: the sensors whose images the batch holds; () = all.
+          used: the sensors to predict from; () = those that are available.
+        """
+        images = self._dates(normalised(batch, self.sensors, (*available, *map(before, available))))
+        given = only_available(self.config.encoders, used or available, len(next(iter(images.values()))))
+
+        def of_window(part: Mapping[str, jax.Array]) -> Any:
+            return self.model.apply({"params": params, "batch_stats": batch_stats}, part, False, given)
+
+        return in_windows(of_window, images, len(self.classes), self.config.window, self.config.overlap)
 
     def evaluate(self, outputs: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], records: Records) -> Evaluation:
         """Scores one confusion matrix over the split, and one of each sensor alone; see `Task.evaluate`."""

@@ -31,7 +31,7 @@ def in_windows(predict: Callable[[Mapping[str, jax.Array]], jax.Array], images: 
     rows, columns = min(window, height), min(window, width)
     tops, lefts = starts(height, rows, overlap), starts(width, columns, overlap)
     corners = np.array([(top, left) for top in tops for left in lefts], np.int32)
-    weight = _bump(rows)[:, None] * _bump(columns)[None, :]
+    weight = bump(rows)[:, None] * bump(columns)[None, :]
     total_weight = np.zeros((height, width), np.float32)
     for top, left in corners:
         total_weight[top:top + rows, left:left + columns] += weight
@@ -58,8 +58,17 @@ def starts(size: int, window: int, overlap: float) -> list[int]:
     return [round(start) for start in np.linspace(0, size - window, count).tolist()]
 
 
-def _bump(size: int) -> np.ndarray:
-    """Returns the weights along one side of a window, float32 [size], more than 0 everywhere."""
+def bump(size: int) -> np.ndarray:
+    """Returns the weights along one side of a window: sin^2(pi (i + 1/2) / size) of pixel i.
+
+    Those of two windows that overlap by half add up to 1.
+
+    Args:
+      size: of the window, in pixels.
+
+    Returns:
+      float32 [size], more than 0 everywhere.
+    """
     return np.sin(np.pi * (np.arange(size, dtype=np.float32) + 0.5) / size) ** 2
 
 

@@ -235,5 +235,5 @@ def test_optical_floats_that_are_whole_numbers_are_read(tmp_path):
             read(tmp_path)
     tif(tmp_path / "s2.tif", digital_numbers())
     tif(tmp_path / "s1.tif", decibels().astype(np.complex64))
-    with pytest.raises(UserError, match="'s1.tif' is complex64, single look complex, expected floats"):
+    with pytest.raises(UserError, match="s1.tif' is complex64, single look complex, expected floats"):
         read(tmp_path)

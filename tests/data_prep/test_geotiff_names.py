@@ -10,10 +10,11 @@ from affine import Affine
 
 from data_prep import importers, record
 from data_prep.importers import Entry, Reject, Unmatched
-from data_prep.importers._geotiff_bands import Part, alternatives, whole_images
+from data_prep.importers._geotiff_bands import Part, whole_images
 from data_prep.pairing import nearest_in_time
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
+from dual_encoder.imagery.geotiff_json import alternatives
 from tests.data_prep.test_geotiff import PLACE, S1, S2, S2_BANDS, decibels, describe, make, names, reflectance, write
 
 pytestmark = pytest.mark.quick

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from rasterio.enums import ColorInterp
 
-from data_prep.importers._geotiff_statements import bands_said
 from dual_encoder.errors import UserError
+from dual_encoder.imagery.geotiff_statements import bands_said
 from tests.data_prep.geotiff_writing import BANDS, S1, S2, decibels, describe, digital_numbers, pair, read, tif
 
 pytestmark = pytest.mark.quick
@@ -111,11 +111,11 @@ def test_files_of_one_band_say_their_band_by_name_and_description(tmp_path):
     tif(tmp_path / "s2.tif", digital_numbers())
     for band in ("VV", "VH"):
         tif(tmp_path / f"s1_{band}.tif", decibels()[:1])
-    with pytest.raises(UserError, match=r"'s1_VH.tif' calls its band 's1_VH' \(VH\), geotiff.json takes it for VV"):
+    with pytest.raises(UserError, match=r"s1_VH.tif' calls its band 's1_VH' \(VH\), geotiff.json takes it for VV"):
         read(tmp_path)
     describe(tmp_path, s1=S1, s2=S2)
     tif(tmp_path / "s1_VV.tif", decibels()[:1], names=["Sigma0_VH"])
-    with pytest.raises(UserError, match=r"'s1_VV.tif' calls its band 'Sigma0_VH' \(VH\), geotiff.json takes it for VV"):
+    with pytest.raises(UserError, match=r"s1_VV.tif' calls its band 'Sigma0_VH' \(VH\), geotiff.json takes it for VV"):
         read(tmp_path)
     tif(tmp_path / "s1_VV.tif", decibels()[:1], names=["b1"])
     read(tmp_path)

@@ -4,11 +4,15 @@ import hashlib
 import json
 import os
 import pathlib
+import types
 import zipfile
 
+import numpy as np
 import pytest
+import rasterio
 
-from data_prep import sample
+from data_prep import sample, sample_scene
+from data_prep.importers import Entry
 from dual_encoder.errors import UserError
 
 pytestmark = pytest.mark.quick
@@ -83,6 +87,28 @@ def test_wrong_files_are_refused(wheel, tmp_path, monkeypatch):
     assert not list(out.rglob("*"))
 
 
+def test_the_scene_lies_where_the_names_of_its_patches_say(tmp_path, monkeypatch):
+    places = [("T33UUP_26_57", "test"), ("T33UUP_27_58", "test"), ("T33UUP_29_57", "test"), ("T33UUP_27_57", "train"),
+              ("T35VNJ_26_58", "test")]
+    images = {name: np.full((120, 120, 2), -1000 - number, np.int16) for number, (name, _) in enumerate(places)}
+    images["T33UUP_26_57"][3, 4] = -32768
+    entries = [Entry(name, name, split, {}, times={}) for name, split in places]
+    reader = types.SimpleNamespace(entries=lambda: entries, read=lambda entry: types.SimpleNamespace(
+        images={"s1": images[entry.id]}))
+    monkeypatch.setattr(sample_scene.importers, "open_raw", lambda *arguments: reader)
+    with rasterio.open(sample_scene.write(tmp_path / "raw", tmp_path / "scene")) as file:
+        values = file.read()
+        # The corner of T33UUP_26_57 is that of its reference map in BigEarthNet.
+        assert file.crs.to_epsg() == 32633 and file.transform[:6] == (10, 0, 331200, 0, -10, 5331600)
+    expected = np.full((2, 240, 240), np.nan, np.float32)  # T33UUP_29_57 does not touch the others
+    expected[:, :120, :120], expected[:, 120:, 120:] = -10, -10.01
+    expected[:, 3, 4] = np.nan
+    np.testing.assert_allclose(values, expected)
+    entries.clear()
+    with pytest.raises(UserError, match="holds no test patch of tile T33UUP"):
+        sample_scene.write(tmp_path / "raw", tmp_path / "scene")
+
+
 def test_no_network_is_one_line(cli, tmp_path):
     # Port 9 of the own machine: nobody answers.
     process = cli("sample", f"--out={tmp_path / 'out'}", PIP_INDEX_URL="http://127.0.0.1:9/simple",
@@ -102,5 +128,7 @@ def test_sample_command_with_the_real_wheels(cli, tmp_path):
     assert process.returncode == 0, process.stderr
     assert f"--importer=bigearthnet --raw={tmp_path}" in process.stdout
     assert len(list(tmp_path.rglob("data.mdb"))) == len(wheels) and not list(tmp_path.rglob("BENv1"))
-    process = cli("sample", f"--out={tmp_path}", *(f"--wheel={wheel}" for wheel in wheels))
+    process = cli("sample", f"--out={tmp_path}", *(f"--wheel={wheel}" for wheel in wheels),
+                  f"--scene={tmp_path / 'scene'}")
     assert process.returncode == 0 and "is complete" in process.stdout
+    assert f"scene: {tmp_path / 'scene' / sample_scene.FILE}" in process.stdout

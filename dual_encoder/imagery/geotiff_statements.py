@@ -11,8 +11,8 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from data_prep.importers._geotiff_json import NAME, Images
 from dual_encoder.errors import UserError
+from dual_encoder.imagery.geotiff_json import NAME, Images
 from dual_encoder.imagery.raster import Raster
 
 _RADAR = re.compile(r"(?<![A-Za-z])(VV|VH|HH|HV)(?=(?:dB)?(?![A-Za-z]))", re.I)

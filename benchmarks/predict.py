@@ -1,0 +1,87 @@
+"""Maps of large scenes: peak memory at two sizes, and the time against that of the forward pass alone.
+
+    python -m benchmarks.predict --workdir=demo_run/water --chips=DIR
+
+DIR holds radar chips of 512 x 512 pixels (VV and VH in dB), such as S1Hand of Sen1Floods11; scenes are mosaics of them.
+The forward pass alone is the model on as many windows as the map needs, from memory, without reading or writing.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.windows import Window
+
+from dual_encoder.inference.segmenter import load_segmentation
+from dual_encoder.predict.windows import choose, needed
+
+_CHIP, _TIMED = 512, 6  # pixels; windows of which the fastest is taken
+
+
+def write_scene(folder: pathlib.Path, chips: list[np.ndarray], side: int) -> pathlib.Path:
+    """Writes a mosaic of chips [2, 512, 512] as a tiled, compressed GeoTIFF of `side` pixels, with its description."""
+    path = folder / f"scene{side}.tif"
+    (folder / "geotiff.json").write_text(json.dumps({"s1": {"bands": ["VV", "VH"], "unit": "dB", "product": "grd"}}))
+    with rasterio.open(path, "w", driver="GTiff", count=2, height=side, width=side, dtype="float32", crs="EPSG:32632",
+                       transform=Affine(10, 0, 600000, 0, -10, 5200000), tiled=True, compress="deflate", zlevel=1,
+                       nodata=float("nan")) as file:
+        for number, top in enumerate(range(0, side, _CHIP)):
+            for other, left in enumerate(range(0, side, _CHIP)):
+                height, width = min(_CHIP, side - top), min(_CHIP, side - left)
+                chip = chips[(7 * number + other) % len(chips)]
+                file.write(chip[:, :height, :width], window=Window(left, top, width, height))
+    return path
+
+
+def measure(workdir: str, scene: pathlib.Path) -> tuple[float, float]:
+    """Runs the command; returns seconds and the peak of its resident memory in GB."""
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "dual_encoder.predict", f"--workdir={workdir}", f"--s1={scene}",
+                                f"--out={scene.with_name('map.tif')}"])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"the map of {scene.name} failed")
+    return time.monotonic() - started, usage.ru_maxrss / 2**20
+
+
+def main() -> None:
+    """Prints a line for each size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--chips", required=True)
+    parser.add_argument("--sizes", default="5490,10980")
+    flags = parser.parse_args()
+    chips = [rasterio.open(path).read() for path in sorted(pathlib.Path(flags.chips).glob("*.tif"))]
+    chips = [chip for chip in chips if np.isfinite(chip).any()]
+    segmenter = load_segmentation(flags.workdir)
+    windows = choose(segmenter.stride, segmenter.transformer, segmenter.trained_on)
+    spec = segmenter.sensors["s1"]
+    image = {"s1": np.full((1, windows.window, windows.window, len(spec.bands)), -1500, spec.dtype)}
+    with tempfile.TemporaryDirectory() as temporary:
+        for side in map(int, flags.sizes.split(",")):
+            scene = write_scene(pathlib.Path(temporary), chips, side)
+            seconds, peak = measure(flags.workdir, scene)
+            jax.block_until_ready(segmenter.logits(image))
+            times = []
+            for _ in range(_TIMED):
+                started = time.monotonic()
+                jax.block_until_ready(segmenter.logits(image))
+                times.append(time.monotonic() - started)
+            count = len(needed(windows.blocks(0, side))) ** 2
+            forward = count * float(np.median(times))
+            print(f"{side} x {side} px: map {seconds:.0f} s ({side**2 / 1e6 / seconds:.2f} Mpx/s), {count} windows, "
+                  f"forward pass alone {forward:.0f} s, ratio {forward / seconds:.2f}; peak memory {peak:.2f} "
+                  "GB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

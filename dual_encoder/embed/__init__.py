@@ -1,0 +1,1 @@
+"""Vectors of many images as GeoParquet: `python -m dual_encoder.embed`."""

@@ -1,0 +1,1 @@
+"""Finished runs as objects that other programs use: arrays or files in, vectors or probabilities out."""

@@ -1,0 +1,108 @@
+"""A fine-tuned segmentation run as an object: images in, a probability of each class for each pixel out."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from dual_encoder.config import parse
+from dual_encoder.data.manifest import DatasetInfo
+from dual_encoder.data.shapes import Shapes
+from dual_encoder.errors import UserError
+from dual_encoder.imagery.pictures import class_colour
+from dual_encoder.imagery.sensors import before
+from dual_encoder.models.encoder import ViTConfig
+from dual_encoder.tasks.build import AnyTask
+from dual_encoder.tasks.segment import Segment, SegmentConfig
+from dual_encoder.workdir.checkpoint import LoadedModel, load_model
+
+
+class Segmenter:
+    """A segmentation model with all facts that its images must fit.
+
+    Args:
+      model: a checkpoint of a segmentation run.
+      available: the sensors that are there, of a run with sensor_dropout; () = all.
+
+    Attributes:
+      sensors: name of an image ('s1', 's2', 's1_before', ...) -> its spec: bands in order, unit, no-data.
+      classes: their names, in the order of the last axis of the output.
+      colours: red, green, blue of each class, 0 to 255.
+      stride: pixels per row of the deepest feature map; positions of windows are multiples of it.
+      shift_invariant: True if a pixel's output depends only on the pixels around it, not on the whole image.
+      trained_on: side in pixels of the images that it was trained on.
+      digest: sha256 of the parameters and the sensors, in hex.
+
+    Raises:
+      UserError: no segmentation run; a sensor is missing that the model cannot do without.
+    """
+
+    def __init__(self, model: LoadedModel, available: Sequence[str] = ()):
+        config: AnyTask = parse(AnyTask, model.config, stored=True)
+        if not isinstance(config, SegmentConfig):
+            raise UserError(f"the run is of task '{model.config.get('task')}', a map needs a segmentation run; "
+                            "fine-tune one with configs/finetune.py")
+        info = DatasetInfo.from_json({**model.dataset, "shards": {}})
+        whole = dataclasses.replace(config, window=0)  # a map has windows of its own
+        self._task, self._variables = Segment(whole, model.sensors, Shapes(info), None), model.variables
+        self._available = () if set(available) >= set(config.sensors) else tuple(available)
+        if missing := [name for name in config.sensors if available and name not in available]:
+            if not config.sensor_dropout:
+                raise UserError(f"the model reads {' and '.join(config.sensors)}; give --{missing[0]}=SCENE, or "
+                                "fine-tune one with --config.sensor_dropout")
+        wanted = {*self._available, *map(before, self._available)}
+        self.sensors = {name: spec for name, spec in self._task.sensors.items() if not wanted or name in wanted}
+        self.classes = self._task.classes
+        self.colours = tuple(class_colour(number) for number in range(len(self.classes)))
+        self.stride = max(config.encoder.strides)
+        self.trained_on = config.augment.crop or info.tensors["label"].shape[0]
+        self.shift_invariant = config.encoder.uses_batch_statistics
+        self.transformer = isinstance(config.encoder, ViTConfig)
+        self.digest = _digest(model)
+        self.step, self.trained_with = model.step, f"{info.name}/{info.config}/{info.version}"
+
+    @functools.cached_property
+    def logits(self) -> Any:
+        """A compiled function: images -> float32 [batch, height, width, classes], whose softmax is the probability.
+
+        Images are name -> [batch, height, width, bands], stored integers of `sensors`, such as hundredths of dB. Height
+        and width are multiples of `stride`. A program is compiled for each shape.
+        """
+        variables = jax.device_put(self._variables)
+
+        def of(variables: Mapping[str, Any], images: Mapping[str, jax.Array]) -> jax.Array:
+            return self._task.logits(variables["params"], variables["batch_stats"], images, self._available)
+
+        compiled = jax.jit(of)
+        return lambda images: compiled(variables, images)
+
+    def probabilities(self, images: Mapping[str, np.ndarray]) -> jax.Array:
+        """Returns the probability of each class, float32 [batch, height, width, classes]; images as of `logits`."""
+        return jax.nn.softmax(self.logits(dict(images)), axis=-1)
+
+
+def load_segmentation(workdir: epath.PathLike, step: int | None = None, available: Sequence[str] = ()) -> Segmenter:
+    """Reads a segmentation run.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint; None takes the newest.
+      available: as of `Segmenter`.
+
+    Raises:
+      UserError: no such run, or a damaged one.
+    """
+    return Segmenter(load_model(workdir, step), available)
+
+
+def _digest(model: LoadedModel) -> str:
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.variables):
+        sha.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
+    sha.update(repr([(name, spec.to_json()) for name, spec in sorted(model.sensors.items())]).encode())
+    return sha.hexdigest()
