@@ -346,13 +346,16 @@ def tif_path(path, values, **facts):
     return path
 
 
-def test_what_trains_and_what_predicts_reads_the_same_pixels(tmp_path):
-    """Band files of 10, 20 and 60 m, DN with an offset, masks and linear power: as the importer reads them."""
+@pytest.mark.parametrize("unit", ["dB", "linear"])
+def test_what_trains_and_what_predicts_reads_the_same_pixels(tmp_path, unit):
+    """Band files of 10, 20 and 60 m, DN with an offset, areas of 0 and linear power: as the importer reads them."""
     s2 = {"level": "l2a", "offset": 1000, "bands": {band: f"{band}_m" for band in SENSORS["s2_l2a"].bands}}
-    describe(tmp_path, {"s1": "s1.tif", "s2": "s2/T32_{band}.tif"}, size=None, s1=S1 | {"unit": "linear"}, s2=s2)
-    power = 10 ** (decibels(240, 240) / 10)
-    power[:, :7, :] = 0
-    tif(tmp_path / "s1.tif", power)
+    describe(tmp_path, {"s1": "s1.tif", "s2": "s2/T32_{band}.tif"}, size=None, s1=S1 | {"unit": unit}, s2=s2)
+    radar = decibels(240, 240) if unit == "dB" else 10 ** (decibels(240, 240) / 10)
+    radar[:, :7, :] = 0
+    if unit == "dB":
+        radar[:, 68, 107] = 0  # a bright target, in the corner of a window
+    tif(tmp_path / "s1.tif", radar)
     dn = digital_numbers(240) + np.uint16(1000)
     dn[:, 60:120, 60:120] = 0
     for number, band in enumerate(SENSORS["s2_l2a"].bands):
