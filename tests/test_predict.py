@@ -150,6 +150,7 @@ def probabilities(segmenter, path, out, monkeypatch, **windows):
     return joined[:classes.shape[0], :classes.shape[1]]
 
 
+@pytest.mark.slow
 def test_a_pixel_does_not_depend_on_where_windows_fall(segmenter, tmp_path, monkeypatch):
     path, _ = scene(tmp_path / "a", 480, 416)
     first = probabilities(segmenter, path, tmp_path / "a.tif", monkeypatch, window=448, margin=160)
@@ -433,6 +434,7 @@ def test_a_list_of_scenes_gives_a_map_each_and_a_mosaic(segmenter, tmp_path):
         list(listed.scenes(str(tmp_path / "items.json"), segmenter.sensors))
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_map_of_real_radar(workdir, real_data, tmp_path):
     chip = real_data / "sen1floods11/data/flood_events/HandLabeled/S1Hand/India_900498_S1Hand.tif"
     (tmp_path / "geotiff.json").write_text(json.dumps({"s1": S1}))
