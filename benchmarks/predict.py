@@ -1,9 +1,11 @@
-"""Maps of large scenes: peak memory at two sizes, and the time against that of the forward pass alone.
+"""Maps of large scenes: peak memory at two sizes, the time against that of the forward pass alone, and the windows.
 
     python -m benchmarks.predict --workdir=demo_run/water --chips=DIR
 
 DIR holds radar chips of 512 x 512 pixels (VV and VH in dB), such as S1Hand of Sen1Floods11; scenes are mosaics of them.
-The forward pass alone is the model on as many windows as the map needs, from memory, without reading or writing.
+The forward pass alone is the model on as many windows as the map needs, from memory, without reading or writing. With
+--sizes='' only the windows are compared: how much the probability of a pixel differs between a window of 512 pixels and
+the whole of 1,536 x 1,536 pixels, by the distance from the border of the window.
 """
 
 import argparse
@@ -21,10 +23,13 @@ import rasterio
 from affine import Affine
 from rasterio.windows import Window
 
-from dual_encoder.inference.segmenter import load_segmentation
+from dual_encoder.imagery.radiometry import db_to_int16
+from dual_encoder.inference.segmenter import Segmenter, load_segmentation
 from dual_encoder.predict.windows import choose, needed
 
-_CHIP, _TIMED = 512, 6  # pixels; windows of which the fastest is taken
+_CHIP, _TIMED = 512, 6  # pixels; windows whose median is taken
+_CORNERS = ((352, 352), (384, 352), (480, 448), (576, 576))  # multiples of 32, the stride of a ResNet
+_DISTANCES = (0, 32, 64, 96, 128, 160, 192)
 
 
 def write_scene(folder: pathlib.Path, chips: list[np.ndarray], side: int) -> pathlib.Path:
@@ -40,6 +45,20 @@ def write_scene(folder: pathlib.Path, chips: list[np.ndarray], side: int) -> pat
                 chip = chips[(7 * number + other) % len(chips)]
                 file.write(chip[:, :height, :width], window=Window(left, top, width, height))
     return path
+
+
+def compare_windows(segmenter: Segmenter, chips: list[np.ndarray]) -> str:
+    """Returns the largest differences of a probability, by the distance from the border of a window."""
+    rows = [np.concatenate(chips[first:first + 3], axis=2) for first in (0, 3, 6)]
+    scene = db_to_int16(np.moveaxis(np.concatenate(rows, axis=1), 0, -1))
+    whole, worst = np.asarray(segmenter.probabilities({"s1": scene[None]}))[0], dict.fromkeys(_DISTANCES, 0.0)
+    for top, left in _CORNERS:
+        here = slice(top, top + _CHIP), slice(left, left + _CHIP)
+        apart = np.abs(np.asarray(segmenter.probabilities({"s1": scene[here][None]}))[0] - whole[here])
+        for distance in _DISTANCES:
+            inner = slice(distance, _CHIP - distance)
+            worst[distance] = max(worst[distance], float(apart[inner, inner].max()))
+    return ", ".join(f"{distance} px {value:.2g}" for distance, value in worst.items())
 
 
 def measure(workdir: str, scene: pathlib.Path) -> tuple[float, float]:
@@ -63,11 +82,12 @@ def main() -> None:
     chips = [rasterio.open(path).read() for path in sorted(pathlib.Path(flags.chips).glob("*.tif"))]
     chips = [chip for chip in chips if np.isfinite(chip).any()]
     segmenter = load_segmentation(flags.workdir)
+    print(f"windows apart, by the distance from their border: {compare_windows(segmenter, chips)}", flush=True)
     windows = choose(segmenter.stride, segmenter.transformer, segmenter.trained_on)
     spec = segmenter.sensors["s1"]
     image = {"s1": np.full((1, windows.window, windows.window, len(spec.bands)), -1500, spec.dtype)}
     with tempfile.TemporaryDirectory() as temporary:
-        for side in map(int, flags.sizes.split(",")):
+        for side in map(int, filter(None, flags.sizes.split(","))):
             scene = write_scene(pathlib.Path(temporary), chips, side)
             seconds, peak = measure(flags.workdir, scene)
             jax.block_until_ready(segmenter.logits(image))

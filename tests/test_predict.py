@@ -150,6 +150,7 @@ def probabilities(segmenter, path, out, monkeypatch, **windows):
     return joined[:classes.shape[0], :classes.shape[1]]
 
 
+@pytest.mark.slow
 def test_a_pixel_does_not_depend_on_where_windows_fall(segmenter, tmp_path, monkeypatch):
     path, _ = scene(tmp_path / "a", 480, 416)
     first = probabilities(segmenter, path, tmp_path / "a.tif", monkeypatch, window=448, margin=160)
@@ -346,13 +347,16 @@ def tif_path(path, values, **facts):
     return path
 
 
-def test_what_trains_and_what_predicts_reads_the_same_pixels(tmp_path):
-    """Band files of 10, 20 and 60 m, DN with an offset, masks and linear power: as the importer reads them."""
+@pytest.mark.parametrize("unit", ["dB", "linear"])
+def test_what_trains_and_what_predicts_reads_the_same_pixels(tmp_path, unit):
+    """Band files of 10, 20 and 60 m, DN with an offset, areas of 0 and linear power: as the importer reads them."""
     s2 = {"level": "l2a", "offset": 1000, "bands": {band: f"{band}_m" for band in SENSORS["s2_l2a"].bands}}
-    describe(tmp_path, {"s1": "s1.tif", "s2": "s2/T32_{band}.tif"}, size=None, s1=S1 | {"unit": "linear"}, s2=s2)
-    power = 10 ** (decibels(240, 240) / 10)
-    power[:, :7, :] = 0
-    tif(tmp_path / "s1.tif", power)
+    describe(tmp_path, {"s1": "s1.tif", "s2": "s2/T32_{band}.tif"}, size=None, s1=S1 | {"unit": unit}, s2=s2)
+    radar = decibels(240, 240) if unit == "dB" else 10 ** (decibels(240, 240) / 10)
+    radar[:, :7, :] = 0
+    if unit == "dB":
+        radar[:, 68, 107] = 0  # a bright target, in the corner of a window
+    tif(tmp_path / "s1.tif", radar)
     dn = digital_numbers(240) + np.uint16(1000)
     dn[:, 60:120, 60:120] = 0
     for number, band in enumerate(SENSORS["s2_l2a"].bands):
@@ -430,6 +434,7 @@ def test_a_list_of_scenes_gives_a_map_each_and_a_mosaic(segmenter, tmp_path):
         list(listed.scenes(str(tmp_path / "items.json"), segmenter.sensors))
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_map_of_real_radar(workdir, real_data, tmp_path):
     chip = real_data / "sen1floods11/data/flood_events/HandLabeled/S1Hand/India_900498_S1Hand.tif"
     (tmp_path / "geotiff.json").write_text(json.dumps({"s1": S1}))

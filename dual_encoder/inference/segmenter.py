@@ -35,7 +35,9 @@ class Segmenter:
       colours: red, green, blue of each class, 0 to 255.
       stride: pixels per row of the deepest feature map; positions of windows are multiples of it.
       shift_invariant: True if a pixel's output depends only on the pixels around it, not on the whole image.
+      transformer: True if the encoder is one.
       trained_on: side in pixels of the images that it was trained on.
+      step, trained_with: of the checkpoint; name, labels and version of the data set.
       digest: sha256 of the parameters and the sensors, in hex.
 
     Raises:

@@ -33,7 +33,7 @@ class Faults:
 
     Attributes:
       lost: 'file, rows a to b, columns c to d' -> why these pixels cannot be read.
-      strange: number of pixels with values that the unit cannot have.
+      strange: pixels with values that the unit cannot have, counted once for each window that holds them.
     """
 
     lost: dict[str, str] = dataclasses.field(default_factory=dict)
