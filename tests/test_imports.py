@@ -48,7 +48,7 @@ ARROWS = {
 FILES = {
     "storage": "atomic files lock sums",
     "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster normalise "
-               "pictures",
+               "palette pictures",
     "runtime": "mesh heap compilation_cache stop_request",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
@@ -57,8 +57,8 @@ FILES = {
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
-    "evaluation": "per_image comparison table embedded galleries retrieval embedding_space segmentation classification "
-                  "single_sensors knn linear_probe probes segmentation_probe",
+    "evaluation": "per_image comparison table embedded galleries retrieval embedding_space segmentation worst_images "
+                  "classification single_sensors knn linear_probe probes segmentation_probe",
     "tasks": "task micro_batches downstream probe pretrain windows segment classify checks sources build",
     "workdir": "digests folder metrics checkpoint scores",
     "report": "curves html old_scores run_facts sections page __main__",

@@ -14,7 +14,7 @@ from dual_encoder.errors import UserError
 from dual_encoder.evaluation.embedded import EmbeddedSplit, unit_vectors
 from dual_encoder.evaluation.galleries import Ranks, gallery_tables
 from dual_encoder.evaluation.table import COLUMN, ROW, Column, Evaluation, Headline, Picture, Row, Table, Value
-from dual_encoder.imagery.pictures import grid, image_to_rgb
+from dual_encoder.imagery.pictures import NO_DATA, grid, image_to_rgb
 from dual_encoder.imagery.sensors import SensorSpec
 
 _RECALL_AT = (1, 5, 10)
@@ -194,7 +194,8 @@ def retrieval_gallery(queries: Sequence[np.ndarray], query_spec: SensorSpec, mat
         pictures = [image_to_rgb(image, match_spec) for image in images]
         rows.append([_framed(image_to_rgb(query, query_spec), _QUERY_FRAME)] + [
             _framed(picture, _RIGHT_FRAME) if hit else picture for picture, hit in zip(pictures, hits, strict=True)])
-    return grid(rows, _TILE)
+    legend = {"query": _QUERY_FRAME, "its partner": _RIGHT_FRAME, NO_DATA: None}
+    return grid(rows, _TILE, ("query", *(f"match {number}" for number in range(1, max(map(len, rows))))), legend=legend)
 
 
 def _framed(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:

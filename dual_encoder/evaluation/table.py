@@ -123,6 +123,7 @@ class Table:
       headlines: the cells that matter most.
       note: how to read the table.
       class_colours: row i has the colour that class i has in label pictures.
+      colours: with `class_colours`, the colours of the classes, as of `palette.class_colours`.
       pictures: shown below the table.
     """
 
@@ -137,6 +138,7 @@ class Table:
     note: str = ""
     class_colours: bool = False
     pictures: tuple[Picture, ...] = ()
+    colours: tuple[str, ...] = ()
 
     def __post_init__(self):
         for row in (*self.rows, *self.references):
@@ -185,6 +187,7 @@ class Table:
             return cls(**dict(values) | {
                 "columns": tuple(Column(**column) for column in values["columns"]), "rows": rows,
                 "references": references, "keys": tuple(values["keys"]),
+                "colours": tuple(values.get("colours", ())),
                 "headlines": tuple(Headline(**headline) for headline in values["headlines"]),
                 "pictures": tuple(Picture(**picture) for picture in values["pictures"])})
         except (AttributeError, KeyError, TypeError) as error:

@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from dual_encoder.evaluation.table import Table, Unit, Value
-from dual_encoder.imagery.pictures import label_to_rgb
+from dual_encoder.imagery.palette import class_colours
 from dual_encoder.report.curves import Series, plot
 
 _STYLE = """
@@ -81,7 +79,8 @@ def results_table(results: Table) -> str:
     rows = [[row.title, *(value_text(value, column.unit)
                           for value, column in zip(row.values, results.columns, strict=True))]
             for row in (*results.rows, *results.references)]
-    colours = class_colours(len(results.rows)) if results.class_colours else ()
+    colours = [f"rgb{colour}" for colour in class_colours(len(results.rows), results.colours)
+               ] if results.class_colours else []
     return table(header, rows, quiet=len(results.references), colours=colours)
 
 
@@ -119,12 +118,6 @@ def note(content: str) -> str:
 def text(value: Any) -> str:
     """Returns a value as text that cannot be read as HTML."""
     return html.escape(str(value))
-
-
-def class_colours(count: int) -> list[str]:
-    """Returns the colours of classes 0, 1, ... in label pictures, as CSS."""
-    colours = label_to_rgb(np.arange(count, dtype=np.uint8)[None])[0]
-    return [f"rgb({red}, {green}, {blue})" for red, green, blue in colours.tolist()]
 
 
 def value_text(value: Value, unit: Unit) -> str:
