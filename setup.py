@@ -11,6 +11,7 @@ CORE = [
     "grain>=0.2.18,<0.3",
     "jax>=0.10.2,<0.11",
     "jaxtyping>=0.3.11,<0.4",
+    "jinja2>=3.1,<4",  # the pages of reports
     "matplotlib>=3.11,<4",
     "ml-collections>=1.1,<2",
     "numpy>=2.4,<3",
@@ -47,7 +48,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["dual_encoder*", "data_prep*"]),
-    package_data={"data_prep": ["*/*.md", "*/*.txt", "*/*.bib"]},
+    package_data={"data_prep": ["*/*.md", "*/*.txt", "*/*.bib"], "dual_encoder": ["report/templates/*"]},
     install_requires=CORE + DATA,
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
@@ -56,6 +57,9 @@ setup(
         "cuda13": ["jax[cuda13]>=0.10.2,<0.11"],
         "gcs": ["gcsfs>=2026.9"],  # data sets on gs://
         "beam": ["apache-beam>=2.77,<3", "protobuf>=6.33,<7", "pyarrow<26"],
+        # schedule.log_to; the tests run against a stand-in of their interface
+        "wandb": ["wandb>=0.19,<1"],
+        "mlflow": ["mlflow>=2.16,<4"],
         "torch": ["torch>=2.13,<2.14", "timm>=1.0.31,<1.1"],
         "dev": ["beartype>=0.22,<0.24", "dill>=0.4.1,<1", "hypothesis>=6.140,<7", "mypy>=2.4,<3", "pytest>=9.2,<10",
                 "pytest-xdist>=3.8,<4", "PyYAML>=6,<7", "rio-cogeo>=7,<8", "ruff>=0.17,<1", "setuptools>=77",

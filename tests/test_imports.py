@@ -31,7 +31,7 @@ ARROWS = {
     "workdir": {"config", "console", "data", "errors", "evaluation", "imagery", "runtime", "state", "storage"},
     "tasks": {"augment", "config", "data", "errors", "evaluation", "imagery", "losses", "models", "optim", "runtime",
               "workdir"},
-    "report": {"config", "errors", "evaluation", "imagery", "storage", "workdir"},
+    "report": {"config", "console", "errors", "evaluation", "imagery", "storage", "workdir"},
     "training": {"config", "console", "data", "errors", "evaluation", "optim", "runtime", "state", "storage", "tasks",
                  "workdir"},
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
@@ -60,8 +60,9 @@ FILES = {
     "evaluation": "per_image comparison table embedded galleries retrieval embedding_space segmentation worst_images "
                   "classification single_sensors knn linear_probe probes segmentation_probe",
     "tasks": "task micro_batches downstream probe pretrain windows segment classify checks sources build",
-    "workdir": "digests folder metrics checkpoint scores",
-    "report": "curves html old_scores run_facts sections page __main__",
+    "workdir": "digests folder sinks metrics checkpoint scores",
+    "report": "curves html old_scores run_facts run_files run_time sections page "
+              "comparison __main__",
     "training": "step evaluate frozen probe hooks selection loop run",
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",

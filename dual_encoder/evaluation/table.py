@@ -158,6 +158,23 @@ class Table:
             raise ValueError(f"table '{self.name}' has no cell in row '{row}' and column '{column}'")
         return values[0]
 
+    def by_chance(self, row: str, column: str) -> tuple[str, float] | None:
+        """Returns title and value of the reference that says what chance gives in a cell; None if there is none.
+
+        References of chance have names that start with 'chance'. If there are several, as for galleries of several
+        sizes, the one that shares most values with the row counts.
+        """
+        at = [one.name for one in self.columns].index(column)
+        known = next(one for one in self.rows if one.name == row).values
+        found = [(sum(a == b for a, b in zip(one.values, known, strict=True)), one) for one in self.references
+                 if one.name.startswith("chance") and one.values[at] is not None]
+        if not found:
+            return None
+        best = max(found, key=lambda pair: pair[0])[1]
+        value = best.values[at]
+        assert value is not None
+        return best.title, float(value)
+
     def cells(self) -> Iterator[Cell]:
         """Yields the cells that stand in the scores, row by row."""
         return (cell for cell in self._all_cells() if cell.column.in_scores)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from dual_encoder.evaluation.comparison import Interval
 from dual_encoder.experiment.analysis import Difference, Mean
 from dual_encoder.experiment.plan import percent
-from dual_encoder.report.curves import drawing
+from dual_encoder.report.curves import GRID, QUIET, drawing
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b6770", "#000000")  # Okabe and Ito
 _MARKS = "osD^vPX*"
@@ -68,8 +68,8 @@ def forest(title: str, differences: Sequence[Difference], margin: float) -> byte
     """
     shown = [one for one in differences if one.comparison]
     with drawing(title, (7.6, 1.1 + 0.27 * len(shown))) as (axes, svg):
-        axes.axvspan(-margin, margin, color="#edf0f3")
-        axes.axvline(0, color="#5c6b7a", linewidth=1)
+        axes.axvspan(-margin, margin, color=GRID)
+        axes.axvline(0, color=QUIET, linewidth=1)
         for row, one in enumerate(shown):
             assert one.comparison is not None
             found, colour = one.comparison.difference, _WORDS[one.verdict]
