@@ -30,7 +30,7 @@ _COLUMNS = (*(Column(f"recall@{k}", f"recall@{k}", "share", "higher") for k in _
             Column("gallery_size", "gallery size", "count"))
 _CAPTION = ("Each row: the query (grey frame), then the most similar images, best first: of the other sensor, or, if "
             "there is one encoder, of its own, turned upside down. Green frame: the right answer. Radar: VV, VH, VV−VH "
-            "as red, green, blue (one band: grey); magenta: no data.")
+            "as red, green, blue (one band: grey), with one stretch for all. Hatched: no data.")
 
 
 def evaluate_retrieval(split: EmbeddedSplit) -> Evaluation:
