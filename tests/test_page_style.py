@@ -77,7 +77,7 @@ def chromium(page, folder, *flags, width=390, dark=False):
 
 MEASURE = """
 const seen = [...document.querySelectorAll("td, th, b, h1, h2, h3, p, li, img, section")].filter(
-  (one) => !one.closest(".picture") && one.offsetParent);
+  (one) => !one.closest(".picture, .wide") && one.offsetParent);
 const cut = seen.filter((one) => one.getBoundingClientRect().right > innerWidth + 1);
 parent.postMessage(JSON.stringify({inner: innerWidth, scroll: document.documentElement.scrollWidth,
   cut: cut.length, ground: getComputedStyle(document.body).backgroundColor, seen: seen.length}), "*");

@@ -92,7 +92,7 @@ def drawing(title: str, size: tuple[float, float]) -> Iterator[tuple[Axes, io.By
       size: width and height in inches.
     """
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9,
-                                "font.family": "sans-serif", "axes.edgecolor": EDGE,
+                                "font.family": "sans-serif", "axes.edgecolor": EDGE, "axes.labelcolor": QUIET,
                                 "text.color": INK, "xtick.color": QUIET, "ytick.color": QUIET}):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
