@@ -11,6 +11,7 @@ CORE = [
     "grain>=0.2.18,<0.3",
     "jax>=0.10.2,<0.11",
     "jaxtyping>=0.3.11,<0.4",
+    "jinja2>=3.1,<4",  # the pages of reports
     "matplotlib>=3.11,<4",
     "ml-collections>=1.1,<2",
     "numpy>=2.4,<3",
@@ -49,7 +50,7 @@ setup(
     packages=[*find_packages(include=["dual_encoder*", "data_prep*"]), "dual_encoder.configs"],
     package_dir={"dual_encoder.configs": "configs"},  # a checkout has them beside the package
     entry_points={"console_scripts": ["dual-encoder=dual_encoder.__main__:main"]},
-    package_data={"data_prep": ["*/*.md", "*/*.txt", "*/*.bib"], "dual_encoder": ["*/*.html"]},
+    package_data={"data_prep": ["*/*.md", "*/*.txt", "*/*.bib"], "dual_encoder": ["*/*.html", "report/templates/*"]},
     install_requires=CORE + DATA,
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
@@ -58,6 +59,9 @@ setup(
         "cuda13": ["jax[cuda13]>=0.10.2,<0.11"],
         "gcs": ["gcsfs>=2026.9"],  # data sets on gs://
         "beam": ["apache-beam>=2.77,<3", "protobuf>=6.33,<7", "pyarrow<26"],
+        # schedule.log_to; the tests run against a stand-in of their interface
+        "wandb": ["wandb>=0.19,<1"],
+        "mlflow": ["mlflow>=2.16,<4"],
         "torch": ["torch>=2.13,<2.14", "timm>=1.0.31,<1.1"],
         "dev": ["beartype>=0.22,<0.24", "dill>=0.4.1,<1", "furo>=2025.12", "hypothesis>=6.140,<7", "mypy>=2.4,<3",
                 "myst-parser>=5.1,<6", "pytest>=9.2,<10", "pytest-xdist>=3.8,<4", "PyYAML>=6,<7", "rio-cogeo>=7,<8",

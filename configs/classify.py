@@ -109,8 +109,10 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
             "eval_every": 0,
             "quick_eval_every": 0,
             "quick_eval_records": 1024,
+            "train_eval_records": 512,
             "checkpoint_every": 100,
             "keep": 2,
+            "log_to": "",
         },
     })
     config.data.dir = "data/s1s2_tiles/bigearthnet_land_cover/1.0.0"

@@ -129,8 +129,10 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
             "eval_every": 0,
             "quick_eval_every": 0,
             "quick_eval_records": 1024,
+            "train_eval_records": 512,
             "checkpoint_every": 100,
             "keep": 2,
+            "log_to": "",
         },
     })
     if variant == "flood_ombria":

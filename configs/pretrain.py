@@ -141,8 +141,10 @@ def get_config(variant: str = "paper") -> ConfigDict:
             "eval_every": 2000,
             "quick_eval_every": 0,
             "quick_eval_records": 1024,
+            "train_eval_records": 512,
             "checkpoint_every": 1000,
             "keep": 3,
+            "log_to": "",
         },
     })
     if variant in ("smoke", "ombria"):

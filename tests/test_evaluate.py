@@ -53,7 +53,7 @@ def test_a_run_with_folds_is_evaluated_on_the_fold_that_it_holds_out(trained, tm
     same = configure(run, split="train", folds=3, fold=1)
     assert build_evaluation(same).own and score(tmp_path / "same", same) == before
     other = configure(run, split="train", folds=3, fold=2)
-    with pytest.raises(UserError, match="scores of fold 2 of 3 of split 'train' of .* are not those that the"):
+    with pytest.raises(UserError, match="scores of step .*, fold 2 of 3 of split 'train' of .* are not those that the"):
         score(run, other)
     assert read(run) == before
     assert score(tmp_path / "other", other) != before
@@ -68,6 +68,17 @@ def test_a_split_that_is_named_is_evaluated_whole(trained, tmp_path):
     with pytest.raises(UserError, match="give another --workdir"):
         score(run, configure(run, split="test"))
     assert score(tmp_path / "test", configure(run, split="test", groups="place"))["s1_to_s2"]["gallery_size"] == 8
+
+
+def test_scores_of_another_step_stay_apart(write_dataset, tmp_path):
+    config = runs.configure(write_dataset(), schedule__steps=2, schedule__checkpoint_every=1, schedule__keep=2)
+    fit(build(config, runs.one_device()), runs.one_device(), epath.Path(tmp_path / "run"))
+    own = read(tmp_path / "run")
+    with pytest.raises(UserError, match=r"scores of step 1, .* \(another step, .* give another --workdir"):
+        score(tmp_path / "run", configure(tmp_path / "run", init_step=1))
+    assert read(tmp_path / "run") == own and own["step"] == 2
+    assert score(tmp_path / "first", configure(tmp_path / "run", init_step=1))["step"] == 1
+    assert score(tmp_path / "run", configure(tmp_path / "run", init_step=2))["step"] == 2
 
 
 def test_other_data_is_evaluated_on_its_evaluation_split(trained, write_dataset):

@@ -276,7 +276,7 @@ def test_a_change_needs_both_images_of_one_sensor(labelled, two_dates):
 def test_a_change_run_shows_both_dates(two_dates, tmp_path):
     fit(configure(two_dates, change="concatenation"), tmp_path / "run", jax.devices()[:1])
     with Image.open(tmp_path / "run" / "evaluation" / "segmentation_panels.png") as picture:
-        assert picture.width == 4 * (192 + 4) + 4
+        assert picture.width == 4 * (192 + 4) + 4 + 190
     assert "Each row: before, after, label" in (tmp_path / "run" / "report.html").read_text()
 
 

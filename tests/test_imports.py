@@ -31,7 +31,7 @@ ARROWS = {
     "workdir": {"config", "console", "data", "errors", "evaluation", "imagery", "runtime", "state", "storage"},
     "tasks": {"augment", "config", "data", "errors", "evaluation", "imagery", "losses", "models", "optim", "runtime",
               "workdir"},
-    "report": {"config", "errors", "evaluation", "imagery", "storage", "workdir"},
+    "report": {"config", "console", "errors", "evaluation", "imagery", "storage", "workdir"},
     "training": {"config", "console", "data", "errors", "evaluation", "optim", "runtime", "state", "storage", "tasks",
                  "workdir"},
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
@@ -57,7 +57,7 @@ FILES = {
     "command_line": "parser config_file config_help",
     "storage": "paths atomic files lock sums",
     "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster "
-               "geotiff_keys geotiff_json geotiff_statements geotiff_images normalise pictures",
+               "geotiff_keys geotiff_json geotiff_statements geotiff_images normalise palette pictures",
     "runtime": "cores backend mesh heap compilation_cache stop_request",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
@@ -66,11 +66,12 @@ FILES = {
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
-    "evaluation": "per_image comparison table embedded galleries retrieval embedding_space segmentation classification "
-                  "single_sensors knn linear_probe probes segmentation_probe",
+    "evaluation": "per_image comparison table embedded galleries retrieval embedding_space segmentation worst_images "
+                  "classification single_sensors knn linear_probe probes segmentation_probe",
     "tasks": "task micro_batches downstream probe pretrain windows segment classify checks sources build",
-    "workdir": "digests folder metrics checkpoint scores",
-    "report": "curves html old_scores run_facts sections page __main__",
+    "workdir": "digests folder sinks metrics checkpoint scores",
+    "report": "curves html old_scores run_facts run_files run_time sections page "
+              "comparison __main__",
     "training": "step evaluate frozen probe hooks selection loop run",
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",

@@ -1,6 +1,8 @@
 """The report of a run: what is on the page, what may be missing, and that nothing on it is active."""
 
 import base64
+import dataclasses
+import hashlib
 import html.parser
 import json
 import math
@@ -19,7 +21,7 @@ from dual_encoder.evaluation.retrieval import retrieval_table
 from dual_encoder.evaluation.table import Column, Evaluation, Headline, Picture, Row, Table
 from dual_encoder.imagery.sensors import SENSORS
 from dual_encoder.report import html as page_html
-from dual_encoder.report.curves import plot, thin
+from dual_encoder.report.curves import Panel, plot, thin
 from dual_encoder.report.page import write_report
 from dual_encoder.workdir.scores import save_curve_tables, save_evaluation
 
@@ -55,9 +57,9 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> closes something else"
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data + " "
-        if self.open and self.open[-1] in ("td", "th"):
+        if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
 
 
@@ -178,7 +180,7 @@ def test_the_learning_rate_follows_the_loss(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         for step in (31, 32):
             file.write(json.dumps({"step": step, "kind": "train", "a": 1.0, "loss": 1.0, "learning_rate": 1e-4}) + "\n")
-    assert [image["alt"] for image in read(write_report(tmp_path)).images][:4] == [
+    assert [image["alt"] for image in read(write_report(tmp_path)).images][1:5] == [
         "loss", "learning rate", "records per second", "a"]
 
 
@@ -195,6 +197,49 @@ def test_retrieval_stands_beside_its_gallery_size_and_chance(tmp_path):
     page = read(write_report(make_run(tmp_path)))
     assert ["S1 → S2", *ROW] in page.rows
     assert ["by chance", "0.125", "0.625", "–", "4.5", "0.340", "8"] in page.rows  # 1/8, 5/8, (8+1)/2, H(8)/8
+
+
+def test_a_headline_stands_beside_chance(tmp_path):
+    """0.400 and 0.125 of a gallery of 8 are above and at 1/8; a median rank of 5 is worse than one of 4.5."""
+    make_run(tmp_path)
+    scores = {"s1_to_s2": SCORES, "s2_to_s1": SCORES | {"recall@1": 0.125}}
+    retrieval = retrieval_table(scores)
+    rank = dataclasses.replace(retrieval, name="again", keys=(), headlines=(Headline("s1_to_s2", "median_rank", "R"),),
+                               rows=tuple(dataclasses.replace(row, values=(*row.values[:3], 5.0, *row.values[4:]))
+                                          for row in retrieval.rows))
+    save_evaluation(epath.Path(tmp_path), 30, Evaluation((retrieval, rank, KNN)))
+    page = read(write_report(tmp_path))
+    for fact in ("gallery of 8 by chance: 0.125 0.125", "gallery of 8 by chance: 0.125, not better",
+                 "5 R by chance: 4.5, not better", "0.750 accuracy of S2's neighbours 0.1"):
+        assert fact in " ".join(page.text.split()), fact
+    assert page.attributes.count(("class", "bad")) == 2
+
+
+def test_curves_hold_chance_and_the_same_scores_of_training_records(tmp_path):
+    make_run(tmp_path)
+    assert "Dashed: the same scores of training records" not in read(write_report(tmp_path)).text
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        for step in (15, 30):
+            file.write(json.dumps({"step": step, "kind": "train_eval", "s1_to_s2/recall@1": 0.9}) + "\n")
+    page = read(write_report(tmp_path))
+    assert "Dashed: the same scores of training records" in page.text
+    svg = next(base64.b64decode(image["src"].partition(",")[2]).decode() for image in page.images
+               if image["alt"] == "recall@1")
+    assert ">S1 → S2, training<" in svg and ">by chance<" in svg and "S2 → S1, training" not in svg
+
+
+def test_the_page_says_how_long_the_run_took(tmp_path):
+    make_run(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"batch_size": 10}))
+    rows = [{"step": 0, "kind": "event", "event": "started"}]
+    rows += [{"step": step, "kind": "train", "pairs_per_second": 20.0} for step in (50, 100)]
+    rows += [{"step": 90, "kind": "event", "event": "resumed"}]  # from a checkpoint; its row was removed
+    rows += [{"step": 100, "kind": "train", "pairs_per_second": 2.0},
+             {"step": 100, "kind": "event", "event": "ended", "seconds": 3700.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = " ".join(read(write_report(tmp_path)).text.split())
+    assert "100 s of training; 1:01:40 h with evaluation and saving" in text  # 100 / 2 + 10 / 0.2
+    assert "2 steps per second; 20 records per second, median" in text and "ended at step" not in text
 
 
 def test_segmentation_table_and_pictures_with_captions(tmp_path):
@@ -277,8 +322,8 @@ def test_report_replaces_the_old_one_and_is_the_same_for_the_same_files(tmp_path
 
 
 def test_curves_hold_the_values_as_points_and_marks():
-    svg = ElementTree.fromstring(plot("IoU", {"land": ([0, 50, 100], [1.0, 3.0, 2.0]), "w$": ([0, 100], [1.0, 1.0])},
-                                      [37]).decode())
+    lines = {"land": ([0, 50, 100], [1.0, 3.0, 2.0]), "w$": ([0, 100], [1.0, 1.0])}
+    svg = ElementTree.fromstring(plot("IoU", Panel(lines), [37]).decode())
     text = " ".join("".join(node.itertext()) for node in svg.iter("{http://www.w3.org/2000/svg}text"))
     assert "IoU" in text and "land" in text and "w$" in text and "step" in text
     lines = [node.get("d") for group in svg.iter() if group.get("id", "").startswith("line2d")
@@ -293,7 +338,7 @@ def test_curves_hold_the_values_as_points_and_marks():
 def test_long_labels_leave_a_panel():
     """A warning is an error here: a legend of two columns of them once left no room for the axes."""
     direction = "s1_s2_turned_to_s1_s2_of_largest/times_chance_"
-    assert plot("groups", {f"{direction}{size}": ([0, 100], [0.1, 0.2]) for size in range(10)}, [])
+    assert plot("groups", Panel({f"{direction}{size}": ([0, 100], [0.1, 0.2]) for size in range(10)}), [])
 
 
 def test_quick_evaluations_are_curves_of_their_own(tmp_path):
@@ -326,18 +371,55 @@ def test_folder_without_a_run_is_a_user_error(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_command(tmp_path):
-    def command(workdir):
-        return subprocess.run([sys.executable, "-m", "dual_encoder.report", f"--workdir={workdir}"],
-                              capture_output=True, text=True)
+def command(*arguments):
+    return subprocess.run([sys.executable, "-m", "dual_encoder.report", *map(str, arguments)], capture_output=True,
+                          text=True)
 
+
+def test_command(tmp_path):
     make_run(tmp_path)
-    done = command(tmp_path)
+    done = command(f"--workdir={tmp_path}")
     assert done.returncode == 0 and done.stdout == f"{tmp_path / 'report.html'}\n" and not done.stderr
     svg = next(image["src"] for image in read(tmp_path / "report.html").images)
     assert base64.b64decode(svg.partition(",")[2]).startswith(b"<?xml")
     done = command(tmp_path / "nowhere")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+def two_runs(folder):
+    """Two runs that differ in one key and in their scores."""
+    for name, crop, recall in (("a", 32, 0.4), ("<b>", 64, 0.125)):
+        (folder / name).mkdir()
+        add_knn(make_run(folder / name))
+        (folder / name / "config.json").write_text(json.dumps({"batch_size": 10, "augment": {"crop": crop}}))
+        scores = {"s1_to_s2": SCORES | {"recall@1": recall}, "s2_to_s1": SCORES}
+        save_evaluation(epath.Path(folder / name), 30, Evaluation((retrieval_table(scores), KNN)))
+    return [folder / "a", folder / "<b>"]
+
+
+def test_runs_are_compared_on_one_page(tmp_path):
+    runs = two_runs(tmp_path)
+    done = command(*runs, f"--out={tmp_path / 'both.html'}")
+    assert done.returncode == 0 and done.stdout == f"{tmp_path / 'both.html'}\n", done.stderr
+    page = read(tmp_path / "both.html")
+    header, first, second = page.rows[:3]
+    assert header[-1] == "augment.crop" and "recall@1 S1 → S2, gallery of 8" in header and "data.threads" not in header
+    assert first[:2] == ["a", "0.400"] and second[:2] == ["<b>", "0.125"] and (first[-1], second[-1]) == ("32", "64")
+    assert ["<b>", "S1", "0.500", "12.35"] in page.rows, "scores of the other tables"
+    svg = {image["alt"]: base64.b64decode(image["src"].partition(",")[2]).decode() for image in page.images}
+    assert {"training: loss", "evaluation: recall@1 S1 → S2, gallery of 8"} <= set(svg)
+    drawn = svg["evaluation: recall@1 S1 → S2, gallery of 8"]
+    assert ">a<" in drawn and ">&lt;b&gt;<" in drawn and ">by chance<" in drawn
+    text = (tmp_path / "both.html").read_text()
+    script, policy = re.search("<script>(.*?)</script>", text, re.DOTALL)[1], dict(page.attributes)["content"]
+    assert page.tags.count("script") == 1 and policy.endswith(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"), "no other script can run"
+
+
+def test_a_comparison_names_a_folder_without_a_run(tmp_path):
+    done = command(make_run(tmp_path), tmp_path / "nowhere", f"--out={tmp_path / 'x.html'}")
+    assert done.returncode == 2 and "nowhere' is not a folder" in done.stderr and not (tmp_path / "x.html").exists()
+    assert command().returncode == 2
 
 
 WRONG = (None, [1], {"a": [1]}, "\ud800", 10**400, float("inf"))

@@ -106,12 +106,15 @@ def test_panels_show_input_label_and_prediction():
     image = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
     label = np.zeros((16, 16), np.uint8)
     label[:8] = 255
-    picture = np.asarray(segmentation_panels([[image]] * 2, [label] * 2, [np.ones_like(label)] * 2, spec))
-    step = 192 + 4
-    assert picture.shape == (2 * step + 4, 3 * step + 4, 3)
-    assert picture[10, step + 10].tolist() == [255, 255, 255]  # ignored
-    assert picture[step - 10, step + 10].tolist() == [196, 178, 142]  # class 0
-    assert picture[10, 2 * step + 10].tolist() == [33, 102, 200]  # class 1
+    picture = np.asarray(segmentation_panels([[image]] * 2, [label] * 2, [np.ones_like(label)] * 2, spec,
+                                             ("land", "water")))
+    step, top = 192 + 4, 21  # below the titles
+    assert picture.shape == (top + 2 * step + 4, 3 * step + 4 + 190, 3)  # with the legend
+    ignored = picture[top + 4:top + 100, step + 4:2 * step].reshape(-1, 3)
+    assert {tuple(pixel) for pixel in ignored.tolist()} == {(255, 255, 255), (0, 0, 0)}  # the hatch
+    assert picture[top + step - 10, step + 10].tolist() == [196, 178, 142]  # class 0
+    assert picture[top + 10, 2 * step + 10].tolist() == [33, 102, 200]  # class 1
+    assert (picture[:top, :3 * step] < 100).any() and (picture[top:, 3 * step + 4:] == (33, 102, 200)).all(-1).any()
 
 
 def test_the_tables_hold_the_scores():
@@ -120,6 +123,7 @@ def test_the_tables_hold_the_scores():
     tables = segmentation_tables(scores)
     assert scores_of(tables) == scores and [*scores_of(tables)] == [*scores]
     assert tables[1].rows[1].values == (0.5, 6 / 9, 4, 4 / 12) and tables[1].rows[2].values == (None, None, 0, 0)
+    assert tables[0].references[0].values == (8 / 12 / 2, 8 / 12), "8 of 12 pixels are land; water's IoU is 0"
     assert tables[0].headlines[0].title == "mean IoU of 3 classes" and tables[1].class_colours
     nothing = segmentation_scores(np.zeros((3, 3), int), names)
     assert scores_of(segmentation_tables(nothing)) == nothing
@@ -132,5 +136,5 @@ def test_evaluation_is_the_tables_and_their_picture():
                                        [label], SENSORS["ombria_s2"], ("before", "after"))
     assert evaluation.scores()["support"] == {"land": 8, "water": 4}
     assert [*evaluation.images] == [evaluation.tables[1].pictures[0].name]
-    assert evaluation.images["segmentation_panels"].width == 4 * (192 + 4) + 4
+    assert evaluation.images["segmentation_panels"].width == 4 * (192 + 4) + 4 + 190
     assert evaluation.tables[1].pictures[0].caption.startswith("Each row: before, after, label")

@@ -406,7 +406,11 @@ def test_an_evaluation_that_a_stop_left_out_is_made_up_for(write_dataset, tmp_pa
     with before_step(4, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(SystemExit):
         fit(config, tmp_path / "run")
     fit(config, tmp_path / "run")
-    assert [row["step"] for row in metrics.read(tmp_path / "run") if row["kind"] == "eval"] == [2, 4, 6]
+    rows = metrics.read(tmp_path / "run")
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [2, 4, 6]
+    assert [(row["step"], row["event"]) for row in rows if "seconds" in row] == [(4, "ended"), (6, "ended")]
+    learnt = [(row["step"], row["s1_to_s2/gallery_size"]) for row in rows if row["kind"] == "train_eval"]
+    assert learnt == [(2, 8), (6, 8)], "as many training records as the evaluation split has"
 
 
 def test_a_part_of_the_split_is_scored_for_the_curves_and_changes_nothing_else(finished, tmp_path):

@@ -3,17 +3,18 @@
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import geotiff_keys as keys
+from dual_encoder.imagery.palette import is_colour
 from dual_encoder.imagery.raster import Raster
 from dual_encoder.imagery.sensors import IGNORED
 
-_KEYS = {"kind", "files", "classes", "ignore"}
+_KEYS = {"kind", "files", "classes", "ignore", "colours"}
 _EXPECTED = 'expected two or more names, each with its value in the files, such as {"land": 0, "water": [1, 2]}'
 _MOST_VALUES = 2**16  # of all ranges together
 _RANGE = re.compile(r"\s*(-?\d{1,15})\s*(?:-|\.\.|:)\s*(-?\d{1,15})\s*")
@@ -27,11 +28,13 @@ class Labels:
       files: pattern of the paths, '' = they are in a table.
       classes: name -> values in the file; a class's index is its place.
       ignore: values of pixels that have no class.
+      colours: '#rrggbb' of each class in pictures, '' = that of the palette; () if none is described.
     """
 
     files: str
     classes: Mapping[str, tuple[int, ...]]
     ignore: Sequence[int]
+    colours: tuple[str, ...] = ()
 
     def indices(self, image: Raster, path: pathlib.Path) -> np.ndarray:
         """Returns the class of each pixel.
@@ -81,7 +84,19 @@ def parse_labels(said: Mapping[str, Any], faults: list[str]) -> Labels:
     if re.search(r"\{band\}|\*", files):
         faults.append(f"label.files is '{files}'; it may hold {{place}} and {{date}} only")
     ignore = () if said.get("ignore") is None else _values(said["ignore"], "label.ignore", faults)
-    return Labels(files, class_values(said.get("classes"), faults, ignore), ignore)
+    classes = class_values(said.get("classes"), faults, ignore)
+    return Labels(files, classes, ignore, _colours(said.get("colours", {}), classes, faults))
+
+
+def _colours(said: Any, classes: Collection[str], faults: list[str]) -> tuple[str, ...]:
+    """Returns the colour of each class, '' for a class without one; () if none is described."""
+    if not isinstance(said, dict) or not all(isinstance(text, str) and is_colour(text) for text in said.values()):
+        faults.append(f"label.colours is {keys.shown(said)}, expected a colour per class, such as "
+                      '{"water": "#2166c8"}')
+        return ()
+    if classes:
+        keys.check_keys(said, "label.colours", classes, faults)
+    return tuple(said.get(name, "") for name in classes) if said else ()
 
 
 def class_values(said: Any, faults: list[str], ignore: Sequence[int] = ()) -> dict[str, tuple[int, ...]]:

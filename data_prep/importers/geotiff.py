@@ -31,7 +31,8 @@ A complete example: images of 256 x 256 pixels, radar and optical in two folders
                  Left out = that of each file, else NaN in S1 and 0 in all bands in S2
     label        optional, for --kind=tiles; one of s1 and s2 is enough then. classes: name -> value in the file, or
                  several: {"land": [10, 20], "water": "80-89"}. Also {"10": "land", "20": "land", "80": "water"}, or a
-                 list of names for 0, 1, ... A label is one band of whole numbers; NaN is ignored
+                 list of names for 0, 1, ... A label is one band of whole numbers; NaN is ignored. colours, optional:
+                 of classes in pictures, {"water": "#2166c8"}; the others have those of the palette
 
 A label may be that of the whole image. Then a table gives it, which may be pairs.csv itself:
 
@@ -104,7 +105,8 @@ class Importer:
                 raise no_such_kind("geotiff", "tiles", f"'{raw / NAME}' has no 'label'; add it or give "
                                    "--labels=water_weak")
             label = (said.image_labels.spec if said.image_labels else
-                     LabelSpec("pixel_classes", tuple(said.labels.classes)) if said.labels else None)
+                     LabelSpec("pixel_classes", tuple(said.labels.classes), colours=said.labels.colours)
+                     if said.labels else None)
         return Layout(
             sensors={feature: (images.spec.name,) for feature, images in said.images.items()},
             default=tuple(said.images), size=said.size, any_size=True, label=label,

@@ -18,6 +18,7 @@ from dual_encoder.data.manifest import DatasetInfo, load_info
 from dual_encoder.data.tfrecord import ShardedRecords
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import pictures
+from dual_encoder.imagery.palette import label_to_rgb
 from dual_encoder.imagery.sensors import IGNORED
 from dual_encoder.storage import atomic
 
@@ -54,18 +55,22 @@ def inspect(folder: str | os.PathLike, split: str, limit: int, out: pathlib.Path
         yield f"the figures below are of {len(chosen)} of {total} records, evenly spaced (--records)"
     summary = _Summary(info)
     shown = set(np.unique(np.linspace(0, len(chosen) - 1, min(_SHEET_COLUMNS, len(chosen))).astype(int)).tolist())
-    columns = []
+    columns, titles = [], []
     for position, number in enumerate(chosen.tolist()):
         record = _nth(records, number)
         summary.add(record)
         if position in shown:
             columns.append(_column(record, info))
+            titles.append(record["id"].decode())
     yield from summary.lines()
     png = io.BytesIO()
-    pictures.grid([list(row) for row in zip(*columns, strict=True)], _SHEET_TILE).save(png, "PNG")
-    atomic.write(out, png.getvalue())
     rows = [f"{feature} ({spec.name})" for feature, spec in info.sensors.items()]
-    rows += ["label"] if info.label and info.label.per_pixel else []
+    legend: pictures.Legend = {pictures.NO_DATA: None}
+    if info.label and info.label.per_pixel:
+        rows.append("label")
+        legend = pictures.class_legend(info.classes, info.label.colours)
+    pictures.grid([list(row) for row in zip(*columns, strict=True)], _SHEET_TILE, titles, rows, legend).save(png, "PNG")
+    atomic.write(out, png.getvalue())
     yield f"contact sheet: {out} ({', '.join(rows)}, top to bottom)"
 
 
@@ -167,4 +172,6 @@ def _nth(splits: list[ShardedRecords], number: int) -> dict[str, Any]:
 
 def _column(record: dict[str, Any], info: DatasetInfo) -> list[np.ndarray]:
     column = [pictures.image_to_rgb(record[feature], spec) for feature, spec in info.sensors.items()]
-    return column + ([pictures.label_to_rgb(record["label"])] if info.label and info.label.per_pixel else [])
+    if info.label and info.label.per_pixel:
+        column.append(label_to_rgb(record["label"], info.label.colours))
+    return column

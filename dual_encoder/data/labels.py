@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from dual_encoder.errors import UserError
+from dual_encoder.imagery.palette import is_colour
 from dual_encoder.imagery.sensors import IGNORED
 
 _DTYPES = {"pixel_classes": "uint8", "change": "uint8", "image_class": "int32", "image_classes": "uint8",
@@ -29,14 +30,16 @@ class LabelSpec:
       kind: one of the above.
       classes: names of the classes 0, 1, ...; empty for a number.
       unit: unit of a number; empty for classes.
+      colours: '#rrggbb' of each class in pictures, '' = the colour of the palette; empty: the palette alone.
 
     Raises:
-      UserError: unknown kind, a number with classes, or a name that occurs twice.
+      UserError: unknown kind, a number with classes, a name that occurs twice, or a text that is no colour.
     """
 
     kind: str
     classes: tuple[str, ...] = ()
     unit: str = ""
+    colours: tuple[str, ...] = dataclasses.field(default=(), compare=False)  # no value depends on them
 
     def __post_init__(self):
         if self.kind not in _DTYPES:
@@ -45,6 +48,10 @@ class LabelSpec:
             raise UserError(f"a label of kind 'number' has classes {list(self.classes)}; give a number no classes")
         if len(set(self.classes)) < len(self.classes):
             raise UserError(f"label classes {list(self.classes)} hold a name twice; give each class a name of its own")
+        wrong = [text for text in self.colours if text and not is_colour(text)]
+        if wrong or len(self.colours) not in (0, len(self.classes)):
+            raise UserError(f"the colours of the label's classes are {list(self.colours)}, expected one for each of "
+                            f"{len(self.classes)} classes, such as '#2166c8'")
 
     @property
     def dtype(self) -> str:
@@ -81,10 +88,12 @@ class LabelSpec:
         return None
 
     def to_json(self) -> dict[str, str]:
-        """Returns kind and unit; the classes are stored on their own, as they were before labels had a spec."""
-        return {"kind": self.kind, "unit": self.unit}
+        """Returns kind, unit and colours; the classes are stored on their own, as before labels had a spec."""
+        colours = {"colours": ",".join(self.colours)} if any(self.colours) else {}
+        return {"kind": self.kind, "unit": self.unit, **colours}
 
     @classmethod
     def from_json(cls, values: Mapping[str, str], classes: Iterable[str]) -> "LabelSpec":
         """Returns the spec of `classes` and of the values that `to_json` returned."""
-        return cls(values["kind"], tuple(classes), values.get("unit", ""))
+        colours = tuple(values["colours"].split(",")) if "colours" in values else ()
+        return cls(values["kind"], tuple(classes), values.get("unit", ""), colours)

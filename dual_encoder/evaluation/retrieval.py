@@ -14,7 +14,7 @@ from dual_encoder.errors import UserError
 from dual_encoder.evaluation.embedded import EmbeddedSplit, unit_vectors
 from dual_encoder.evaluation.galleries import Ranks, gallery_tables
 from dual_encoder.evaluation.table import COLUMN, ROW, Column, Evaluation, Headline, Picture, Row, Table, Value
-from dual_encoder.imagery.pictures import grid, image_to_rgb
+from dual_encoder.imagery.pictures import NO_DATA, grid, image_to_rgb
 from dual_encoder.imagery.sensors import SensorSpec
 
 _RECALL_AT = (1, 5, 10)
@@ -30,7 +30,7 @@ _COLUMNS = (*(Column(f"recall@{k}", f"recall@{k}", "share", "higher") for k in _
             Column("gallery_size", "gallery size", "count"))
 _CAPTION = ("Each row: the query (grey frame), then the most similar images, best first: of the other sensor, or, if "
             "there is one encoder, of its own, turned upside down. Green frame: the right answer. Radar: VV, VH, VV−VH "
-            "as red, green, blue (one band: grey); magenta: no data.")
+            "as red, green, blue (one band: grey), with one stretch for all. Hatched: no data.")
 
 
 def evaluate_retrieval(split: EmbeddedSplit) -> Evaluation:
@@ -194,7 +194,8 @@ def retrieval_gallery(queries: Sequence[np.ndarray], query_spec: SensorSpec, mat
         pictures = [image_to_rgb(image, match_spec) for image in images]
         rows.append([_framed(image_to_rgb(query, query_spec), _QUERY_FRAME)] + [
             _framed(picture, _RIGHT_FRAME) if hit else picture for picture, hit in zip(pictures, hits, strict=True)])
-    return grid(rows, _TILE)
+    legend = {"query": _QUERY_FRAME, "its partner": _RIGHT_FRAME, NO_DATA: None}
+    return grid(rows, _TILE, ("query", *(f"match {number}" for number in range(1, max(map(len, rows))))), legend=legend)
 
 
 def _framed(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:

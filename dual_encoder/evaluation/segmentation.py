@@ -12,7 +12,8 @@ from PIL import Image
 
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.table import COLUMN, ROW, Column, Evaluation, Headline, Picture, Row, Table, Value
-from dual_encoder.imagery.pictures import grid, image_to_rgb, label_to_rgb
+from dual_encoder.imagery.palette import label_to_rgb
+from dual_encoder.imagery.pictures import class_legend, grid, image_to_rgb
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec
 
 _TILE = 192  # pixels of a panel
@@ -57,19 +58,21 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int) ->
 
 def evaluate_segmentation(matrix: np.ndarray, class_names: Sequence[str], images: Sequence[Sequence[np.ndarray]],
                           labels: Sequence[np.ndarray], predictions: Sequence[np.ndarray], spec: SensorSpec,
-                          shown: Sequence[str] = ("input",)) -> Evaluation:
+                          shown: Sequence[str] = ("input",), colours: Sequence[str] = ()) -> Evaluation:
     """Scores the confusion matrix of a split, and draws examples.
 
     Args:
       matrix, class_names: as for `segmentation_scores`.
       images, labels, predictions, spec: as for `segmentation_panels`.
-      shown: what each image of a row is, for the caption.
+      shown: what each image of a row is.
+      colours: of the classes, as of `palette.class_colours`.
 
     Returns:
       A table of the whole split, a table of its classes, and a picture.
     """
-    return Evaluation(segmentation_tables(segmentation_scores(matrix, class_names), shown),
-                      {"segmentation_panels": segmentation_panels(images, labels, predictions, spec)})
+    panels = segmentation_panels(images, labels, predictions, spec, class_names, shown, colours)
+    return Evaluation(segmentation_tables(segmentation_scores(matrix, class_names), shown, colours),
+                      {"segmentation_panels": panels})
 
 
 def segmentation_scores(matrix: np.ndarray, class_names: Sequence[str]) -> SegmentationScores:
@@ -99,12 +102,13 @@ def segmentation_scores(matrix: np.ndarray, class_names: Sequence[str]) -> Segme
     }
 
 
-def segmentation_tables(scores: SegmentationScores, shown: Sequence[str] = ("input",)) -> tuple[Table, Table]:
+def segmentation_tables(scores: SegmentationScores, shown: Sequence[str] = ("input",), colours: Sequence[str] = ()
+                        ) -> tuple[Table, Table]:
     """Returns the scores as two tables of one section: of the whole split, and of each class.
 
     Args:
       scores: as `segmentation_scores` returns them. A figure of a class that is absent becomes None.
-      shown: as for `evaluate_segmentation`.
+      shown, colours: as for `evaluate_segmentation`.
     """
     support = scores["support"]
     pixels = sum(support.values()) or 1
@@ -112,6 +116,7 @@ def segmentation_tables(scores: SegmentationScores, shown: Sequence[str] = ("inp
         name="segmentation", title="Segmentation", row_title="", keys=(COLUMN,),
         columns=(Column("miou", "mean IoU", "share", "higher"), Column("accuracy", "accuracy", "share", "higher")),
         rows=(Row("split", "whole split", (scores.get("miou"), scores.get("accuracy"))),),
+        references=_by_chance(list(support.values())),
         headlines=(Headline("split", "miou", f"mean IoU of {len(support)} classes"),))
     classes = Table(
         name="segmentation_classes", title="Segmentation", row_title="class", keys=(COLUMN, ROW),
@@ -120,21 +125,36 @@ def segmentation_tables(scores: SegmentationScores, shown: Sequence[str] = ("inp
         rows=tuple(Row(name, name, (_figure(scores, "iou", name), _figure(scores, "f1", name), count, count / pixels))
                    for name, count in support.items()),
         note="From one confusion matrix over the whole split; a dash: the class does not occur.", class_colours=True,
+        colours=tuple(colours),
         pictures=(Picture("segmentation_panels", "Examples",
-                          f"Each row: {', '.join(shown)}, label (white: ignored), prediction."),))
+                          f"Each row: {', '.join(shown)}, label, prediction. Hatched: no data, or no label."),))
     return whole, classes
 
 
 def segmentation_panels(images: Sequence[Sequence[np.ndarray]], labels: Sequence[np.ndarray],
-                        predictions: Sequence[np.ndarray], spec: SensorSpec) -> Image.Image:
-    """Draws rows of input images, label (ignored pixels white) and prediction.
+                        predictions: Sequence[np.ndarray], spec: SensorSpec, class_names: Sequence[str],
+                        shown: Sequence[str] = ("input",), colours: Sequence[str] = ()) -> Image.Image:
+    """Draws rows of input images, label and prediction, with titles and a legend.
 
     Args:
       images: of each row, one or more stored images [height, width, bands] of `spec`.
       labels, predictions: class indices uint8 [height, width].
+      class_names: of the classes.
+      shown, colours: as for `evaluate_segmentation`.
     """
-    return grid([[*(image_to_rgb(image, spec) for image in row), label_to_rgb(label), label_to_rgb(prediction)]
-                 for row, label, prediction in zip(images, labels, predictions, strict=True)], _TILE)
+    rows = [[*(image_to_rgb(image, spec) for image in row),
+             *(label_to_rgb(classes, colours) for classes in (label, prediction))]
+            for row, label, prediction in zip(images, labels, predictions, strict=True)]
+    return grid(rows, _TILE, (*shown, "label", "prediction"), legend=class_legend(class_names, colours))
+
+
+def _by_chance(support: Sequence[int]) -> tuple[Row, ...]:
+    """Returns the scores of a prediction of the most frequent class alone; nothing if there is no pixel."""
+    if not any(support):
+        return ()
+    share = max(support) / sum(support)  # its IoU, and the accuracy; the IoU of each other class is 0
+    present = sum(count > 0 for count in support)
+    return (Row("chance", "most frequent class everywhere", (share / present, share)),)
 
 
 def _figure(scores: SegmentationScores, kind: Literal["iou", "f1"], name: str) -> Value:

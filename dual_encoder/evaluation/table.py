@@ -123,6 +123,7 @@ class Table:
       headlines: the cells that matter most.
       note: how to read the table.
       class_colours: row i has the colour that class i has in label pictures.
+      colours: with `class_colours`, the colours of the classes, as of `palette.class_colours`.
       pictures: shown below the table.
     """
 
@@ -137,6 +138,7 @@ class Table:
     note: str = ""
     class_colours: bool = False
     pictures: tuple[Picture, ...] = ()
+    colours: tuple[str, ...] = ()
 
     def __post_init__(self):
         for row in (*self.rows, *self.references):
@@ -155,6 +157,23 @@ class Table:
         if not values:
             raise ValueError(f"table '{self.name}' has no cell in row '{row}' and column '{column}'")
         return values[0]
+
+    def by_chance(self, row: str, column: str) -> tuple[str, float] | None:
+        """Returns title and value of the reference that says what chance gives in a cell; None if there is none.
+
+        References of chance have names that start with 'chance'. If there are several, as for galleries of several
+        sizes, the one that shares most values with the row counts.
+        """
+        at = [one.name for one in self.columns].index(column)
+        known = next(one for one in self.rows if one.name == row).values
+        found = [(sum(a == b for a, b in zip(one.values, known, strict=True)), one) for one in self.references
+                 if one.name.startswith("chance") and one.values[at] is not None]
+        if not found:
+            return None
+        best = max(found, key=lambda pair: pair[0])[1]
+        value = best.values[at]
+        assert value is not None
+        return best.title, float(value)
 
     def cells(self) -> Iterator[Cell]:
         """Yields the cells that stand in the scores, row by row."""
@@ -185,6 +204,7 @@ class Table:
             return cls(**dict(values) | {
                 "columns": tuple(Column(**column) for column in values["columns"]), "rows": rows,
                 "references": references, "keys": tuple(values["keys"]),
+                "colours": tuple(values.get("colours", ())),
                 "headlines": tuple(Headline(**headline) for headline in values["headlines"]),
                 "pictures": tuple(Picture(**picture) for picture in values["pictures"])})
         except (AttributeError, KeyError, TypeError) as error:

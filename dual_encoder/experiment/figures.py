@@ -7,11 +7,10 @@ from matplotlib.axes import Axes
 from dual_encoder.evaluation.comparison import Interval
 from dual_encoder.experiment.analysis import Difference, Mean
 from dual_encoder.experiment.plan import percent
-from dual_encoder.report.curves import drawing
+from dual_encoder.report.curves import COLOURS, GRID, QUIET, drawing
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b6770", "#000000")  # Okabe and Ito
 _MARKS = "osD^vPX*"
-_WORDS = {"gain": "#009e73", "loss": "#d55e00", "no difference that matters": "#0072b2", "can't tell": "#8a97a3"}
+_WORDS = {"gain": COLOURS[2], "loss": COLOURS[1], "no difference that matters": COLOURS[0], "can't tell": COLOURS[6]}
 
 
 def label_efficiency(title: str, metric: str, means: Sequence[Mean]) -> bytes:
@@ -34,7 +33,7 @@ def label_efficiency(title: str, metric: str, means: Sequence[Mean]) -> bytes:
                 ((mean.fraction, mean.score) for mean in means if mean.initialisation == name and mean.score),
                 key=lambda pair: pair[0])
             shares = [100 * fraction for fraction, _ in known]
-            colour = _COLOURS[number % len(_COLOURS)]
+            colour = COLOURS[number % len(COLOURS)]
             if len(known) == 1:
                 shares = [shares[0] + 0.04 * shares[0] * (number - (len(names) - 1) / 2)]
                 axes.vlines(shares, known[0][1].low, known[0][1].high, color=colour, linewidth=1.5)
@@ -68,8 +67,8 @@ def forest(title: str, differences: Sequence[Difference], margin: float) -> byte
     """
     shown = [one for one in differences if one.comparison]
     with drawing(title, (7.6, 1.1 + 0.27 * len(shown))) as (axes, svg):
-        axes.axvspan(-margin, margin, color="#edf0f3")
-        axes.axvline(0, color="#5c6b7a", linewidth=1)
+        axes.axvspan(-margin, margin, color=GRID)
+        axes.axvline(0, color=QUIET, linewidth=1)
         for row, one in enumerate(shown):
             assert one.comparison is not None
             found, colour = one.comparison.difference, _WORDS[one.verdict]

@@ -3,6 +3,8 @@
 import pathlib
 from collections import Counter
 
+from markupsafe import Markup
+
 from dual_encoder.console import clock
 from dual_encoder.experiment.analysis import Difference, differences, means
 from dual_encoder.experiment.figures import forest, label_efficiency
@@ -43,9 +45,9 @@ def write(results: Results, out: pathlib.Path) -> pathlib.Path:
     of_means, of_pairs = means(results), differences(results)
     tables = tables_of(results, of_means, of_pairs, out)
     curves = [(task, [mean for mean in of_means if mean.task == task.name]) for task in results.plan.tasks]
-    figures = "".join(html.image(label_efficiency(task.name, task.metric, some), "image/svg+xml",
-                                 f"{task.name}: {task.metric} against the share of the labels")
-                      for task, some in curves if any(mean.score for mean in some))
+    figures = html.join(html.drawing(label_efficiency(task.name, task.metric, some),
+                                     f"{task.name}: {task.metric} against the share of the labels")
+                        for task, some in curves if any(mean.score for mean in some))
     compared = sum(one.comparison is not None for one in of_pairs)
     body = [_head(results, compared), _verdicts(of_pairs), html.section("Score by share of the labels", figures),
             _forest(results, of_pairs), _panels(results, out),
@@ -53,23 +55,23 @@ def write(results: Results, out: pathlib.Path) -> pathlib.Path:
             _leaks(results), _provenance(results)]
     for name, text in (("results.csv", tidy(results, out)), ("images.csv", per_image(results)),
                        ("tables.md", markdown(tables)), ("tables.tex", latex(tables)),
-                       ("report.html", html.page(results.plan.title, "".join(body)))):
+                       ("report.html", html.page(results.plan.title, html.join(body)))):
         atomic.write(out / name, text.encode(errors="replace"))
     return out / "report.html"
 
 
-def _verdicts(pairs: list[Difference]) -> str:
+def _verdicts(pairs: list[Difference]) -> Markup:
     """Returns a sentence per comparison."""
-    lines = ""
+    lines = []
     for one in pairs:
         where = f"{one.task}, {percent(one.fraction)} of the labels: {one.first} against {one.second}"
         found = one.comparison.difference if one.comparison else None
         size = f" ({found.value:+.3f}, {found.low:+.3f} to {found.high:+.3f})" if found else ""
-        lines += f"<li>{html.text(f'{where}: {one.verdict}{size}; {one.reason}')}</li>"
-    return html.section("Verdicts", f"<ul>{lines}</ul>") if pairs else ""
+        lines.append(f"{where}: {one.verdict}{size}; {one.reason}")
+    return html.section("Verdicts", html.points(lines)) if pairs else Markup("")
 
 
-def _head(results: Results, comparisons: int) -> str:
+def _head(results: Results, comparisons: int) -> Markup:
     states = Counter(outcome.state for outcome in results.outcomes.values())
     seconds = sum(outcome.seconds for outcome in results.outcomes.values())
     plan = results.plan
@@ -80,38 +82,36 @@ def _head(results: Results, comparisons: int) -> str:
             plan.pretrain_per_fold else "") + "; the intervals hold for other seeds of pre-training only as far as "
             "several were made.")
     missing = states["failed"] + states["open"]
-    warning = (f'<section class="warning">Missing runs: {missing} of {len(results.cells)}; "Missing cells" names them.'
-               "</section>")
-    return (f"<h1>{html.text(plan.title)}</h1>" + html.note(text) + html.note(method) + html.note(runs)
-            + (warning if missing else ""))
+    warnings = [f'Missing runs: {missing} of {len(results.cells)}; "Missing cells" names them.'] if missing else []
+    return html.join([html.heading(plan.title), *map(html.note, (text, method, runs)), html.warning(warnings)])
 
 
-def _forest(results: Results, pairs: list[Difference]) -> str:
+def _forest(results: Results, pairs: list[Difference]) -> Markup:
     shown = [one for one in pairs if one.comparison]
     if not shown:
-        return ""
+        return Markup("")
     svg = forest("Paired differences with 95 % intervals", shown, results.plan.margin)
-    return html.section("Paired differences", html.image(svg, "image/svg+xml", "forest plot of paired differences"))
+    return html.section("Paired differences", html.drawing(svg, "forest plot of paired differences"))
 
 
-def _panels(results: Results, out: pathlib.Path) -> str:
+def _panels(results: Results, out: pathlib.Path) -> Markup:
     found = [(task.name, panels) for task in results.plan.tasks if (panels := disagreements(results, task, out))]
-    return html.section("Examples", "".join(html.figure(f"{name}: {panels.title}", panels.png, name, panels.caption)
-                                            for name, panels in found))
+    return html.section("Examples", html.join(
+        html.figure(f"{name}: {panels.title}", panels.png, name, panels.caption) for name, panels in found))
 
 
-def _leaks(results: Results) -> str:
+def _leaks(results: Results) -> Markup:
     """Returns what was compared before each scored run, and what the overlap audits of the data sets say."""
     lines = Counter(line for outcome in results.outcomes.values() for line in outcome.audit)
     return html.section("Leaks", html.table(("what was compared", "runs"), sorted(lines.items())))
 
 
-def _provenance(results: Results) -> str:
+def _provenance(results: Results) -> Markup:
     """Returns command, data, code and digest of every run that is done."""
     rows = [[cell.name, found.dataset[:12], found.code_version, found.digest[:12], f"{found.seconds:.1f}",
              "python main.py " + " ".join(found.command)]
             for cell in results.cells if (found := results.outcomes[cell.name]).state == "done"]
     table = html.table(("run", "data", "code", "digest", "seconds", "command"), rows)
     note = html.note("python -m dual_encoder.reproduce REPORT makes a run again and compares the digest of its scores.")
-    return html.section("Every run", f"<details><summary>{len(rows)} runs with command and digest</summary>{table}"
-                        f"</details>{note}") if rows else ""
+    folded = html.details(f"{len(rows)} runs with command and digest", table)
+    return html.section("Every run", folded + note) if rows else Markup("")

@@ -12,7 +12,8 @@ from dual_encoder.evaluation.per_image import PerImage
 from dual_encoder.experiment.cells import Cell
 from dual_encoder.experiment.plan import TaskPlan, percent
 from dual_encoder.experiment.results import Results, images, score_name, table_file
-from dual_encoder.imagery.pictures import grid, image_to_rgb, label_to_rgb
+from dual_encoder.imagery.palette import label_to_rgb
+from dual_encoder.imagery.pictures import class_legend, grid, image_to_rgb
 from dual_encoder.imagery.sensors import dates
 
 _ROWS = 4
@@ -98,20 +99,22 @@ def _differences(cell: Cell, tables: Sequence[PerImage], task: TaskPlan) -> list
 
 
 def _draw(results: Results, found: Sequence[_Image], pair: Sequence[str], fraction: float) -> Panels:
-    rows, lines = [], []
+    rows, sides = [], []
     for image in found:
         config = results.outcomes[image.cell.name].config
         records = _scored(config)
         shown = dates(config["inputs"].split("+")[0], config["change"] != "none")
         record = records.record(records.ids.index(image.id))
         inputs = [image_to_rgb(record[name], records.info.sensors[name]) for name in shown.values()]
-        rows.append([*inputs, label_to_rgb(record["label"]), *map(label_to_rgb, image.predictions)])
-        lines.append(f"{image.id} ({image.scores[0]:.2f}, {image.scores[1]:.2f})")
+        label = records.info.label
+        colours = label.colours if label else ()
+        rows.append([*inputs, *(label_to_rgb(classes, colours) for classes in (record["label"], *image.predictions))])
+        sides.append(f"{image.scores[0]:.2f}, {image.scores[1]:.2f} {image.id}")
     picture = io.BytesIO()
-    grid(rows, _TILE).save(picture, "PNG")
-    columns = ", ".join([*shown, "label", *(name.replace("_", " ") for name in pair)])
+    columns = [*shown, "label", *(name.replace("_", " ") for name in pair)]
+    grid(rows, _TILE, columns, sides, class_legend(records.info.classes, colours)).save(picture, "PNG")
     return Panels(f"Where {pair[0]} and {pair[1]} disagree most, {percent(fraction)} of the labels",
-                  picture.getvalue(), f"Columns: {columns}. Rows, with the scores of both: {'; '.join(lines)}.")
+                  picture.getvalue(), f"Columns: {', '.join(columns)}. To the left: the scores of both, and the id.")
 
 
 def _scored(config: Mapping[str, Any]) -> Records:

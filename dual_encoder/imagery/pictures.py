@@ -1,70 +1,148 @@
-"""Stored images as pictures for people: contact sheets, retrieval galleries, segmentation panels."""
+"""Stored images as pictures for people, and sheets of pictures with titles and a legend."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from dual_encoder.imagery.palette import class_colours, hatched
 from dual_encoder.imagery.sensors import SensorSpec
 
-# Class colours of label pictures: 0 land or other, 1 water, 2 vegetation, ...; 255 (ignored) is white.
-_LABEL_COLOURS = ((196, 178, 142), (33, 102, 200), (56, 142, 60), (211, 47, 47), (123, 31, 162), (251, 192, 45),
-                  (0, 150, 136), (96, 125, 139), (255, 112, 67), (141, 110, 99))
-_NO_DATA_COLOUR = (255, 0, 255)  # magenta
+Legend = Mapping[str, tuple[int, int, int] | None]  # text -> colour; None: the hatch
+
+NO_DATA, IGNORED_LABEL = "no data", "no label"
+_DEVIATIONS = 2.0  # half of the range of a radar picture
+_LOWEST, _HIGHEST = 1, 254  # of a channel; the hatch takes 0 and 255
+_TEXT, _LINE, _INK, _GAP, _SWATCH = 13, 16, (29, 39, 51), 4, 14
+_LEGEND_WIDTH, _SIDE_WIDTH = 190, 150
 
 
 def image_to_rgb(image: np.ndarray, spec: SensorSpec) -> np.ndarray:
     """Renders a stored image.
 
     Red, green and blue are the bands `rgb` of the sensor. Without these: VV, VH and VV-VH (dB) of radar; the first
-    three bands of others; the first band as grey if there are not enough. Each channel is stretched between its 2nd
-    and 98th percentile; no-data is magenta.
+    three bands of others; the first band as grey if there are not enough. Pixels without data are hatched.
+
+    All radar images of a sensor have the same stretch, two standard deviations around the mean of each band, so that
+    equal colours are equal backscatter, in one sheet and in another. Other images are stretched one by one, between
+    the 2nd and the 98th percentile of each channel.
 
     Args:
       image: [height, width, bands] stored integers of `spec`.
-      spec: the sensor.
+      spec: the sensor, with its mean and std.
 
     Returns:
-      uint8 [height, width, 3].
+      uint8 [height, width, 3]; 0 and 255 occur in the hatch alone.
     """
-    values = image.astype(np.float32) * spec.scale
     valid = spec.holds_data(image)
-    bands = {name: values[..., at] for at, name in enumerate(spec.bands)}
-    first = list(bands.values())
-    if spec.rgb:
-        channels = [bands[name] for name in spec.rgb]
-    elif spec.modality == "sar" and len(first) >= 2:
-        channels = [first[0], first[1], first[0] - first[1]]
+    names = spec.rgb or (spec.bands[:3] if len(spec.bands) >= 3 else spec.bands[:1] * 3)
+    if spec.modality == "sar":
+        channels = _radar_channels(image.astype(np.float32), spec)
     else:
-        channels = first[:3] if len(first) >= 3 else [first[0]] * 3
-    rgb = np.stack([_stretch(channel, valid) for channel in channels], axis=-1)
-    return np.where(valid[..., None], rgb, np.array(_NO_DATA_COLOUR, np.uint8))
+        values = image.astype(np.float32)
+        channels = [_by_percentiles(values[..., spec.bands.index(name)], valid) for name in names]
+    return hatched(np.stack(channels, axis=-1), ~valid)
 
 
-def class_colour(number: int) -> tuple[int, int, int]:
-    """Returns red, green and blue, 0 to 255, of a class in label pictures and maps; classes from 10 on repeat them."""
-    return _LABEL_COLOURS[number % len(_LABEL_COLOURS)]
+def grid(rows: Sequence[Sequence[np.ndarray]], tile: int, columns: Sequence[str] = (), sides: Sequence[str] = (),
+         legend: Legend | None = None) -> Image.Image:
+    """Lays pictures out in rows, on white.
 
-
-def label_to_rgb(label: np.ndarray) -> np.ndarray:
-    """Renders class indices, uint8 [height, width] (255 = ignored, white), as uint8 [height, width, 3]."""
-    table = np.full((256, 3), 255, np.uint8)
-    for value in range(255):
-        table[value] = class_colour(value)
-    return table[label]
-
-
-def grid(rows: list[list[np.ndarray]], tile: int, gap: int = 4) -> Image.Image:
-    """Lays pictures (uint8 [h, w, 3] each) out in rows, every one scaled to `tile` pixels, on white."""
-    width = max(len(row) for row in rows) * (tile + gap) + gap
-    sheet = Image.new("RGB", (width, len(rows) * (tile + gap) + gap), "white")
+    Args:
+      rows: pictures, uint8 [height, width, 3] each.
+      tile: side of a shown picture in pixels.
+      columns: titles over the columns.
+      sides: texts to the left of the rows.
+      legend: the meaning of the colours, to the right of the pictures.
+    """
+    legend = legend or {}
+    left, top = _SIDE_WIDTH * bool(sides), (_TEXT + 2 * _GAP) * bool(columns)
+    right = left + max(len(row) for row in rows) * (tile + _GAP) + _GAP
+    height = max(top + len(rows) * (tile + _GAP) + _GAP, bool(legend) * (top + len(legend) * 2 * _SWATCH))
+    sheet = Image.new("RGB", (right + _LEGEND_WIDTH * bool(legend), height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for x, title in enumerate(columns):
+        _write(draw, (left + _GAP + x * (tile + _GAP), _GAP), title, tile, 1)
     for y, row in enumerate(rows):
+        if sides:
+            _write(draw, (_GAP, top + _GAP + y * (tile + _GAP)), sides[y], left - 2 * _GAP, tile // _LINE)
         for x, picture in enumerate(row):
             scaled = Image.fromarray(picture).resize((tile, tile), Image.Resampling.NEAREST)
-            sheet.paste(scaled, (gap + x * (tile + gap), gap + y * (tile + gap)))
+            sheet.paste(scaled, (left + _GAP + x * (tile + _GAP), top + _GAP + y * (tile + _GAP)))
+    for number, (text, colour) in enumerate(legend.items()):
+        y = top + _GAP + number * 2 * _SWATCH
+        sheet.paste(_swatch(colour), (right + _GAP, y))
+        _write(draw, (right + 2 * _GAP + _SWATCH, y), text, _LEGEND_WIDTH - _SWATCH - 3 * _GAP, 1)
     return sheet
 
 
-def _stretch(channel: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def class_legend(names: Sequence[str], chosen: Sequence[str] = (), hatch: str = f"{NO_DATA}, {IGNORED_LABEL}"
+                 ) -> dict[str, tuple[int, int, int] | None]:
+    """Returns the legend of label pictures.
+
+    Args:
+      names: of the classes.
+      chosen: their own colours, as of `palette.class_colours`.
+      hatch: what the hatch means.
+    """
+    return dict(zip(names, class_colours(len(names), chosen), strict=True)) | {hatch: None}
+
+
+def _radar_channels(values: np.ndarray, spec: SensorSpec) -> list[np.ndarray]:
+    """Returns the channels of a radar image by the stretch of its sensor; `values` are stored numbers, float32."""
+    bands = {name: (values[..., at], spec.mean[at], spec.std[at]) for at, name in enumerate(spec.bands)}
+    if spec.rgb:
+        return [_within(*bands[name]) for name in spec.rgb]
+    first, *others = bands.values()
+    if not others:
+        return [_within(*first)] * 3
+    second = others[0]
+    # VV and VH rise and fall together. Their ratio varies less than they do, about as much as one of them alone.
+    ratio = first[0] - second[0], first[1] - second[1], (first[2] + second[2]) / 2
+    return [_within(*first), _within(*second), _within(*ratio)]
+
+
+def _within(values: np.ndarray, mean: float, std: float) -> np.ndarray:
+    return _stretch(values, mean - _DEVIATIONS * std, mean + _DEVIATIONS * std)
+
+
+def _by_percentiles(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
     if not valid.any():
-        return np.zeros(channel.shape, np.uint8)
-    low, high = np.percentile(channel[valid], (2, 98))
-    return (np.clip((channel - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+        return np.full(values.shape, _LOWEST, np.uint8)
+    low, high = np.percentile(values[valid], (2, 98))
+    return _stretch(values, low, high)
+
+
+def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    share = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    return (_LOWEST + share * (_HIGHEST - _LOWEST)).astype(np.uint8)
+
+
+def _swatch(colour: tuple[int, int, int] | None) -> Image.Image:
+    square = np.full((_SWATCH, _SWATCH, 3), colour or 255, np.uint8)
+    return Image.fromarray(square if colour else hatched(square, np.ones(square.shape[:2], bool)))
+
+
+def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int, lines: int) -> None:
+    """Writes a text in at most `lines` lines of `width` pixels; the middle of what does not fit is left out."""
+    font, rest = ImageFont.load_default(_TEXT), " ".join(text.split())
+
+    def fits(part: str) -> bool:
+        return draw.textlength(part, font=font) <= width
+
+    for number in range(lines):
+        count = len(rest)
+        if number == lines - 1:
+            while count > 1 and not fits(_shortened(rest, count)):
+                count -= 1
+            draw.text((at[0], at[1] + number * _LINE), _shortened(rest, count), font=font, fill=_INK)
+            return
+        while count > 1 and not fits(rest[:count]):
+            count -= 1
+        draw.text((at[0], at[1] + number * _LINE), rest[:count], font=font, fill=_INK)
+        rest = rest[count:]
+
+
+def _shortened(text: str, count: int) -> str:
+    """Returns `count` characters of a text, from its start and its end: ids often differ in their ends alone."""
+    return text if count >= len(text) else f"{text[:count // 2]}…{text[len(text) - (count - count // 2):]}"

@@ -14,7 +14,7 @@ from dual_encoder.config import parse
 from dual_encoder.data.manifest import DatasetInfo
 from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
-from dual_encoder.imagery.pictures import class_colour
+from dual_encoder.imagery.palette import class_colours
 from dual_encoder.imagery.sensors import before
 from dual_encoder.models.encoder import ViTConfig
 from dual_encoder.tasks.build import AnyTask
@@ -60,7 +60,7 @@ class Segmenter:
         wanted = {*self._available, *map(before, self._available)}
         self.sensors = {name: spec for name, spec in self._task.sensors.items() if not wanted or name in wanted}
         self.classes = self._task.classes
-        self.colours = tuple(class_colour(number) for number in range(len(self.classes)))
+        self.colours = tuple(class_colours(len(self.classes), info.label.colours if info.label else ()))
         self.stride = max(config.encoder.strides)
         self.trained_on = config.augment.crop or info.tensors["label"].shape[0]
         self.shift_invariant = config.encoder.uses_batch_statistics

@@ -1,9 +1,11 @@
 """Curves of metrics as SVG pictures."""
 
 import contextlib
+import dataclasses
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -12,35 +14,73 @@ from matplotlib.ticker import MaxNLocator
 
 Series = tuple[Sequence[float], Sequence[float]]  # steps and values
 
+
+@dataclasses.dataclass
+class Panel:
+    """The content of one panel.
+
+    Attributes:
+      lines: label -> steps and values. A value that is not finite leaves a gap. A single line has no legend.
+      training: the same of training records, for some labels of `lines`; dashed, in the colour of that line.
+      levels: label -> a value to compare with, such as that of chance; a dotted line across the panel.
+    """
+
+    lines: dict[str, Series] = dataclasses.field(default_factory=dict)
+    training: dict[str, Series] = dataclasses.field(default_factory=dict)
+    levels: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+INK, QUIET, GRID, EDGE = "#1d2733", "#5c6b7a", "#edf0f3", "#b4bec8"
+# Of lines, at least 3:1 against a white and against a dark panel; neighbours differ in lightness, too.
+COLOURS = ("#0b72b9", "#cf5a0a", "#128a68", "#b0588f", "#8a7300", "#5b7fd0", "#77808a", "#c23b5a")
+_STYLES = ("-", (0, (6, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 _POINTS = 500  # of a curve, at most
 _SHORT = 20  # characters of a label
-_COLOURS = ("#1f5fa8", "#d1622b", "#2f8f5b", "#8a4fa3", "#b8962e", "#5b6770", "#c23b5a", "#2a9d9d")
+# A reader in dark mode sees these colours instead; the page shows through.
+_DARK = "".join(f'[style*="{kind}: {light}"]{{{kind}:{dark}!important}}' for light, dark in (
+    (INK, "#e6ebf0"), (QUIET, "#a9b5c0"), (GRID, "#2a343e"), (EDGE, "#4a5763"), ("#000000", "#c5ced7"))
+    for kind in ("fill", "stroke"))
+_DARK_STYLE = f"<style>@media (prefers-color-scheme: dark){{text{{fill:#c5ced7}}{_DARK}}}</style>"
 
 
-def plot(title: str, lines: Mapping[str, Series], marks: Sequence[int]) -> bytes:
+def plot(title: str, panel: Panel, marks: Sequence[int]) -> bytes:
     """Draws one panel. Equal input gives equal bytes.
 
     Args:
       title: of the panel.
-      lines: label -> steps and values. A value that is not finite leaves a gap. A single line has no legend.
+      panel: its content.
       marks: steps of events, as of a resumed run; each is a dotted line.
 
     Returns:
       an SVG document.
     """
-    with drawing(title, (4.4, 2.5)) as (axes, svg):
-        for number, (label, series) in enumerate(lines.items()):
-            steps, values = thin(*series)
-            axes.plot(steps, values, color=_COLOURS[number % len(_COLOURS)], linewidth=1.4, label=_plain(label),
-                      marker="o" if len(steps) <= 30 else None, markersize=3)
+    labels = [*panel.lines, *panel.training, *panel.levels]
+    columns = 2 if len(labels) > 4 and max(map(len, labels)) <= _SHORT else 1  # long labels need the whole width
+    below = math.ceil(len(labels) / columns) if len(labels) > 3 else 0  # rows of a legend that would hide lines
+    with drawing(title, (4.4, 2.7 + 0.18 * below)) as (axes, svg):
+        for number, (label, series) in enumerate(panel.lines.items()):
+            colour = COLOURS[number % len(COLOURS)]
+            style = _STYLES[number // len(COLOURS) % len(_STYLES)]
+            _line(axes, label, series, colour, style)
+            if label in panel.training:
+                _line(axes, f"{label}, training" if label else "training", panel.training[label], colour, "--")
+        for label, value in panel.levels.items():
+            axes.axhline(value, color=QUIET, linestyle=":", linewidth=1.3, label=_plain(label))
         for step in marks:
             axes.axvline(step, color="#b9541b", linestyle=":", linewidth=1)
-        if len(lines) > 1:
-            two = len(lines) > 4 and max(map(len, lines)) <= _SHORT  # two columns of long labels leave no panel
-            axes.legend(frameon=False, fontsize=8, ncols=2 if two else 1)
-        axes.set_xlabel("step", color="#5c6b7a")
+        if below:
+            axes.figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=columns)
+        elif len(labels) > 1:
+            axes.legend(frameon=False, fontsize=8)
+        axes.set_xlabel("step", color=QUIET)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return svg.getvalue()
+
+
+def _line(axes: Axes, label: str, series: Series, colour: str, style: Any) -> None:
+    steps, values = thin(*series)
+    axes.plot(steps, values, color=colour, linewidth=1.6, linestyle=style, label=_plain(label) or "validation",
+              marker="o" if len(steps) <= 30 else None, markersize=3)
 
 
 @contextlib.contextmanager
@@ -52,15 +92,18 @@ def drawing(title: str, size: tuple[float, float]) -> Iterator[tuple[Axes, io.By
       size: width and height in inches.
     """
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9,
-                                "font.family": "sans-serif", "axes.edgecolor": "#b4bec8"}):
+                                "font.family": "sans-serif", "axes.edgecolor": EDGE, "axes.labelcolor": QUIET,
+                                "text.color": INK, "xtick.color": QUIET, "ytick.color": QUIET}):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
-        axes.set_title(_plain(title), fontsize=10, loc="left", color="#1d2733")
-        axes.grid(color="#edf0f3")
+        axes.set_title(_plain(title), fontsize=10, loc="left", color=INK)
+        axes.grid(color=GRID)
+        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        svg = io.BytesIO()
+        svg, drawn = io.BytesIO(), io.BytesIO()
         yield axes, svg
-        figure.savefig(svg, format="svg", metadata={"Date": None})
+        figure.savefig(drawn, format="svg", metadata={"Date": None}, transparent=True)
+        svg.write(drawn.getvalue().replace(b"<defs>", _DARK_STYLE.encode() + b"<defs>", 1))
 
 
 def thin(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -1,58 +1,61 @@
-"""The pieces of a page: tables, pictures, curves, text and numbers, as HTML without scripts or links."""
+"""The pieces of a page, as HTML without links; the templates are in templates/, and they escape all text."""
 
 import base64
-import html
+import functools
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
+import jinja2
+from markupsafe import Markup
 
 from dual_encoder.evaluation.table import Table, Unit, Value
-from dual_encoder.imagery.pictures import label_to_rgb
-from dual_encoder.report.curves import Series, plot
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; background: #f5f7f9; margin: 0; }
-main { max-width: 1080px; margin: 0 auto; padding: 28px 24px 60px; }
-h1 { font-size: 26px; margin: 0; } h2 { font-size: 19px; margin: 0 0 12px; } h3 { font-size: 15px; margin: 18px 0 6px; }
-section { background: #fff; border: 1px solid #e1e6eb; border-radius: 8px; padding: 18px 22px; margin-top: 18px; }
-.sub, figcaption, .note { color: #5c6b7a; font-size: 13px; } .sub code { overflow-wrap: anywhere; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin-top: 18px; }
-.facts div { background: #fff; border: 1px solid #e1e6eb; border-radius: 8px; padding: 10px 16px; }
-.facts b { display: block; font-size: 21px; font-variant-numeric: tabular-nums; }
-.facts span { color: #5c6b7a; font-size: 13px; }
-.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 10px; }
-img { max-width: 100%; height: auto; } figure { margin: 14px 0 0; }
-.scroll { overflow-x: auto; } .scroll + .scroll { margin-top: 16px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 14px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid #edf0f3; }
-th { color: #5c6b7a; font-weight: 600; font-size: 13px; } td { overflow-wrap: anywhere; }
-td:first-child { white-space: nowrap; overflow-wrap: normal; }
-td.number, th.number { text-align: right; white-space: nowrap; } tr.quiet td { color: #8a97a3; }
-.swatch { display: inline-block; width: 12px; height: 12px; border-radius: 2px; margin-right: 8px; }
-.warning { background: #fff6e0; border-color: #ecd9a4; }
-"""
+from dual_encoder.imagery.palette import class_colours
+from dual_encoder.report.curves import Panel, plot
 
 
-def page(title: str, body: str) -> str:
-    """Returns a whole document.
+class Fact(NamedTuple):
+    """A number that a reader looks for first.
+
+    Attributes:
+      value, title: the number and its meaning.
+      chance: the number that chance gives, as text; '' if it is unknown.
+      better: the value is better than that of chance.
+    """
+
+    value: str
+    title: str
+    chance: str = ""
+    better: bool = True
+
+
+def page(title: str, body: Markup, sortable: bool = False) -> str:
+    """Returns a whole document. It loads nothing, and runs no script but the one that sorts tables.
 
     Args:
       title: plain text.
       body: HTML.
+      sortable: the headings of sortable tables get a script.
     """
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
-            f"<body><main>{body}</main></body></html>\n")
+    script = _source("sort.js") if sortable else ""
+    allowed = f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" if script else "'none'"
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
+    return _templates().get_template("page.html").render(title=title, body=body, script=Markup(script), policy=policy)
 
 
-def section(title: str, content: str) -> str:
-    """Returns a section of the page, or nothing if `content` (HTML) is empty."""
-    return f"<section><h2>{text(title)}</h2>{content}</section>\n" if content else ""
+def join(parts: Iterable[Markup]) -> Markup:
+    """Returns pieces one after the other."""
+    return Markup("").join(parts)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]], quiet: int = 0, colours: Sequence[str] = ()) -> str:
+def section(title: str, content: Markup) -> Markup:
+    """Returns a section of the page, or nothing if `content` is empty."""
+    return _part("section", title, content) if content else Markup("")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], quiet: int = 0, colours: Sequence[str] = (),
+          sortable: bool = False) -> Markup:
     """Returns a table, or nothing if there are no rows.
 
     Args:
@@ -60,71 +63,86 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], quiet: int = 0, 
       rows: the cells, as plain text or numbers.
       quiet: number of last rows in grey.
       colours: CSS colours shown before the first cells, for as many rows.
+      sortable: a click on a heading sorts the rows.
     """
-    if not rows:
-        return ""
-    kind = ' class="number"' if header else ""
-    head = "".join(f"<th{kind if i else ''}>{text(cell)}</th>" for i, cell in enumerate(header))
-    swatches = [f'<span class="swatch" style="background: {colour}"></span>' for colour in colours]
-    swatches += [""] * (len(rows) - len(swatches))
-    lines = [f'<tr{" class=quiet" if number >= len(rows) - quiet else ""}>' + "".join(
-        f"<td{kind if i else ''}>{swatches[number] if i == 0 else ''}{text(cell)}</td>"
-        for i, cell in enumerate(row)) + "</tr>" for number, row in enumerate(rows)]
-    lines = ([f"<tr>{head}</tr>"] if header else []) + lines
-    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+    return _part("table", header, rows, quiet, colours, sortable) if rows else Markup("")
 
 
-def results_table(results: Table) -> str:
+def results_table(results: Table) -> Markup:
     """Returns a table of results, its references in grey; an arrow in the heading points to the better values."""
     arrows = {"higher": " ↑", "lower": " ↓", None: ""}
     header = [results.row_title, *(column.title + arrows[column.better] for column in results.columns)]
     rows = [[row.title, *(value_text(value, column.unit)
                           for value, column in zip(row.values, results.columns, strict=True))]
             for row in (*results.rows, *results.references)]
-    colours = class_colours(len(results.rows)) if results.class_colours else ()
+    colours = [f"rgb{colour}" for colour in class_colours(len(results.rows), results.colours)
+               ] if results.class_colours else []
     return table(header, rows, quiet=len(results.references), colours=colours)
 
 
-def plots(panels: Mapping[str, Mapping[str, Series]], events: Sequence[tuple[int, str]]) -> str:
+def facts(tiles: Sequence[Fact]) -> Markup:
+    """Returns the numbers that a reader looks for first, or nothing if there are none."""
+    return _part("facts", tiles) if tiles else Markup("")
+
+
+def plots(panels: Mapping[str, Panel], events: Sequence[tuple[int, str]]) -> Markup:
     """Returns curves.
 
     Args:
-      panels: title -> label of a line -> steps and values.
+      panels: title -> content.
       events: (step, what happened), each a dotted line in every panel.
     """
     if not panels:
-        return ""
-    images = "".join(image(plot(title, lines, [step for step, _ in events]), "image/svg+xml", title)
-                     for title, lines in panels.items())
+        return Markup("")
+    images = join(image(plot(title, panel, [step for step, _ in events]), "image/svg+xml", title)
+                  for title, panel in panels.items())
     marks = ", ".join(f"{name} at step {step:,}" for step, name in events)
-    return f'<div class="curves">{images}</div>' + (note(f"Dotted lines: {marks}.") if marks else "")
+    return _part("curves", images) + (note(f"Dotted upright lines: {marks}.") if marks else Markup(""))
 
 
-def figure(title: str, png: bytes, name: str, caption: str) -> str:
+def figure(title: str, png: bytes, name: str, caption: str) -> Markup:
     """Returns a picture (a PNG file) with a heading and a caption, both plain text."""
-    return (f"<h3>{text(title)}</h3><figure>{image(png, 'image/png', name)}<figcaption>{text(caption)}</figcaption>"
-            "</figure>")
+    return _part("figure", title, image(png, "image/png", name), caption)
 
 
-def image(data: bytes, kind: str, alt: str) -> str:
+def drawing(svg: bytes, alt: str) -> Markup:
+    """Returns a drawing as wide as its section."""
+    return _part("wide", image(svg, "image/svg+xml", alt))
+
+
+def image(data: bytes, kind: str, alt: str) -> Markup:
     """Returns a picture that the page contains, as MIME type `kind`."""
-    return f'<img alt="{text(alt)}" src="data:{kind};base64,{base64.b64encode(data).decode()}">'
+    return _part("image", f"data:{kind};base64,{base64.b64encode(data).decode()}", alt)
 
 
-def note(content: str) -> str:
-    """Returns a paragraph of small print from plain text."""
-    return f'<p class="note">{text(content)}</p>'
+def heading(title: str, below: str = "", command: str = "") -> Markup:
+    """Returns the title of a page, with a line and a command below it."""
+    return _part("heading", title, below, command)
 
 
-def text(value: Any) -> str:
-    """Returns a value as text that cannot be read as HTML."""
-    return html.escape(str(value))
+def subheading(content: str) -> Markup:
+    """Returns a heading within a section."""
+    return _part("subheading", content)
 
 
-def class_colours(count: int) -> list[str]:
-    """Returns the colours of classes 0, 1, ... in label pictures, as CSS."""
-    colours = label_to_rgb(np.arange(count, dtype=np.uint8)[None])[0]
-    return [f"rgb({red}, {green}, {blue})" for red, green, blue in colours.tolist()]
+def note(content: str) -> Markup:
+    """Returns a paragraph of small print."""
+    return _part("note", content)
+
+
+def points(lines: Sequence[str]) -> Markup:
+    """Returns a list with a point for each line."""
+    return _part("points", lines)
+
+
+def warning(lines: Sequence[str]) -> Markup:
+    """Returns a warning with a line for each problem, or nothing if there is none."""
+    return _part("warning", lines) if lines else Markup("")
+
+
+def details(summary: str, content: Markup) -> Markup:
+    """Returns content that is folded below its summary."""
+    return _part("details", summary, content)
 
 
 def value_text(value: Value, unit: Unit) -> str:
@@ -143,3 +161,21 @@ def number_text(value: Any) -> str:
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _part(name: str, *values: Any) -> Markup:
+    """Returns a macro of parts.html, filled in."""
+    return Markup(getattr(_templates().get_template("parts.html").module, name)(*values))
+
+
+def _source(name: str) -> str:
+    """Returns a template as it is."""
+    loader = _templates().loader
+    assert loader is not None
+    return loader.get_source(_templates(), name)[0].strip()
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(loader=jinja2.PackageLoader("dual_encoder.report"), autoescape=True,
+                              undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -21,7 +21,8 @@ from dual_encoder.evaluation.segmentation import (
     segmentation_tables,
 )
 from dual_encoder.evaluation.single_sensors import with_single_sensors
-from dual_encoder.evaluation.table import Evaluation
+from dual_encoder.evaluation.table import Evaluation, join
+from dual_encoder.evaluation.worst_images import WorstImages
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec, before, dates
 from dual_encoder.losses.segmentation import cross_entropy, soft_dice
 from dual_encoder.models.decoders import Decoder
@@ -112,7 +113,7 @@ class Segment:
                 self.sensors[name].check_matches(records.info.sensors[before(name)], f"'{before(name)}'", f"'{name}'")
             self.sensors |= {before(name): self.sensors[name] for name in self.inputs}
         self.frozen = config.frozen_parameters
-        self.classes = records.info.classes
+        self.classes, self.colours = records.info.classes, label.colours
         self.class_weights = _class_weights(config, records, len(self.classes))
         self.model = SegmentationModel(self.inputs, config.encoder, config.decoder, config.decoder_width,
                                        len(self.classes), config.frozen, config.change, config.fusion,
@@ -189,11 +190,13 @@ class Segment:
         shown = set(np.linspace(0, len(records) - 1, min(_PANEL_ROWS, len(records))).astype(int).tolist())
         pictured = dates(self.inputs[0], self.config.change != "none")
         images, labels, predictions = [], [], []
+        worst = WorstImages(self.classes, _PANEL_ROWS)
         for numbers, output in outputs:
             for row, number in enumerate(numbers.tolist()):
                 scored.append(number)
                 for key, of_images in matrices.items():
                     of_images.append(confusion_matrix(output["label"][row], output[key][row], classes))
+                worst.add(number, matrices["prediction"][-1], output["label"][row], output["prediction"][row])
                 if keeps:
                     kept.append(output["prediction"][row])
                 if number in shown:
@@ -202,7 +205,13 @@ class Segment:
                     labels.append(output["label"][row])
                     predictions.append(output["prediction"][row])
         whole = evaluate_segmentation(np.sum(matrices["prediction"], axis=0), self.classes, images, labels, predictions,
-                                      self.sensors[self.inputs[0]], tuple(pictured))
+                                      self.sensors[self.inputs[0]], tuple(pictured), self.colours)
+
+        def read(number: int) -> tuple[str, list[np.ndarray]]:
+            record = records.record(number)
+            return record["id"], [record[name] for name in pictured.values()]
+
+        whole = join([whole, worst.evaluation(read, self.sensors[self.inputs[0]], tuple(pictured), self.colours)])
         values = np.reshape(matrices["prediction"], (len(scored), -1))
         whole = dataclasses.replace(
             whole, per_image={"segmentation": per_image(records, scored, "counts", self.classes, values, kept)})

@@ -15,6 +15,7 @@ from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.optim.optimizer import OptimizerConfig, RateFactor
+from dual_encoder.workdir.sinks import SinkName
 
 _STEPS = 2**31 - 1  # a step counter of JAX has 32 bits
 
@@ -29,7 +30,10 @@ class ScheduleConfig:
       log_every, eval_every, checkpoint_every: in steps; 0 leaves only the end of the run.
       quick_eval_every: in steps, and at the end; a part of the evaluation split is scored for the curves. 0 is off.
       quick_eval_records: number of records of that part, evenly spaced; all of them if there are fewer.
+      train_eval_records: with eval_every, so many training records are scored at each evaluation, too, for the curves,
+        but no more than the evaluation split has; 0 is off. A model that overfits scores better on them.
       keep: checkpoints kept, newest first.
+      log_to: 'wandb' or 'mlflow' get the metrics, too; '' = the workdir alone. See workdir/sinks.py.
     """
 
     epochs: Annotated[int, AtLeast(0)]
@@ -38,8 +42,10 @@ class ScheduleConfig:
     eval_every: Annotated[int, AtLeast(0)]
     quick_eval_every: Annotated[int, AtLeast(0), Before(0)]
     quick_eval_records: Annotated[int, AtLeast(1), Before(1024)]
+    train_eval_records: Annotated[int, AtLeast(0), Before(0)]
     checkpoint_every: Annotated[int, AtLeast(0)]
     keep: Annotated[int, AtLeast(1)]
+    log_to: Annotated[SinkName, Before("")]
 
     def check(self, path: str) -> None:
         """Raises UserError for a run of no step."""

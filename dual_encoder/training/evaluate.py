@@ -24,7 +24,7 @@ from dual_encoder.storage import paths
 from dual_encoder.tasks.build import EvaluateConfig, build_evaluation
 from dual_encoder.tasks.task import Task
 from dual_encoder.workdir import folder as workdir_lib
-from dual_encoder.workdir.scores import save_evaluation, summary
+from dual_encoder.workdir.scores import read_scores, save_evaluation, summary
 
 _EVAL_BATCH = 64  # images per forward pass of an evaluation, at most; it changes no figure
 
@@ -89,9 +89,10 @@ def evaluate(config: EvaluateConfig, mesh: Mesh, workdir: epath.Path) -> None:
     """
     built, run = build_evaluation(config), epath.Path(config.init_from)
     model, records = built.model, built.records
-    if not built.own and paths.same(workdir, run):
-        raise UserError(f"scores of {built.title} of '{records.parts[0].folder}' are not those that the run gives "
-                        "itself (other data, split, folds, groups or evaluations); give another --workdir for them")
+    if paths.same(workdir, run) and not (built.own and model.step == _own_step(run, model.step)):
+        raise UserError(f"scores of step {model.step}, {built.title} of '{records.parts[0].folder}' are not those that "
+                        "the run gives itself (another step, other data, split, folds, groups or evaluations); give "
+                        "another --workdir for them")
     state = jax.device_put(TrainState(step=jnp.int32(model.step), params=model.variables["params"],
                                       batch_stats=model.variables["batch_stats"], opt_state=(), average={}),
                            mesh_lib.replicated(mesh))
@@ -109,3 +110,11 @@ def evaluate(config: EvaluateConfig, mesh: Mesh, workdir: epath.Path) -> None:
     say(summary(evaluation.scores()))
     for line in notes:
         say(f"  {line}")
+
+
+def _own_step(run: epath.Path, step: int) -> int:
+    """Returns the step of the scores that a run gave itself; `step` if it has none yet."""
+    try:
+        return read_scores(run)["step"]
+    except FileNotFoundError:
+        return step

@@ -59,13 +59,14 @@ class TrainLog:
 
     Attributes:
       stop: a process got the signal to stop before a step whose metrics were read.
+      step: the last step whose metrics were read.
     """
 
     def __init__(self, writer: MetricWriter | None, start: int, last: int, every: int, batch_size: int,
                  name_records: Callable[[int], list[str]],
                  facts: Callable[[int], Mapping[str, float]] = lambda step: {}):
         self._writer, self._last, self._every, self._batch_size = writer, last, every, batch_size
-        self._name_records, self._facts, self.stop = name_records, facts, False
+        self._name_records, self._facts, self.stop, self.step = name_records, facts, False, start
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         self._sums: dict[str, float] = {}
         self._count = 0  # steps in the sums
@@ -115,6 +116,7 @@ class TrainLog:
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
         self._timed += 1
+        self.step = step
 
     def _write(self, step: int) -> None:
         seconds = time.perf_counter() - self._since
@@ -265,17 +267,19 @@ class QuickEvaluate(Hook):
     """Scores the state every `every` steps and at the end, for the curves alone.
 
     Args:
-      name: of the evaluation; unique in the run.
+      name: of the evaluation; unique in the run. '' if its tables are those of the whole evaluation.
       evaluate: state -> scores, such as those of a part of the evaluation split.
       writer: None on all but the main process.
       workdir: of the run.
       every, last: the evaluated steps are those of `is_due`; with `every` 0 there are none.
       resume_clock, done: as of `Evaluate`.
+      kind: of the rows.
     """
 
     def __init__(self, name: str, evaluate: Callable[[TrainState], Evaluation], writer: MetricWriter | None,
-                 workdir: epath.Path, every: int, last: int, resume_clock: Callable[[], None], done: Callable[[], Any]):
-        self._name, self._evaluate, self._writer, self._workdir = name, evaluate, writer, workdir
+                 workdir: epath.Path, every: int, last: int, resume_clock: Callable[[], None], done: Callable[[], Any],
+                 kind: str = "quick_eval"):
+        self._name, self._evaluate, self._writer, self._workdir, self._kind = name, evaluate, writer, workdir, kind
         self._every, self._last = every, last
         self._resume_clock, self._done = resume_clock, done
 
@@ -284,10 +288,11 @@ class QuickEvaluate(Hook):
         return not stopping and self._every > 0 and is_due(step, self._every, self._last)
 
     def after(self, step: int, state: TrainState) -> None:
-        """Evaluates on all processes; the main one writes a row of kind 'quick_eval'."""
+        """Evaluates on all processes; the main one writes a row."""
         evaluation = self._evaluate(state)
         if self._writer:
-            save_curve_tables(self._workdir, self._name, step, evaluation.tables)
-            self._writer.write(step, "quick_eval", numbers(evaluation.scores()))
+            if self._name:
+                save_curve_tables(self._workdir, self._name, step, evaluation.tables)
+            self._writer.write(step, self._kind, numbers(evaluation.scores()))
             self._done()
         self._resume_clock()

@@ -33,6 +33,7 @@ from dual_encoder.training.step import compile_step, init_state
 from dual_encoder.workdir import folder as workdir_lib
 from dual_encoder.workdir.checkpoint import Checkpoints
 from dual_encoder.workdir.metrics import MetricWriter
+from dual_encoder.workdir.sinks import open_sink
 
 STOPPED = 75  # exit code after a signal to stop: saved, run the same command again (EX_TEMPFAIL)
 
@@ -96,7 +97,7 @@ def open_run(built: Built, mesh: Mesh, workdir: epath.Path) -> Iterator[Run]:
         if mesh_lib.is_main_process():
             parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
             workdir_lib.record_run(workdir, facts, parameters)
-            writer = MetricWriter(workdir, start)
+            writer = MetricWriter(workdir, start, open_sink(config.schedule.log_to, workdir, facts["config"]))
             stack.callback(writer.close)
             if start < last:
                 writer.write(start, "event", {"event": "started" if start == 0 else "resumed"})
@@ -127,6 +128,7 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
     with open_run(built, mesh, workdir) as run, contextlib.ExitStack() as stack:
         log = _train_log(run)
         stack.callback(log.close)
+        stack.callback(_note_end, run, log, time.perf_counter())
         schedule = built.config.schedule
         profile = hooks.Profile(workdir, run.start + 3, profile_steps, log.settle)
         stack.callback(profile.close)
@@ -150,6 +152,10 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
                                 log.resume_clock, done),
             _selection(run, log, evaluate, stack) if selects else evaluate,
         ]
+        if schedule.eval_every and (count := min(schedule.train_eval_records, len(built.eval_records))):
+            score = evaluator(built.task, built.records.evenly_spaced(count), built.config.batch_size, mesh)
+            around.insert(-1, hooks.QuickEvaluate("", score, run.writer, workdir, schedule.eval_every, run.last,
+                                                  log.resume_clock, lambda: None, kind="train_eval"))
         if built.knn and isinstance(built.config, PretrainConfig):
             around.insert(-1, hooks.QuickEvaluate("knn", knn_evaluator(built, mesh), run.writer, workdir,
                                                   built.config.knn.every, run.last, log.resume_clock, done))
@@ -204,6 +210,12 @@ def _selection(run: Run, log: hooks.TrainLog, evaluate: hooks.Evaluate, stack: c
     return SelectCheckpoint(
         evaluator(run.built.task, records, config.batch_size, run.mesh), config.data.select_split, run.checkpoints,
         best, evaluate, run.writer, run.workdir, config.schedule.eval_every, run.last, log.resume_clock)
+
+
+def _note_end(run: Run, log: hooks.TrainLog, began: float) -> None:
+    """Writes how long this process worked on the run."""
+    if run.writer and log.step > run.start:
+        run.writer.write(log.step, "event", {"event": "ended", "seconds": time.perf_counter() - began})
 
 
 def _train_log(run: Run) -> hooks.TrainLog:

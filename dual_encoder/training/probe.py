@@ -136,7 +136,8 @@ def _levels(outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
 def _evaluate_maps(config: ProbeConfig, built: BuiltProbe, train: LabelledMaps, validation: LabelledMaps,
                    test: LabelledMaps) -> Evaluation:
-    classes = built.train.records.info.classes
+    label = built.train.records.info.label
+    classes = label.classes if label else ()
     try:
         fitted = segmentation_probe(train, validation, len(classes), config.seed)
     except ValueError as error:
@@ -149,7 +150,7 @@ def _evaluate_maps(config: ProbeConfig, built: BuiltProbe, train: LabelledMaps, 
     evaluation = evaluate_segmentation(
         np.sum(matrices, axis=0), classes, [[records[int(at)][name] for name in dates.values()] for at in shown],
         [test.label(at) for at in shown], [predictions[at] for at in shown], built.sensors[config.sensors[0]],
-        tuple(dates))
+        tuple(dates), label.colours if label else ())
     table = per_image(records, range(len(records)), "counts", classes, np.reshape(matrices, (len(matrices), -1)),
                       predictions if keeps_predictions(records) else ())
     return of_probe(dataclasses.replace(evaluation, per_image={"linear": table}), "linear",

@@ -9,6 +9,7 @@
     curves/           tables (JSON) of the evaluations that only make curves
     digests.json      of the files that are written whole: see digests.py
     report.html       all of it on one page
+    sinks.json        with schedule.log_to: the id of the run there
     lock              names the process that trains, which holds it until it ends
 """
 
@@ -40,7 +41,8 @@ from dual_encoder.workdir import digests
 # Keys that change how a run is executed or logged, but not its result.
 _FREE_KEYS = ("data.dir", "data.threads", "data.processes", "data.max_bad_records", "schedule.log_every",
               "schedule.eval_every", "schedule.quick_eval_every", "schedule.quick_eval_records",
-              "schedule.checkpoint_every", "schedule.keep",
+              "schedule.train_eval_records", "schedule.checkpoint_every", "schedule.keep",
+              "schedule.log_to",
               *(f"knn.{key}" for key in ("every", "dir", "split", "eval_split", "records", "neighbours")))
 # Keys that name what a run starts from: the weights of a checkpoint, a file of groups. What was loaded is compared.
 _LOADED_KEYS = ("init_from", "init_step", "groups", "data.subset.groups")

@@ -1,4 +1,4 @@
-"""Metrics of a run: rows in metrics.jsonl, and TensorBoard events. Only the main process writes them."""
+"""Metrics of a run: rows in metrics.jsonl, TensorBoard events, a sink. Only the main process writes them."""
 
 import contextlib
 import json
@@ -17,6 +17,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from dual_encoder.config import flatten
 from dual_encoder.console import say
 from dual_encoder.storage import atomic
+from dual_encoder.workdir.sinks import Sink
 
 _CRC = "crc32"  # key of the checksum, the last of a row
 _SUMMED = re.compile(r'(\{.*), "crc32": "([0-9a-f]{8})"\}.?')  # one character more: a damaged end of the line
@@ -30,9 +31,11 @@ class MetricWriter:
     Args:
       workdir: of the run.
       resume_step: step that the run continues from. Later rows belong to lost work and are removed.
+      sink: gets the numbers, too.
     """
 
-    def __init__(self, workdir: epath.PathLike, resume_step: int):
+    def __init__(self, workdir: epath.PathLike, resume_step: int, sink: Sink | None = None):
+        self._sink = sink
         path = os.path.join(os.fspath(workdir), "metrics.jsonl")
         rows, damaged = rows_and_damage(path) if os.path.exists(path) else ([], [])
         if damaged:
@@ -55,7 +58,7 @@ class MetricWriter:
         return (step, kind) in self._kept
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Adds one row. Rows of kind 'train', 'eval' and 'quick_eval' hold numbers, rows of kind 'event' hold text.
+        """Adds one row. Rows of kind 'event' hold text, and 'seconds' at the end of a process; all others hold numbers.
 
         Raises:
           UserError: the disk is full or not writable.
@@ -67,6 +70,8 @@ class MetricWriter:
             points = [Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in values.items()]
             with atomic.explained(self._folder):
                 self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
+            if self._sink:
+                self._sink.write(step, {f"{kind}/{name}": value for name, value in values.items()})
 
     def sync(self) -> None:
         """Returns when all rows are on the disk; UserError if it is full."""
@@ -84,6 +89,8 @@ class MetricWriter:
             for file in (self._file, self._board):
                 with contextlib.suppress(OSError):  # `sync` has said it
                     file.close()
+            if self._sink:
+                self._sink.close()
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -126,6 +126,15 @@ def test_classes_are_understood_as_people_write_them(classes, expected):
     assert parse_labels({"classes": classes}, faults).classes == expected and not faults
 
 
+def test_classes_may_have_colours_of_their_own():
+    faults, said = [], {"classes": {"land": 0, "water": 1}}
+    assert parse_labels(said | {"colours": {"water": "#2166c8"}}, faults).colours == ("", "#2166c8") and not faults
+    assert parse_labels(said, faults).colours == () and not faults
+    parse_labels(said | {"colours": {"water": "blue"}}, faults)
+    parse_labels(said | {"colours": {"watr": "#2166c8"}}, faults)
+    assert len(faults) == 2 and """such as {"water": "#2166c8"}""" in faults[0] and "'label.colours.watr'" in faults[1]
+
+
 @pytest.mark.parametrize("section, message", [
     ({"classes": {"a": [1, 2], "b": [2, 3]}}, "gives the value 2 to 'a' and to 'b'"),
     ({"classes": {"a": [], "b": 1}}, "label.classes, 'a' has no value"),

@@ -7,6 +7,7 @@ from PIL import Image
 from data_prep.look import inspection
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import pictures
+from dual_encoder.imagery.palette import label_to_rgb
 from dual_encoder.imagery.sensors import SENSORS
 
 
@@ -49,12 +50,13 @@ def test_contact_sheet_shows_the_records(report):
     _, images, path = report
     with Image.open(path) as image:
         sheet = np.asarray(image)
-    tile, gap = 192, 4
-    assert sheet.shape == (3 * (tile + gap) + gap, 8 * (tile + gap) + gap, 3)
+    tile, gap, top, left, legend = 192, 4, 21, 150, 190
+    assert sheet.shape == (top + 3 * (tile + gap) + gap, left + 8 * (tile + gap) + gap + legend, 3)
+    x, y = left + gap, top + gap
     first = pictures.image_to_rgb(images["s2"][0], SENSORS["s2_l2a"]).repeat(24, 0).repeat(24, 1)
-    np.testing.assert_array_equal(sheet[gap + 196:gap + 196 + tile, gap:gap + tile], first)
-    last = pictures.label_to_rgb(images["label"][8]).repeat(24, 0).repeat(24, 1)
-    np.testing.assert_array_equal(sheet[gap + 392:gap + 392 + tile, gap + 7 * 196:gap + 7 * 196 + tile], last)
+    np.testing.assert_array_equal(sheet[y + 196:y + 196 + tile, x:x + tile], first)
+    last = label_to_rgb(images["label"][8]).repeat(24, 0).repeat(24, 1)
+    np.testing.assert_array_equal(sheet[y + 392:y + 392 + tile, x + 7 * 196:x + 7 * 196 + tile], last)
 
 
 def test_large_sets_are_sampled_and_say_so(tiny, tmp_path):
@@ -63,7 +65,7 @@ def test_large_sets_are_sampled_and_say_so(tiny, tmp_path):
     assert "the figures below are of 3 of 7 records, evenly spaced (--records)" in lines
     assert any("in 3 records" in line for line in lines)
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.width == 3 * 196 + 4
+        assert sheet.width == 150 + 3 * 196 + 4 + 190
 
 
 def test_inspect_command(built, cli, tmp_path):
