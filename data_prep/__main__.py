@@ -1,4 +1,4 @@
-"""python -m data_prep {sample,build,inspect,stats,verify,overlap}: from raw products to checked training data."""
+"""python -m data_prep {sample,describe,build,inspect,stats,verify,overlap}: from raw products to training data."""
 
 import argparse
 import json
@@ -36,6 +36,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=pathlib.Path, required=True, help="folder for the raw sample")
     sub.add_argument("--wheel", type=pathlib.Path, action="append", default=[], metavar="FILE",
                      help="a configilm 0.6.3 or 0.7.1 wheel at hand, instead of a download; may be repeated")
+
+    sub = command("describe", _describe, "look at a folder of own GeoTIFFs and write its geotiff.json")
+    sub.add_argument("folder", type=pathlib.Path, help="folder of the images; geotiff.json is written there")
+    sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+                     help="a value that you know, e.g. s1.product=grd; may be repeated")
+    sub.add_argument("--anew", action="store_true", help="forget the values of a geotiff.json that lies there")
 
     sub = command("build", _build, "turn a raw data set into TFRecord shards, index and manifest")
     _add_build_options(sub)
@@ -114,6 +120,15 @@ def _sample(options: argparse.Namespace) -> None:
     else:
         print(f"sample is complete in {options.out} already")
     print(f"next: python -m data_prep build --importer=bigearthnet --raw={options.out} --data_dir=DIR")
+
+
+def _describe(options: argparse.Namespace) -> None:
+    from data_prep.describe import description
+
+    if not options.folder.is_dir():
+        raise UserError(f"folder '{options.folder}' is missing; give the folder of your images")
+    for line in description.describe(options.folder, options.set, options.anew):
+        print(line, flush=True)
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -21,12 +21,14 @@ from dual_encoder.imagery.sensors import SensorSpec, sensor
 
 NAME = "geotiff.json"
 COLUMN = "column"
+REFLECTANCE_10000, REFLECTANCE = "reflectance x 10000", "reflectance"  # units of S2
 _PER_PIXEL = "pixel_classes"  # the kind of a label if none is stated
 _LARGE_TABLE = 50_000_000  # bytes; reading one of these would take long
 _SENSORS = {"s1": ("product", {"grd": "s1_grd", "rtc": "s1_rtc"}), "s2": ("level", {"l2a": "s2_l2a", "l1c": "s2_l1c"})}
 _UNITS, _OFFSETS = ("dB", "linear"), (0, 1000, COLUMN)
-_KEYS = {"": {"size", "s1", "s2", "label", "licence", "attribution"},
-         "s1": {"files", "bands", "unit", "product", "no_data"}, "s2": {"files", "bands", "level", "offset", "no_data"}}
+_KEYS = {"": {"size", "s1", "s2", "label", "licence", "attribution", "decide"},
+         "s1": {"files", "bands", "unit", "product", "no_data"},
+         "s2": {"files", "bands", "level", "unit", "offset", "no_data"}}
 _HINT = "see data_prep/importers/geotiff.py for an example"
 
 
@@ -42,6 +44,7 @@ class Images:
       files: pattern of the paths, '' = they are in a table.
       no_data: the value of a band without data, None = that of the file.
       convention: 'dB' or 'linear' of S1; 0, 1000 or 'column', the DN offset of S2.
+      unit: of S2, 'reflectance x 10000' or 'reflectance'.
     """
 
     feature: str
@@ -51,6 +54,7 @@ class Images:
     files: str
     no_data: float | None
     convention: str | int
+    unit: str = REFLECTANCE_10000
 
     def paths(self, path: str) -> dict[str, str]:
         """Returns band -> path if `path` holds {band} or the alternatives of all bands, {'': path} otherwise."""
@@ -160,6 +164,7 @@ def _labels(said: Mapping[str, Any], faults: list[str]) -> tuple[Labels | None, 
     if not _is_section(said, "label", faults):
         return None, None
     kind = said["label"].get("kind", _PER_PIXEL)
+    kind = kind.casefold() if isinstance(kind, str) else kind
     if kind in KINDS:
         return None, parse_image_labels(said["label"], faults)
     if kind != _PER_PIXEL:
@@ -203,8 +208,11 @@ def _images(said: Any, name: str, faults: list[str]) -> Images:
     convention = (_choice(said, name, "unit", _UNITS, quiet) if name == "s1" else
                   _choice(said, name, "offset", _OFFSETS, quiet))
     pattern = files(said, name, f"{name}/{{place}}_{{date}}.tif", faults)
+    unit = REFLECTANCE_10000
+    if name == "s2" and "unit" in said:
+        unit = _choice(said, name, "unit", (REFLECTANCE_10000, REFLECTANCE), faults)
     return Images(name, spec, tuple(tokens), tokens or {band: band for band in spec.bands}, pattern,
-                  _no_data(said, name, faults), convention)
+                  _no_data(said, name, faults), convention, unit)
 
 
 def _tokens(bands: Any, name: str, faults: list[str]) -> dict[str, str]:

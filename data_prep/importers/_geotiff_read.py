@@ -8,7 +8,7 @@ import numpy as np
 
 from data_prep.importers import Entry
 from data_prep.importers import _geotiff_statements as statements
-from data_prep.importers._geotiff_json import NAME, Description
+from data_prep.importers._geotiff_json import NAME, REFLECTANCE, Description
 from data_prep.record import Pair, Tile
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import raster
@@ -16,6 +16,7 @@ from dual_encoder.imagery.radiometry import db_to_int16, linear_to_db, remove_s2
 from dual_encoder.imagery.sensors import IGNORED
 
 _REFLECTANCE = 20  # floats up to this one are reflectances in 0..1, not x 10000
+_LEAST_REFLECTANCE = 0.1  # products reach to -0.1, their offset
 
 
 class Reader:
@@ -93,7 +94,10 @@ class Reader:
             values.append(brought[0])
             shown.append(brought[1])
         everywhere = np.all(shown, axis=0)
-        dn = _whole_numbers(np.stack(values, axis=-1), everywhere, name)
+        stacked = np.stack(values, axis=-1)
+        if self._images["s2"].unit == REFLECTANCE:
+            stacked = _times_10000(stacked, everywhere, name)
+        dn = _whole_numbers(stacked, everywhere, name)
         dn[~everywhere] = 0  # before the sign: -9999 may be the value of no data
         if (dn < 0).any():
             raise UserError(f"'{name}' holds {dn.min()}, expected reflectance x 10000; if it means no data, say so in "
@@ -168,6 +172,24 @@ def _scaled(image: raster.Raster, no_data: float | None, name: str) -> raster.Ra
                                no_data=(None,) * len(image.values))
 
 
+def _times_10000(values: np.ndarray, shown: np.ndarray, name: str) -> np.ndarray:
+    """Returns reflectance x 10000 of reflectances, int32; UserError for values that are none.
+
+    Slightly negative reflectances, which atmospheric correction makes of dark surfaces, become 0.
+
+    Args:
+      values: [height, width, bands], reflectance.
+      shown: bool [height, width], True for pixels with data.
+      name: of the file.
+    """
+    largest = values[shown].max() if shown.any() else 0
+    if values.dtype.kind != "f" or largest > _REFLECTANCE:
+        raise UserError(f"'{name}' is {values.dtype} up to {largest:.6g}, expected reflectance, floats in 0..1; mend "
+                        f"s2.unit of {NAME}")
+    clipped = np.where(values < -_LEAST_REFLECTANCE, values, np.maximum(values, 0))
+    return np.rint(np.where(shown[..., None], clipped, 0) * 10000.0).astype(np.int32)
+
+
 def _whole_numbers(values: np.ndarray, shown: np.ndarray, name: str) -> np.ndarray:
     """Returns optical values [height, width, bands] as integers; UserError for values that are not x 10000.
 
@@ -176,7 +198,8 @@ def _whole_numbers(values: np.ndarray, shown: np.ndarray, name: str) -> np.ndarr
     if values.dtype.kind == "f" and not (shown.any() and values[shown].max() <= _REFLECTANCE):
         values = np.rint(np.where(shown[..., None], np.clip(values, -2**30, 2**30), 0)).astype(np.int32)
     if not np.issubdtype(values.dtype, np.integer):
-        raise UserError(f"'{name}' is {values.dtype}, expected integers, reflectance x 10000; convert it")
+        raise UserError(f"'{name}' is {values.dtype}, expected integers, reflectance x 10000; convert it, or "
+                        f"state \"unit\": \"reflectance\" of s2 in {NAME}")
     if values.dtype.itemsize == 1:
         raise UserError(f"'{name}' is {values.dtype}, a picture stretched to 8 bit, expected reflectance x 10000; "
                         "export the values themselves")
