@@ -63,7 +63,8 @@ def main() -> None:
         print(cache, flush=True)
     workdir = epath.Path(_WORKDIR.value or getattr(config, "init_from", ""))  # `evaluate` may go without one
     with mesh.together():
-        run(config, mesh.make(), workdir, profile_steps=_PROFILE.value, after_evaluation=write_report)
+        run(config, mesh.make(), workdir, profile_steps=_PROFILE.value, after_evaluation=write_report,
+            overridden=overridden)
         if mesh.is_main_process():
             print(f"report: {write_report(workdir)}", flush=True)
 

@@ -1,10 +1,12 @@
 """python -m data_prep {sample,describe,build,inspect,stats,verify,overlap}: from raw products to training data."""
 
 import argparse
+import itertools
 import json
 import math
 import os
 import pathlib
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from etils import epath
 
 from data_prep import importers
+from dual_encoder.data.manifest import DatasetInfo
 from dual_encoder.errors import UserError, exit_on_user_error
 
 
@@ -183,8 +186,19 @@ def _build(options: argparse.Namespace) -> None:
         print(f"built {summary} in {time.monotonic() - start:.1f} s")
     print(f"data: {builder.data_path}")
     print(f"check it: python -m data_prep inspect {builder.data_path}")
+    print(f"next: {_training(info, pathlib.Path(builder.data_path))}")
+
+
+def _training(info: DatasetInfo, folder: pathlib.Path) -> str:
+    """Returns the command that trains on a data set, into a new folder."""
     file = "pretrain" if info.label is None else "finetune" if info.label.per_pixel else "classify"
-    print(f"next: python main.py --config=configs/{file}.py --config.data.dir={builder.data_path} --workdir=WORKDIR")
+    images = [name for name in ("s1", "s2") if name in info.tensors]
+    inputs = "" if info.label is None and len(images) == 2 else f" --config.inputs={'+'.join(images)}"
+    base = pathlib.Path("runs", f"{folder.parent.name}_{file}")
+    workdir = next(path for path in itertools.chain([base], (base.with_name(f"{base.name}_{n}") for n in
+                                                              itertools.count(2))) if not path.exists())
+    return (f"python main.py --config=configs/{file}.py:small --config.data.dir={shlex.quote(str(folder))}{inputs} "
+            f"--workdir={workdir}")
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -49,7 +49,7 @@ FILES = {
     "storage": "atomic files lock sums",
     "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster normalise "
                "pictures",
-    "runtime": "mesh heap compilation_cache stop_request",
+    "runtime": "mesh heap compilation_cache compiling stop_request",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
     "models": "convolution attention features resnet vit encoder pyramid decoders fusion dual_encoder segmentation "
@@ -59,7 +59,8 @@ FILES = {
     "optim": "schedules optimizer",
     "evaluation": "per_image comparison table embedded galleries retrieval embedding_space segmentation classification "
                   "single_sensors knn linear_probe probes segmentation_probe",
-    "tasks": "task micro_batches downstream probe pretrain windows segment classify checks sources build",
+    "tasks": "task sizing micro_batches downstream probe pretrain windows segment classify checks sources resolve "
+             "build",
     "workdir": "digests folder metrics checkpoint scores",
     "report": "curves html old_scores run_facts sections page __main__",
     "training": "step evaluate frozen probe hooks selection loop run",

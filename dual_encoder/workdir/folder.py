@@ -42,6 +42,7 @@ _FREE_KEYS = ("data.dir", "data.threads", "data.processes", "data.max_bad_record
               *(f"knn.{key}" for key in ("every", "dir", "split", "eval_split", "records", "neighbours")))
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
+BEST = "best"  # folder in the workdir of the state that was chosen
 _LEASE = 120  # seconds: NFS gives up the locks of a dead machine after 90
 
 
