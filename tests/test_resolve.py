@@ -153,3 +153,14 @@ def test_a_small_run_sizes_itself_and_keeps_what_the_user_gave(file, tiles, tmp_
     assert (built.config.sizing, built.config.batch_size, built.config.augment.crop) == ("fixed", 4, 32)
     assert built.config.data.select_split == "validation" and built.notes[0].startswith("sizes for this data")
     assert "batch_size" not in built.notes[0]
+
+
+def test_a_data_set_that_was_moved_is_told_with_a_key_that_works(finetuned, tiles, tmp_path):
+    _, run = finetuned
+    moved = tiles.rename(tmp_path / "moved")
+    try:
+        with pytest.raises(UserError, match="on which .* was trained, is not here; give .* --config.data_dir"):
+            build_evaluation(to_evaluate(run))
+        assert len(build_evaluation(to_evaluate(run, data_dir=str(moved))).records) == 8
+    finally:
+        moved.rename(tiles)

@@ -244,6 +244,11 @@ def _to_evaluate(config: EvaluateConfig, trained: AnyTask, fingerprint: str) -> 
       trained: configuration of the run.
       fingerprint: of the data set that the run was trained on.
     """
+    folders = [folder.strip() for folder in trained.data.dir.split(",")]
+    if gone := [folder for folder in folders if not config.data_dir and not epath.Path(folder).exists()]:
+        raise UserError(f"data set '{gone[0]}', on which '{config.init_from}' was trained, is not here; give the "
+                        "folder where it is now as --config.data_dir")
+
     def whole(split: str) -> Records:
         return Records(config.data_dir or trained.data.dir, split, trained.features,
                        max_bad_records=trained.data.max_bad_records, partial=True)
