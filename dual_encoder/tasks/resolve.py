@@ -46,8 +46,8 @@ def resolve(config: T, mesh: Mesh, overridden: Sequence[str] = (), workdir: epat
     notes: list[str] = []
     if config.sizing == AUTO:
         config = _sized(config, mesh, overridden, stored, notes)
-    if start := getattr(config, "init_from", ""):
-        config = _with_encoder(config, load(start, getattr(config, "init_step", -1)), overridden)
+    if isinstance(config, DownstreamConfig) and config.init_from:
+        config = _with_encoder(config, load(config.init_from, config.init_step), overridden)
     if config.data.select_split == AUTO:
         config = _with_choice(config, overridden, stored, notes)
     if hasattr(config, "check"):
@@ -98,20 +98,19 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _with_encoder(config: T, model: LoadedModel, overridden: Sequence[str]) -> T:
+def _with_encoder(config: DownstreamConfig, model: LoadedModel, overridden: Sequence[str]) -> Any:
     """Returns the configuration with the encoder of a checkpoint, whose weights fit no other.
 
     Raises:
       UserError: the user gave a key of the encoder another value.
     """
-    start = getattr(config, "init_from", "")
     encoder: AnyEncoder = parse(AnyEncoder, model.config["encoder"], stored=True, name="config.encoder")
     for key in overridden:
         group, _, name = key.partition(".")
         given, theirs = getattr(config.encoder, name, None), getattr(encoder, name, None)
         if group == "encoder" and name not in _COMPUTE and given != theirs:
-            raise UserError(f"--config.{key}={given} contradicts the run '{start}', whose encoder has {name}={theirs}; "
-                            "leave it out, or train from random weights with --config.init_from=")
+            raise UserError(f"--config.{key}={given} contradicts the run '{config.init_from}', whose encoder "
+                            f"has {name}={theirs}; leave it out, or train from random weights with --config.init_from=")
     kept = {name: getattr(config.encoder, name) for name in _COMPUTE}
     return dataclasses.replace(config, encoder=dataclasses.replace(encoder, **kept))
 
