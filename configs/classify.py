@@ -8,6 +8,9 @@ The data set has labels per image, as those that this command makes of BigEarthN
 
 Variants, with the run that each fits and the hardware:
 
+    python main.py --config=configs/classify.py:small --config.init_from=RUN --workdir=W --config.data.dir=DIR
+        Any data with classes of images on any machine: crop, batch and steps follow from the records and the device
+        (docs/sizes.md). The encoder is that of RUN.
     python main.py --config=configs/classify.py --config.init_from=RUN --workdir=W
         RUN: configs/pretrain.py. One GPU.
     python main.py --config=configs/classify.py:land_cover_small --config.init_from=RUN --workdir=W
@@ -30,7 +33,7 @@ from dual_encoder.config import defaults
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.optim.schedules import AnyDecay
 
-VARIANTS = ("land_cover", "land_cover_small", "eurosat", "so2sat", "own")
+VARIANTS = ("land_cover", "small", "land_cover_small", "eurosat", "so2sat", "own")
 
 
 def get_config(variant: str = "land_cover") -> ConfigDict:
@@ -42,6 +45,7 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
         "init_from": "",
         "init_step": -1,
         "inputs": "s1+s2",
+        "sizing": "fixed",
         "frozen": False,
         "train_stages": 0,
         "layer_decay": 1.0,
@@ -52,7 +56,7 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
             "split": "train",
             "weights": (),
             "eval_split": "test",
-            "select_split": "",
+            "select_split": "auto",
             "subset": {
                 "fraction": 1.0,
                 "folds": 0,
@@ -106,7 +110,7 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
             "epochs": 20,
             "steps": 0,
             "log_every": 20,
-            "eval_every": 0,
+            "eval_every": 200,
             "quick_eval_every": 0,
             "quick_eval_records": 1024,
             "train_eval_records": 512,
@@ -116,7 +120,11 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
         },
     })
     config.data.dir = "data/s1s2_tiles/bigearthnet_land_cover/1.0.0"
-    if variant == "land_cover_small":
+    if variant == "small":
+        config.sizing = "auto"
+        config.data.dir = ""
+        config.optimizer.learning_rate = 1e-3
+    elif variant == "land_cover_small":
         config.batch_size = 8
         config.data.split = "train+validation"
         config.encoder.depth = 18

@@ -4,6 +4,9 @@
 
 Variants, with the run that each fits and the hardware:
 
+    python main.py --config=configs/finetune.py:small --config.init_from=RUN --workdir=W --config.data.dir=DIR
+        Any data with classes of pixels on any machine: crop, batch and steps follow from the records and the device
+        (docs/sizes.md). The encoder is that of RUN.
     python main.py --config=configs/finetune.py:flood_ombria --config.init_from=RUN --workdir=W
         Flood masks of OMBRIA. RUN: configs/pretrain.py:ombria. One GPU, or a CPU in some hours.
     python main.py --config=configs/finetune.py:flood_ombria_change --config.init_from=RUN --workdir=W
@@ -41,8 +44,8 @@ from dual_encoder.config import defaults
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.optim.schedules import AnyDecay
 
-VARIANTS = ("flood_ombria", "flood_ombria_change", "flood", "flood_vit", "flood_sen1floods11", "land_cover_dfc2020",
-            "land_cover_terramesh", "water_weak")
+VARIANTS = ("small", "flood_ombria", "flood_ombria_change", "flood", "flood_vit", "flood_sen1floods11",
+            "land_cover_dfc2020", "land_cover_terramesh", "water_weak")
 
 
 def get_config(variant: str = "flood_ombria") -> ConfigDict:
@@ -54,6 +57,7 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
         "init_from": "",
         "init_step": -1,
         "inputs": "s1",
+        "sizing": "fixed",
         "frozen": False,
         "train_stages": 0,
         "layer_decay": 1.0,
@@ -72,7 +76,7 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
             "split": "train",
             "weights": (),
             "eval_split": "test",
-            "select_split": "",
+            "select_split": "auto",
             "subset": {
                 "fraction": 1.0,
                 "folds": 0,
@@ -126,7 +130,7 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
             "epochs": 20,
             "steps": 0,
             "log_every": 20,
-            "eval_every": 0,
+            "eval_every": 200,
             "quick_eval_every": 0,
             "quick_eval_records": 1024,
             "train_eval_records": 512,
@@ -135,7 +139,10 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
             "log_to": "",
         },
     })
-    if variant == "flood_ombria":
+    if variant == "small":
+        config.sizing = "auto"
+        config.data.dir = ""
+    elif variant == "flood_ombria":
         config.data.dir = "data/s1s2_tiles/ombria/1.0.0"
     elif variant == "flood_ombria_change":
         config.data.dir = "data/s1s2_tiles/ombria_s1_s2_s1_before_s2_before/1.0.0"

@@ -16,6 +16,8 @@ Variants, with the hardware and the time that they are made for:
         The dual encoder with the augmentations of that baseline, to tell their effect from that of the second sensor.
     python main.py --config=configs/pretrain.py:ombria --workdir=W
         490 real pairs of 256 px. One GPU, or a CPU overnight.
+    python main.py --config=configs/pretrain.py:small --workdir=W --config.data.dir=DIR
+        Any data on any machine: encoder, crop, batch and steps follow from the records and the device (docs/sizes.md).
     python main.py --config=configs/pretrain.py:smoke --workdir=W
         The real sample that `python -m data_prep sample` fetches. A CPU with 2 cores: under 2 minutes.
 
@@ -38,12 +40,12 @@ from dual_encoder.losses.choices import AnyObjective
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.optim.schedules import AnyDecay
 
-VARIANTS = ("paper", "smoke", "ombria", "vit", "simclr_s1", "simclr_s2", "simclr_s1s2", "strong")
+VARIANTS = ("paper", "small", "smoke", "ombria", "vit", "simclr_s1", "simclr_s2", "simclr_s1s2", "strong")
 
 
 def get_config(variant: str = "paper") -> ConfigDict:
-    """Returns the configuration of one variant: 'paper', 'smoke', 'ombria', 'vit', 'simclr_s1', 'simclr_s2',
-    'simclr_s1s2' or 'strong'.
+    """Returns the configuration of one variant: 'paper', 'small', 'smoke', 'ombria', 'vit', 'simclr_s1',
+    'simclr_s2', 'simclr_s1s2' or 'strong'.
 
     `defaults` adds the keys of the alternatives that are not chosen, so that --config.loss.name and the like can choose
     them.
@@ -53,6 +55,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
         "seed": 0,
         "batch_size": 4096,
         "inputs": "s1+s2",
+        "sizing": "fixed",
         "fusion": "late",
         "init_from": "",
         "init_step": -1,
@@ -61,7 +64,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
             "split": "train",
             "weights": (),
             "eval_split": "test",
-            "select_split": "",
+            "select_split": "auto",
             "subset": {
                 "fraction": 1.0,
                 "folds": 0,
@@ -147,9 +150,11 @@ def get_config(variant: str = "paper") -> ConfigDict:
             "log_to": "",
         },
     })
-    if variant in ("smoke", "ombria"):
+    if variant in ("small", "smoke", "ombria"):
         _make_small(config)
-    if variant == "smoke":
+    if variant == "small":
+        config.sizing = "auto"
+    elif variant == "smoke":
         config.batch_size = 8
         config.data.dir = "data/s1s2_pairs/bigearthnet/1.0.0"
         config.data.split = "train+validation"

@@ -1,10 +1,12 @@
-"""python -m data_prep {sample,build,inspect,stats,verify,overlap}: from raw products to checked training data."""
+"""python -m data_prep {sample,describe,build,inspect,stats,verify,overlap}: from raw products to training data."""
 
 import argparse
+import itertools
 import json
 import math
 import os
 import pathlib
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from etils import epath
 
 from data_prep import importers
 from dual_encoder.command_line.parser import VERSION, make_parser
+from dual_encoder.data.manifest import DatasetInfo
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.runtime import cores
 
@@ -42,6 +45,12 @@ def _parser() -> argparse.ArgumentParser:
 
     sub.add_argument("--scene", type=pathlib.Path, metavar="FOLDER",
                      help="also put neighbouring test patches together to a radar scene there, to make a map of")
+
+    sub = command("describe", _describe, "look at a folder of own GeoTIFFs and write its geotiff.json")
+    sub.add_argument("folder", type=pathlib.Path, help="folder of the images; geotiff.json is written there")
+    sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+                     help="a value that you know, e.g. s1.product=grd; may be repeated")
+    sub.add_argument("--anew", action="store_true", help="forget the values of a geotiff.json that lies there")
 
     sub = command("build", _build, "turn a raw data set into TFRecord shards, index and manifest")
     _add_build_options(sub)
@@ -124,6 +133,15 @@ def _sample(options: argparse.Namespace) -> None:
     print(f"next: python -m data_prep build --importer=bigearthnet --raw={options.out} --data_dir=DIR")
 
 
+def _describe(options: argparse.Namespace) -> None:
+    from data_prep.describe import description
+
+    if not options.folder.is_dir():
+        raise UserError(f"folder '{options.folder}' is missing; give the folder of your images")
+    for line in description.describe(options.folder, options.set, options.anew):
+        print(line, flush=True)
+
+
 def _build(options: argparse.Namespace) -> None:
     if str(options.raw).startswith(("gs:/", "s3:/", "az:/")):
         raise UserError(f"--raw={options.raw} is a bucket; mount it (gcsfuse, s3fs) or copy the data to a folder")
@@ -176,8 +194,19 @@ def _build(options: argparse.Namespace) -> None:
         print(f"built {summary} in {time.monotonic() - start:.1f} s")
     print(f"data: {builder.data_path}")
     print(f"check it: python -m data_prep inspect {builder.data_path}")
+    print(f"next: {_training(info, pathlib.Path(builder.data_path))}")
+
+
+def _training(info: DatasetInfo, folder: pathlib.Path) -> str:
+    """Returns the command that trains on a data set, into a new folder."""
     file = "pretrain" if info.label is None else "finetune" if info.label.per_pixel else "classify"
-    print(f"next: python main.py --config=configs/{file}.py --config.data.dir={builder.data_path} --workdir=WORKDIR")
+    images = [name for name in ("s1", "s2") if name in info.tensors]
+    inputs = "" if info.label is None and len(images) == 2 else f" --config.inputs={'+'.join(images)}"
+    base = pathlib.Path("runs", f"{folder.parent.name}_{file}")
+    workdir = next(path for path in itertools.chain([base], (base.with_name(f"{base.name}_{n}") for n in
+                                                              itertools.count(2))) if not path.exists())
+    return (f"python main.py --config=configs/{file}.py:small --config.data.dir={shlex.quote(str(folder))}{inputs} "
+            f"--workdir={workdir}")
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from dual_encoder.errors import nearest
 # Command -> the module that `python -m` runs, and what it does.
 COMMANDS = {
     "sample": ("data_prep", "get 32 real pairs of BigEarthNet"),
+    "describe": ("data_prep", "describe a folder of own GeoTIFFs"),
     "build": ("data_prep", "turn raw images into a data set"),
     "inspect": ("data_prep", "show what a data set holds"),
     "stats": ("data_prep", "compute the statistics of the bands"),

@@ -71,7 +71,8 @@ def _run(arguments: list[str]) -> None:
         print(cache, flush=True)
     workdir = paths.given(given.workdir or getattr(config, "init_from", ""))  # `evaluate` may go without one
     with mesh.together():
-        run(config, mesh.make(), workdir, profile_steps=given.profile, after_evaluation=write_report)
+        run(config, mesh.make(), workdir, profile_steps=given.profile, after_evaluation=write_report,
+            overridden=overridden)
         if mesh.is_main_process():
             print(f"report: {write_report(workdir)}", flush=True)
 

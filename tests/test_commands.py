@@ -133,8 +133,8 @@ def test_data_of_another_sensor_than_the_checkpoint_is_refused(write_dataset, tm
                 f"--workdir={tmp_path / 'tune'}", "--config.data.split=train", "--config.augment.crop=32"]
     assert_refused(run(*finetune, f"--config.data.dir={data}"), "no feature 'label'")
     labelled = write_dataset(labels=True)
-    assert_refused(run(*finetune, f"--config.data.dir={labelled}"), "the checkpoint's s1_encoder differs",
-                   "config.encoder (--config.encoder.width and so on) as in pre-training")
+    assert_refused(run(*finetune, f"--config.data.dir={labelled}", "--config.encoder.width=32"),
+                   "--config.encoder.width=32 contradicts the run", "has width=8; leave it out")
     evaluate = ["--config=configs/evaluate.py", f"--config.init_from={tmp_path / 'run'}"]
     assert_refused(run(*evaluate, "--config.init_step=7"), "no checkpoint of step 7; it has [1]")
     assert_refused(run(*evaluate, "--config.split=train"), "split 'train'", "give another --workdir")

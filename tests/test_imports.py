@@ -58,7 +58,7 @@ FILES = {
     "storage": "paths atomic files lock sums",
     "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster "
                "geotiff_keys geotiff_json geotiff_statements geotiff_images normalise palette pictures",
-    "runtime": "cores backend mesh heap compilation_cache stop_request",
+    "runtime": "cores backend mesh heap compilation_cache compiling stop_request",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
     "models": "convolution attention features resnet vit encoder pyramid decoders fusion dual_encoder segmentation "
@@ -68,7 +68,8 @@ FILES = {
     "optim": "schedules optimizer",
     "evaluation": "per_image comparison table embedded galleries retrieval embedding_space segmentation worst_images "
                   "classification single_sensors knn linear_probe probes segmentation_probe",
-    "tasks": "task micro_batches downstream probe pretrain windows segment classify checks sources build",
+    "tasks": "task sizing micro_batches downstream probe pretrain windows segment classify checks sources resolve "
+             "build",
     "workdir": "digests folder sinks metrics checkpoint scores",
     "report": "curves html old_scores run_facts run_files run_time sections page "
               "comparison __main__",

@@ -28,17 +28,19 @@ def tiles(count=3, classes=4, seed=0):
 
 def slow_scores(label, prediction, names):
     pixels = [(int(a), int(b)) for a, b in zip(label.ravel(), prediction.ravel(), strict=True) if a != 255]
-    iou, f1, support = {}, {}, {}
+    iou, f1, precision, recall, support = {}, {}, {}, {}, {}
     for c, name in enumerate(names):
         both = sum(a == c and b == c for a, b in pixels)
         either = sum(a == c or b == c for a, b in pixels)
-        precision_and_recall = sum(a == c for a, b in pixels) + sum(b == c for a, b in pixels)
+        labelled, predicted = sum(a == c for a, b in pixels), sum(b == c for a, b in pixels)
         iou[name] = both / either if either else None
-        f1[name] = 2 * both / precision_and_recall if precision_and_recall else None
-        support[name] = sum(a == c for a, b in pixels)
+        f1[name] = 2 * both / (labelled + predicted) if labelled + predicted else None
+        precision[name] = both / predicted if predicted else None
+        recall[name] = both / labelled if labelled else None
+        support[name] = labelled
     present = [v for v in iou.values() if v is not None]
     return {"miou": sum(present) / len(present), "accuracy": sum(a == b for a, b in pixels) / len(pixels),
-            "iou": iou, "f1": f1, "support": support}
+            "iou": iou, "f1": f1, "precision": precision, "recall": recall, "support": support}
 
 
 def test_matrix_counts_labels_in_rows():
@@ -122,7 +124,8 @@ def test_the_tables_hold_the_scores():
     scores = segmentation_scores(np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]]), names)
     tables = segmentation_tables(scores)
     assert scores_of(tables) == scores and [*scores_of(tables)] == [*scores]
-    assert tables[1].rows[1].values == (0.5, 6 / 9, 4, 4 / 12) and tables[1].rows[2].values == (None, None, 0, 0)
+    assert tables[1].rows[1].values == (0.5, 6 / 9, 3 / 5, 3 / 4, 4, 4 / 12)
+    assert tables[1].rows[2].values == (None, None, None, None, 0, 0)
     assert tables[0].references[0].values == (8 / 12 / 2, 8 / 12), "8 of 12 pixels are land; water's IoU is 0"
     assert tables[0].headlines[0].title == "mean IoU of 3 classes" and tables[1].class_colours
     nothing = segmentation_scores(np.zeros((3, 3), int), names)

@@ -135,7 +135,8 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             raise UserError(f"'{final / ASKED}' is missing or damaged ({one_line(error)}); restore it, or delete "
                             f"'{final}' to build the data set anew") from error
         if other := _differences(built, facts):
-            raise UserError(f"'{final}' was built otherwise: {other}; give another --name")
+            raise UserError(f"'{final}' was built otherwise: {other}; delete that folder to build it anew, or give "
+                            "another --name")
         shutil.rmtree(work, ignore_errors=True)
         self.info.read_from_directory(final)
 
@@ -169,6 +170,13 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         config: Config = self.builder_config
         made = plan.load(work / "plan")
         started = any((work / "notes").iterdir())
+        if made and started and _is_described_anew(made.facts, facts):
+            print(f"the description of the raw data changed: the build in '{work}', which was stopped, starts anew",
+                  flush=True)
+            for name in ("data", "notes", "plan"):
+                shutil.rmtree(work / name)
+                (work / name).mkdir()
+            made = None
         if made and started and (other := _differences(made.facts, facts)):
             raise UserError(f"'{work}' is a build that was stopped and differs: {other}; repeat its options, delete "
                             "that folder, or give another --name")
@@ -246,6 +254,13 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         for line in (*_summary(notes, remarks, rejected, final, timed(job.sensors)),
                      *summary.lines(contents, job.label), *(f"implausible: {line}" for line in doubts.lines())):
             print(line, flush=True)
+
+
+def _is_described_anew(built: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Returns True if the description of the raw data (geotiff.json) changed; size and sensors change with it."""
+    follows = {"description", "size", "sensors"}
+    others = [{name: value for name, value in facts.items() if name not in follows} for facts in (built, asked)]
+    return built.get("description") != asked.get("description") and not _differences(*others)
 
 
 def _differences(built: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

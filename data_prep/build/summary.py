@@ -127,6 +127,10 @@ def warnings(splits: Mapping[str, Content], label: LabelSpec | None) -> Iterator
             yield (f"warning: split '{split}' is empty; " + (
                 "evaluate on another one (--config.data.eval_split), or build with --split-by=area"
                 if split in _EVALUATED else "see rejected.jsonl"))
+    for split, content in splits.items():
+        if label is None and content.records and len(content.places) == 1:
+            yield (f"warning: split '{split}' has a single place: no pair is a negative of another, and retrieval "
+                   "among them measures nothing (a smaller --block-degrees divides areas further)")
     full = {split: content for split, content in splits.items() if content.records}
     for number, split in enumerate(full):
         for other in list(full)[number + 1:]:

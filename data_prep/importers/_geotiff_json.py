@@ -17,7 +17,7 @@ from dual_encoder.imagery.geotiff_keys import check_keys, shown
 
 _PER_PIXEL = "pixel_classes"  # the kind of a label if none is stated
 _LARGE_TABLE = 50_000_000  # bytes; reading one of these would take long
-_KEYS = {*SECTIONS, "size", "label", "licence", "attribution"}
+_KEYS = {*SECTIONS, "size", "label", "licence", "attribution", "decide"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +84,7 @@ def _labels(said: Mapping[str, Any], faults: list[str]) -> tuple[Labels | None, 
     if not is_section(said, "label", faults):
         return None, None
     kind = said["label"].get("kind", _PER_PIXEL)
+    kind = kind.casefold() if isinstance(kind, str) else kind
     if kind in KINDS:
         return None, parse_image_labels(said["label"], faults)
     if kind != _PER_PIXEL:

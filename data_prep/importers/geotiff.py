@@ -22,7 +22,8 @@ A complete example: images of 256 x 256 pixels, radar and optical in two folders
                  of one * may differ with it (R10m, R20m). *: any other text. All else is literal, letter case too
     bands        in the order of the file; not needed if the file describes its bands. With {band}: the text in its
                  place, such as {"B02": "B02_10m", ...}; not needed if that is B01 ... B12, VV, VH
-    unit         "dB" or "linear" (power, not amplitude)
+    unit         of s1 "dB" or "linear" (power, not amplitude); of s2 "reflectance x 10000", or "reflectance" for floats
+                 in 0..1; left out = reflectance x 10000
     product      "grd" (sigma0, not terrain-flattened) or "rtc" (gamma0, terrain-flattened)
     level        "l2a" (12 bands) or "l1c" (13 bands)
     offset       the DN that processing baseline 04.00 (2022) and later add to S2: 1000 if they are still in your files,
@@ -33,6 +34,9 @@ A complete example: images of 256 x 256 pixels, radar and optical in two folders
                  several: {"land": [10, 20], "water": "80-89"}. Also {"10": "land", "20": "land", "80": "water"}, or a
                  list of names for 0, 1, ... A label is one band of whole numbers; NaN is ignored. colours, optional:
                  of classes in pictures, {"water": "#2166c8"}; the others have those of the palette
+    decide       what `python -m data_prep describe` could not tell; a build does not read it
+
+`python -m data_prep describe <raw>` writes a first geotiff.json. Words are understood in any letter case.
 
 A label may be that of the whole image. Then a table gives it, which may be pairs.csv itself:
 

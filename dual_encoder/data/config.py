@@ -6,6 +6,7 @@ from typing import Annotated
 from dual_encoder.config import AtLeast, Before, IsPath, require
 from dual_encoder.data.subsets import WHOLE, SubsetConfig
 
+AUTO = "auto"
 HELD_OUT = "held_out"  # in place of the name of a split: a part of the places to learn from
 
 
@@ -22,6 +23,7 @@ class DataConfig:
       select_split: split to choose the checkpoint on: the state with the best headline score there is evaluated on
         `eval_split`, once, at the end. 'held_out': a fifth of the places (or of what `subset.groups` holds together)
         that `split` and `subset` leave to learn from; they are then not learnt from. '' = the last state is evaluated.
+        'auto' = 'validation' if the data set has it and it is used for nothing else, else ''.
       subset: a fraction of the places of `split`, or folds of it.
       statistics: JSON file of `python -m data_prep stats`; '' takes the statistics of the data set's sensors.
       threads: reading threads per process; from a bucket, the range requests under way at once.

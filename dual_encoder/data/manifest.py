@@ -109,8 +109,8 @@ def read_info(path: epath.PathLike) -> DatasetInfo:
         return DatasetInfo.from_json(manifest_form.parse(files.read(manifest)))
     except FileNotFoundError:
         if not files.exists(folder):
-            raise UserError(f"data folder '{folder}' does not exist; build it with `python -m data_prep build` or set "
-                            "--config.data.dir") from None
+            raise UserError(f"data folder '{folder}' does not exist; build it with `python -m data_prep build`, or "
+                            "give the folder that the build has printed (data: ...)") from None
         below = [file for depth in ("*", "*/*", "*/*/*") for file in files.find(folder, f"{depth}/{MANIFEST}")]
         hint = (f"it is in '{os.path.dirname(below[0])}'" if below
                 else "build the data set with `python -m data_prep build`")

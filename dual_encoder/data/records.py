@@ -186,8 +186,8 @@ class Records:
                 number = self._next_in_set(number)
         if len(self.bad) > self.max_bad_records:
             raise UserError(f"{len(self.bad)} damaged records, the last is {self._where(self.bad[-1])}; "
-                            f"config.data.max_bad_records is {self.max_bad_records}: restore the shards (`python -m "
-                            "data_prep verify` finds all damage), or allow more")
+                            f"{self.max_bad_records} are allowed: restore the shards (`python -m data_prep verify` "
+                            "finds all damage), or let the training replace more (max_bad_records)")
 
     def _find(self, number: int) -> tuple[int, int]:
         """Returns the part that holds a record, and its number within."""

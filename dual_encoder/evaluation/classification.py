@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dual_encoder.evaluation.per_image import Kind
+from dual_encoder.evaluation.segmentation import confusion_matrix, confusion_tables
 from dual_encoder.evaluation.table import COLUMN, ROW, Column, Evaluation, Headline, Row, Table
 
 
@@ -73,7 +74,7 @@ def evaluate_single_class(label: np.ndarray, probability: np.ndarray, class_name
 
     Returns:
       'accuracy'; 'macro_f1', the mean F1 of the classes that occur in labels or predictions; and a table of the classes
-      with 'f1' and 'support'.
+      with 'f1', 'precision' (None for a class that is not predicted), 'recall' and 'support'; the confusion matrix.
     """
     predicted = probability.argmax(axis=1)
     f1 = [_f1(label == i, predicted == i) for i in range(len(class_names))]
@@ -86,8 +87,14 @@ def evaluate_single_class(label: np.ndarray, probability: np.ndarray, class_name
                                            float(np.mean(present)) if present else None)),),
         references=(Row("chance", "always the most frequent class", (float(support.max() / support.sum()), None)),),
         headlines=(Headline("split", "accuracy", f"accuracy of {len(class_names)} classes"),))
-    classes = _class_table((Column("f1", "F1", "share", "higher"),), class_names, [(value,) for value in f1], support)
-    return Evaluation((whole, classes))
+    matrix = confusion_matrix(label, predicted, len(class_names))
+    right, guessed = np.diagonal(matrix), matrix.sum(axis=0)
+    classes = _class_table(
+        (Column("f1", "F1", "share", "higher"), Column("precision", "precision", "share", "higher"),
+         Column("recall", "recall", "share", "higher")), class_names,
+        [(value, _share(r, p), _share(r, n)) for value, r, p, n in zip(f1, right, guessed, support, strict=True)],
+        support)
+    return Evaluation((whole, classes, *confusion_tables("classification", "Classification", matrix, class_names)))
 
 
 def image_values(label: np.ndarray, probability: np.ndarray) -> tuple[Kind, np.ndarray]:
@@ -113,6 +120,10 @@ def _class_table(columns: tuple[Column, ...], class_names: Sequence[str], values
         rows=tuple(Row(name, name, (*figures, int(count)))
                    for name, figures, count in zip(class_names, values, support, strict=True)),
         note="A dash: the class does not occur.")
+
+
+def _share(part: int, whole: int) -> float | None:
+    return float(part / whole) if whole else None
 
 
 def _f1(truth: np.ndarray, found: np.ndarray) -> float | None:

@@ -5,18 +5,20 @@ it. So add up the matrices first, then score once.
 """
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from PIL import Image
 
 from dual_encoder.errors import UserError
-from dual_encoder.evaluation.table import COLUMN, ROW, Column, Evaluation, Headline, Picture, Row, Table, Value
+from dual_encoder.evaluation.table import COLUMN, ROW, Column, Evaluation, Headline, Picture, Row, Table
 from dual_encoder.imagery.palette import label_to_rgb
 from dual_encoder.imagery.pictures import class_legend, grid, image_to_rgb
 from dual_encoder.imagery.sensors import IGNORED, SensorSpec
 
 _TILE = 192  # pixels of a panel
+_OF_CLASSES = {"iou": "IoU", "f1": "F1", "precision": "precision", "recall": "recall"}
+_SHOWN_CLASSES = 25  # of a confusion matrix
 
 
 class SegmentationScores(TypedDict):
@@ -26,6 +28,8 @@ class SegmentationScores(TypedDict):
     accuracy: float | None
     iou: dict[str, float | None]
     f1: dict[str, float | None]
+    precision: dict[str, float | None]
+    recall: dict[str, float | None]
     support: dict[str, int]
 
 
@@ -68,11 +72,12 @@ def evaluate_segmentation(matrix: np.ndarray, class_names: Sequence[str], images
       colours: of the classes, as of `palette.class_colours`.
 
     Returns:
-      A table of the whole split, a table of its classes, and a picture.
+      A table of the whole split, a table of its classes, the confusion matrix, and a picture.
     """
+    tables = (*segmentation_tables(segmentation_scores(matrix, class_names), shown, colours),
+              *confusion_tables("segmentation", "Segmentation", matrix, class_names))
     panels = segmentation_panels(images, labels, predictions, spec, class_names, shown, colours)
-    return Evaluation(segmentation_tables(segmentation_scores(matrix, class_names), shown, colours),
-                      {"segmentation_panels": panels})
+    return Evaluation(tables, {"segmentation_panels": panels})
 
 
 def segmentation_scores(matrix: np.ndarray, class_names: Sequence[str]) -> SegmentationScores:
@@ -84,8 +89,9 @@ def segmentation_scores(matrix: np.ndarray, class_names: Sequence[str]) -> Segme
 
     Returns:
       'miou': mean IoU of the classes that occur in labels or predictions; 'accuracy': share of right pixels;
-      'iou' and 'f1': class name -> [0, 1], None for a class that occurs in neither; 'support': class name -> labelled
-      pixels. 'miou' and 'accuracy' are None if there is no pixel at all.
+      'iou' and 'f1': class name -> [0, 1], None for a class that occurs in neither; 'precision' and 'recall': the same,
+      None for a class that is not predicted, or not labelled; 'support': class name -> labelled pixels. 'miou' and
+      'accuracy' are None if there is no pixel at all.
     """
     assert matrix.shape == (len(class_names),) * 2, f"{matrix.shape} matrix, {len(class_names)} class names"
     right, labelled, predicted = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
@@ -98,6 +104,8 @@ def segmentation_scores(matrix: np.ndarray, class_names: Sequence[str]) -> Segme
         "accuracy": _share(right.sum(), matrix.sum()),
         "iou": dict(zip(class_names, iou, strict=True)),
         "f1": dict(zip(class_names, f1, strict=True)),
+        "precision": {name: _share(r, p) for name, r, p in zip(class_names, right, predicted, strict=True)},
+        "recall": {name: _share(r, n) for name, r, n in zip(class_names, right, labelled, strict=True)},
         "support": {name: int(count) for name, count in zip(class_names, labelled, strict=True)},
     }
 
@@ -112,6 +120,8 @@ def segmentation_tables(scores: SegmentationScores, shown: Sequence[str] = ("inp
     """
     support = scores["support"]
     pixels = sum(support.values()) or 1
+    figures = cast(dict[str, Any], scores)
+    kinds = {kind: title for kind, title in _OF_CLASSES.items() if kind in scores}  # old scores lack some
     whole = Table(
         name="segmentation", title="Segmentation", row_title="", keys=(COLUMN,),
         columns=(Column("miou", "mean IoU", "share", "higher"), Column("accuracy", "accuracy", "share", "higher")),
@@ -120,9 +130,9 @@ def segmentation_tables(scores: SegmentationScores, shown: Sequence[str] = ("inp
         headlines=(Headline("split", "miou", f"mean IoU of {len(support)} classes"),))
     classes = Table(
         name="segmentation_classes", title="Segmentation", row_title="class", keys=(COLUMN, ROW),
-        columns=(Column("iou", "IoU", "share", "higher"), Column("f1", "F1", "share", "higher"),
+        columns=(*(Column(kind, title, "share", "higher") for kind, title in kinds.items()),
                  Column("support", "labelled pixels", "count"), Column("share", "share", "percent", in_scores=False)),
-        rows=tuple(Row(name, name, (_figure(scores, "iou", name), _figure(scores, "f1", name), count, count / pixels))
+        rows=tuple(Row(name, name, (*(figures[kind].get(name) for kind in kinds), count, count / pixels))
                    for name, count in support.items()),
         note="From one confusion matrix over the whole split; a dash: the class does not occur.", class_colours=True,
         colours=tuple(colours),
@@ -157,8 +167,22 @@ def _by_chance(support: Sequence[int]) -> tuple[Row, ...]:
     return (Row("chance", "most frequent class everywhere", (share / present, share)),)
 
 
-def _figure(scores: SegmentationScores, kind: Literal["iou", "f1"], name: str) -> Value:
-    return scores.get(kind, {}).get(name)
+def confusion_tables(name: str, title: str, matrix: np.ndarray, class_names: Sequence[str]) -> tuple[Table, ...]:
+    """Returns a confusion matrix as a table; () if it has too many classes to be read.
+
+    Args:
+      name: of the results; the table is called <name>_confusion.
+      title: of their section.
+      matrix: int [C, C], rows = label, columns = prediction.
+      class_names: C names.
+    """
+    if len(class_names) > _SHOWN_CLASSES:
+        return ()
+    return (Table(
+        name=f"{name}_confusion", title=title, row_title="label, below predictions of",
+        columns=tuple(Column(of, of, "count", in_scores=False) for of in class_names),
+        rows=tuple(Row(of, of, tuple(map(int, row))) for of, row in zip(class_names, matrix, strict=True)),
+        note="Confusion matrix: each row counts what the label of that class was taken for."),)
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -13,11 +13,12 @@ import numpy as np
 from dual_encoder.errors import UserError
 from dual_encoder.imagery import geotiff_statements as statements
 from dual_encoder.imagery import raster
-from dual_encoder.imagery.geotiff_json import NAME, Images
+from dual_encoder.imagery.geotiff_json import NAME, REFLECTANCE, Images
 from dual_encoder.imagery.radiometry import db_to_int16, linear_to_db, remove_s2_offset, zero_areas
 
 DECIBELS = (-100.0, 60.0)  # no backscatter of a radar image lies outside
 _REFLECTANCE = 20  # floats up to this one are reflectances in 0..1, not x 10000
+_LEAST_REFLECTANCE = 0.1  # products reach to -0.1, their offset
 
 
 def bands_of(images: Images, band: str, loaded: raster.Raster, path: pathlib.Path, offset: int, remarks: list[str]
@@ -88,7 +89,10 @@ def optical(images: Images, bands: Mapping[str, raster.Raster], grid: raster.Gri
         values.append(brought[0])
         shown.append(brought[1])
     everywhere = np.all(shown, axis=0)
-    dn = _whole_numbers(np.stack(values, axis=-1), everywhere, name)
+    stacked = np.stack(values, axis=-1)
+    if images.unit == REFLECTANCE:
+        stacked = _times_10000(stacked, everywhere, name)
+    dn = _whole_numbers(stacked, everywhere, name)
     dn[~everywhere] = 0  # before the sign: -9999 may be the value of no data
     if (dn < 0).any():
         raise UserError(f"'{name}' holds {dn.min()}, expected reflectance x 10000; if it means no data, say so in "
@@ -172,6 +176,24 @@ def _scaled(image: raster.Raster, no_data: float | None, name: str) -> raster.Ra
                                no_data=(None,) * len(image.values))
 
 
+def _times_10000(values: np.ndarray, shown: np.ndarray, name: str) -> np.ndarray:
+    """Returns reflectance x 10000 of reflectances, int32; UserError for values that are none.
+
+    Slightly negative reflectances, which atmospheric correction makes of dark surfaces, become 0.
+
+    Args:
+      values: [height, width, bands], reflectance.
+      shown: bool [height, width], True for pixels with data.
+      name: of the file.
+    """
+    largest = values[shown].max() if shown.any() else 0
+    if values.dtype.kind != "f" or largest > _REFLECTANCE:
+        raise UserError(f"'{name}' is {values.dtype} up to {largest:.6g}, expected reflectance, floats in 0..1; mend "
+                        f"s2.unit of {NAME}")
+    clipped = np.where(values < -_LEAST_REFLECTANCE, values, np.maximum(values, 0))
+    return np.rint(np.where(shown[..., None], clipped, 0) * 10000.0).astype(np.int32)
+
+
 def _whole_numbers(values: np.ndarray, shown: np.ndarray, name: str) -> np.ndarray:
     """Returns optical values [height, width, bands] as integers; UserError for values that are not x 10000.
 
@@ -180,7 +202,8 @@ def _whole_numbers(values: np.ndarray, shown: np.ndarray, name: str) -> np.ndarr
     if values.dtype.kind == "f" and not (shown.any() and values[shown].max() <= _REFLECTANCE):
         values = np.rint(np.where(shown[..., None], np.clip(values, -2**30, 2**30), 0)).astype(np.int32)
     if not np.issubdtype(values.dtype, np.integer):
-        raise UserError(f"'{name}' is {values.dtype}, expected integers, reflectance x 10000; convert it")
+        raise UserError(f"'{name}' is {values.dtype}, expected integers, reflectance x 10000; convert it, or "
+                        f"state \"unit\": \"reflectance\" of s2 in {NAME}")
     if values.dtype.itemsize == 1:
         raise UserError(f"'{name}' is {values.dtype}, a picture stretched to 8 bit, expected reflectance x 10000; "
                         "export the values themselves")

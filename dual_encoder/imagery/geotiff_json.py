@@ -18,11 +18,13 @@ from dual_encoder.imagery.sensors import SensorSpec, sensor
 NAME = "geotiff.json"
 BAND = "{band}"
 COLUMN = "column"
+REFLECTANCE_10000, REFLECTANCE = "reflectance x 10000", "reflectance"  # units of S2
 HINT = "see data_prep/importers/geotiff.py for an example"
 SECTIONS = ("s1", "s2")
 _SENSORS = {"s1": ("product", {"grd": "s1_grd", "rtc": "s1_rtc"}), "s2": ("level", {"l2a": "s2_l2a", "l1c": "s2_l1c"})}
 _UNITS, _OFFSETS = ("dB", "linear"), (0, 1000, COLUMN)
-_KEYS = {"s1": {"files", "bands", "unit", "product", "no_data"}, "s2": {"files", "bands", "level", "offset", "no_data"}}
+_KEYS = {"s1": {"files", "bands", "unit", "product", "no_data"},
+         "s2": {"files", "bands", "level", "unit", "offset", "no_data"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Images:
       files: pattern of the paths, '' = they are in a table.
       no_data: the value of a band without data, None = that of the file.
       convention: 'dB' or 'linear' of S1; 0, 1000 or 'column', the DN offset of S2.
+      unit: of S2, 'reflectance x 10000' or 'reflectance'.
     """
 
     feature: str
@@ -46,6 +49,7 @@ class Images:
     files: str
     no_data: float | None
     convention: str | int
+    unit: str = REFLECTANCE_10000
 
     def paths(self, path: str) -> dict[str, str]:
         """Returns band -> path if `path` holds {band} or the alternatives of all bands, {'': path} otherwise."""
@@ -128,8 +132,11 @@ def images(said: Any, name: str, faults: list[str]) -> Images:
     convention = (_choice(said, name, "unit", _UNITS, quiet) if name == "s1" else
                   _choice(said, name, "offset", _OFFSETS, quiet))
     pattern = files(said, name, f"{name}/{{place}}_{{date}}.tif", faults)
+    unit = REFLECTANCE_10000
+    if name == "s2" and "unit" in said:
+        unit = _choice(said, name, "unit", (REFLECTANCE_10000, REFLECTANCE), faults)
     return Images(name, spec, tuple(tokens), tokens or {band: band for band in spec.bands}, pattern,
-                  _no_data(said, name, faults), convention)
+                  _no_data(said, name, faults), convention, unit)
 
 
 def _tokens(bands: Any, name: str, faults: list[str]) -> dict[str, str]:

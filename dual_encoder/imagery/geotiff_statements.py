@@ -84,10 +84,10 @@ def order(images: Images, image: Raster, path: pathlib.Path) -> tuple[list[int],
     Raises:
       UserError: a statement of the file contradicts geotiff.json, or neither of them names the bands.
     """
-    seen = list(_seen(images, image, path))
-    described = [band for band, _ in seen]
+    seen_bands = list(seen(images, image, path))
+    described = [band for band, _ in seen_bands]
     names = list(images.names) or described
-    for number, ((band, text), said) in enumerate(zip(seen, names, strict=True), start=1):
+    for number, ((band, text), said) in enumerate(zip(seen_bands, names, strict=True), start=1):
         if band and band != said:
             raise UserError(f"'{path}' calls a band {band}, {NAME} calls it {said}; list the bands of "
                             f"{images.spec.name} in the order of the file, "
@@ -175,8 +175,14 @@ def optical_offset(image: Raster, offset: int, path: pathlib.Path) -> None:
                             "one that is wrong")
 
 
-def _seen(images: Images, image: Raster, path: pathlib.Path) -> Iterator[tuple[str, str]]:
-    """Yields (band, text that says it) of each band of a file, ('', '') if the file is silent about it."""
+def seen(images: Images, image: Raster, path: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """Yields (band, text that says it) of each band of a file, ('', '') if the file is silent about it.
+
+    Args:
+      images: the description of the sensor's images; `names` may be ().
+      image: the file's content.
+      path: of the file.
+    """
     count = len(image.values)
     found = [_first([*texts, *numbered], images.feature) for texts, numbered in zip(
         image.said.texts, _of_numbers(image.said.tags, count), strict=True)]
@@ -191,6 +197,11 @@ def _seen(images: Images, image: Raster, path: pathlib.Path) -> Iterator[tuple[s
         if any(band and band not in known for band, _ in found) and _counted(found):
             found = [("", "")] * count  # b1, b2, ... are numbers of bands, not names
     yield from found
+
+
+def products_said(texts: Iterable[str]) -> dict[str, str]:
+    """Returns a product ('grd', 'rtc', or one that is not read) -> the text that says it, of descriptions and names."""
+    return _said(texts, _PRODUCTS | {"grd": "grd", "grdh": "grd", "rtc": "rtc"})
 
 
 def _counted(found: Sequence[tuple[str, str]]) -> bool:

@@ -5,10 +5,11 @@ A new task is a file of its own with a dataclass and a class like `Task`, and tw
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from dual_encoder.config import AtLeast, Before, IsPath, parse, require
@@ -19,32 +20,41 @@ from dual_encoder.data.shapes import Shapes
 from dual_encoder.data.subsets import GROUPS, PLACE, SubsetConfig
 from dual_encoder.errors import UserError, nearest
 from dual_encoder.imagery.sensors import SensorSpec
-from dual_encoder.tasks.checks import check_batch, check_crop
+from dual_encoder.tasks.checks import check_batch, check_crop, check_gallery
 from dual_encoder.tasks.classify import Classify, ClassifyConfig
 from dual_encoder.tasks.downstream import DownstreamConfig
 from dual_encoder.tasks.pretrain import EVALUATIONS, Pretrain, PretrainConfig
 from dual_encoder.tasks.probe import FrozenEncoder, ProbeConfig, check_probes, frozen_encoders
+from dual_encoder.tasks.resolve import resolve
 from dual_encoder.tasks.segment import Segment, SegmentConfig
-from dual_encoder.tasks.sources import checked, load, load_pretraining, notes_of_start, open_knn, open_splits
+from dual_encoder.tasks.sources import (
+    checked,
+    load,
+    load_chosen,
+    load_pretraining,
+    notes_of_start,
+    open_knn,
+    open_splits,
+)
 from dual_encoder.tasks.task import Task
 from dual_encoder.workdir.checkpoint import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Evaluations of a pre-trained checkpoint.
+    """Evaluations of a finished run: of pre-training, segmentation or classification.
 
     With one encoder, the partner of an image is the same image turned upside down.
 
     Attributes:
-      init_from: workdir of the pre-training run.
-      init_step: checkpoint step; -1 takes the newest.
-      data_dir: data set folder; '' takes the one of the pre-training run.
+      init_from: workdir of the run.
+      init_step: checkpoint step; -1 takes the state that the run chose, or else the newest.
+      data_dir: data set folder; '' takes the one of the run.
       split: split to evaluate on; '' takes what the run evaluates itself on: the fold that it holds out, or its
         eval_split.
       folds, fold: when folds is not 0, only one fold of `split` is evaluated, as in `SubsetConfig`.
       groups: as in `SubsetConfig`, for `folds` and for retrieval among other groups; '' takes those of the run.
-      evaluations: names of `pretrain.EVALUATIONS`; () is all of them.
+      evaluations: of a pre-training run, names of `pretrain.EVALUATIONS`; () is all of them.
       batch_size: images per forward pass, 64 at most; it changes no figure.
     """
 
@@ -61,7 +71,7 @@ class EvaluateConfig:
 
     def check(self, path: str) -> None:
         """Raises UserError without a run, and for folds and evaluations that do not exist."""
-        require(self.init_from != "", f"{path}.init_from", self.init_from, "the workdir of a pre-training run")
+        require(self.init_from != "", f"{path}.init_from", self.init_from, "the workdir of a run")
         SubsetConfig(1.0, self.folds, self.fold, groups=PLACE, validate=False, seed=0).check(path)
         require(not self.folds or self.split != "", f"{path}.split", self.split,
                 f"the split that {path}.folds divides, such as train")
@@ -121,22 +131,25 @@ class Built:
     start: str = ""
 
 
-def build(config: AnyTask, mesh: Mesh) -> Built:
+def build(config: AnyTask, mesh: Mesh, overridden: Sequence[str] = (), workdir: epath.Path | None = None) -> Built:
     """Opens the data and, if the configuration names one, the checkpoint to start from; makes the task.
+
+    Args:
+      config, mesh, overridden, workdir: as of `resolve`, which fills in what the configuration leaves open.
 
     Raises:
       UserError: data, checkpoint and configuration do not fit together.
     """
+    config, notes = resolve(config, mesh, overridden, workdir)
     records, eval_records, select_records = open_splits(config.data, config.features)
     sensors, model = dict(load_sensors(records.info, config.data.statistics)), None
-    notes: tuple[str, ...] = ()
     if isinstance(config, DownstreamConfig) and config.init_from:
         model = load(config.init_from, config.init_step)
         sensors = {name: checked(model, name, records) for name in config.sensors}
     if isinstance(config, PretrainConfig) and config.init_from:
         model, _ = load_pretraining(config.init_from, config.init_step)
         sensors |= {name: checked(model, name, records) for name in config.sensors if name in model.sensors}
-        notes = notes_of_start(config, model)
+        notes = (*notes, *notes_of_start(config, model))
     task = make_task(config, sensors, records, mesh, model.variables if model else None)
     knn = open_knn(config, task) if isinstance(config, PretrainConfig) and config.knn.every else None
     return Built(config, task, records, eval_records, notes, select_records, knn, model.digest if model else "")
@@ -183,13 +196,18 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
     """Opens the checkpoint and the data of an evaluation.
 
     Raises:
-      UserError: the checkpoint is not of a pre-training run, or does not fit the data.
+      UserError: the checkpoint does not fit the data, or evaluations and data cannot measure anything.
     """
-    model, trained = load_pretraining(config.init_from, config.init_step)
+    model = load_chosen(config.init_from, config.init_step)
+    trained: AnyTask = parse(AnyTask, model.config, stored=True)
     records, title, held_out = _to_evaluate(config, trained, model.dataset["fingerprint"])
     if not len(records):
         raise UserError(f"{title} of '{config.data_dir or trained.data.dir}' has no records; choose another "
                         "--config.split")
+    if isinstance(trained, PretrainConfig):
+        check_gallery(records)
+    else:
+        _check_labels(config, model, records)
     sensors = {name: checked(model, name, records) for name in trained.sensors}
     subset = trained.data.subset
     usual = not subset.folds and not config.folds and config.split in ("", trained.data.eval_split)
@@ -197,11 +215,29 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
            and config.groups in ("", subset.groups) and config.evaluations in ((), tuple(EVALUATIONS)))
     subset = dataclasses.replace(subset, groups=config.groups or subset.groups)
     scored = dataclasses.replace(trained, data=dataclasses.replace(trained.data, subset=subset))
-    task = Pretrain(scored, sensors, evaluations=config.evaluations)
+    task = (Pretrain(scored, sensors, evaluations=config.evaluations) if isinstance(scored, PretrainConfig) else
+            make_task(_without_weights(scored), sensors, records, None))
     return BuiltEvaluation(model, task, records, title, held_out, own)
 
 
-def _to_evaluate(config: EvaluateConfig, trained: PretrainConfig, fingerprint: str) -> tuple[Records, str, bool]:
+def _check_labels(config: EvaluateConfig, model: LoadedModel, records: Records) -> None:
+    """Raises UserError unless the labels of the records are those that a downstream run has learnt."""
+    if config.evaluations:
+        raise UserError(f"config.evaluations is {config.evaluations!r}; expected () for '{config.init_from}', a "
+                        f"{model.config['task']} run: its names are those of pre-training")
+    learnt, given = list(model.dataset.get("classes", ())), list(records.info.classes)
+    if learnt != given:
+        raise UserError(f"'{config.init_from}' tells the classes {', '.join(learnt)}, data set "
+                        f"'{records.parts[0].folder}' has {', '.join(given) or 'none'}; evaluate on data with the same "
+                        "classes")
+
+
+def _without_weights(config: SegmentConfig | ClassifyConfig) -> SegmentConfig | ClassifyConfig:
+    """Returns the configuration without weights of classes, which only a loss needs."""
+    return dataclasses.replace(config, class_weights="none") if isinstance(config, SegmentConfig) else config
+
+
+def _to_evaluate(config: EvaluateConfig, trained: AnyTask, fingerprint: str) -> tuple[Records, str, bool]:
     """Returns the records to evaluate on, their title, and True if they are the fold that the run holds out.
 
     Args:
@@ -209,6 +245,11 @@ def _to_evaluate(config: EvaluateConfig, trained: PretrainConfig, fingerprint: s
       trained: configuration of the run.
       fingerprint: of the data set that the run was trained on.
     """
+    folders = [folder.strip() for folder in trained.data.dir.split(",")]
+    if gone := [folder for folder in folders if not config.data_dir and not epath.Path(folder).exists()]:
+        raise UserError(f"data set '{gone[0]}', on which '{config.init_from}' was trained, is not here; give the "
+                        "folder where it is now as --config.data_dir")
+
     def whole(split: str) -> Records:
         return Records(config.data_dir or trained.data.dir, split, trained.features,
                        max_bad_records=trained.data.max_bad_records, partial=True)

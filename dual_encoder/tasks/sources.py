@@ -1,5 +1,9 @@
 """Opens what a configuration names: the records of its splits, and the checkpoint to start from."""
 
+import os
+
+from etils import epath
+
 from dual_encoder.config import parse
 from dual_encoder.data.config import HELD_OUT, DataConfig
 from dual_encoder.data.records import Records
@@ -9,11 +13,18 @@ from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.tasks.pretrain import PretrainConfig, known_encoders
 from dual_encoder.tasks.task import Task
 from dual_encoder.workdir.checkpoint import LoadedModel, load_model
+from dual_encoder.workdir.folder import BEST
 
 
 def load(workdir: str, step: int) -> LoadedModel:
     """Returns a checkpoint of a run; step -1 is the newest sound one."""
     return load_model(workdir, None if step < 0 else step)
+
+
+def load_chosen(workdir: str, step: int) -> LoadedModel:
+    """Returns a checkpoint of a run; step -1 is the state that was chosen by data.select_split, or else the newest."""
+    best = epath.Path(workdir) / BEST
+    return load(os.fspath(best) if step < 0 and (best / "checkpoints").exists() else workdir, step)
 
 
 def load_pretraining(workdir: str, step: int) -> tuple[LoadedModel, PretrainConfig]:

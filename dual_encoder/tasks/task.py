@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import jax
 import numpy as np
 
 from dual_encoder.augment import AugmentConfig
 from dual_encoder.config import AtLeast, AtMost, Before, require
-from dual_encoder.data.config import DataConfig
+from dual_encoder.data.config import AUTO, DataConfig
 from dual_encoder.data.records import Records
 from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.imagery.sensors import SensorSpec
@@ -60,12 +60,15 @@ class TaskConfig:
       seed: of the weights, the order of the records and the augmentations.
       batch_size: of the global batch, over all devices of all hosts.
       inputs: the sensors that are read, joined by '+': 's1', 's2' or 's1+s2'.
+      sizing: 'fixed', or 'auto': encoder, crop, batch, schedule and splits follow from the data and the device
+        (`sizing.sizes`), except the keys that the user gives.
       data, encoder, augment, optimizer, schedule: the groups; each is described at its class.
     """
 
     seed: Annotated[int, AtLeast(0), AtMost(2**32 - 1)]  # JAX's keys have 32 bits
     batch_size: Annotated[int, AtLeast(1)]
     inputs: str
+    sizing: Annotated[Literal["fixed", "auto"], Before("fixed")]
     data: DataConfig
     encoder: AnyEncoder
     augment: AugmentConfig
@@ -85,7 +88,7 @@ class TaskConfig:
     def check(self, path: str) -> None:
         """Raises UserError when two groups do not fit together."""
         check_inputs(self.inputs, path)
-        require(not self.data.select_split or self.schedule.eval_every > 0, f"{path}.schedule.eval_every",
+        require(self.data.select_split in ("", AUTO) or self.schedule.eval_every > 0, f"{path}.schedule.eval_every",
                 self.schedule.eval_every, f"more than 0 with {path}.data.select_split: the states to choose from")
         self.encoder.check_crop(self.augment.crop)
 

@@ -106,7 +106,8 @@ def evaluate(config: EvaluateConfig, mesh: Mesh, workdir: epath.Path) -> None:
         workdir_lib.check(workdir, facts, functools.partial(upgrade, EvaluateConfig))
         workdir_lib.record_run(workdir, facts, sum(leaf.size for leaf in jax.tree.leaves(state.params)))
     save_evaluation(workdir, model.step, evaluation)
-    say(f"checkpoint {model.step}, data set '{records.info.config}', {built.title}, one record per place")
+    say(f"checkpoint {model.step}, data set '{records.info.config}', {built.title}"
+        f"{', one record per place' * (model.config['task'] == 'pretrain')}")
     say(summary(evaluation.scores()))
     for line in notes:
         say(f"  {line}")

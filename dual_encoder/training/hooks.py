@@ -1,5 +1,6 @@
 """The actions around the steps: progress and metrics, checkpoints, evaluation."""
 
+import contextlib
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.runtime import mesh as mesh_lib
+from dual_encoder.runtime.compiling import compiling
 from dual_encoder.state import TrainState
 from dual_encoder.training.evaluate import noted
 from dual_encoder.workdir.checkpoint import Checkpoints
@@ -88,6 +90,10 @@ class TrainLog:
             self.settle()
             self._write(step)
 
+    def compiling(self) -> contextlib.AbstractContextManager[None]:
+        """Returns what the first step runs in, which compiles; a line says so, or the progress bar."""
+        return compiling("the training step", say if self._writer and not self._bar else lambda text: None)
+
     def settle(self) -> None:
         """Waits for all steps; after it, the state is known to be finite."""
         while self._pending:
@@ -125,6 +131,10 @@ class TrainLog:
             row |= {"pairs_per_second": self._timed * self._batch_size / seconds, "data_wait": self._waited / seconds}
             row |= self._facts(step)
             self._writer.write(step, "train", row)
+            if row.get("grad_norm") == 0:
+                self._writer.write(step, "event", {"event": "the gradient norm was exactly 0"})
+                say(f"step {step}: the gradient norm was exactly 0 in the last {self._count} steps: nothing was "
+                    "learnt; look at the records with `python -m data_prep inspect`, or use another objective")
             self._show(step, row, seconds / max(self._timed, 1) * (self._last - step))
         self._sums, self._count = {}, 0
         self.resume_clock()

@@ -23,12 +23,12 @@ from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.runtime.stop_request import StopRequest
 from dual_encoder.state import TrainState
 from dual_encoder.tasks.build import Built
-from dual_encoder.tasks.checks import check_batch, check_crop
+from dual_encoder.tasks.checks import check_batch, check_crop, check_signal
 from dual_encoder.tasks.pretrain import PretrainConfig
 from dual_encoder.training import hooks
 from dual_encoder.training.evaluate import evaluator
 from dual_encoder.training.probe import knn_evaluator
-from dual_encoder.training.selection import FOLDER, SelectCheckpoint
+from dual_encoder.training.selection import SelectCheckpoint
 from dual_encoder.training.step import compile_step, init_state
 from dual_encoder.workdir import folder as workdir_lib
 from dual_encoder.workdir.checkpoint import Checkpoints
@@ -78,6 +78,7 @@ def open_run(built: Built, mesh: Mesh, workdir: epath.Path) -> Iterator[Run]:
     config, task, records = built.config, built.task, built.records
     check_batch(config, mesh)
     check_crop(config.augment, task, records.info)
+    check_signal(config, records, built.eval_records, built.select_records)
     order = records.order(config.seed, config.batch_size)
     last = config.schedule.steps or config.schedule.epochs * order.steps_per_epoch
     facts = workdir_lib.facts(to_dict(config), records.info, task.sensors, built.start)
@@ -184,7 +185,8 @@ def train(run: Run, log: hooks.TrainLog, around: Sequence[hooks.Hook]) -> None:
             began = time.perf_counter()
             batch = mesh_lib.to_global(next(stream), run.mesh, run.stop.requested)
             log.waited(time.perf_counter() - began)
-            state, metrics = step_fn(state, batch)
+            with log.compiling() if step == run.start + 1 else contextlib.nullcontext():
+                state, metrics = step_fn(state, batch)
             del batch  # on a CPU it may share a reader's memory; it is released before the readers are closed
             log(step, metrics)
             stopping = log.stop or (run.stop.requested and mesh_lib.is_alone())
@@ -205,7 +207,7 @@ def _selection(run: Run, log: hooks.TrainLog, evaluate: hooks.Evaluate, stack: c
     assert records is not None
     built = run.built
     facts = workdir_lib.facts(to_dict(config), built.records.info, built.task.sensors, built.start)
-    best = Checkpoints(run.workdir / FOLDER, 1, facts, functools.partial(upgrade, type(config)))
+    best = Checkpoints(run.workdir / workdir_lib.BEST, 1, facts, functools.partial(upgrade, type(config)))
     stack.callback(best.close)
     return SelectCheckpoint(
         evaluator(run.built.task, records, config.batch_size, run.mesh), config.data.select_split, run.checkpoints,

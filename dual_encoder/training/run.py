@@ -1,6 +1,6 @@
 """Runs a configuration of any task in a workdir: what main.py does for one, and an experiment for many."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -14,7 +14,7 @@ from dual_encoder.training.probe import probe
 
 
 def run(config: AnyConfig, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0,
-        after_evaluation: Callable[[epath.Path], Any] = lambda workdir: None) -> None:
+        after_evaluation: Callable[[epath.Path], Any] = lambda workdir: None, overridden: Sequence[str] = ()) -> None:
     """Trains, evaluates or probes, as the configuration says.
 
     Args:
@@ -22,6 +22,7 @@ def run(config: AnyConfig, mesh: Mesh, workdir: epath.Path, *, profile_steps: in
       mesh: the devices.
       workdir: folder of the run.
       profile_steps, after_evaluation: of a training run; see `fit`.
+      overridden: key paths that the user gave; see `build`.
 
     Raises:
       UserError: data, checkpoint, workdir and configuration do not fit together.
@@ -32,4 +33,5 @@ def run(config: AnyConfig, mesh: Mesh, workdir: epath.Path, *, profile_steps: in
     elif isinstance(config, ProbeConfig):
         probe(config, mesh, workdir)
     else:
-        fit(build(config, mesh), mesh, workdir, profile_steps=profile_steps, after_evaluation=after_evaluation)
+        fit(build(config, mesh, overridden, workdir), mesh, workdir, profile_steps=profile_steps,
+            after_evaluation=after_evaluation)

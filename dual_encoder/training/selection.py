@@ -20,10 +20,10 @@ from dual_encoder.state import TrainState
 from dual_encoder.training.hooks import Evaluate, Hook, is_due
 from dual_encoder.workdir import metrics
 from dual_encoder.workdir.checkpoint import Checkpoints
+from dual_encoder.workdir.folder import BEST
 from dual_encoder.workdir.metrics import MetricWriter, numbers
 from dual_encoder.workdir.scores import summary
 
-FOLDER = "best"  # of the workdir
 _KIND = "select"  # of the rows
 
 
@@ -93,7 +93,7 @@ class SelectCheckpoint(Hook):
         chosen = mesh_lib.agree(int(best_row(rows, by)["step"]) if rows else 0)
         best = self._best.restore(state)
         if best is None or int(best.step) != chosen:
-            raise UserError(f"'{self._workdir / FOLDER}' does not hold the state of step {chosen}, which was chosen on "
+            raise UserError(f"'{self._workdir / BEST}' does not hold the state of step {chosen}, which was chosen on "
                             f"'{self._split}'; restore it, or run the configuration in a new workdir")
         found = best_row(rows, by).get("/".join(by.path)) if rows else None
         value = "" if found is None else f" ({by.title}: {found:.4g})"

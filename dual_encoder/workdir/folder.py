@@ -48,6 +48,7 @@ _FREE_KEYS = ("data.dir", "data.threads", "data.processes", "data.max_bad_record
 _LOADED_KEYS = ("init_from", "init_step", "groups", "data.subset.groups")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
+BEST = "best"  # folder in the workdir of the state that was chosen
 _LEASE = 120  # seconds: NFS gives up the locks of a dead machine after 90
 
 

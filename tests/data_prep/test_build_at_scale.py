@@ -234,7 +234,8 @@ def test_another_raw_folder_is_not_taken_for_the_first(cli, tmp_path):
     assert cli(*build(write_raw(tmp_path / "one"), tmp_path)).returncode == 0
     process = cli(*build(write_raw(tmp_path / "two"), tmp_path))
     assert process.returncode == 2 and process.stderr.count("\n") == 1
-    assert f"was built otherwise: raw {tmp_path / 'one'}, not {tmp_path / 'two'}; give another --name" in process.stderr
+    assert (f"was built otherwise: raw {tmp_path / 'one'}, not {tmp_path / 'two'}; delete that folder to build it "
+            "anew, or give another --name") in process.stderr
 
 
 def test_misfit_images_are_rejected_before_they_are_cut(cli, tmp_path, monkeypatch):
