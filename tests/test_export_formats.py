@@ -272,6 +272,15 @@ def test_a_new_export_replaces_all_files_of_another_format(source, tmp_path):
         "README.md", "SHA256SUMS", "card.json", "check.npz", "model.json", "parameters.npz"]
 
 
+@pytest.mark.slow
+def test_the_benchmark_compares_with_the_parameters(source, tmp_path):
+    for form in ("npz", "stablehlo"):
+        export(source("classes"), tmp_path / form, form)
+    done = subprocess.run([sys.executable, "-m", "benchmarks.export", str(tmp_path), "--batch=2", "--repeats=1"],
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and re.search(r"stablehlo +[\d.]+ +[\d.]+ +[\d.]+\n$", done.stdout), done.stderr
+
+
 @pytest.mark.parametrize(("name", "sensor", "form", "message"), [
     ("unet", "s1", "npz", "takes the images of s1 and s2 together; give --sensor=both"),
     ("early", "s1", "npz", "takes the stacked bands of s1 and s2; give --sensor=both"),
