@@ -19,7 +19,9 @@ from safetensors.numpy import load_file
 
 from dual_encoder.errors import UserError
 from dual_encoder.export import folder
-from dual_encoder.export.timm import export
+from dual_encoder.export.folder import Exported
+from dual_encoder.export.source import Source
+from dual_encoder.export.write import export as write
 from dual_encoder.imagery.sensors import SENSORS
 from dual_encoder.models.resnet import ResNet
 from dual_encoder.models.vit import ViT, sincos
@@ -27,11 +29,16 @@ from dual_encoder.state import TrainState
 from dual_encoder.weights.timm_keys import from_timm, to_timm
 from dual_encoder.workdir.checkpoint import Checkpoints, LoadedModel
 from tests.bit_flips import flipped, places
+from tests.runtimes import runtime
 
 FLIPS = int(os.environ.get("S1S2_FLIPS", "40"))
 weight, vit_weight = (runpy.run_path(str(pathlib.Path(__file__).parent / "golden" / f"make_{name}.py"))["weight"]
                       for name in ("resnet", "vit"))
 TINY_VIT = ViT(depth=2, width=128, patch=8, image_size=48)
+
+
+def export(model: LoadedModel, sensor: str, out: pathlib.Path) -> Exported:
+    return write(Source(model, sensor), out)
 
 
 def shapes(model: ResNet | ViT, bands: int) -> dict:
@@ -170,7 +177,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path):
     export(model, "s1", tmp_path / "out")
     export(model, "s2", tmp_path / "out")
     assert load_file(tmp_path / "out" / "model.safetensors")["conv1.weight"].shape[1] == 12
-    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert len(list((tmp_path / "out").iterdir())) == 5
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "README.md").write_text("mine")
     with pytest.raises(UserError, match="holds files of something else"):
@@ -205,10 +212,10 @@ def test_command_exports_from_a_checkpoint(tmp_path, network, note):
 
     done = command("--sensor=s1")
     assert done.returncode == 0, done.stderr
-    files = done.stdout.splitlines()
-    assert note is None or note in files.pop()
+    *files, last = done.stdout.splitlines()
+    assert "without sample images" in last and (note is None or note in last)
     assert [pathlib.Path(file).name for file in files] == ["model.safetensors", "config.json", "README.md",
-                                                              "SHA256SUMS"]
+                                                              "card.json", "SHA256SUMS"]
     expected = to_timm(own(model, "s1"))
     state = load_file(files[0])
     assert all(np.array_equal(state[key], expected[key]) for key in expected)
@@ -220,7 +227,7 @@ def test_command_exports_from_a_checkpoint(tmp_path, network, note):
 
 def test_each_flipped_bit_of_an_export_is_found(tmp_path):
     paths = export(checkpoint(ResNet(18, 4)), "s1", tmp_path / "out").paths
-    assert folder.check(tmp_path / "out") == ["README.md", "config.json", "model.safetensors"]
+    assert folder.check(tmp_path / "out") == ["README.md", "card.json", "config.json", "model.safetensors"]
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=tmp_path / "out", check=True)
     for path, rng in places(tmp_path / "out", FLIPS, seed=3):
         with flipped(path, rng) as place, pytest.raises(UserError, match="is damaged") as caught:
@@ -231,7 +238,8 @@ def test_each_flipped_bit_of_an_export_is_found(tmp_path):
         return subprocess.run([sys.executable, "-m", "dual_encoder.export", flag], capture_output=True, text=True)
 
     done = command(f"--check={tmp_path / 'out'}")
-    assert done.returncode == 0 and done.stdout == "sound: README.md, config.json, model.safetensors\n"
+    assert done.returncode == 1 and "4 files, all sound\n" in done.stdout
+    assert "timm         not checked: it holds no sample images; export it again with --data" in done.stdout
     paths[0].write_bytes(paths[0].read_bytes()[:-1])
     done = command(f"--check={tmp_path / 'out'}")
     assert done.returncode == 2 and "model.safetensors does not match its digest" in done.stderr
@@ -251,19 +259,19 @@ def test_command_ends_with_one_line_when_there_is_no_checkpoint(tmp_path):
 
 @pytest.fixture(scope="module")
 def timm() -> types.ModuleType:
-    torch = pytest.importorskip("torch", reason="needs `pip install dual_encoder[torch]`")
+    torch = runtime("torch")
     torch.set_num_threads(2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # A torchvision built for CUDA cannot load its operators beside a CPU torch, and then fails at import because
         # two of them are not declared. timm's ResNets use neither.
         try:
-            pytest.importorskip("torchvision", reason="needs `pip install dual_encoder[torch]`")
+            runtime("torchvision")
         except RuntimeError:
             operators = torch.library.Library("torchvision", "DEF")
             for name in ("nms", "qnms"):
                 operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return pytest.importorskip("timm")
+        return runtime("timm")
 
 
 def image(height: int, width: int, bands: int) -> np.ndarray:
@@ -289,6 +297,7 @@ def assert_same(ours, theirs, tolerance=2e-6):
 LONG_SUMS = 4e-6
 
 
+@pytest.mark.runtimes
 @pytest.mark.slow
 @pytest.mark.parametrize(("depth", "norm"), [(18, "batch"), (50, "batch"), (101, "batch"), (50, "group")])
 def test_timm_computes_the_same_maps_from_an_export(timm, tmp_path, depth, norm):
@@ -303,6 +312,7 @@ def test_timm_computes_the_same_maps_from_an_export(timm, tmp_path, depth, norm)
         assert_same(ours(x), forward(theirs, x), LONG_SUMS if norm == "group" else 2e-6)
 
 
+@pytest.mark.runtimes
 @pytest.mark.parametrize(("depth", "norm"), [(18, "batch"), (34, "batch"), (50, "batch"), (101, "batch"),
                                              (50, "group")])
 def test_weights_of_timm_load_here(timm, depth, norm):
@@ -322,6 +332,7 @@ def test_weights_of_timm_load_here(timm, depth, norm):
         assert_same(ours(x), forward(theirs, x), LONG_SUMS if norm == "group" else 2e-6)
 
 
+@pytest.mark.runtimes
 @pytest.mark.slow
 @pytest.mark.parametrize(("depth", "width", "pool", "positions", "sizes"), [
     (12, 384, "token", "learned", ((96, 96), (128, 80), (50, 61))), (12, 768, "mean", "learned", ((96, 96), (50, 61))),
@@ -348,6 +359,7 @@ def test_timm_computes_the_same_vectors_and_maps_of_transformers(timm, tmp_path,
         assert_same([features.pooled, *features.maps], answers, LONG_SUMS)
 
 
+@pytest.mark.runtimes
 @pytest.mark.parametrize(("name", "network"), [
     ("vit_small_patch16_224", ViT(12, 384, 16, 96)), ("vit_base_patch16_224", ViT(12, 768, 16, 96)),
     ("vit_large_patch16_224", ViT(24, 1024, 16, 96)), ("vit_small_patch8_224", ViT(12, 384, 8, 96))])
@@ -362,12 +374,14 @@ def test_the_published_transformers_of_timm_take_the_weights_by_name(timm, name,
     assert result.missing_keys == [] and result.unexpected_keys == []
 
 
+@pytest.mark.runtimes
 def test_sincos_positions_are_those_of_timm(timm):
     from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 
     np.testing.assert_allclose(sincos(7, 192), build_sincos2d_pos_embed([7, 7], 192), rtol=0, atol=1e-6)
 
 
+@pytest.mark.runtimes
 @pytest.mark.parametrize("network", [
     ResNet(18, 64), ResNet(18, 16), ResNet(50, 8), ResNet(101, 8, "group"), ResNet(18, 64, "group"), TINY_VIT,
     TINY_VIT.clone(pool="mean", patch=16), ViT(12, 192, 16, 64)])

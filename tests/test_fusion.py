@@ -8,7 +8,8 @@ import pytest
 from dual_encoder.augment import augment, record_keys
 from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
-from dual_encoder.export import timm
+from dual_encoder.export.source import Source
+from dual_encoder.export.write import export
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.models.dual_encoder import ProjectionHead
 from dual_encoder.models.fusion import encoder_images, encoder_names
@@ -81,8 +82,8 @@ def test_a_run_is_scored_and_its_checkpoint_says_what_it_holds(write_dataset, tm
     model = checkpoint.load_model(tmp_path / "run")
     assert set(model.sensors) == {"s1", "s2"} and model.config["fusion"] == "early"
     assert set(model.variables["params"]) == {"s1_s2_encoder", "s1_s2_head", "log_scale"}
-    with pytest.raises(UserError, match="'s1_s2_encoder' takes the stacked bands of s1 and s2; an export describes"):
-        timm.export(model, "s1_s2", tmp_path / "out")
+    with pytest.raises(UserError, match="'s1_s2_encoder' takes the stacked bands of s1 and s2; this format describes"):
+        export(Source(model, "s1_s2"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("changes, message", [

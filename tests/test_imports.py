@@ -31,12 +31,13 @@ ARROWS = {
     "workdir": {"config", "console", "data", "errors", "evaluation", "imagery", "runtime", "state", "storage"},
     "tasks": {"augment", "config", "data", "errors", "evaluation", "imagery", "losses", "models", "optim", "runtime",
               "workdir"},
-    "report": {"config", "console", "errors", "evaluation", "imagery", "storage", "workdir"},
+    "report": {"command_line", "config", "console", "errors", "evaluation", "imagery", "storage", "workdir"},
     "training": {"config", "console", "data", "errors", "evaluation", "optim", "runtime", "state", "storage", "tasks",
                  "workdir"},
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
     "weights": {"errors", "models"},
-    "export": {"errors", "imagery", "storage", "weights", "workdir"},
+    "export": {"command_line", "config", "data", "errors", "imagery", "models", "storage", "tasks", "weights",
+               "workdir"},
     "experiment": {"command_line", "config", "console", "data", "errors", "evaluation", "imagery", "report", "runtime",
                    "storage", "tasks", "training", "workdir"},
     "inference": {"config", "data", "errors", "export", "imagery", "models", "tasks", "weights", "workdir"},
@@ -76,7 +77,9 @@ FILES = {
     "training": "step evaluate frozen probe hooks selection loop run",
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys",
-    "export": "folder card_code card timm __main__",
+    "export": "folder inputs network source narrow_resnet card_code samples card graph timm huggingface "
+              "torchgeo_weights torchgeo terratorch_backbone terratorch stablehlo saved_model onnx_graph onnx "
+              "stored_model npz orbax formats write check __main__",
     "embed": "table places raster card sources scenes write __main__",
     "search": "nearest index query output page __main__",
     "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
@@ -154,7 +157,7 @@ def test_imports_follow_the_arrows():
 def test_one_module_owns_orbax_and_one_owns_the_mesh():
     for path in sources():
         text = path.read_text()
-        if path.name != "checkpoint.py":
+        if path.name not in ("checkpoint.py", "orbax.py"):
             assert "import orbax" not in text, path
         if path.name != "mesh.py":
             assert "make_mesh" not in text and "jax.distributed" not in text, path

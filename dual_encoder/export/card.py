@@ -1,54 +1,96 @@
-"""The model card, README.md: how to feed an exported encoder correctly."""
+"""The model card of an export, README.md and card.json: how to feed it correctly, and where it comes from."""
 
+import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dual_encoder.export.samples import NAME, Samples
+from dual_encoder.export.source import Content, Source
 from dual_encoder.imagery.sensors import SensorSpec
 
-if TYPE_CHECKING:
-    from dual_encoder.workdir.checkpoint import LoadedModel
-
-_PURPOSES = {"pretrain": "by contrastive pre-training on co-located image pairs",
-             "finetune": "by fine-tuning for segmentation", "classify": "by fine-tuning for classification"}
+# The licences of training data as the Hugging Face Hub spells them; it knows others as 'other'.
+_LICENCES = ("cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "apache-2.0", "mit")
 
 
-def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any], library: str, loading: str) -> str:
-    """Returns the card of one encoder as Markdown.
+def write(source: Source, content: Content, samples: Samples | None, results: Mapping[str, Any]) -> str:
+    """Returns README.md as Markdown.
 
     Args:
-      model: the checkpoint that the encoder comes from.
-      sensor: its feature name, 's1' or 's2'.
-      description: as `timm.describe` returns it.
-      library: name of the library that loads the export.
-      loading: Markdown that shows how to load it.
+      source: what is exported.
+      content: as the format wrote it.
+      samples: images and outputs to prove parity with, or None.
+      results: 'scores', 'step', 'command' and 'versions', as `results_of` returns them.
     """
-    spec = model.sensors[sensor]
-    bands = description["model_args"]["in_chans"]
-    size = description["pretrained_cfg"]["input_size"][1]
-    others = [f"{name} ({other.name})" for name, other in sorted(model.sensors.items()) if name != sensor]
-    purpose = _PURPOSES.get(model.config["task"], f"for the task '{model.config['task']}'")
-    return f"""---
-library_name: {library}
-tags: [{", ".join(("remote-sensing", *spec.tags, "contrastive", spec.modality))}]
----
-# {description["architecture"]} encoder of {spec.name}
+    inputs = "\n".join(_input(name, spec, content, source.image_size) for name, spec in content.inputs.items())
+    outputs = "\n".join(f"| {name} | {text} |" for name, text in content.outputs.items())
+    return f"""{_front_matter(source, content)}
+# {content.title}
 
-{bands} input bands, {description["num_features"]} features, no classifier. Trained {purpose}\
-{f", beside an encoder of {' and '.join(others)}" if others else ""}.{_network(description)}
+{content.about}
 
 ## Input
 
-| | |
+{inputs}
+## Output
+
+| name | meaning |
 |---|---|
+{outputs}
+
+## Loading
+
+{content.loading}
+
+{_proof(samples)}{_scores(results)}{_provenance(source, results)}"""
+
+
+def facts(source: Source, content: Content, samples: Samples | None, results: Mapping[str, Any], format: str,
+          digests: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the values of card.json, the card for programs.
+
+    Args:
+      source, content, samples, results: as of `write`.
+      format: its name.
+      digests: file name -> sha256 of all other files.
+    """
+    model = source.model
+    return {"dual_encoder": {
+        "format": format, "title": content.title, "task": model.config["task"], "input": content.input,
+        "layout": content.layout, "image_size": source.image_size,
+        "sensors": {name: spec.to_json() for name, spec in content.inputs.items()},
+        "outputs": dict(content.outputs), "step": model.step, "code_version": model.code_version,
+        "dataset": {key: model.dataset[key] for key in ("name", "config", "version", "fingerprint", "source")},
+        "results": dict(results), "check": dict(samples.origin) if samples else None, "files": dict(digests)}}
+
+
+def _front_matter(source: Source, content: Content) -> str:
+    """Returns the metadata for the Hugging Face Hub; JSON strings are YAML, too."""
+    tags = dict.fromkeys(tag for spec in content.inputs.values() for tag in (*spec.tags, "contrastive", spec.modality))
+    licence = str(source.model.dataset["source"].get("licence", "unknown"))
+    known = licence.lower() in _LICENCES
+    lines = [f"library_name: {content.library}", f"tags: [{', '.join(('remote-sensing', *tags))}]",
+             f"license: {licence.lower() if known else 'other'}"]
+    if not known:
+        lines.append(f"license_name: {json.dumps(licence)}")
+    if any(name.endswith("_vector") for name in content.outputs):
+        lines.append("pipeline_tag: image-feature-extraction")
+    return "\n".join(["---", *lines, "---"])
+
+
+def _input(name: str, spec: SensorSpec, content: Content, size: int) -> str:
+    feeds = {"stored": f"`{name}`: the **stored integers**, {spec.dtype}; the code normalises them",
+             "physical": f"`{name}`: float32 in the **physical unit**; the code normalises them",
+             "normalised": f"`{name}`: float32, **normalised** by you as below"}
+    return f"""| | |
+|---|---|
+| feed | {feeds[content.input]}; {content.layout} |
 | bands, in this order | {", ".join(spec.bands)} |
 | unit | {spec.unit} |
 | stored as | {spec.dtype}; {_scale(spec)} |
-| no data | {_no_data(spec)} |
-| training images | {size} x {size} px; {_other_sizes(description)} |
+| no data | {_no_data(spec, content.input)} |
+| training images | {size} x {size} px; {content.sizes} |
 
-Normalise each band with its own constants, **in stored integers**:
-
-    input = (stored - mean) / std
+{_normalisation(content.input)}
 
 | band | mean | std |
 |---|---|---|
@@ -57,26 +99,65 @@ Normalise each band with its own constants, **in stored integers**:
 Statistics: {spec.provenance}.
 
 {_other_units(spec)}
-
-`config.json` gives the same mean and std in the physical unit (x {spec.scale:g}). timm never applies them by itself.
-
-## Loading
-
-{loading}
-
-**Trap:** timm accepts any other `in_chans` for these weights without an error and re-mixes the first convolution. The
-numbers that come out mean nothing. Give all {bands} bands, in the order above.
-
-{_provenance(model)}"""
+{_of_timm(spec, content)}"""
 
 
-def _provenance(model: "LoadedModel") -> str:
+def _normalisation(form: str) -> str:
+    if form == "normalised":
+        return ("Normalise each band with its own constants, **in stored integers**:\n\n"
+                "    input = (stored - mean) / std")
+    return ("The code normalises each band with its own constants, in stored integers, `(stored - mean) / std`; do not "
+            "do it again:")
+
+
+def _of_timm(spec: SensorSpec, content: Content) -> str:
+    if "config.json" not in content.files:
+        return ""
+    return (f"\n`config.json` gives the same mean and std in the physical unit (x {spec.scale:g}). timm never applies "
+            "them by itself.\n")
+
+
+def _proof(samples: Samples | None) -> str:
+    if samples is None:
+        return ("## Proof\n\nThis export holds no sample images, because the data set was not there. Export it again "
+                "with --data=FOLDER.\n\n")
+    origin = samples.origin
+    return f"""## Proof
+
+`{NAME}` holds {len(origin["ids"])} real images ({origin["data set"]}, split '{origin["split"]}', ids
+{", ".join(origin["ids"])}) as inputs of this export, and the outputs of the JAX model for them. The command
+`python -m dual_encoder.export --check FOLDER` loads the export in its own runtime and compares: max |theirs - ours| /
+max |ours| is at most 1e-5. The images have the licence of the data set.
+
+"""
+
+
+def _scores(results: Mapping[str, Any]) -> str:
+    if not results.get("scores"):
+        return ""
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in results["scores"].items())
+    return f"""## Scores
+
+Of step {results["step"]}, on the images that the run was evaluated on; the command was
+`{_cell(results["command"])}`.
+
+| score | value |
+|---|---|
+{rows}
+
+"""
+
+
+def _provenance(source: Source, results: Mapping[str, Any]) -> str:
+    model = source.model
+    versions = ", ".join(f"{name} {version}" for name, version in results.get("versions", {}).items())
     return f"""## Provenance
 
 | | |
 |---|---|
 | training step | {model.step} |
 | code | dual_encoder {model.code_version} |
+| written by | {versions} |
 | data set | {" ".join(model.dataset[key] for key in ("name", "config", "version"))} |
 | data fingerprint | {model.dataset["fingerprint"]} |
 {chr(10).join(f"| data: {_cell(key)} | {_cell(value)} |" for key, value in sorted(model.dataset["source"].items()))}
@@ -94,10 +175,16 @@ def _scale(spec: SensorSpec) -> str:
     return "the value itself" if spec.scale == 1 else f"stored integer x {spec.scale:g} = value in this unit"
 
 
-def _no_data(spec: SensorSpec) -> str:
+def _no_data(spec: SensorSpec, form: str) -> str:
+    if form == "physical":
+        value = "" if spec.no_data is None else f", or whose bands are all {spec.no_data * spec.scale:g}"
+        return f"a pixel with a band that is not finite (NaN){value}; the code sets it to 0 after normalisation"
     if spec.no_data is None:
         return "this product has no such value"
-    return f"a pixel whose bands are all {spec.no_data}; set it to 0 **after** normalisation (that is the mean)"
+    whose = f"a pixel whose bands are all {spec.no_data}"
+    if form == "stored":
+        return f"{whose}; the code sets it to 0 after normalisation (that is the mean)"
+    return f"{whose}; set it to 0 **after** normalisation (that is the mean)"
 
 
 def _other_units(spec: SensorSpec) -> str:
@@ -106,28 +193,6 @@ def _other_units(spec: SensorSpec) -> str:
     if spec.scale == 1:
         return "Feed the values as the product gives them; there is no other unit."
     return f"From a value in {spec.unit}, use `stored = {1 / spec.scale:g} * value`."
-
-
-def _network(description: Mapping[str, Any]) -> str:
-    """Returns facts that the name of the architecture does not contain."""
-    arguments = description["model_args"]
-    if "img_size" in arguments:
-        vector = "its class token" if arguments.get("class_token", True) else "the mean of its tokens"
-        size = f"{arguments['depth']} blocks of {arguments['embed_dim']} channels, p" if "depth" in arguments else "P"
-        patch = arguments.get("patch_size", 16)
-        return f" {size}atches of {patch} px; the vector of an image is {vector}, after the last norm."
-    if "norm_layer" in arguments:
-        return (" Its norms are GroupNorm, not BatchNorm: builders that cannot change the norm (torchvision, torchgeo) "
-                "refuse these weights.")
-    return ""
-
-
-def _other_sizes(description: Mapping[str, Any]) -> str:
-    arguments = description["model_args"]
-    if "img_size" not in arguments:
-        return "other sizes work"
-    return (f"other sizes work: positions, kept for {arguments['img_size']} px, are interpolated, and sides that are "
-            "no multiple of the patch are filled up with zeros")
 
 
 def _cell(value: Any) -> str:

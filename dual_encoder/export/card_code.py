@@ -1,12 +1,32 @@
-"""The part of the model card that shows how to load the weights; tests/test_export.py runs its code."""
+"""The part of the model card that shows how to load an export; tests run its code as it stands."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from dual_encoder.export.narrow_resnet import narrow_resnet
 from dual_encoder.imagery.sensors import SensorSpec
 
-_BLOCKS = {"resnet18": ("BasicBlock", (2, 2, 2, 2)), "resnet34": ("BasicBlock", (3, 4, 6, 3)),
-           "resnet50": ("Bottleneck", (3, 4, 6, 3)), "resnet101": ("Bottleneck", (3, 4, 23, 3))}
+
+def code(load: Callable[[str], Any], images: Mapping[str, tuple[tuple[int, ...], str]], outputs: Iterable[str]) -> str:
+    """Returns Markdown: the code of `load`, and a call of what it returns.
+
+    Args:
+      load: folder -> function of images by name to outputs by name; its code needs nothing from its module.
+      images: name -> shape and dtype of an image.
+      outputs: names.
+    """
+    shown = ", ".join(f'"{name}": np.zeros({shape}, "{dtype}")' for name, (shape, dtype) in images.items())
+    return f"""```python
+import numpy as np
+
+
+{inspect.getsource(load)}
+
+model = load(".")  # where this file is
+images = {{{shown}}}  # your images
+outputs = model(images)  # {", ".join(outputs)}
+```"""
 
 
 def how_to_load(description: Mapping[str, Any], spec: SensorSpec) -> str:
@@ -19,7 +39,10 @@ def how_to_load(description: Mapping[str, Any], spec: SensorSpec) -> str:
     bands = description["model_args"]["in_chans"]
     narrow = "channels" in description["model_args"]
     if narrow:
-        note, imports, build = _narrow_resnet(description)
+        note = (f"This encoder is {description['model_args']['channels'][0]} channels wide at the stem. timm's ResNets "
+                "are always 64 wide there, so `local-dir:` refuses it; this builds the network by hand:\n\n")
+        imports = f"import torch\n\n\n{inspect.getsource(narrow_resnet)}\n"
+        build = "model = narrow_resnet(folder)\n"
     else:
         note, imports = "", "import timm\nimport torch\n"
         build = 'model = timm.create_model("local-dir:" + folder, pretrained=True)\n'
@@ -33,31 +56,15 @@ stored = torch.zeros(1, {bands}, 128, 128)  # your image: stored integers, as fl
 with torch.no_grad():
     features = model((stored - mean) / std)  # [1, {description["num_features"]}]
 ```
-{"" if narrow else _feature_maps(description)}"""
+{"" if narrow else _feature_maps(description)}
+{trap(bands)}"""
 
 
-def _narrow_resnet(description: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Returns a note, imports and code that builds a ResNet of a width that timm does not offer."""
-    bands, channels = description["model_args"]["in_chans"], description["model_args"]["channels"]
-    block, blocks = _BLOCKS[description["architecture"]]
-    note = (f"This encoder is {channels[0]} channels wide at the stem. timm's ResNets are always 64 wide there, so "
-            "`local-dir:` refuses it; this builds the network by hand:\n\n")
-    imports = ("import timm\nimport torch\nfrom safetensors.torch import load_file\n"
-               f"from timm.models.resnet import {block}, make_blocks\n")
-    norm = "torch.nn.BatchNorm2d(channels, **options)"
-    if "norm_layer" in description["model_args"]:
-        norm = "torch.nn.GroupNorm(max(1, math.gcd(64, channels) // 2), channels, **options)"
-        imports = "import math\n\n" + imports
-    build = (f"\n\ndef norm(channels, **options):\n    return {norm}\n\n\n"
-             f'model = timm.create_model("{description["architecture"]}", num_classes=0, in_chans={bands})\n'
-             f"model.conv1 = torch.nn.Conv2d({bands}, {channels[0]}, 7, stride=2, padding=3, bias=False)\n"
-             f"model.bn1 = norm({channels[0]})\n"
-             f"layers, _ = make_blocks(({block},) * 4, {tuple(channels)}, {blocks}, {channels[0]}, norm_layer=norm)\n"
-             "for name, layer in layers:\n"
-             "    setattr(model, name, layer)\n"
-             'missing, unexpected = model.load_state_dict(load_file(folder + "/model.safetensors"), strict=False)\n'
-             'assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)\n')
-    return note, imports, build
+def trap(bands: int) -> str:
+    """Returns Markdown: the warning that timm accepts any number of bands."""
+    return f"""
+**Trap:** timm accepts any other `in_chans` for these weights without an error and re-mixes the first convolution. The
+numbers that come out mean nothing. Give all {bands} bands, in the order above."""
 
 
 def _feature_maps(description: Mapping[str, Any]) -> str:

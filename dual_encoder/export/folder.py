@@ -31,7 +31,7 @@ def write_folder(out: pathlib.Path, files: Mapping[str, bytes]) -> list[pathlib.
 
     Args:
       out: a local folder; made if needed. An earlier export in it is replaced.
-      files: name -> content.
+      files: name, with '/' for folders -> content.
 
     Returns:
       the paths of all files.
@@ -44,16 +44,22 @@ def write_folder(out: pathlib.Path, files: Mapping[str, bytes]) -> list[pathlib.
         if out.is_dir() and not _is_export(out) and any(not path.name.startswith(".") for path in out.iterdir()):
             raise UserError(f"'{out}' holds files of something else; give an empty or new folder as --out")
         out.mkdir(parents=True, exist_ok=True)
+        earlier = _files_of(out)
         with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as aside:
             digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
             written = {**files, sums.NAME: sums.to_text(digests)}
             for name, data in written.items():
-                with open(os.path.join(aside, name), "wb") as file:
+                path = pathlib.Path(aside, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(path, "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
             for name in written:
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(os.path.join(aside, name), out / name)
+        for name in earlier - written.keys():
+            (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the export to '{out}': {error.strerror or error}; make room there or give "
                         "another folder as --out") from error
@@ -92,7 +98,19 @@ def check(folder: str | os.PathLike) -> list[str]:
 
 
 def _is_export(folder: pathlib.Path) -> bool:
+    for name in ("card.json", "config.json"):  # earlier versions wrote no card.json
+        try:
+            if "dual_encoder" in json.loads((folder / name).read_text()):
+                return True
+        except (OSError, ValueError):
+            continue
+    return False
+
+
+def _files_of(folder: pathlib.Path) -> set[str]:
+    """Returns the names of the files of the export in a folder, of those that lie in the folder itself or below it."""
     try:
-        return "dual_encoder" in json.loads((folder / "config.json").read_text())
+        names = sums.of_text((folder / sums.NAME).read_bytes())
     except (OSError, ValueError):
-        return False
+        return set()
+    return {name for name in names if (folder / name).resolve().is_relative_to(folder.resolve())}

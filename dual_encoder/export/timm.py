@@ -1,62 +1,91 @@
-"""One encoder of a checkpoint as a folder that timm loads: model.safetensors, config.json, README.md."""
+"""One encoder of a checkpoint as files that timm loads: model.safetensors and config.json."""
 
 import json
-import os
-import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from dual_encoder.errors import UserError, nearest
-from dual_encoder.export import card
+from dual_encoder.errors import UserError
 from dual_encoder.export.card_code import how_to_load
-from dual_encoder.export.folder import Exported, write_folder
+from dual_encoder.export.source import Content, Source
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.weights.timm_keys import describe_network, to_timm
 
-if TYPE_CHECKING:  # card and weights need neither Orbax nor a checkpoint
-    from dual_encoder.workdir.checkpoint import LoadedModel
-
-_FILES = ("model.safetensors", "config.json", "README.md")
+_PURPOSES = {"pretrain": "by contrastive pre-training on co-located image pairs",
+             "finetune": "by fine-tuning for segmentation", "classify": "by fine-tuning for classification"}
 
 
-def export(model: "LoadedModel", sensor: str, out: str | os.PathLike) -> Exported:
-    """Writes the encoder of one sensor to the folder `out`.
-
-    Args:
-      model: the checkpoint.
-      sensor: feature name of the encoder, 's1' or 's2'.
-      out: a local folder; made if needed. An earlier export in it is replaced.
-
-    Returns:
-      the files: float32 weights under timm's keys, timm's model description, the model card, digests.
+def write(source: Source) -> Content:
+    """Returns the encoder of one sensor: float32 weights under timm's keys, and timm's model description.
 
     Raises:
-      UserError: the checkpoint has no such encoder, or one of stacked sensors; `out` holds something else; the disk
-        refuses.
+      UserError: the checkpoint has no such encoder, or one of stacked sensors.
     """
-    name = f"{sensor}_encoder"
-    encoders = sorted(key.removesuffix("_encoder") for key in model.variables["params"] if key.endswith("_encoder"))
-    if sensor not in encoders:
-        raise UserError(f"the checkpoint has no encoder of sensor '{sensor}'; {nearest(sensor, encoders)}")
-    if sensor not in model.sensors:
-        stacked = " and ".join(sorted(model.sensors))
-        raise UserError(f"'{name}' takes the stacked bands of {stacked}; an export describes the bands of one sensor, "
-                        "so only encoders of runs with config.fusion=late can be exported")
+    variables, spec = source.encoder()
+    weights = to_timm(variables)
+    described = describe(weights, spec, source.image_size)
+    channels = described["model_args"].get("channels")
+    notes = [source.left_out(), f"the stem is {channels[0]} channels wide; timm's local-dir loader only takes 64. The "
+             "card shows how to load it" if channels else ""]
+    return content(source, weights, described, how_to_load(described, spec), "; ".join(filter(None, notes)))
+
+
+def content(source: Source, weights: Mapping[str, np.ndarray], described: Mapping[str, Any], loading: str, note: str,
+            library: str = "timm") -> Content:
+    """Returns the content of an export with these weights and this description, for timm and for others.
+
+    Args:
+      source: what is exported.
+      weights: as `to_timm` returns them.
+      described: as `describe` returns it.
+      loading, note, library: as of `Content`.
+    """
+    model, sensor = source.model, source.sensor
     spec = model.sensors[sensor]
-    weights = to_timm({kind: model.variables[kind][name] for kind in ("params", "batch_stats")
-                       if name in model.variables.get(kind, {})})
-    description = describe(weights, spec, _image_size(model, sensor)) | {"dual_encoder": {
-        "sensor": spec.to_json(), "step": model.step, "code_version": model.code_version,
-        "dataset": {key: model.dataset[key] for key in ("name", "config", "version", "fingerprint", "source")}}}
-    contents = (save(weights, metadata={"format": "pt"}), _json(description),
-                card.write(model, sensor, description, "timm", how_to_load(description, spec)).encode())
-    channels = description["model_args"].get("channels")
-    note = (f"the stem is {channels[0]} channels wide; timm's local-dir loader only takes 64. The card shows how to "
-            "load it" if channels else "")
-    return Exported(write_folder(pathlib.Path(out), dict(zip(_FILES, contents, strict=True))), note)
+    facts = {"sensor": spec.to_json(), "image": sensor, "step": model.step, "code_version": model.code_version,
+             "dataset": {key: model.dataset[key] for key in ("name", "config", "version", "fingerprint", "source")}}
+    others = [f"{name} ({other.name})" for name, other in sorted(model.sensors.items()) if name != sensor]
+    purpose = _PURPOSES.get(model.config["task"], f"for the task '{model.config['task']}'")
+    beside = f", beside an encoder of {' and '.join(others)}" if others else ""
+    about = (f"{len(spec.bands)} input bands, {described['num_features']} features, no classifier. Trained "
+             f"{purpose}{beside}.{_network(described)}")
+    if left_out := source.left_out():
+        about += f" Of a fine-tuned model: {left_out}."
+    configuration = json.dumps({**described, "dual_encoder": facts}, indent=2, ensure_ascii=False) + "\n"
+    return Content(
+        f"{described['architecture']} encoder of {spec.name}", about, {sensor: spec}, "normalised",
+        "[batch, bands, height, width]",
+        {f"{sensor}_vector": f"the vector of the image, [batch, {described['num_features']}]",
+         f"{sensor}_map": "the deepest feature map, [batch, channels, rows, columns]"},
+        _other_sizes(described), loading,
+        {"model.safetensors": save(dict(weights), metadata={"format": "pt"}), "config.json": configuration.encode()},
+        lambda: source.encoder_network, library, note)
+
+
+def load(folder):
+    """Returns a function: normalised images [batch, height, width, bands] by name to vector and map, as our model's."""
+    import json
+
+    import timm
+    import torch
+
+    from dual_encoder.export.narrow_resnet import narrow_resnet
+
+    with open(f"{folder}/config.json") as file:
+        narrow = "channels" in json.load(file)["model_args"]
+    model = narrow_resnet(folder) if narrow else timm.create_model(f"local-dir:{folder}", pretrained=True)
+    model.eval()
+
+    def answer(images):
+        (name, image), = images.items()
+        with torch.no_grad():
+            last, maps = model.forward_intermediates(torch.from_numpy(image).permute(0, 3, 1, 2).contiguous())
+            vector = model.forward_head(last)
+        return {f"{name}_vector": vector.numpy(), f"{name}_map": maps[-1].permute(0, 2, 3, 1).numpy()}
+
+    return answer
 
 
 def describe(weights: Mapping[str, np.ndarray], spec: SensorSpec, image_size: int) -> dict[str, Any]:
@@ -90,10 +119,30 @@ def describe(weights: Mapping[str, np.ndarray], spec: SensorSpec, image_size: in
     }
 
 
-def _image_size(model: "LoadedModel", sensor: str) -> int:
-    """Returns the side of the random crop in pixels, or of the stored image if nothing is cropped."""
-    return model.config["augment"]["crop"] or model.dataset["tensors"][sensor]["shape"][0]
+def require_timm_size(described: Mapping[str, Any], name: str) -> None:
+    """Raises UserError for a ResNet of a width that timm does not build."""
+    if channels := described["model_args"].get("channels"):
+        raise UserError(f"the stem of this ResNet is {channels[0]} channels wide, {name} builds them 64 wide; use "
+                        "--format=timm, whose card has code for it, or --format=stablehlo, saved_model or onnx")
 
 
-def _json(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+def _network(description: Mapping[str, Any]) -> str:
+    """Returns facts that the name of the architecture does not contain."""
+    arguments = description["model_args"]
+    if "img_size" in arguments:
+        vector = "its class token" if arguments.get("class_token", True) else "the mean of its tokens"
+        size = f"{arguments['depth']} blocks of {arguments['embed_dim']} channels, p" if "depth" in arguments else "P"
+        patch = arguments.get("patch_size", 16)
+        return f" {size}atches of {patch} px; the vector of an image is {vector}, after the last norm."
+    if "norm_layer" in arguments:
+        return (" Its norms are GroupNorm, not BatchNorm: builders that cannot change the norm (torchvision, torchgeo) "
+                "refuse these weights.")
+    return ""
+
+
+def _other_sizes(description: Mapping[str, Any]) -> str:
+    arguments = description["model_args"]
+    if "img_size" not in arguments:
+        return "other sizes work"
+    return (f"other sizes work: positions, kept for {arguments['img_size']} px, are interpolated, and sides that are "
+            "no multiple of the patch are filled up with zeros")

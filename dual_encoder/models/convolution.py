@@ -200,8 +200,11 @@ def _part_size(x: jax.Array, gradient: jax.Array) -> tuple[int, int]:
 
 
 def _is_faster_as_patches(x: jax.Array, kernel: jax.Array) -> bool:
-    """Returns whether the matrix product of patches is faster: if the image is smaller than the kernel, or at 1x1."""
-    return min(x.shape[1:3]) < len(kernel) or len(kernel) == 1
+    """Returns whether the matrix product of patches is faster: if the image is smaller than the kernel, or at 1x1.
+
+    An exported program may leave the size open: then it is not known to be smaller.
+    """
+    return len(kernel) == 1 or any(isinstance(side, int) and side < len(kernel) for side in x.shape[1:3])
 
 
 def _patches(x: jax.Array, size: int, stride: int) -> jax.Array:

@@ -4,9 +4,9 @@
     python -m dual_encoder.report runs/a runs/b runs/c --out=comparison.html   # their differences, scores and curves
 """
 
-import argparse
 import pathlib
 
+from dual_encoder.command_line.parser import make_parser
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.report.comparison import write_comparison
 from dual_encoder.report.page import write_report
@@ -14,11 +14,10 @@ from dual_encoder.report.page import write_report
 
 def main() -> None:
     """Writes the page that the command line names. A user's mistake gives one line and exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m dual_encoder.report", description=(__doc__ or "").split("\n")[0])
+    parser = make_parser("dual_encoder.report", __doc__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="workdir; one: RUN/report.html, several: a comparison")
     parser.add_argument("--workdir", help="the same as one RUN")
     parser.add_argument("--out", default="comparison.html", help="file of the comparison (default: %(default)s)")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags = parser.parse_args()
     exit_on_user_error(lambda: print(_write([*flags.runs, *filter(None, [flags.workdir])], flags.out)), flags.debug)
 

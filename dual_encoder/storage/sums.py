@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 
 NAME = "SHA256SUMS"
-_LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\x00-\x1f]+)")
+# A name may lie in a folder below, 'folder/name', but not above.
+_LINE = re.compile(r"([0-9a-f]{64})  ((?:(?!\.\.?/)[^/\\\x00-\x1f]+/)*[^/\\\x00-\x1f]+)")
 
 
 def to_text(digests: Mapping[str, str]) -> bytes:

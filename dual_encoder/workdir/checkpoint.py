@@ -1,4 +1,4 @@
-"""Checkpoints. No other module imports Orbax.
+"""Checkpoints. No other module imports Orbax, but that of the export format of this name.
 
     WORKDIR/checkpoints/<step>/{model,optimizer,facts}    written by Orbax in a temporary folder, renamed when complete
     WORKDIR/checkpoints/<step>/digests.json               crc32 of each file, written before the folder is renamed:

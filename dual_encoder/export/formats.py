@@ -1,0 +1,48 @@
+"""The table of formats. A new one is a file of its own with `write` and `load`, and a line here."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from dual_encoder.export import (
+    huggingface,
+    npz,
+    onnx,
+    orbax,
+    saved_model,
+    stablehlo,
+    terratorch,
+    timm,
+    torchgeo,
+)
+from dual_encoder.export.source import Content, Source
+
+
+class Format(NamedTuple):
+    """How a format is written and read.
+
+    Attributes:
+      write: returns its files and the facts for the card; raises UserError.
+      load: folder -> function of images by name, [batch, height, width, bands], to outputs by name, in the format's
+        own runtime. The card shows its code, if it shows no other.
+      packages: of the runtime; they are not installed by the project itself.
+      code: a file of the export that holds Python, and the file here that it is a copy of; () without one.
+    """
+
+    write: Callable[[Source], Content]
+    load: Callable[[str], Callable[[Mapping[str, Any]], Mapping[str, Any]]]
+    packages: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "timm": Format(timm.write, timm.load, ("torch", "timm")),
+    "huggingface": Format(huggingface.write, huggingface.load, ("torch", "timm", "huggingface_hub")),
+    "torchgeo": Format(torchgeo.write, torchgeo.load, ("torch", "torchgeo"), (torchgeo.CODE, "torchgeo_weights.py")),
+    "terratorch": Format(terratorch.write, terratorch.load, ("torch", "terratorch"),
+                         (terratorch.CODE, "terratorch_backbone.py")),
+    "stablehlo": Format(stablehlo.write, stablehlo.load),
+    "saved_model": Format(saved_model.write, saved_model.load, ("tensorflow",)),
+    "onnx": Format(onnx.write, onnx.load, ("onnxruntime",)),
+    "npz": Format(npz.write, npz.load),
+    "orbax": Format(orbax.write, orbax.load),
+}

@@ -1,0 +1,49 @@
+"""An exported encoder as a backbone of TerraTorch. An export holds a copy: custom_modules/backbone.py."""
+
+import json
+import pathlib
+
+import timm
+import torch
+from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
+
+# TerraTorch's names of the bands of Sentinel-2.
+_BANDS = {"B01": "COASTAL_AEROSOL", "B02": "BLUE", "B03": "GREEN", "B04": "RED", "B05": "RED_EDGE_1",
+          "B06": "RED_EDGE_2", "B07": "RED_EDGE_3", "B08": "NIR_BROAD", "B8A": "NIR_NARROW", "B09": "WATER_VAPOR",
+          "B10": "CIRRUS", "B11": "SWIR_1", "B12": "SWIR_2"}
+
+
+class _Backbone(torch.nn.Module):
+    """Feature maps of a timm model; `out_channels` are their channels, as TerraTorch's necks and decoders want them."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.out_channels = model, model.feature_info.channels()
+
+    def forward(self, image, **kwargs):
+        """Normalised [batch, bands, height, width] -> a list of maps [batch, channels, rows, columns]."""
+        return list(self.model(image))
+
+
+@TERRATORCH_BACKBONE_REGISTRY.register
+def dual_encoder(folder=None, pretrained=True, bands=None, out_indices=None, **kwargs):
+    """Returns the encoder of an exported folder.
+
+    Args:
+      folder: of the export; None: the folder above this file's.
+      pretrained: load the weights.
+      bands: names of the bands of the data, TerraTorch's or ours, to compare with those of the encoder.
+      out_indices: numbers of the maps; None: all.
+
+    Raises:
+      ValueError: other bands, or in another order.
+    """
+    folder = pathlib.Path(folder or pathlib.Path(__file__).parent.parent).resolve()
+    own = json.loads((folder / "config.json").read_text())["dual_encoder"]["sensor"]["bands"]
+    if bands is not None:
+        named = [str(getattr(band, "value", band)) for band in bands]
+        if [_BANDS.get(band, band) for band in named] != [_BANDS.get(band, band) for band in own]:
+            raise ValueError(f"the data have the bands {named}, the encoder takes {own}, in this order")
+    chosen = {} if out_indices is None else {"out_indices": tuple(out_indices)}
+    model = timm.create_model(f"local-dir:{folder}", pretrained=pretrained, features_only=True, **chosen, **kwargs)
+    return _Backbone(model)
