@@ -7,6 +7,7 @@ from dual_encoder.config import AtLeast, Before, require
 from dual_encoder.data.subsets import WHOLE, SubsetConfig
 
 HELD_OUT = "held_out"  # in place of the name of a split: a part of the places to learn from
+IMPORTED = "(imported weights)"  # in place of the folder of a run whose training data are not here
 
 
 @dataclasses.dataclass(frozen=True)

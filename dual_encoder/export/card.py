@@ -26,14 +26,16 @@ def write(model: "LoadedModel", sensor: str, description: Mapping[str, Any], lib
     bands = description["model_args"]["in_chans"]
     size = description["pretrained_cfg"]["input_size"][1]
     others = [f"{name} ({other.name})" for name, other in sorted(model.sensors.items()) if name != sensor]
-    purpose = _PURPOSES.get(model.config["task"], f"for the task '{model.config['task']}'")
+    trained = f"Trained {_PURPOSES.get(model.config['task'], 'for the task ' + repr(model.config['task']))}"
+    if model.dataset["source"].get("importer") == "import_weights":
+        trained = f"Imported from published weights of layout '{model.dataset['config']}'"
     return f"""---
 library_name: {library}
 tags: [{", ".join(("remote-sensing", *spec.tags, "contrastive", spec.modality))}]
 ---
 # {description["architecture"]} encoder of {spec.name}
 
-{bands} input bands, {description["num_features"]} features, no classifier. Trained {purpose}\
+{bands} input bands, {description["num_features"]} features, no classifier. {trained}\
 {f", beside an encoder of {' and '.join(others)}" if others else ""}.{_network(description)}
 
 ## Input
@@ -48,7 +50,7 @@ tags: [{", ".join(("remote-sensing", *spec.tags, "contrastive", spec.modality))}
 
 Normalise each band with its own constants, **in stored integers**:
 
-    input = (stored - mean) / std
+    input = (stored - mean) / std{_limits(spec)}
 
 | band | mean | std |
 |---|---|---|
@@ -88,6 +90,10 @@ without an error.
 The fingerprint names the exact records in their exact order. The licence is that of the training data; keep its
 attribution with the weights.
 """
+
+
+def _limits(spec: SensorSpec) -> str:
+    return ", cut to {:g} .. {:g}".format(*spec.limits) if spec.limits else ""
 
 
 def _scale(spec: SensorSpec) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dual_encoder.config import AtLeast, Before, parse, require
+from dual_encoder.data.config import IMPORTED
 from dual_encoder.data.manifest import load_sensors
 from dual_encoder.data.records import Records
 from dual_encoder.data.selection import hold_out, select, select_rows
@@ -185,6 +186,9 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
       UserError: the checkpoint is not of a pre-training run, or does not fit the data.
     """
     model, trained = load_pretraining(config.init_from, config.init_step)
+    if trained.data.dir == IMPORTED and not config.data_dir:
+        raise UserError(f"'{config.init_from}' holds imported weights, which have no data set of their own; give "
+                        "--config.data_dir and --config.split")
     records, title, held_out = _to_evaluate(config, trained, model.dataset["fingerprint"])
     if not len(records):
         raise UserError(f"{title} of '{config.data_dir or trained.data.dir}' has no records; choose another "
