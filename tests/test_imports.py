@@ -60,7 +60,7 @@ FILES = {
     "optim": "schedules optimizer",
     "evaluation": "per_image comparison table embedded galleries retrieval embedding_space segmentation classification "
                   "single_sensors knn linear_probe probes segmentation_probe",
-    "tasks": "task micro_batches downstream probe pretrain windows segment classify checks sources build",
+    "tasks": "task micro_batches bands downstream probe pretrain windows segment classify checks sources build",
     "workdir": "digests folder metrics checkpoint scores",
     "report": "curves html old_scores run_facts sections page __main__",
     "training": "step evaluate frozen probe hooks selection loop run",

@@ -5,7 +5,8 @@ pixel with one unusable band has the value in all of them, and that no valid pix
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dual_encoder.errors import UserError, nearest
@@ -13,6 +14,7 @@ from dual_encoder.errors import UserError, nearest
 IGNORED = 255  # the label of a pixel that counts neither in a loss nor in a metric
 _LOOKS = ("rgb", "notes", "tags", "feature", "limits")  # keys that stored sensors may lack
 _TUPLES = ("bands", "mean", "std", "rgb", "tags", "limits")
+_BAND = re.compile(r"B\d\w?\w?|[VH][VH]")
 _OF = ":"  # between the name of a sensor and its bands, if it has not all of them
 
 
@@ -117,6 +119,24 @@ class SensorSpec:
         name = f"{self.name.partition(_OF)[0]}{_OF}{'+'.join(chosen['bands'])}"
         rgb = self.rgb if set(self.rgb) <= set(bands) else ()
         return dataclasses.replace(self, name=name, rgb=rgb, **chosen)
+
+    def stored_as(self, names: Sequence[str]) -> "SensorSpec":
+        """Returns the sensor of files that hold bands of these names: this one, or the subset that they have.
+
+        Names of something else, such as a mask, are of no account.
+
+        Raises:
+          UserError: no band of this sensor; one twice; or some are missing while others look like a misspelt band.
+        """
+        held = [band for band in names if band in self.bands]
+        missing = [band for band in self.bands if band not in held]
+        strange = [name for name in names if name not in self.bands and _BAND.fullmatch(name)]
+        if not held or len(set(held)) < len(held) or (missing and strange):
+            twice = next((f", and {band} is there twice" for band in held if held.count(band) > 1), "")
+            other = f", and {' '.join(strange)} is none of its bands" if strange else ""
+            raise UserError(f"the bands {' '.join(names)} lack {' '.join(missing) or 'none'} of sensor '{self.name}'"
+                            f"{twice}{other}; name each band once, as {' '.join(self.bands)} (some of them are enough)")
+        return self.subset(held)
 
     def holds_data(self, image: Any) -> Any:
         """Returns bool [..., height, width], True for a pixel that holds data.

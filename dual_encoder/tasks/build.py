@@ -20,6 +20,8 @@ from dual_encoder.data.shapes import Shapes
 from dual_encoder.data.subsets import PLACE, SubsetConfig
 from dual_encoder.errors import UserError, nearest
 from dual_encoder.imagery.sensors import SensorSpec
+from dual_encoder.models.fusion import Fusion
+from dual_encoder.tasks.bands import selected
 from dual_encoder.tasks.checks import check_batch, check_crop
 from dual_encoder.tasks.classify import Classify, ClassifyConfig
 from dual_encoder.tasks.downstream import DownstreamConfig
@@ -131,8 +133,10 @@ def build(config: AnyTask, mesh: Mesh) -> Built:
     notes: tuple[str, ...] = ()
     if isinstance(config, DownstreamConfig) and config.init_from:
         model = load(config.init_from, config.init_step)
-        sensors = {name: checked(model, name, records) for name in config.sensors}
-        pretrained = model.variables
+        sensors = {name: checked(model, name, records, config.adapt_bands) for name in config.sensors}
+        pretrained = selected(model, sensors, config.fusion, config.encoder.first_layer)
+        notes = tuple(f"{name}: {spec.provenance}" for name, spec in sensors.items()
+                      if len(spec.bands) < len(model.sensors[name].bands))
     if isinstance(config, PretrainConfig) and config.init_from:
         model, _ = load_pretraining(config.init_from, config.init_step)
         sensors |= {name: checked(model, name, records) for name in config.sensors if name in model.sensors}
@@ -291,8 +295,9 @@ def build_probe(config: ProbeConfig) -> BuiltProbe:
     else:
         rest, chosen_on = hold_out(train.records.only(rows), data.subset.groups)
         rows, validation = rows[rest], Part(train.records, rows[chosen_on])
-    sensors = {name: checked(model, name, train.records) for name in config.sensors}
-    fusion = trained.fusion if isinstance(trained, PretrainConfig | DownstreamConfig) else "late"
-    encoders = frozen_encoders(config, trained.encoder, sensors, model.variables, fusion,
+    sensors = {name: checked(model, name, train.records, config.adapt_bands) for name in config.sensors}
+    fusion: Fusion = trained.fusion if isinstance(trained, PretrainConfig | DownstreamConfig) else "late"
+    variables = selected(model, sensors, fusion, trained.encoder.first_layer)
+    encoders = frozen_encoders(config, trained.encoder, sensors, variables, fusion,
                                maps=label is not None and label.per_pixel)
     return BuiltProbe(model, sensors, encoders, Part(train.records, rows), validation, test)
