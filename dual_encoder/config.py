@@ -8,6 +8,7 @@ tasks/. This module reads their type hints:
     Cosine | Linear                 one of several dataclasses; the field that is a Literal of one word names it
     dict[str, Any]                  keys of another configuration, which are read there
     Annotated[float, Before(0.0)]   runs that were stored before the key existed did the same as with this value
+    Annotated[str, IsPath()]        the path of a file or folder, which is stored absolute
 
 Unknown, missing and mistyped keys are errors that name the nearest valid key. A key has no default unless it belongs to
 one alternative of several; its default is then the value of the alternative's paper.
@@ -23,6 +24,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, overload
 
 from dual_encoder.errors import UserError, nearest
+from dual_encoder.storage import paths
 
 T = TypeVar("T")
 
@@ -46,6 +48,25 @@ class Before:
     """The value that describes a run from before the key existed."""
 
     value: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class IsPath:
+    """The value is the path of a file or folder. A run is known by what it read there, not by how a path is spelled.
+
+    Attributes:
+      words: values that are no path.
+      several: paths joined by ','.
+    """
+
+    words: tuple[str, ...] = ()
+    several: bool = False
+
+    def stored(self, value: str) -> str:
+        """Returns the value as a run stores it."""
+        if value in self.words:
+            return value
+        return ",".join(map(paths.stored, value.split(",") if self.several else [value]))
 
 
 @overload
@@ -199,6 +220,8 @@ class _Reader:
                 require(value >= mark.value, f"{path}.{key}", value, f"at least {mark.value}")
             if isinstance(mark, AtMost):
                 require(value <= mark.value, f"{path}.{key}", value, f"at most {mark.value}")
+            if isinstance(mark, IsPath):
+                value = mark.stored(value)
         return value
 
     def _value(self, hint: Any, value: Any, path: str) -> Any:

@@ -7,7 +7,6 @@
 Exit code 0: all scores are the same to the last bit. 1: some differ, and a line names each.
 """
 
-import argparse
 import json
 import pathlib
 import sys
@@ -17,11 +16,13 @@ from typing import Any
 
 from etils import epath
 
+from dual_encoder.command_line.parser import make_parser
 from dual_encoder.config import parse
 from dual_encoder.console import say
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.experiment.work import digest
 from dual_encoder.runtime import compilation_cache, heap, mesh
+from dual_encoder.storage import paths
 from dual_encoder.tasks.build import AnyConfig
 from dual_encoder.training.run import run
 from dual_encoder.workdir.folder import read_json, versions
@@ -30,13 +31,11 @@ from dual_encoder.workdir.scores import read_scores
 
 def main() -> None:
     """Makes the run that the command line names again. A user's mistake gives one line and exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m dual_encoder.reproduce", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("report", help="report.html, or the folder that holds it")
+    parser = make_parser("dual_encoder.reproduce", __doc__)
+    parser.add_argument("report", type=paths.local, help="report.html, or the folder that holds it")
     parser.add_argument("--cell", default="", help="a run of an experiment")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags = parser.parse_args()
-    exit_on_user_error(lambda: sys.exit(_main(pathlib.Path(flags.report).expanduser(), flags.cell)), flags.debug)
+    exit_on_user_error(lambda: sys.exit(_main(flags.report, flags.cell)), flags.debug)
 
 
 def _main(report: pathlib.Path, cell: str) -> int:

@@ -20,8 +20,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = "--config=configs/pretrain.py:smoke"
 
 
-def run(*arguments, script="main.py"):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "NO_COLOR": "1"}
+def run(*arguments, script="main.py", platform="cpu"):
+    environment = os.environ | {"JAX_PLATFORMS": platform, "NO_COLOR": "1"}
     return subprocess.run([sys.executable, script, *map(str, arguments)], cwd=ROOT, env=environment, text=True,
                           capture_output=True, timeout=300)
 
@@ -47,9 +47,9 @@ def assert_refused(result, *parts):
     ([SMOKE, "--wrkdir=x"], ["wrkdir", "workdir"]),
     ([SMOKE, "--workdir=gs://bucket/run"], ["--workdir is 'gs://bucket/run', a bucket; expected a folder"]),
     ([SMOKE, "--workdir=x", "stray"], ["'stray' is not a flag"]),
-    ([SMOKE, "--workdir=x", "--config.data.dir=nowhere"], ["'nowhere' does not exist", "data_prep build"]),
+    ([SMOKE, "--workdir=x", "--config.data.dir=nowhere"], ["nowhere' does not exist", "data_prep build"]),
     (["--config=configs/pretrain.py", "--workdir=x"], ["config.data.dir is ''"]),
-    (["--config=configs/evaluate.py", "--config.init_from=nowhere"], ["'nowhere' holds no checkpoints"]),
+    (["--config=configs/evaluate.py", "--config.init_from=nowhere"], ["nowhere' holds no checkpoints"]),
     (["--config=configs/evaluate.py", "--config.init_from=gs://b/run"], ["config.init_from is 'gs://b/run', a bucket"]),
 ])
 def test_a_mistake_gets_one_line(arguments, parts):

@@ -1,11 +1,12 @@
 """Config files parse into dataclasses; mistakes name the nearest key."""
 
 import json
+import os
 
 import pytest
 
 from configs import classify, evaluate, finetune, pretrain, probe
-from dual_encoder.command_line import reject_unused
+from dual_encoder.command_line.config_file import reject_unused
 from dual_encoder.config import differences, to_dict, upgrade
 from dual_encoder.config import parse as parse_as
 from dual_encoder.errors import UserError
@@ -37,6 +38,8 @@ def test_every_variant_parses_and_round_trips(values):
     stored = to_dict(config)
     assert parse(stored) == config
     for path, (given, kept) in differences(values, stored).items():  # only keys of alternatives that were not chosen
+        if kept == os.path.abspath(str(given)):
+            continue  # a path
         assert kept is None and given is not None and path.split(".")[0] in ("loss", "encoder", "optimizer"), path
 
 

@@ -124,6 +124,14 @@ def test_the_rooms_are_drawn_from_the_tables():
     assert draw["drawn"](page) == page, "run python docs/draw_rooms.py"
 
 
+def test_the_page_of_the_configuration_is_that_of_the_code():
+    write = runpy.run_path(str(ROOT / "docs" / "write_configuration.py"))
+    assert write["page"]() == write["PAGE"].read_text(), "run python docs/write_configuration.py"
+    for line in write["page"]().splitlines():
+        if line.startswith("| `") and not re.match(r"\| `(task|.*\.name|.*\.family)`", line):
+            assert line.split(" | ")[2].strip(), f"a key without a text: {line}"
+
+
 def test_an_arrow_that_follows_from_others_is_not_drawn():
     shortest = runpy.run_path(str(ROOT / "docs" / "draw_rooms.py"))["shortest"]
     assert shortest({"c": set(), "b": {"c"}, "a": {"b", "c"}}) == {"c": [], "b": ["c"], "a": ["b"]}

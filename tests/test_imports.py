@@ -16,12 +16,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 ARROWS = {
     "errors": set(),
     "console": set(),
-    "config": {"errors"},
-    "command_line": {"config", "errors"},
     "storage": {"errors"},
+    "config": {"errors", "storage"},
+    "command_line": {"config", "errors"},
     "imagery": {"errors"},
     "runtime": {"errors"},
-    "data": {"config", "console", "errors", "imagery", "storage"},
+    "data": {"config", "console", "errors", "imagery", "runtime", "storage"},
     "state": set(),
     "augment": {"config", "imagery"},
     "models": {"config", "errors"},
@@ -37,20 +37,25 @@ ARROWS = {
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
     "weights": {"config", "errors", "imagery", "models", "storage"},
     "export": {"errors", "imagery", "storage", "weights", "workdir"},
-    "import_weights": {"config", "data", "errors", "imagery", "models", "state", "tasks", "weights", "workdir"},
+    "import_weights": {"command_line", "config", "data", "errors", "imagery", "models", "state", "storage", "tasks",
+                       "weights", "workdir"},
     "experiment": {"command_line", "config", "console", "data", "errors", "evaluation", "imagery", "report", "runtime",
                    "storage", "tasks", "training", "workdir"},
-    "reproduce": {"config", "console", "errors", "experiment", "runtime", "tasks", "training", "workdir"},
-    "data_prep": {"console", "data", "errors", "imagery", "storage"},
-    "main": {"command_line", "config", "errors", "report", "runtime", "tasks", "training"},
+    "reproduce": {"command_line", "config", "console", "errors", "experiment", "runtime", "storage", "tasks",
+                  "training", "workdir"},
+    "data_prep": {"command_line", "console", "data", "errors", "imagery", "runtime", "storage"},
+    "train": {"command_line", "config", "errors", "report", "runtime", "storage", "tasks", "training"},
+    "__main__": {"command_line", "errors"},
+    "main": {"train"},
 }
 
 # Room -> its files from the bottom up: a file may import files of its own room that stand before it.
 FILES = {
-    "storage": "atomic files lock sums",
+    "command_line": "parser config_file config_help",
+    "storage": "paths atomic files lock sums",
     "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster normalise "
                "pictures",
-    "runtime": "mesh heap compilation_cache stop_request",
+    "runtime": "cores backend mesh heap compilation_cache stop_request",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
     "models": "convolution attention features resnet vit encoder pyramid decoders fusion dual_encoder segmentation "
@@ -116,7 +121,7 @@ def test_the_tables_name_every_file():
         there = {path.stem for path in (ROOT / "dual_encoder" / room).glob("*.py")} - {"__init__"}
         assert set(files.split()) == there, room
     flat = {path.stem for path in (ROOT / "dual_encoder").glob("*.py")} - {"__init__"}
-    assert flat == set(ARROWS) - set(FILES) - {"data_prep", "main"} and len(flat) <= 8
+    assert flat == set(ARROWS) - set(FILES) - {"data_prep", "main"} and len(flat) <= 9
 
 
 def test_imports_follow_the_arrows():
@@ -131,7 +136,7 @@ def test_imports_follow_the_arrows():
                 before = FILES[room].split()[:FILES[room].split().index(file)]
                 allowed = other_file in before
             else:
-                allowed = other in (room, *ARROWS[room]) or name == "dual_encoder.__version__"
+                allowed = other in (room, *ARROWS[room]) or name in ("dual_encoder", "dual_encoder.__version__")
             if not allowed:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong, "\n".join(wrong)

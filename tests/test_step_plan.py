@@ -629,7 +629,7 @@ def test_advice_to_split_the_batch_says_what_becomes_of_batch_norm(micro_batch, 
     (["--topology=cpu:8", *TINY, "--config.batch_size=12"], "not a multiple of the 8 devices; use 8 or 16"),
     (["--topology=cpu:8", *TINY, "--config.augment.crop=64"], "config.augment.crop is 64, the images have 40 pixels"),
     (["--topology=cpu:8", "--config=configs/pretrain.py"], "config.data.dir is ''; set it, or give the side"),
-    (["--topology=cpu:8", "--config=configs/pretrain.py", "--config.data.dir=nowhere"], "'nowhere' does not exist"),
+    (["--topology=cpu:8", "--config=configs/pretrain.py", "--config.data.dir=nowhere"], "nowhere' does not exist"),
     (["--topology=cpu:8", "--config=configs/evaluate.py", "--size=64", "--config.init_from=x"], "plans are for"),
     (["--topology=cpu:8", "--config=configs/finetune.py", "--size=64", "--config.augment.crop=32"],
      "the task needs 'label', the records have ['s1', 's2']; give another data set, or --sensors=s1_grd,s2_l2a, and "

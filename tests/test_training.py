@@ -21,6 +21,7 @@ from dual_encoder.errors import UserError
 from dual_encoder.losses.contrastive import info_nce
 from dual_encoder.optim.optimizer import make_optimizer
 from dual_encoder.runtime import mesh
+from dual_encoder.runtime.stop_request import StopRequest
 from dual_encoder.tasks.pretrain import Pretrain
 from dual_encoder.training import loop
 from dual_encoder.training.evaluate import evaluator
@@ -212,14 +213,29 @@ def test_resume_equals_an_uninterrupted_run_bit_for_bit(finished, tmp_path, capf
     assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
-def test_a_signal_saves_and_the_same_command_continues(finished, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_saves_and_the_same_command_continues(finished, tmp_path, number):
     config, whole = finished
-    with before_step(3, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(SystemExit) as stopped:
+    with before_step(3, lambda: signal.raise_signal(number)), pytest.raises(SystemExit) as stopped:
         fit(config, tmp_path / "part")
     assert stopped.value.code == loop.STOPPED
     assert checkpoint.load_model(tmp_path / "part").step == 3
     fit(config, tmp_path / "part")
     assert_identical(final_arrays(tmp_path / "part"), final_arrays(whole))
+
+
+def test_a_signal_that_nohup_ignores_does_not_stop_the_run():
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.requested
+            signal.raise_signal(signal.SIGUSR1)
+            assert stop.requested
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, old)
 
 
 def test_the_learning_rate_is_scaled_by_the_global_batch(write_dataset, tmp_path):

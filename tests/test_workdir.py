@@ -78,7 +78,7 @@ def test_times_say_their_zone(tmp_path, monkeypatch):
     monkeypatch.setenv("TZ", "UTC-05:30")  # POSIX: east of Greenwich is negative
     time.tzset()
     try:
-        facts = {"config": {"task": "pretrain"}, "sensors": {}, "dataset": {}}
+        facts = {"config": {"task": "pretrain"}, "sensors": {}, "dataset": {}, "loaded": {}}
         workdir.record_run(epath.Path(tmp_path), facts, 3)
         with workdir.claim(epath.Path(tmp_path)):
             since = (tmp_path / "lock").read_text().split("since ")[1].strip()

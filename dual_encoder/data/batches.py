@@ -12,6 +12,7 @@ import numpy as np
 
 from dual_encoder.data.records import BatchReader, Records
 from dual_encoder.errors import UserError, one_line
+from dual_encoder.runtime import stop_request
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ def batches(records: Records, *, seed: int, batch_size: int, rows: range, start:
 def _start_readers(reading: Iterator[T]) -> T:
     """Returns the first batch of the reading processes, and starts them so that they ignore signals to the run."""
     multiprocessing.resource_tracker.ensure_running()  # to start it would unblock the signals
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, stop_request.SIGNALS)
     try:
         return next(reading)
     finally:

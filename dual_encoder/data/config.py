@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated
 
-from dual_encoder.config import AtLeast, Before, require
+from dual_encoder.config import AtLeast, Before, IsPath, require
 from dual_encoder.data.subsets import WHOLE, SubsetConfig
 
 HELD_OUT = "held_out"  # in place of the name of a split: a part of the places to learn from
@@ -16,7 +16,7 @@ class DataConfig:
 
     Attributes:
       dir: data set folder made by `python -m data_prep build` (it holds manifest.json), local or in a bucket; several
-        folders joined by ',' are mixed.
+        folders joined by ',' are mixed. A run of imported weights has none, but IMPORTED.
       split: split to train on; 'train+validation' joins two.
       weights: share of each folder of `dir` in the batches, in any unit; () mixes them in proportion to their records.
       eval_split: split to evaluate on, of all folders that have it.
@@ -31,13 +31,13 @@ class DataConfig:
         0 stops at the first.
     """
 
-    dir: str
+    dir: Annotated[str, IsPath((IMPORTED,), several=True)]
     split: str
     weights: Annotated[tuple[float, ...], Before(())]
     eval_split: str
     select_split: Annotated[str, Before("")]
     subset: Annotated[SubsetConfig, Before(WHOLE)]
-    statistics: str
+    statistics: Annotated[str, IsPath()]
     threads: Annotated[int, AtLeast(1)]
     processes: Annotated[int, AtLeast(0), Before(0)]
     max_bad_records: Annotated[int, AtLeast(0), Before(0)]

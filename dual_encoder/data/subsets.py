@@ -15,12 +15,12 @@ from typing import Annotated
 
 import numpy as np
 
-from dual_encoder.config import AtLeast, Before, require
+from dual_encoder.config import AtLeast, Before, IsPath, require
 from dual_encoder.errors import UserError
 
 # The whole split, as a configuration.
 WHOLE = {"fraction": 1.0, "folds": 0, "fold": 0, "groups": "place", "validate": False, "seed": 0}
-PLACE, _EVENT = "place", "event"
+GROUPS = PLACE, _EVENT = "place", "event"  # the words for `groups`
 _VALIDATION = 5  # one group of this many is held out for choices
 
 
@@ -44,7 +44,7 @@ class SubsetConfig:
     fraction: float
     folds: Annotated[int, AtLeast(0)]
     fold: Annotated[int, AtLeast(0)]
-    groups: str
+    groups: Annotated[str, IsPath(GROUPS)]
     validate: Annotated[bool, Before(False)]
     seed: Annotated[int, AtLeast(0)]
 

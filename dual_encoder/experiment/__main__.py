@@ -19,33 +19,33 @@ import sys
 import time
 from collections import Counter
 
+from dual_encoder.command_line.parser import make_parser
 from dual_encoder.console import clock, say
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.experiment import page, plan, work
 from dual_encoder.experiment.cells import Cell, cells, score
 from dual_encoder.experiment.results import collect
-from dual_encoder.runtime import compilation_cache, heap, mesh
+from dual_encoder.runtime import compilation_cache, heap, mesh, stop_request
+from dual_encoder.storage import paths
 
 _STOPPED = 75
 
 
 def main() -> None:
     """Runs what the command line says. A user's mistake gives one line and exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m dual_encoder.experiment", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("dual_encoder.experiment", __doc__)
     parser.add_argument("--plan", required=True, help="FILE.py or FILE.py:VARIANT, as configs/experiment.py:quick")
-    parser.add_argument("--out", required=True, help="folder of the experiment")
+    parser.add_argument("--out", type=paths.local, required=True, help="folder of the experiment")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side (default 1)")
     parser.add_argument("--list", action="store_true", help="list the runs; run nothing")
     parser.add_argument("--cell", type=int, help="run this number of the list alone")
     parser.add_argument("--worker", help=argparse.SUPPRESS)  # 'i/N': the i-th of N processes that --jobs starts
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags = parser.parse_args()
     exit_on_user_error(lambda: _main(flags), flags.debug)
 
 
 def _main(flags: argparse.Namespace) -> None:
-    out = pathlib.Path(flags.out).expanduser().absolute()
+    out = flags.out.absolute()
     planned = plan.load(flags.plan)
     every = cells(planned)
     if flags.jobs < 1:
@@ -93,16 +93,20 @@ def _all(flags: argparse.Namespace, planned: plan.Plan, every: list[Cell], out: 
 
 
 class _passed_on:
-    """Sends SIGTERM on to other processes while a block runs."""
+    """Sends SIGTERM to other processes, too, when a signal ends this one while a block runs; Ctrl-C reaches them alone.
+    """
 
     def __init__(self, workers: list[subprocess.Popen]):
         self._workers = workers
 
     def __enter__(self) -> None:
-        self._old = signal.signal(signal.SIGTERM, self._stop)
+        heard = [number for number in stop_request.SIGNALS if number != signal.SIGINT
+                 and signal.getsignal(number) is not signal.SIG_IGN]
+        self._old = {number: signal.signal(number, self._stop) for number in heard}
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._old)
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
 
     def _stop(self, *_: object) -> None:
         for worker in self._workers:

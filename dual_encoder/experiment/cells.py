@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from dual_encoder.command_line import load_config
+from dual_encoder.command_line.config_file import load_config
 from dual_encoder.config import flatten
 from dual_encoder.errors import UserError
 from dual_encoder.experiment.plan import Initialisation, Plan, TaskPlan, merged

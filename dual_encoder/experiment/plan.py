@@ -8,8 +8,9 @@ import math
 import re
 from typing import Annotated, Any
 
-from dual_encoder.command_line import load_config
-from dual_encoder.config import AtLeast, parse, require
+from dual_encoder.command_line.config_file import load_config
+from dual_encoder.config import AtLeast, IsPath, parse, require
+from dual_encoder.data.subsets import GROUPS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -32,7 +33,7 @@ class Initialisation:
     name: str
     pretrain: str
     keys: dict[str, Any]
-    init_from: str
+    init_from: Annotated[str, IsPath()]
     like: str
     cell_keys: dict[str, Any]
     tasks: tuple[str, ...]
@@ -101,7 +102,7 @@ class Plan:
     fractions: tuple[float, ...]
     candidate_fraction: float
     folds: Annotated[int, AtLeast(0)]
-    groups: str
+    groups: Annotated[str, IsPath(GROUPS)]
     pretrain_per_fold: bool
     seeds: Annotated[int, AtLeast(1)]
     pretrain_seeds: Annotated[int, AtLeast(1)]

@@ -33,7 +33,7 @@ from dual_encoder.training.run import run
 
 State = Literal["open", "done", "failed"]
 _NOTE = "cell.json"
-_PATHS = ("cache", "init_from", "data.dir")  # the experiment's folder or the data may have moved
+_PATHS = ("cache", "init_from", "data.dir", "data.subset.groups")  # the experiment's folder or the data may have moved
 _PAUSE = 0.5  # seconds between looks at cells that other processes run
 
 
@@ -110,7 +110,7 @@ def work(plan: Plan, cells: Sequence[Cell], out: pathlib.Path, mesh: Mesh,
 
     Raises:
       UserError: a cell was made with another configuration.
-      SystemExit: with code 75 after SIGTERM or SIGINT in a training run, which is saved.
+      SystemExit: with code 75 after a signal to stop in a training run, which is saved.
     """
     left = list(cells)
     while left:

@@ -9,13 +9,13 @@ docs/import_weights.md describes the layouts, and what to do if the bands differ
 """
 
 import argparse
-import pathlib
+import sys
 
-from etils import epath
-
+from dual_encoder.command_line.parser import dashed, make_parser
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.imagery.sensors import sensor
 from dual_encoder.import_weights import source, workdir
+from dual_encoder.storage import paths
 from dual_encoder.weights.first_layer import RULES
 from dual_encoder.weights.layouts import LAYOUTS
 from dual_encoder.weights.normalisation import NAMES
@@ -23,8 +23,8 @@ from dual_encoder.weights.normalisation import NAMES
 
 def main() -> None:
     """Imports as the command line says; exit code 2 and one line for a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m dual_encoder.import_weights", description=__doc__.splitlines()[0])
-    parser.add_argument("--from", dest="files", action="append", required=True, type=pathlib.Path, metavar="FILE",
+    parser = make_parser("dual_encoder.import_weights", __doc__)
+    parser.add_argument("--from", dest="files", action="append", required=True, type=paths.local, metavar="FILE",
                         help="file of the weights, or its folder; once, or once for each --sensor")
     parser.add_argument("--layout", required=True, help=f"{', '.join(LAYOUTS)}")
     parser.add_argument("--sensor", dest="sensors", action="append", required=True,
@@ -35,11 +35,10 @@ def main() -> None:
                                                     "all by default; others are left out, as of --adapt=select")
     parser.add_argument("--adapt", choices=RULES, help="take other bands than the weights: select their kernels by "
                                                        "name, or fill those that are not there with mean or zero")
-    parser.add_argument("--file_bands", default="", help="bands in the order of the file, joined by ','; by default "
+    parser.add_argument("--file-bands", default="", help="bands in the order of the file, joined by ','; by default "
                                                          "those of the layout")
     parser.add_argument("--normalisation", default="", help=f"{', '.join(NAMES)}; by default that of the layout")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    flags = parser.parse_args()
+    flags = parser.parse_args(dashed(sys.argv[1:]))
     exit_on_user_error(lambda: _run(flags), flags.debug)
 
 
@@ -59,7 +58,7 @@ def _run(flags: argparse.Namespace) -> None:
         encoders[spec.feature] = source.load(source.Wanted(
             file, flags.layout, spec, tuple(filter(None, flags.file_bands.split(","))),
             flags.adapt or ("select" if flags.bands else ""), flags.normalisation))
-    parameters = workdir.write(encoders, epath.Path(flags.out))
+    parameters = workdir.write(encoders, paths.anywhere(flags.out))
     for name, one in encoders.items():
         print(f"{name}_encoder: {one.config.family} of depth {one.config.depth} and width {one.config.width}, for "
               f"{one.sensor.name}: {' '.join(one.sensor.bands)}")

@@ -99,7 +99,7 @@ def _bands(wanted: Wanted, layout: layouts.Layout, weights: Mapping[str, Any], c
     kernel = next(weights[key] for key in ("conv1.weight", "patch_embed.proj.weight") if key in weights)
     if kernel.shape[1] not in layout.bands:
         raise UserError(f"'{wanted.file}' takes {kernel.shape[1]} bands, and layout '{wanted.layout}' does not say "
-                        "which; name them in the order of the file with --file_bands=B02,B03,...")
+                        "which; name them in the order of the file with --file-bands=B02,B03,...")
     return layout.bands[kernel.shape[1]][1]
 
 

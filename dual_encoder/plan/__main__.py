@@ -19,7 +19,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import rich.console
@@ -27,7 +27,8 @@ import rich.progress
 from absl import flags
 from ml_collections import config_flags
 
-from dual_encoder.command_line import parse_flags
+from dual_encoder.command_line.config_file import parse_flags
+from dual_encoder.command_line.parser import make_parser
 from dual_encoder.config import parse, to_dict
 from dual_encoder.data.records import Records
 from dual_encoder.data.shapes import Shapes, shapes
@@ -38,7 +39,7 @@ from dual_encoder.plan.search import COMPILES, largest_batch
 from dual_encoder.plan.step_program import StepProgram, TooLarge, compile_program
 from dual_encoder.plan.table import figures, lines
 from dual_encoder.runtime import mesh as mesh_lib
-from dual_encoder.storage import atomic
+from dual_encoder.storage import atomic, paths
 from dual_encoder.tasks.build import AnyConfig, AnyTask, EvaluateConfig, build_without_weights
 from dual_encoder.tasks.classify import ClassifyConfig
 from dual_encoder.tasks.probe import ProbeConfig
@@ -161,8 +162,7 @@ class _Plan:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m dual_encoder.plan", description=__doc__, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("dual_encoder.plan", __doc__)
     parser.add_argument("--topology", required=True, help="cpu:8, v5e:16x16, v4:4x4x4, h100:8, h100:2x8, ...")
     parser.add_argument("--size", type=int, default=0, metavar="PX", help="side of the images; no data set is read")
     parser.add_argument("--sensors", default="s1_grd,s2_l2a", help="with --size: sensor kinds (default: %(default)s)")
@@ -173,16 +173,8 @@ def _parser() -> argparse.ArgumentParser:
                              "cpu:N: no limit)")
     parser.add_argument("--search", action=argparse.BooleanOptionalAction, default=True,
                         help=f"look for the largest batch that fits, with up to {COMPILES} more compilations")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--json", type=paths.local, metavar="FILE", help="also write the figures to a file")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that raises UserError instead of printing its usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see python -m dual_encoder.plan --help")
 
 
 def _read(options: argparse.Namespace, arguments: list[str]) -> tuple[AnyTask, Records | Shapes]:

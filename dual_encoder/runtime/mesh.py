@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dual_encoder.errors import UserError, one_line
+from dual_encoder.runtime import backend
 
 LOST = 76  # exit code: another process of the run is dead (EX_PROTOCOL)
 _AXIS = "data"
@@ -48,12 +49,14 @@ def start(peer_timeout: int) -> None:
       peer_timeout: seconds without a heartbeat after which a process counts as dead, and all others end.
 
     Raises:
-      UserError: only some of the three variables are set, or they have no valid values; the processes cannot connect.
+      UserError: only some of the three variables are set, or they have no valid values; the processes cannot connect;
+        JAX_PLATFORMS names a backend that is not there.
     """
     place = _given_place()
     many = bool(place) or int(os.environ.get("SLURM_NTASKS", "1")) > 1 or (
         "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""))
     if not many and not _has_tpu():
+        backend.check()
         return
     try:
         _join(peer_timeout, place)
@@ -162,6 +165,7 @@ def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
     Raises:
       UserError: one process has more devices than another.
     """
+    backend.check()
     devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     counts = collections.Counter(device.process_index for device in devices)
     if len(set(counts.values())) > 1:

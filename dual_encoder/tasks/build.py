@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from jax.sharding import Mesh
 
-from dual_encoder.config import AtLeast, Before, parse, require
+from dual_encoder.config import AtLeast, Before, IsPath, parse, require
 from dual_encoder.data.config import IMPORTED
 from dual_encoder.data.manifest import load_sensors
 from dual_encoder.data.records import Records
 from dual_encoder.data.selection import hold_out, select, select_rows
 from dual_encoder.data.shapes import Shapes
-from dual_encoder.data.subsets import PLACE, SubsetConfig
+from dual_encoder.data.subsets import GROUPS, PLACE, SubsetConfig
 from dual_encoder.errors import UserError, nearest
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.fusion import Fusion
@@ -52,13 +52,13 @@ class EvaluateConfig:
     """
 
     task: Literal["evaluate"]
-    init_from: str
+    init_from: Annotated[str, IsPath()]
     init_step: int
-    data_dir: str
+    data_dir: Annotated[str, IsPath()]
     split: str
     folds: Annotated[int, AtLeast(0), Before(0)]
     fold: Annotated[int, AtLeast(0), Before(0)]
-    groups: Annotated[str, Before("")]
+    groups: Annotated[str, IsPath(GROUPS), Before("")]
     evaluations: Annotated[tuple[str, ...], Before(())]
     batch_size: Annotated[int, AtLeast(1)]
 
@@ -111,6 +111,7 @@ class Built:
       notes: lines to print about the start.
       select_records: to choose the checkpoint on; None takes the last one.
       knn: the labelled images of config.knn, to learn from and to score; None if it is off.
+      start: digest of the weights to start from; '' = none.
     """
 
     config: AnyTask
@@ -120,6 +121,7 @@ class Built:
     notes: tuple[str, ...] = ()
     select_records: Records | None = None
     knn: tuple[Records, Records] | None = None
+    start: str = ""
 
 
 def build(config: AnyTask, mesh: Mesh) -> Built:
@@ -129,21 +131,22 @@ def build(config: AnyTask, mesh: Mesh) -> Built:
       UserError: data, checkpoint and configuration do not fit together.
     """
     records, eval_records, select_records = open_splits(config.data, config.features)
-    sensors, pretrained = dict(load_sensors(records.info, config.data.statistics)), None
+    sensors, model = dict(load_sensors(records.info, config.data.statistics)), None
+    variables: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
     if isinstance(config, DownstreamConfig) and config.init_from:
         model = load(config.init_from, config.init_step)
         sensors = {name: checked(model, name, records, config.adapt_bands) for name in config.sensors}
-        pretrained = selected(model, sensors, config.fusion, config.encoder.first_layer)
+        variables = selected(model, sensors, config.fusion, config.encoder.first_layer)
         notes = tuple(f"{name}: {spec.provenance}" for name, spec in sensors.items()
                       if len(spec.bands) < len(model.sensors[name].bands))
     if isinstance(config, PretrainConfig) and config.init_from:
         model, _ = load_pretraining(config.init_from, config.init_step)
         sensors |= {name: checked(model, name, records) for name in config.sensors if name in model.sensors}
-        pretrained, notes = model.variables, notes_of_start(config, model)
-    task = make_task(config, sensors, records, mesh, pretrained)
+        variables, notes = model.variables, notes_of_start(config, model)
+    task = make_task(config, sensors, records, mesh, variables)
     knn = open_knn(config, task) if isinstance(config, PretrainConfig) and config.knn.every else None
-    return Built(config, task, records, eval_records, notes, select_records, knn)
+    return Built(config, task, records, eval_records, notes, select_records, knn, model.digest if model else "")
 
 
 def build_without_weights(config: AnyTask, records: Records | Shapes, mesh: Mesh) -> Task:

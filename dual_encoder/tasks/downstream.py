@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dual_encoder.config import AtLeast, AtMost, Before, require
+from dual_encoder.config import AtLeast, AtMost, Before, IsPath, require
 from dual_encoder.data.records import Records
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.per_image import Kind, PerImage
@@ -44,7 +44,7 @@ class DownstreamConfig(TaskConfig):
         replaced by zeros. So one model serves each sensor alone and all together, and the evaluation scores each alone.
     """
 
-    init_from: str
+    init_from: Annotated[str, IsPath()]
     init_step: int
     adapt_bands: Annotated[AdaptBands, Before("none")]
     frozen: bool

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dual_encoder.augment import augment, record_keys
-from dual_encoder.config import Before, require
+from dual_encoder.config import Before, IsPath, require
 from dual_encoder.data.records import Records
 from dual_encoder.data.selection import record_groups
 from dual_encoder.data.subsets import PLACE
@@ -56,7 +56,7 @@ class PretrainConfig(TaskConfig):
 
     task: Literal["pretrain"] = "pretrain"
     fusion: Annotated[Fusion, Before("late")]
-    init_from: Annotated[str, Before("")]
+    init_from: Annotated[str, IsPath(), Before("")]
     init_step: Annotated[int, Before(-1)]
     projection: ProjectionConfig
     loss: AnyObjective

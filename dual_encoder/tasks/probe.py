@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 
-from dual_encoder.config import AtLeast, AtMost, Before, require
+from dual_encoder.config import AtLeast, AtMost, Before, IsPath, require
 from dual_encoder.data.subsets import SubsetConfig
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.probes import ProbeName
@@ -41,7 +41,7 @@ class LabelledData:
       subset: a fraction of the places of `split`, or folds of it; a fold is scored in place of eval_split.
     """
 
-    dir: str
+    dir: Annotated[str, IsPath()]
     split: str
     validation_split: str
     eval_split: str
@@ -72,7 +72,7 @@ class KnnConfig:
     """
 
     every: Annotated[int, AtLeast(0)]
-    dir: str
+    dir: Annotated[str, IsPath()]
     split: str
     eval_split: str
     records: Annotated[int, AtLeast(1)]
@@ -111,7 +111,7 @@ class ProbeConfig:
     """
 
     task: Literal["probe"]
-    init_from: str
+    init_from: Annotated[str, IsPath()]
     init_step: int
     adapt_bands: Annotated[AdaptBands, Before("none")]
     representation: Representation
@@ -122,7 +122,7 @@ class ProbeConfig:
     neighbours: Annotated[int, AtLeast(1)]
     seed: Annotated[int, AtLeast(0), AtMost(2**32 - 1)]
     batch_size: Annotated[int, AtLeast(1)]
-    cache: str
+    cache: Annotated[str, IsPath()]
 
     @property
     def sensors(self) -> tuple[str, ...]:

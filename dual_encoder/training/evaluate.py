@@ -20,6 +20,7 @@ from dual_encoder.errors import UserError
 from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
+from dual_encoder.storage import paths
 from dual_encoder.tasks.build import EvaluateConfig, build_evaluation
 from dual_encoder.tasks.task import Task
 from dual_encoder.workdir import folder as workdir_lib
@@ -88,7 +89,7 @@ def evaluate(config: EvaluateConfig, mesh: Mesh, workdir: epath.Path) -> None:
     """
     built, run = build_evaluation(config), epath.Path(config.init_from)
     model, records = built.model, built.records
-    if not built.own and workdir == run:
+    if not built.own and paths.same(workdir, run):
         raise UserError(f"scores of {built.title} of '{records.parts[0].folder}' are not those that the run gives "
                         "itself (other data, split, folds, groups or evaluations); give another --workdir for them")
     state = jax.device_put(TrainState(step=jnp.int32(model.step), params=model.variables["params"],
@@ -99,8 +100,8 @@ def evaluate(config: EvaluateConfig, mesh: Mesh, workdir: epath.Path) -> None:
     evaluation = evaluator(built.task, records, config.batch_size, mesh, notes)(state)
     if not mesh_lib.is_main_process():
         return
-    if workdir != run:
-        facts = workdir_lib.facts(to_dict(config), records.info, built.task.sensors)
+    if not paths.same(workdir, run):
+        facts = workdir_lib.facts(to_dict(config), records.info, built.task.sensors, model.digest)
         workdir_lib.check(workdir, facts, functools.partial(upgrade, EvaluateConfig))
         workdir_lib.record_run(workdir, facts, sum(leaf.size for leaf in jax.tree.leaves(state.params)))
     save_evaluation(workdir, model.step, evaluation)

@@ -34,7 +34,7 @@ from dual_encoder.workdir import folder as workdir_lib
 from dual_encoder.workdir.checkpoint import Checkpoints
 from dual_encoder.workdir.metrics import MetricWriter
 
-STOPPED = 75  # exit code after SIGTERM or SIGINT: saved, run the same command again (EX_TEMPFAIL)
+STOPPED = 75  # exit code after a signal to stop: saved, run the same command again (EX_TEMPFAIL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def open_run(built: Built, mesh: Mesh, workdir: epath.Path) -> Iterator[Run]:
     check_crop(config.augment, task, records.info)
     order = records.order(config.seed, config.batch_size)
     last = config.schedule.steps or config.schedule.epochs * order.steps_per_epoch
-    facts = workdir_lib.facts(to_dict(config), records.info, task.sensors)
+    facts = workdir_lib.facts(to_dict(config), records.info, task.sensors, built.start)
     as_stored_now = functools.partial(upgrade, type(config))
     workdir_lib.check(workdir, facts, as_stored_now)
     with contextlib.ExitStack() as stack:
@@ -122,7 +122,7 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
 
     Raises:
       UserError: batch, workdir or data do not fit; a loss that is not finite.
-      SystemExit: with code STOPPED after SIGTERM or SIGINT, when the state is saved.
+      SystemExit: with code STOPPED after a signal to stop, when the state is saved.
     """
     with open_run(built, mesh, workdir) as run, contextlib.ExitStack() as stack:
         log = _train_log(run)
@@ -161,7 +161,7 @@ def train(run: Run, log: hooks.TrainLog, around: Sequence[hooks.Hook]) -> None:
 
     Raises:
       UserError: a loss that is not finite, or damaged records.
-      SystemExit: with code STOPPED after SIGTERM or SIGINT, when the hooks have had the last state.
+      SystemExit: with code STOPPED after a signal to stop, when the hooks have had the last state.
     """
     config, records, state = run.built.config, run.built.records, run.state
     step_fn = compile_step(run.built.task, run.optimizer, config, run.mesh)
@@ -197,7 +197,8 @@ def _selection(run: Run, log: hooks.TrainLog, evaluate: hooks.Evaluate, stack: c
     """Returns the hook that chooses the checkpoint, and has it evaluated at the end."""
     config, records = run.built.config, run.built.select_records
     assert records is not None
-    facts = workdir_lib.facts(to_dict(config), run.built.records.info, run.built.task.sensors)
+    built = run.built
+    facts = workdir_lib.facts(to_dict(config), built.records.info, built.task.sensors, built.start)
     best = Checkpoints(run.workdir / FOLDER, 1, facts, functools.partial(upgrade, type(config)))
     stack.callback(best.close)
     return SelectCheckpoint(

@@ -17,6 +17,7 @@ from dual_encoder.evaluation.segmentation_probe import Difference, LabelledMaps,
 from dual_encoder.evaluation.table import Evaluation
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
+from dual_encoder.storage import paths
 from dual_encoder.tasks.build import Built, BuiltProbe, Part, build_probe
 from dual_encoder.tasks.downstream import keeps_predictions, per_image
 from dual_encoder.tasks.pretrain import Pretrain, PretrainConfig
@@ -40,7 +41,7 @@ def probe(config: ProbeConfig, mesh: Mesh, workdir: epath.Path) -> None:
     Raises:
       UserError: run and data do not fit, a split is too small, or a place is learnt from and scored.
     """
-    if workdir == epath.Path(config.init_from):
+    if paths.same(workdir, config.init_from):
         raise UserError(f"--workdir is '{workdir}', the run that is probed; give another folder for these scores")
     built = build_probe(config)
     _refuse_shared_places(built)
@@ -49,7 +50,7 @@ def probe(config: ProbeConfig, mesh: Mesh, workdir: epath.Path) -> None:
         return
     info = built.train.records.info
     size = sum(leaf.size for dates in built.encoders for leaf in jax.tree.leaves(dates[0].variables))
-    facts = workdir_lib.facts(to_dict(config), info, built.sensors)
+    facts = workdir_lib.facts(to_dict(config), info, built.sensors, built.model.digest)
     workdir_lib.check(workdir, facts)
     workdir_lib.record_run(workdir, facts, size)
     save_evaluation(workdir, built.model.step, evaluation)

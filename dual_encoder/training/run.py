@@ -25,7 +25,7 @@ def run(config: AnyConfig, mesh: Mesh, workdir: epath.Path, *, profile_steps: in
 
     Raises:
       UserError: data, checkpoint, workdir and configuration do not fit together.
-      SystemExit: with code 75 after SIGTERM or SIGINT, when a training run is saved.
+      SystemExit: with code 75 after a signal to stop, when a training run is saved.
     """
     if isinstance(config, EvaluateConfig):
         evaluate(config, mesh, workdir)

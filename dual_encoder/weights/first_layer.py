@@ -32,7 +32,7 @@ def for_bands(weights: Mapping[str, np.ndarray], theirs: Sequence[str], wanted: 
     lists = f"the weights take {' '.join(theirs)}, the sensor has {' '.join(wanted)}"
     if kernel.shape[1] != len(theirs):
         raise UserError(f"the weights take {kernel.shape[1]} bands, expected {' '.join(theirs)}; name the bands of the "
-                        "file in its order with --file_bands=...")
+                        "file in its order with --file-bands=...")
     new, unused = [band for band in wanted if band not in theirs], [band for band in theirs if band not in wanted]
     if (new or unused) and not rule:
         raise UserError(f"the bands differ: {lists}; give another --sensor, or ask for other bands with "

@@ -11,6 +11,8 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import itertools
 import json
 import os
@@ -27,6 +29,7 @@ from etils import epath
 from dual_encoder.console import say
 from dual_encoder.errors import UserError, one_line
 from dual_encoder.imagery.sensors import SensorSpec
+from dual_encoder.runtime import backend
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
 from dual_encoder.storage import atomic
@@ -57,6 +60,15 @@ class LoadedModel:
     sensors: Mapping[str, SensorSpec]
     dataset: Mapping[str, Any]
     code_version: str
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The sha256 of names, types, shapes and values of all variables, hexadecimal."""
+        sums = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
+            sums.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
+            sums.update(leaf.tobytes())
+        return sums.hexdigest()
 
 
 class Checkpoints:
@@ -258,6 +270,7 @@ def load_model(workdir: epath.PathLike, step: int | None = None) -> LoadedModel:
     Raises:
       UserError: no such workdir or step, or a damaged checkpoint.
     """
+    backend.check()
     workdir = epath.Path(workdir)
     if not (workdir / "checkpoints").exists():
         raise UserError(f"'{workdir}' holds no checkpoints; give the --workdir of a pre-training run")

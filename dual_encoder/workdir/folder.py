@@ -14,6 +14,7 @@
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -27,12 +28,13 @@ import jax
 from etils import epath
 
 from dual_encoder import __version__
-from dual_encoder.config import differences
+from dual_encoder.config import differences, flatten
 from dual_encoder.console import say
 from dual_encoder.data.manifest import DatasetInfo
+from dual_encoder.data.subsets import GROUPS
 from dual_encoder.errors import UserError, one_line
 from dual_encoder.imagery.sensors import SensorSpec
-from dual_encoder.storage import atomic, lock
+from dual_encoder.storage import atomic, files, lock
 from dual_encoder.workdir import digests
 
 # Keys that change how a run is executed or logged, but not its result.
@@ -40,24 +42,36 @@ _FREE_KEYS = ("data.dir", "data.threads", "data.processes", "data.max_bad_record
               "schedule.eval_every", "schedule.quick_eval_every", "schedule.quick_eval_records",
               "schedule.checkpoint_every", "schedule.keep",
               *(f"knn.{key}" for key in ("every", "dir", "split", "eval_split", "records", "neighbours")))
+# Keys that name what a run starts from: the weights of a checkpoint, a file of groups. What was loaded is compared.
+_LOADED_KEYS = ("init_from", "init_step", "groups", "data.subset.groups")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
 _LEASE = 120  # seconds: NFS gives up the locks of a dead machine after 90
 
 
-def facts(config: Mapping[str, Any], info: DatasetInfo, sensors: Mapping[str, SensorSpec]) -> dict[str, Any]:
+def facts(config: Mapping[str, Any], info: DatasetInfo, sensors: Mapping[str, SensorSpec], start: str = ""
+          ) -> dict[str, Any]:
     """Returns the facts that identify a run; its folder and its checkpoints keep them.
 
     Args:
       config: of the run.
       info: the data set.
       sensors: feature name -> spec in use.
+      start: digest of the weights that the run starts from; '' = none.
 
     Returns:
-      JSON values: config, dataset, sensors, code_version.
+      JSON values: config, dataset, sensors, loaded, code_version.
     """
     return {"config": dict(config), "dataset": _data_facts(info),
-            "sensors": {name: spec.to_json() for name, spec in sensors.items()}, "code_version": __version__}
+            "sensors": {name: spec.to_json() for name, spec in sensors.items()},
+            "loaded": {"init_from": start} | _digests_of_groups(config), "code_version": __version__}
+
+
+def _digests_of_groups(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns key -> sha256 of the file of groups that it names."""
+    flat = flatten(config)
+    named = {key: flat[key] for key in ("groups", "data.subset.groups") if flat.get(key)}
+    return {key: hashlib.sha256(files.read(path)).hexdigest() for key, path in named.items() if path not in GROUPS}
 
 
 def check(workdir: epath.Path, ours: Mapping[str, Any],
@@ -101,7 +115,7 @@ def compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any],
       UserError: the facts differ.
     """
     try:
-        _compare(holder, {**ours, **seen}, ours, as_stored_now)
+        _compare(holder, {**ours, **seen}, ours, as_stored_now, by_path="loaded" not in seen)
     except UserError:
         raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -110,10 +124,13 @@ def compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any],
 
 
 def _compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any],
-             as_stored_now: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
-    """Raises UserError if the facts differ; other errors if those of `seen` have another form."""
+             as_stored_now: Callable[[Mapping[str, Any]], Mapping[str, Any]], by_path: bool) -> None:
+    """Raises UserError if the facts differ; other errors if those of `seen` have another form.
+
+    Earlier versions did not note what they had loaded: `by_path` compares the paths.
+    """
     changed = differences(as_stored_now(seen["config"]), ours["config"])
-    free = set(_FREE_KEYS)
+    free = {*_FREE_KEYS, *(() if by_path else _LOADED_KEYS)}
     if ours["config"].get("data", {}).get("select_split"):
         free.remove("schedule.eval_every")  # it says which states there are to choose from
     if changed := {key: values for key, values in changed.items() if key not in free}:
@@ -125,6 +142,12 @@ def _compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any],
     if old != new:
         raise UserError(f"{holder} on data with fingerprint {old[:12]}, config.data.dir has {new[:12]}; use another "
                         "workdir, or the same data to resume")
+    if changed := differences(seen["loaded"], ours["loaded"]):
+        key, (old, new) = next(iter(changed.items()))
+        old, new = (value[:12] if value else "none" for value in (old, new))
+        raise UserError(f"{holder} that loaded {old} by config.{key}, this run loads {new} (digests); give what it "
+                        f"loaded{', by config.init_step if that run has gone on' * (key == 'init_from')}, or use "
+                        "another workdir")
     if changed := differences(seen["sensors"], ours["sensors"]):
         key, (old, new) = next(iter(changed.items()))
         raise UserError(f"{holder} with sensor fact {key}={old}, this run has {new}; use another workdir, or the same "
@@ -186,7 +209,7 @@ def record_run(workdir: epath.Path, ours: Mapping[str, Any], parameters: int) ->
     write_json(workdir, "run.json", {
         "task": ours["config"]["task"], "command": " ".join(sys.argv), "versions": versions(),
         "started": started if isinstance(started, str) else _now(), "parameters": parameters,
-        "sensors": ours["sensors"], "dataset": ours["dataset"],
+        "sensors": ours["sensors"], "dataset": ours["dataset"], "loaded": ours["loaded"],
         "devices": {"platform": devices[0].platform, "count": len(devices), "kind": devices[0].device_kind}})
 
 

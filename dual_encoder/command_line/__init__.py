@@ -1,0 +1,1 @@
+"""Flags and configuration files of the commands, and their help."""
