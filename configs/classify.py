@@ -44,6 +44,7 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
         "batch_size": 64,
         "init_from": "",
         "init_step": -1,
+        "adapt_bands": "none",
         "inputs": "s1+s2",
         "sizing": "fixed",
         "frozen": False,

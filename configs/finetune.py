@@ -56,6 +56,7 @@ def get_config(variant: str = "flood_ombria") -> ConfigDict:
         "batch_size": 16,
         "init_from": "",
         "init_step": -1,
+        "adapt_bands": "none",
         "inputs": "s1",
         "sizing": "fixed",
         "frozen": False,

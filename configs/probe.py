@@ -40,6 +40,7 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
         "task": "probe",
         "init_from": "",
         "init_step": -1,
+        "adapt_bands": "none",
         "representation": "encoder",
         "inputs": "s1+s2",
         "change": "none",

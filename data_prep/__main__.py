@@ -82,7 +82,8 @@ def _add_build_options(sub: argparse.ArgumentParser) -> None:
                      help="source: the authors' splits; area: by hash of blocks of --block-degrees, 80/10/10")
     sub.add_argument("--block-degrees", type=float, default=1.0, metavar="D", help="side of such a block (default 1)")
     sub.add_argument("--sensors", default="", metavar="s1,s2",
-                     help="images to store, as s1, s2 or by sensor, e.g. s1,s2_l1c (default: the importer's)")
+                     help="images to store, as s1, s2 or by sensor, e.g. s1,s2_l1c or, of own files, some bands, e.g. "
+                          "s1,s2_l2a:B02+B03+B04 (default: the importer's)")
     sub.add_argument("--size", type=int, default=0, metavar="PX", help="cut raw images into patches of this size")
     sub.add_argument("--max-gap-days", type=float, default=math.inf, metavar="D", help="most days between S1 and S2")
     sub.add_argument("--min-valid", type=float, default=0.0, metavar="SHARE",
@@ -192,6 +193,9 @@ def _build(options: argparse.Namespace) -> None:
         print(f"already built: {summary}; to build anew delete the folder or give another --name")
     else:
         print(f"built {summary} in {time.monotonic() - start:.1f} s")
+    for feature, spec in info.sensors.items():
+        if ":" in spec.name:
+            print(f"{feature}: {len(spec.bands)} of the bands of {spec.name.partition(':')[0]}: {' '.join(spec.bands)}")
     print(f"data: {builder.data_path}")
     print(f"check it: python -m data_prep inspect {builder.data_path}")
     print(f"next: {_training(info, pathlib.Path(builder.data_path))}")

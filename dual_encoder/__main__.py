@@ -24,6 +24,7 @@ COMMANDS = {
     "experiment": ("dual_encoder.experiment", "compare initialisations on tasks, with intervals"),
     "reproduce": ("dual_encoder.reproduce", "make a run again and compare the bits"),
     "export": ("dual_encoder.export", "write the weights for other tools"),
+    "import-weights": ("dual_encoder.import_weights", "make the workdir of a run from published weights"),
 }
 
 

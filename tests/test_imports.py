@@ -35,9 +35,11 @@ ARROWS = {
     "training": {"config", "console", "data", "errors", "evaluation", "optim", "runtime", "state", "storage", "tasks",
                  "workdir"},
     "plan": {"command_line", "config", "data", "errors", "optim", "runtime", "storage", "tasks", "training"},
-    "weights": {"errors", "models"},
+    "weights": {"config", "errors", "imagery", "models", "storage"},
     "export": {"command_line", "config", "data", "errors", "imagery", "models", "storage", "tasks", "weights",
                "workdir"},
+    "import_weights": {"command_line", "config", "data", "errors", "imagery", "models", "state", "storage", "tasks",
+                       "weights", "workdir"},
     "experiment": {"command_line", "config", "console", "data", "errors", "evaluation", "imagery", "report", "runtime",
                    "storage", "tasks", "training", "workdir"},
     "inference": {"config", "data", "errors", "export", "imagery", "models", "tasks", "weights", "workdir"},
@@ -69,14 +71,15 @@ FILES = {
     "optim": "schedules optimizer",
     "evaluation": "per_image comparison table embedded galleries retrieval embedding_space segmentation worst_images "
                   "classification single_sensors knn linear_probe probes segmentation_probe",
-    "tasks": "task sizing micro_batches downstream probe pretrain windows segment classify checks sources resolve "
-             "build",
+    "tasks": "task sizing micro_batches bands downstream probe pretrain windows segment classify checks sources "
+             "resolve build",
     "workdir": "digests folder sinks metrics checkpoint scores",
     "report": "curves html old_scores run_facts run_files run_time sections page "
               "comparison __main__",
     "training": "step evaluate frozen probe hooks selection loop run",
     "plan": "chips hlo flops step_program table search remedies __main__",
-    "weights": "timm_keys",
+    "weights": "timm_keys files layouts published first_layer normalisation",
+    "import_weights": "source workdir __main__",
     "export": "folder inputs network source narrow_resnet card_code samples card graph timm huggingface "
               "torchgeo_weights torchgeo terratorch_backbone terratorch stablehlo saved_model onnx_graph onnx "
               "stored_model npz orbax formats write check __main__",

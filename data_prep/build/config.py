@@ -113,7 +113,8 @@ def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, se
       importer: module name in data_prep.importers.
       kind: 'pairs' or 'tiles'.
       raw: the raw folder, for importers whose layout depends on it.
-      sensors: the images to store, by feature ('s2': the usual sensor) or by sensor ('s2_l1c'); () = the usual ones.
+      sensors: the images to store, by feature ('s2': the usual sensor), by sensor ('s2_l1c') or, if the importer picks
+        bands by name, by some bands of one ('s2_l2a:B02+B03+B04'); () = the usual ones.
       labels, split_by, block_degrees, filters, exclude: as in `Config`.
       size: pixels of a record; 0 = those of the raw images.
       name: the config's name; '' = made from the options.
@@ -134,7 +135,7 @@ def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, se
         raise UserError(f"--sensors={','.join(sensors)} leaves one image, pairs and weak labels need s1,s2; build "
                         "labelled --kind=tiles for a single sensor")
     usual = {feature: layout.sensors[feature][0] for feature in layout.default}
-    parts = [importer, labels, "_".join(name if name != layout.sensors[feature][0] else feature
+    parts = [importer, labels, "_".join(re.sub(r"[^\w.-]", "-", name) if name != layout.sensors[feature][0] else feature
                                         for feature, name in chosen.items()) if chosen != usual else "",
              f"{size}px" if size not in (0, layout.size) else "", "by_area" if split_by == "area" else ""]
     source = dict(layout.source)
@@ -148,12 +149,17 @@ def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, se
 
 
 def _choose(layout: importers.Layout, wanted: Sequence[str], importer: str) -> dict[str, str]:
-    """Feature -> sensor name for names of features or sensors."""
+    """Feature -> sensor name for names of features or sensors, or, as s2_l2a:B02+B03, of some bands of a sensor."""
     offered: dict[str, str] = {}
     for feature, names in layout.sensors.items():  # a sensor of several features names the first of them
         offered = dict.fromkeys(names, feature) | offered
     chosen = {}
     for name in wanted:
+        kind, some, _ = name.partition(":")
+        whole = next((of for of in offered if some and layout.by_name and of.partition(":")[0] == kind), "")
+        if whole:  # some of the bands that the raw data have, which may be some of the sensor's
+            chosen[offered[whole]] = sensor(whole).subset(sensor(name).bands).name
+            continue
         if name not in layout.sensors and name not in offered:
             valid = [f"{feature} ({' or '.join(names)})" for feature, names in layout.sensors.items()]
             raise UserError(f"importer '{importer}' has no image '{name}'; valid: {', '.join(valid)}")

@@ -35,6 +35,7 @@ class Layout:
         images.
       other_labels: further labels of tiles, by the name that --labels takes.
       any_size: images may have other sizes, from which --size cuts patches; then the importer takes an argument `cut`.
+      by_name: the importer picks bands by name, and takes sensors with some of the bands, as s2_l2a:B02+B03+B04.
     """
 
     sensors: Mapping[str, tuple[str, ...]]
@@ -44,6 +45,7 @@ class Layout:
     source: Mapping[str, str]
     other_labels: Mapping[str, LabelSpec] = dataclasses.field(default_factory=dict)
     any_size: bool = False
+    by_name: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ A complete example: images of 256 x 256 pixels, radar and optical in two folders
                  2020-06-07, 2020159 and others, UTC: see data_prep/dates.py. {band}: one file for each band; the text
                  of one * may differ with it (R10m, R20m). *: any other text. All else is literal, letter case too
     bands        in the order of the file; not needed if the file describes its bands. With {band}: the text in its
-                 place, such as {"B02": "B02_10m", ...}; not needed if that is B01 ... B12, VV, VH
+                 place, such as {"B02": "B02_10m", ...}; not needed if that is B01 ... B12, VV, VH. If only some of the
+                 sensor's bands are named, only these are stored: a sensor of its own, as s2_l2a:B02+B03+B04
     unit         of s1 "dB" or "linear" (power, not amplitude); of s2 "reflectance x 10000", or "reflectance" for floats
                  in 0..1; left out = reflectance x 10000
     product      "grd" (sigma0, not terrain-flattened) or "rtc" (gamma0, terrain-flattened)
@@ -77,6 +78,7 @@ its name, if they hold exactly one band (Sigma0_VH_db, S2_B8A_20m), or db, linea
 contradiction is an error that shows both. The build counts the images whose files say nothing.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -89,6 +91,7 @@ from data_prep.record import Pair, Tile
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.geotiff_json import COLUMN, NAME
+from dual_encoder.imagery.sensors import sensor
 
 
 class Importer:
@@ -113,14 +116,17 @@ class Importer:
                      if said.labels else None)
         return Layout(
             sensors={feature: (images.spec.name,) for feature, images in said.images.items()},
-            default=tuple(said.images), size=said.size, any_size=True, label=label,
+            default=tuple(said.images), size=said.size, any_size=True, by_name=True,
+            label=label,
             source={**said.source, "description": geotiff_json.digest(raw, said, geotiff_rows.TABLES),
                     "notes": "own GeoTIFFs; other grids than that of S2 were resampled to it, radar "
                              "bilinear in linear power, classes by the nearest pixel"})
 
     def __init__(self, raw: pathlib.Path, kind: str, sensors: Mapping[str, str], cut: bool = False):
-        self._raw, self._kind, self._said = raw, kind, geotiff_json.read(raw)
-        self._images = {feature: self._said.images[feature] for feature in sensors}
+        said = geotiff_json.read(raw)
+        self._images = {feature: dataclasses.replace(said.images[feature], spec=sensor(name))
+                        for feature, name in sensors.items()}
+        self._raw, self._kind, self._said = raw, kind, dataclasses.replace(said, images={**said.images, **self._images})
         self._reader = Reader(raw, kind, self._said, list(sensors), cut)
         self._needed = [*sensors, *(["label"] if kind == "tiles" and self._said.labels else [])]
 

@@ -14,6 +14,8 @@ Every file holds, for N images (written by np.savez or np.savez_compressed, no o
                   names of dual_encoder.sensors (else s1_grd, and s2_l1c with a B10 or s2_l2a without); licence,
                   attribution str []
 
+Files with some of a sensor's bands make a sensor of their own, named with them, as s2_l2a:B02+B03+B04.
+
 Tiles may hold one sensor only. All files of a folder must agree in size and sensors.
 """
 
@@ -52,7 +54,7 @@ class Importer:
                             "with `python -m data_prep build`")
         path = _files(raw)[0]
         small = _small(path)
-        sensors = _sensors(small)
+        sensors = _sensors(small, path)
         if kind == "pairs" and len(sensors) < 2:
             raise UserError(f"'{path}' holds only {sorted(sensors)} (by its *_bands arrays), pairs need s1 and s2; add "
                             "the other or build --kind=tiles")
@@ -69,7 +71,7 @@ class Importer:
                             "data_prep/importers/npz.py")
         return Layout(
             sensors={feature: (name,) for feature, name in sensors.items()}, default=tuple(sensors),
-            size=small["shapes"][image][-1],
+            size=small["shapes"][image][-1], by_name=True,
             label=LabelSpec("pixel_classes", tuple(map(str, small["classes"]))) if kind == "tiles" else None,
             source={"licence": str(small.get("licence", "not stated in the files")),
                     "attribution": str(small.get("attribution", "not stated in the files")),
@@ -85,7 +87,7 @@ class Importer:
         first, expected = _files(self._raw)[0].name, self.layout(self._kind, self._raw).sensors
         for path in _files(self._raw):
             small = _small(path)
-            if (seen := {feature: (name,) for feature, name in _sensors(small).items()}) != expected:
+            if (seen := {feature: (name,) for feature, name in _sensors(small, path).items()}) != expected:
                 raise UserError(f"'{path}' holds {seen}, '{first}' in the same folder holds {expected}; keep files of "
                                 "different sensors in different folders")
             ids = _need(small, "id", path).astype(str)
@@ -133,13 +135,23 @@ def _beside(raw: pathlib.Path) -> Iterator[Unmatched]:
     yield from beside.result()
 
 
-def _sensors(small: dict) -> dict[str, str]:
-    """Returns feature -> sensor name of the images in a file."""
+def _sensors(small: dict, path: pathlib.Path) -> dict[str, str]:
+    """Returns feature -> sensor name of the images in a file; UserError for names of bands that are no part of it."""
     usual = {"s1": "s1_grd", "s2": "s2_l1c" if "B10" in small.get("s2_bands", ()) else "s2_l2a"}
-    sensors = {feature: str(small.get(f"{feature}_sensor", usual[feature]))
+    sensors = {feature: _stored_as(str(small.get(f"{feature}_sensor", usual[feature])), f"{feature}_bands", small, path)
                for feature in usual if f"{feature}_bands" in small}
     return sensors | {earlier: sensors[feature] for earlier, feature in _EARLIER.items()
                       if feature in sensors and {earlier, f"{earlier}_cdb"} & set(small["shapes"])}
+
+
+def _stored_as(name: str, key: str, small: dict, path: pathlib.Path) -> str:
+    """Returns the name of the sensor whose bands a file has, out of those of sensor `name`."""
+    bands = small[key].astype(str).reshape(-1).tolist()
+    of = sensor(name)
+    try:
+        return of.stored_as(bands).name
+    except UserError as error:
+        raise UserError(f"'{path}': {key}: {error}, or set {key.removesuffix('bands')}sensor") from error
 
 
 def _small(path: pathlib.Path) -> dict:
@@ -184,7 +196,7 @@ def _image(file: NpzFile, feature: str, spec: SensorSpec, row: int) -> np.ndarra
     missing = [band for band in spec.bands if band not in bands]
     if missing:
         raise UserError(f"'{path}': {of}_bands is {' '.join(bands)}, sensor '{spec.name}' needs also "
-                        f"{' '.join(missing)}; add them or set {of}_sensor")
+                        f"{' '.join(missing)}; add them, or keep files of other bands in another folder")
     order = [bands.index(band) for band in spec.bands]
     stored = of == "s1" and f"{feature}_cdb" in file.headers
     values = _row(file, f"{feature}_cdb" if stored else feature, row)

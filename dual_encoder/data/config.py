@@ -8,6 +8,7 @@ from dual_encoder.data.subsets import WHOLE, SubsetConfig
 
 AUTO = "auto"
 HELD_OUT = "held_out"  # in place of the name of a split: a part of the places to learn from
+IMPORTED = "(imported weights)"  # in place of the folder of a run whose training data are not here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,7 @@ class DataConfig:
 
     Attributes:
       dir: data set folder made by `python -m data_prep build` (it holds manifest.json), local or in a bucket; several
-        folders joined by ',' are mixed.
+        folders joined by ',' are mixed. A run of imported weights has none, but IMPORTED.
       split: split to train on; 'train+validation' joins two.
       weights: share of each folder of `dir` in the batches, in any unit; () mixes them in proportion to their records.
       eval_split: split to evaluate on, of all folders that have it.
@@ -32,7 +33,7 @@ class DataConfig:
         0 stops at the first.
     """
 
-    dir: Annotated[str, IsPath(several=True)]
+    dir: Annotated[str, IsPath((IMPORTED,), several=True)]
     split: str
     weights: Annotated[tuple[float, ...], Before(())]
     eval_split: str

@@ -65,6 +65,9 @@ def _check_sensor(spec: Any, where: str) -> None:
     for key in ("rgb", "tags"):
         if key in spec:
             _texts(spec, key, f"{where}.{key}")
+    limits = spec.get("limits", [])
+    _require(isinstance(limits, list) and len(limits) in (0, 2) and all(map(_is_number, limits)), f"{where}.limits",
+             limits, "the lowest and the highest normalised value")
     for key in ("notes", "feature"):
         if key in spec:
             _text(spec, key, f"{where}.")

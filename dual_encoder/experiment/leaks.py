@@ -8,6 +8,7 @@ from etils import epath
 
 from dual_encoder.config import parse
 from dual_encoder.data import overlap
+from dual_encoder.data.config import IMPORTED
 from dual_encoder.data.records import Records
 from dual_encoder.data.selection import select
 from dual_encoder.data.subsets import SubsetConfig
@@ -37,6 +38,9 @@ def check(values: Mapping[str, Any]) -> tuple[str, ...]:
     lines = [_compared(tested, learnt, f"split '{data['split']}' that the cell learns from")]
     if values["init_from"]:
         run = read_json(epath.Path(values["init_from"]) / "config.json")
+        if run["data"]["dir"] == IMPORTED:
+            return (*lines, f"the weights of '{values['init_from']}' were trained elsewhere: it is not known whether "
+                    "they have seen test places")
         source = "data" if run["task"] == "pretrain" else "labelled data"
         lines.append(_compared(tested, _of_data(run["data"])[0], f"{source} of pre-training ('{run['data']['dir']}')"))
         lines += _audited(data, run["data"])

@@ -90,7 +90,7 @@ def _input(name: str, spec: SensorSpec, content: Content, size: int) -> str:
 | no data | {_no_data(spec, content.input)} |
 | training images | {size} x {size} px; {content.sizes} |
 
-{_normalisation(content.input)}
+{_normalisation(content.input, spec)}
 
 | band | mean | std |
 |---|---|---|
@@ -102,12 +102,12 @@ Statistics: {spec.provenance}.
 {_of_timm(spec, content)}"""
 
 
-def _normalisation(form: str) -> str:
+def _normalisation(form: str, spec: SensorSpec) -> str:
     if form == "normalised":
         return ("Normalise each band with its own constants, **in stored integers**:\n\n"
-                "    input = (stored - mean) / std")
-    return ("The code normalises each band with its own constants, in stored integers, `(stored - mean) / std`; do not "
-            "do it again:")
+                f"    input = (stored - mean) / std{_limits(spec)}")
+    return ("The code normalises each band with its own constants, in stored integers, `(stored - mean) / std`"
+            f"{_limits(spec)}; do not do it again:")
 
 
 def _of_timm(spec: SensorSpec, content: Content) -> str:
@@ -169,6 +169,10 @@ without an error.
 The fingerprint names the exact records in their exact order. The licence is that of the training data; keep its
 attribution with the weights.
 """
+
+
+def _limits(spec: SensorSpec) -> str:
+    return ", cut to {:g} .. {:g}".format(*spec.limits) if spec.limits else ""
 
 
 def _scale(spec: SensorSpec) -> str:

@@ -54,10 +54,15 @@ mean = torch.tensor({list(spec.mean)})[:, None, None]
 std = torch.tensor({list(spec.std)})[:, None, None]
 stored = torch.zeros(1, {bands}, 128, 128)  # your image: stored integers, as float
 with torch.no_grad():
-    features = model((stored - mean) / std)  # [1, {description["num_features"]}]
+    features = model({_normalised(spec)})  # [1, {description["num_features"]}]
 ```
 {"" if narrow else _feature_maps(description)}
 {trap(bands)}"""
+
+
+def _normalised(spec: SensorSpec) -> str:
+    """Returns the expression of the normalised image."""
+    return f"((stored - mean) / std).clamp{spec.limits}" if spec.limits else "(stored - mean) / std"
 
 
 def trap(bands: int) -> str:

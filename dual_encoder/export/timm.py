@@ -47,10 +47,12 @@ def content(source: Source, weights: Mapping[str, np.ndarray], described: Mappin
     facts = {"sensor": spec.to_json(), "image": sensor, "step": model.step, "code_version": model.code_version,
              "dataset": {key: model.dataset[key] for key in ("name", "config", "version", "fingerprint", "source")}}
     others = [f"{name} ({other.name})" for name, other in sorted(model.sensors.items()) if name != sensor]
-    purpose = _PURPOSES.get(model.config["task"], f"for the task '{model.config['task']}'")
+    origin = f"Trained {_PURPOSES.get(model.config['task'], 'for the task ' + repr(model.config['task']))}"
+    if model.dataset["source"].get("importer") == "import_weights":
+        origin = f"Imported from published weights of layout '{model.dataset['config']}'"
     beside = f", beside an encoder of {' and '.join(others)}" if others else ""
-    about = (f"{len(spec.bands)} input bands, {described['num_features']} features, no classifier. Trained "
-             f"{purpose}{beside}.{_network(described)}")
+    about = (f"{len(spec.bands)} input bands, {described['num_features']} features, no classifier. "
+             f"{origin}{beside}.{_network(described)}")
     if left_out := source.left_out():
         about += f" Of a fine-tuned model: {left_out}."
     configuration = json.dumps({**described, "dual_encoder": facts}, indent=2, ensure_ascii=False) + "\n"

@@ -126,9 +126,11 @@ def images(said: Any, name: str, faults: list[str]) -> Images:
     product = _choice(said, name, key, tuple(sensors), quiet)
     spec = sensor(sensors[product])
     tokens = _tokens(said.get("bands", {}), name, faults)
-    missing = [band for band in spec.bands if band not in tokens]
-    if tokens and missing:
-        faults.append(f"{name}.bands lacks {' '.join(missing)}, which sensor '{spec.name}' has; add them")
+    if tokens:
+        try:
+            spec = spec.stored_as(list(tokens))
+        except UserError as error:
+            faults.append(f"{name}.bands: {error}")
     convention = (_choice(said, name, "unit", _UNITS, quiet) if name == "s1" else
                   _choice(said, name, "offset", _OFFSETS, quiet))
     pattern = files(said, name, f"{name}/{{place}}_{{date}}.tif", faults)

@@ -13,11 +13,12 @@ def normalise(image: jax.Array, spec: SensorSpec) -> jax.Array:
       image: [batch, height, width, bands] stored integers of `spec`.
 
     Returns:
-      float32 of the same shape, (x - mean) / std per band.
+      float32 of the same shape, (x - mean) / std per band, cut to the limits of the sensor if it has some.
     """
     return standardise(image.astype(jnp.float32), spec.holds_data(image)[..., None], spec)
 
 
 def standardise(values: jax.Array, valid: jax.Array, spec: SensorSpec) -> jax.Array:
     mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, -1) for v in (spec.mean, spec.std))
-    return jnp.where(valid, (values - mean) / std, 0.0)
+    values = (values - mean) / std
+    return jnp.where(valid, jnp.clip(values, *spec.limits) if spec.limits else values, 0.0)

@@ -5,13 +5,17 @@ pixel with one unusable band has the value in all of them, and that no valid pix
 """
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dual_encoder.errors import UserError, nearest
 
 IGNORED = 255  # the label of a pixel that counts neither in a loss nor in a metric
-_LOOKS = ("rgb", "notes", "tags", "feature")  # facts for people and for the place of an image; no values depend on them
+_LOOKS = ("rgb", "notes", "tags", "feature", "limits")  # keys that stored sensors may lack
+_TUPLES = ("bands", "mean", "std", "rgb", "tags", "limits")
+_BAND = re.compile(r"B\d\w?\w?|[VH][VH]")
+_OF = ":"  # between the name of a sensor and its bands, if it has not all of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +39,12 @@ class SensorSpec:
       tags: words under which model hubs file an encoder of this sensor.
       feature: name of the images in a record; '' = 's1' for radar, 's2' for other modalities. A sensor that stands next
         to these two needs a name of its own, such as 's3'.
+      limits: normalised values, (stored - mean) / std, are cut to this range (lowest, highest); () = they are not cut.
+        Published encoders have such ranges, as reflectance in 0..1.
 
     Raises:
-      UserError: not one mean and std per band, a std that is not positive, or `rgb` that is not three of the bands.
+      UserError: not one mean and std per band, a std that is not positive, `rgb` that is not three of the bands, or
+        limits that are no range.
     """
 
     name: str
@@ -54,6 +61,7 @@ class SensorSpec:
     notes: str = ""
     tags: tuple[str, ...] = ()
     feature: str = ""
+    limits: tuple[float, ...] = ()
 
     def __post_init__(self):
         if not self.feature:
@@ -67,25 +75,68 @@ class SensorSpec:
         if min(self.std) <= 0:
             raise UserError(f"sensor '{self.name}': std {self.std} must be positive; recompute it with `data_prep "
                             "stats`")
+        if self.limits and not (len(self.limits) == 2 and self.limits[0] < self.limits[1]):
+            raise UserError(f"sensor '{self.name}': limits are {self.limits}, expected the lowest and the highest "
+                            "normalised value")
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain lists, numbers and strings.
 
-        `rgb`, `notes`, `tags` and `feature` are left out if `from_json` fills them in again. So what is stored of a
-        sensor stays the same when these facts are added to `SENSORS` or reworded, and a run can be resumed.
+        `rgb`, `notes`, `tags`, `feature` and `limits` are left out if `from_json` fills them in again. So what is
+        stored of a sensor stays the same when these facts are added to `SENSORS` or reworded, and a run can be resumed.
         """
-        values = dataclasses.asdict(self) | {k: list(getattr(self, k)) for k in ("bands", "mean", "std", "rgb", "tags")}
+        values = dataclasses.asdict(self) | {k: list(getattr(self, k)) for k in _TUPLES}
         usual = _looks(self.name, self.bands, self.modality)
         return {key: value for key, value in values.items() if key not in _LOOKS or getattr(self, key) != usual[key]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "SensorSpec":
-        """Reads what `to_json` returned, now or before `rgb`, `notes`, `tags` and `feature` existed.
+        """Reads what `to_json` returned, now or before `rgb`, `notes`, `tags`, `feature` and `limits` existed.
 
-        Keys that are missing are taken from the sensor of that name in `SENSORS`, if its bands are the same.
+        Keys that are missing are taken from the sensor of that name, if its bands are the same.
         """
         known = _looks(values["name"], tuple(values["bands"]), values["modality"]) | dict(values)
-        return cls(**known | {k: tuple(known[k]) for k in ("bands", "mean", "std", "rgb", "tags")})
+        return cls(**known | {k: tuple(known[k]) for k in _TUPLES})
+
+    def subset(self, bands: Collection[str]) -> "SensorSpec":
+        """Returns the sensor that stores only some of the bands, in the order of this one.
+
+        Its name is that of this sensor and the bands, as 's2_l2a:B02+B03+B04'; `sensor` knows it. All other facts are
+        those of this sensor, the statistics band by band.
+
+        Raises:
+          UserError: no band, a band that this sensor does not have, or one named twice.
+        """
+        known, seen = " ".join(self.bands), " ".join(bands)
+        if not bands or not set(bands) <= set(self.bands) or len(set(bands)) < len(bands):
+            raise UserError(f"the bands '{seen}' are no part of sensor '{self.name}', which has {known}; name some of "
+                            "these, each once")
+        kept = [number for number, band in enumerate(self.bands) if band in bands]
+        if len(kept) == len(self.bands):
+            return self
+        chosen: dict[str, Any] = {key: tuple(getattr(self, key)[number] for number in kept)
+                                  for key in ("bands", "mean", "std")}
+        name = f"{self.name.partition(_OF)[0]}{_OF}{'+'.join(chosen['bands'])}"
+        rgb = self.rgb if set(self.rgb) <= set(bands) else ()
+        return dataclasses.replace(self, name=name, rgb=rgb, **chosen)
+
+    def stored_as(self, names: Sequence[str]) -> "SensorSpec":
+        """Returns the sensor of files that hold bands of these names: this one, or the subset that they have.
+
+        Names of something else, such as a mask, are of no account.
+
+        Raises:
+          UserError: no band of this sensor; one twice; or some are missing while others look like a misspelt band.
+        """
+        held = [band for band in names if band in self.bands]
+        missing = [band for band in self.bands if band not in held]
+        strange = [name for name in names if name not in self.bands and _BAND.fullmatch(name)]
+        if not held or len(set(held)) < len(held) or (missing and strange):
+            twice = next((f", and {band} is there twice" for band in held if held.count(band) > 1), "")
+            other = f", and {' '.join(strange)} is none of its bands" if strange else ""
+            raise UserError(f"the bands {' '.join(names)} lack {' '.join(missing) or 'none'} of sensor '{self.name}'"
+                            f"{twice}{other}; name each band once, as {' '.join(self.bands)} (some of them are enough)")
+        return self.subset(held)
 
     def holds_data(self, image: Any) -> Any:
         """Returns bool [..., height, width], True for a pixel that holds data.
@@ -166,15 +217,23 @@ def dates(feature: str, both: bool) -> dict[str, str]:
 
 
 def sensor(name: str) -> SensorSpec:
-    """Returns the spec called `name`; UserError with the nearest name otherwise."""
-    if name not in SENSORS:
-        raise UserError(f"unknown sensor '{name}'; {nearest(name, SENSORS)}")
-    return SENSORS[name]
+    """Returns the spec called `name`, out of `SENSORS` or, as 's2_l2a:B02+B03+B04', with some bands of one of these.
+
+    Raises:
+      UserError: there is no such sensor, with the nearest name, or it has no such bands.
+    """
+    whole, of, bands = name.partition(_OF)
+    if whole not in SENSORS:
+        raise UserError(f"unknown sensor '{whole}'; {nearest(whole, SENSORS)}")
+    return SENSORS[whole].subset(bands.split("+")) if of else SENSORS[whole]
 
 
 def _looks(name: str, bands: tuple[str, ...], modality: str) -> dict[str, Any]:
     """Returns the facts of `_LOOKS` for a stored sensor that lacks them: those of `SENSORS`, or the defaults."""
-    known = SENSORS.get(name)
+    try:
+        known = sensor(name)
+    except UserError:  # of another version
+        known = None
     if known is not None and known.bands == bands:
         return {key: getattr(known, key) for key in _LOOKS}
-    return {"rgb": (), "notes": "", "tags": (), "feature": "s1" if modality == "sar" else "s2"}
+    return {"rgb": (), "notes": "", "tags": (), "feature": "s1" if modality == "sar" else "s2", "limits": ()}

@@ -28,6 +28,14 @@ class _Common:
     dtype: Literal["float32", "bfloat16"]
 
     @property
+    def first_layer(self) -> str:
+        """The parameter group whose kernel [height, width, bands, channels] sees the bands.
+
+        It is 'conv1' unless a family names another one.
+        """
+        return "conv1"
+
+    @property
     def stages(self) -> int:
         """Number of parts that may learn at rates of their own: 1, unless a family tells its parts apart."""
         return 1
@@ -95,6 +103,11 @@ class ViTConfig(_Common):
     image_size: int = 224
     pool: Literal["token", "mean"] = "token"
     positions: Literal["learned", "sincos"] = "learned"
+
+    @property
+    def first_layer(self) -> str:
+        """The parameter group with the kernel [height, width, bands, channels] that sees the bands."""
+        return "patch_embed"
 
     def check(self, path: str) -> None:
         """Raises UserError for widths or sizes that cannot be divided."""

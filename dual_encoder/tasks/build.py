@@ -13,6 +13,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from dual_encoder.config import AtLeast, Before, IsPath, parse, require
+from dual_encoder.data.config import IMPORTED
 from dual_encoder.data.manifest import load_sensors
 from dual_encoder.data.records import Records
 from dual_encoder.data.selection import hold_out, select, select_rows
@@ -20,6 +21,8 @@ from dual_encoder.data.shapes import Shapes
 from dual_encoder.data.subsets import GROUPS, PLACE, SubsetConfig
 from dual_encoder.errors import UserError, nearest
 from dual_encoder.imagery.sensors import SensorSpec
+from dual_encoder.models.fusion import Fusion
+from dual_encoder.tasks.bands import selected
 from dual_encoder.tasks.checks import check_batch, check_crop, check_gallery
 from dual_encoder.tasks.classify import Classify, ClassifyConfig
 from dual_encoder.tasks.downstream import DownstreamConfig
@@ -143,14 +146,18 @@ def build(config: AnyTask, mesh: Mesh, overridden: Sequence[str] = (), workdir: 
     config, notes = resolve(config, mesh, overridden, workdir)
     records, eval_records, select_records = open_splits(config.data, config.features)
     sensors, model = dict(load_sensors(records.info, config.data.statistics)), None
+    variables: Mapping[str, Any] | None = None
     if isinstance(config, DownstreamConfig) and config.init_from:
         model = load(config.init_from, config.init_step)
-        sensors = {name: checked(model, name, records) for name in config.sensors}
+        sensors = {name: checked(model, name, records, config.adapt_bands) for name in config.sensors}
+        variables = selected(model, sensors, config.fusion, config.encoder.first_layer)
+        notes += tuple(f"{name}: {spec.provenance}" for name, spec in sensors.items()
+                       if len(spec.bands) < len(model.sensors[name].bands))
     if isinstance(config, PretrainConfig) and config.init_from:
         model, _ = load_pretraining(config.init_from, config.init_step)
         sensors |= {name: checked(model, name, records) for name in config.sensors if name in model.sensors}
-        notes = (*notes, *notes_of_start(config, model))
-    task = make_task(config, sensors, records, mesh, model.variables if model else None)
+        variables, notes = model.variables, (*notes, *notes_of_start(config, model))
+    task = make_task(config, sensors, records, mesh, variables)
     knn = open_knn(config, task) if isinstance(config, PretrainConfig) and config.knn.every else None
     return Built(config, task, records, eval_records, notes, select_records, knn, model.digest if model else "")
 
@@ -200,6 +207,9 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
     """
     model = load_chosen(config.init_from, config.init_step)
     trained: AnyTask = parse(AnyTask, model.config, stored=True)
+    if trained.data.dir == IMPORTED and not config.data_dir:
+        raise UserError(f"'{config.init_from}' holds imported weights, which have no data set of their own; give "
+                        "--config.data_dir and --config.split")
     records, title, held_out = _to_evaluate(config, trained, model.dataset["fingerprint"])
     if not len(records):
         raise UserError(f"{title} of '{config.data_dir or trained.data.dir}' has no records; choose another "
@@ -329,8 +339,9 @@ def build_probe(config: ProbeConfig) -> BuiltProbe:
     else:
         rest, chosen_on = hold_out(train.records.only(rows), data.subset.groups)
         rows, validation = rows[rest], Part(train.records, rows[chosen_on])
-    sensors = {name: checked(model, name, train.records) for name in config.sensors}
-    fusion = trained.fusion if isinstance(trained, PretrainConfig | DownstreamConfig) else "late"
-    encoders = frozen_encoders(config, trained.encoder, sensors, model.variables, fusion,
+    sensors = {name: checked(model, name, train.records, config.adapt_bands) for name in config.sensors}
+    fusion: Fusion = trained.fusion if isinstance(trained, PretrainConfig | DownstreamConfig) else "late"
+    variables = selected(model, sensors, fusion, trained.encoder.first_layer)
+    encoders = frozen_encoders(config, trained.encoder, sensors, variables, fusion,
                                maps=label is not None and label.per_pixel)
     return BuiltProbe(model, sensors, encoders, Part(train.records, rows), validation, test)

@@ -17,6 +17,7 @@ from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.fusion import Fusion, encoder_names
 from dual_encoder.optim.optimizer import RateFactor
+from dual_encoder.tasks.bands import AdaptBands
 from dual_encoder.tasks.task import TaskConfig, check_start
 
 _KEPT_PIXELS = 1 << 26  # of predictions that are stored with the scores
@@ -30,6 +31,8 @@ class DownstreamConfig(TaskConfig):
     Attributes:
       init_from: workdir of a pre-training run; '' starts from random weights.
       init_step: checkpoint step of it; -1 takes the newest.
+      adapt_bands: 'select': images may lack bands of the encoder. The kernels of the bands that they have are kept, by
+        name, with their statistics; those of the others are left out. 'none': such images are an error.
       frozen: keep the encoders and their BatchNorm statistics as they are.
       train_stages: only so many last stages of each encoder learn; the others keep their BatchNorm statistics, too. A
         ResNet has 5 stages (stem, layers), a ViT one more than blocks. 0 = all learn.
@@ -43,6 +46,7 @@ class DownstreamConfig(TaskConfig):
 
     init_from: Annotated[str, IsPath()]
     init_step: int
+    adapt_bands: Annotated[AdaptBands, Before("none")]
     frozen: bool
     train_stages: Annotated[int, AtLeast(0), Before(0)]
     layer_decay: Annotated[float, AtMost(1), Before(1.0)]

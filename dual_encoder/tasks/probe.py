@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 
-from dual_encoder.config import AtLeast, AtMost, IsPath, require
+from dual_encoder.config import AtLeast, AtMost, Before, IsPath, require
 from dual_encoder.data.subsets import SubsetConfig
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.probes import ProbeName
@@ -16,6 +16,7 @@ from dual_encoder.imagery.sensors import SensorSpec, before, dates
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.models.features import Features
 from dual_encoder.models.fusion import Change, Fusion, encoder_images, encoder_names
+from dual_encoder.tasks.bands import AdaptBands
 from dual_encoder.tasks.downstream import with_encoders
 from dual_encoder.tasks.task import check_inputs
 
@@ -93,6 +94,8 @@ class ProbeConfig:
     Attributes:
       init_from: workdir of the run whose encoders are probed; the controls take statistics and architecture from it.
       init_step: checkpoint step; -1 takes the newest.
+      adapt_bands: 'select': images may lack bands of the encoder. The kernels of the bands that they have are kept, by
+        name, with their statistics; those of the others are left out. 'none': such images are an error.
       representation: 'encoder', the pooled vectors or the maps of the run's encoders. Controls: 'random', the same
         encoders with random weights; 'statistics', mean and deviation of each band, or the values of a pixel;
         'random_features', random convolutional features (Rolf et al. 2021).
@@ -110,6 +113,7 @@ class ProbeConfig:
     task: Literal["probe"]
     init_from: Annotated[str, IsPath()]
     init_step: int
+    adapt_bands: Annotated[AdaptBands, Before("none")]
     representation: Representation
     inputs: str
     change: Change

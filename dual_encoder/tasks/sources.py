@@ -10,6 +10,7 @@ from dual_encoder.data.records import Records
 from dual_encoder.data.selection import hold_out, select
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SensorSpec
+from dual_encoder.tasks.bands import AdaptBands, fitted
 from dual_encoder.tasks.pretrain import PretrainConfig, known_encoders
 from dual_encoder.tasks.task import Task
 from dual_encoder.workdir.checkpoint import LoadedModel, load_model
@@ -35,13 +36,14 @@ def load_pretraining(workdir: str, step: int) -> tuple[LoadedModel, PretrainConf
     return model, parse(PretrainConfig, model.config, stored=True)
 
 
-def checked(model: LoadedModel, name: str, records: Records) -> SensorSpec:
-    """Returns the checkpoint's spec of a sensor; UserError unless the data set stores the same bands and unit."""
+def checked(model: LoadedModel, name: str, records: Records, adapt: AdaptBands | None = None) -> SensorSpec:
+    """Returns the checkpoint's spec of a sensor; UserError unless the data set stores the same bands and unit.
+
+    `adapt`: as of `bands.fitted`.
+    """
     if name not in model.sensors:
         raise UserError(f"the checkpoint has no sensor '{name}', it has {sorted(model.sensors)}; choose other inputs")
-    model.sensors[name].check_matches(records.info.sensors[name], f"data set '{records.parts[0].folder}'",
-                                      "the checkpoint")
-    return model.sensors[name]
+    return fitted(model.sensors[name], records.info.sensors[name], adapt, str(records.parts[0].folder))
 
 
 def notes_of_start(config: PretrainConfig, model: LoadedModel) -> tuple[str, ...]:

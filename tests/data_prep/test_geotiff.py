@@ -335,6 +335,22 @@ def test_bands_are_picked_by_name_from_the_file_or_the_description(tmp_path):
         np.testing.assert_array_equal(pair.images["s2"], np.moveaxis(s2, 0, -1))
 
 
+def test_some_bands_make_a_sensor_of_them_and_some_of_these_may_be_chosen(tmp_path):
+    _, s2 = one(tmp_path, s2=reflectance()[:5])
+    describe(tmp_path, s1=S1, s2=S2 | {"bands": ["B04", "quality", "B2", "B03", "B08"]})
+    assert importers.load("geotiff").layout("pairs", tmp_path).sensors["s2"] == ("s2_l2a:B02+B03+B04+B08",)
+    assert read(tmp_path).images["s2"].shape == (32, 32, 4)
+    np.testing.assert_array_equal(read(tmp_path).images["s2"], np.moveaxis(s2[[2, 3, 0, 4]], 0, -1))
+    chosen = importers.load("geotiff")(tmp_path, "pairs", {"s1": "s1_grd:VH", "s2": "s2_l2a:B02+B08"})
+    images = chosen.read(next(iter(chosen.entries()))).images
+    np.testing.assert_array_equal(images["s2"], np.moveaxis(s2[[2, 4]], 0, -1))
+    np.testing.assert_array_equal(images["s1"], hundredths(decibels())[..., 1:])
+    write(tmp_path / "s2_B08.tif", s2[4:])
+    write(tmp_path / "s2_B02.tif", s2[2:3])
+    describe(tmp_path, [{"s1": "s1.tif", "s2": "s2_{band}.tif", "id": "a"}], s1=S1, s2=S2 | {"bands": ["B08", "B02"]})
+    np.testing.assert_array_equal(read(tmp_path).images["s2"], np.moveaxis(s2[[2, 4]], 0, -1))
+
+
 def test_bands_that_contradict_or_lack_are_told(tmp_path):
     s1, s2 = one(tmp_path)
     write(tmp_path / "s1.tif", s1, names=("VH", "VV"))  # GEO-Bench's trap
@@ -596,7 +612,8 @@ def test_tiles_of_one_sensor(tmp_path):
     ({"s1": S1 | {"product": "slc"}}, "s1.product is 'slc', expected one of 'grd', 'rtc'"),
     ({"s2": {"level": "l2a"}}, "s2.offset is None, expected one of 0, 1000, 'column'"),
     ({"s2": S2 | {"offset": False}}, "s2.offset is False, expected one of"),
-    ({"s2": S2 | {"bands": ["B02", "B03", "B04"]}}, "s2.bands lacks B01 B05 .* which sensor 's2_l2a' has"),
+    ({"s2": S2 | {"bands": ["B02", "B3A"]}}, "s2.bands: the bands B02 B3A lack B01 .* and B3A is none of its bands"),
+    ({"s2": S2 | {"bands": ["red", "green"]}}, "s2.bands: the bands RED GREEN lack B01"),
     ({"s2": S2 | {"bands": 12}}, "s2.bands is 12, expected the names"),
     ({"s1": S1 | {"files": "{place}.tif"}, "s2": S2}, "'s2' has no 'files', another section has"),
     ({"s2": S2 | {"files": "{place}.tif", "offset": "column"}}, "s2.offset is 'column', names of files have no col"),

@@ -62,13 +62,13 @@ def test_a_description_that_is_no_object_is_told(tmp_path, top):
 
 
 def test_all_faults_are_in_one_message(tmp_path):
-    describe(tmp_path, size="16", s1=S1 | {"unit": "dBm", "bands": ["VV"], "no_data": "0"}, s2=[], licence=7, sise=3,
-             label={"classes": {"land": 0, "water": 0}, "ignore": "no"})
+    describe(tmp_path, size="16", s1=S1 | {"unit": "dBm", "bands": ["VV", "HV"], "no_data": "0"}, s2=[], licence=7,
+             sise=3, label={"classes": {"land": 0, "water": 0}, "ignore": "no"})
     with pytest.raises(UserError) as error:
         layout(tmp_path)
     for part in ("has 9 faults: (1) ", "unknown key 'sise'; did you mean 'size'?", "size is '16'", "s1.unit is 'dBm'",
-                 "s1.bands lacks VH", "s1.no_data is '0'", "s2 is no JSON object but []", "licence is 7",
-                 "label.ignore is 'no'"):
+                 "s1.bands: the bands VV HV lack VH", "s1.no_data is '0'", "s2 is no JSON object but []",
+                 "licence is 7", "label.ignore is 'no'"):
         assert part in str(error.value), part
     assert "s2.offset" not in str(error.value)  # it would follow from another
 

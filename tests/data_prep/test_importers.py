@@ -333,6 +333,28 @@ def test_npz_picks_bands_by_name_and_rounds_decibels(own):
     assert (importer.read(entries[0]).images["s1"][0, 0] == -32768).all()
 
 
+def test_npz_with_some_bands_makes_a_sensor_of_them(own, tmp_path):
+    arrays, write = own
+    names = arrays["s2_bands"].tolist()
+    rgb = [names.index(band) for band in ("B04", "B02", "B03")]
+    importer = write(s2=arrays["s2"][:, rgb], s2_bands=arrays["s2_bands"][rgb], s1=arrays["s1"][:, 1:],
+                     s1_bands=arrays["s1_bands"][1:])
+    layout = importers.load("npz").layout("pairs", importer._raw)
+    assert layout.sensors == {"s1": ("s1_grd:VV",), "s2": ("s2_l2a:B02+B03+B04",)}  # no B10: L2A, as for all bands
+    pair = check(importer, next(iter(importer.entries())), "npz", "pairs")
+    for band, name in enumerate(("B02", "B03", "B04")):
+        np.testing.assert_array_equal(pair.images["s2"][..., band], arrays["s2"][0, names.index(name)])
+    config = make_config("npz", "pairs", raw=tmp_path, sensors=("s1", "s2_l2a:B04+B03"))
+    assert config.name == "npz_s1_s2_l2a-B03-B04" and config.facts()["sensors"]["s2"]["bands"] == ["B03", "B04"]
+    assert config.facts()["sensors"]["s2"]["mean"] == list(SENSORS["s2_l2a"].mean[2:4])
+    for wanted, message in (("s2_l2a:B08", "bands 'B08' are no part of sensor 's2_l2a:B02"),
+                            ("s2_l1c:B04", "has no image 's2_l1c:B04'")):
+        with pytest.raises(UserError, match=message):
+            make_config("npz", "pairs", raw=tmp_path, sensors=("s1", wanted))
+    with pytest.raises(UserError, match="importer 'bigearthnet' has no image 's2_l2a:B04'"):
+        make_config("bigearthnet", "pairs", sensors=("s1", "s2_l2a:B04"))
+
+
 def test_npz_pixel_without_one_radar_band_has_none(own):
     _, write = own
     stored = np.full((3, 2, 10, 10), -900, np.int16)
@@ -372,8 +394,8 @@ def test_npz_tiles_may_hold_images_before_a_change(own):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"s1_bands": np.array(["VV", "HH"])}, "s1_bands is VV HH, sensor 's1_grd' needs also VH"),
-    ({"s2_bands": np.array(["B02"] * 13)}, "needs also B01"),
+    ({"s1_bands": np.array(["VV", "HH"])}, "s1_bands: the bands VV HH lack VH of sensor 's1_grd', and HH is none"),
+    ({"s2_bands": np.array(["B02"] * 13)}, "B02 is there twice"),
     ({"id": np.array(["a", "b"])}, "s1 has 3 entries, id has 2"),
     ({"id": None}, "lacks the array 'id'"),
     ({"location_id": np.array(["x"])}, "location_id has 1 entries, id has 3"),
