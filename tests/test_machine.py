@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 import pytest
+from etils import epath
 
 from dual_encoder.config import parse, to_dict
 from dual_encoder.errors import UserError
@@ -98,6 +99,22 @@ def test_a_run_is_known_by_the_weights_that_it_loaded(pretrained, write_dataset,
         start(pretrained / "1")
     with pytest.raises(UserError, match="by config.init_from, this run loads none"):
         start("")
+
+
+@pytest.mark.parametrize("task", ["smoke", "water_weak"])
+def test_a_run_goes_on_without_the_run_that_it_started_from(pretrained, write_dataset, tmp_path, task):
+    shutil.copytree(pretrained / "0", tmp_path / "start")
+    config = runs.configure(write_dataset(labels=task != "smoke"), task, init_from=str(tmp_path / "start"),
+                            schedule__checkpoint_every=1)
+    mesh, workdir = runs.one_device(), epath.Path(tmp_path / "run")
+    fit(build(config, mesh, workdir=workdir), mesh, workdir)
+    whole = load_model(workdir).digest
+    shutil.rmtree(tmp_path / "start")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
+    fit(build(config, mesh, workdir=workdir), mesh, workdir)
+    assert load_model(workdir).step == 2 and load_model(workdir).digest == whole
+    with pytest.raises(UserError, match="start' holds no checkpoints"):
+        build(config, mesh, workdir=epath.Path(tmp_path / "other"))
 
 
 def test_a_run_is_known_by_the_groups_that_it_read(write_dataset, tmp_path):

@@ -31,10 +31,11 @@ from dual_encoder.tasks.probe import FrozenEncoder, ProbeConfig, check_probes, f
 from dual_encoder.tasks.resolve import resolve
 from dual_encoder.tasks.segment import Segment, SegmentConfig
 from dual_encoder.tasks.sources import (
+    check_pretraining,
     checked,
     load,
     load_chosen,
-    load_pretraining,
+    load_start,
     notes_of_start,
     open_knn,
     open_splits,
@@ -145,21 +146,22 @@ def build(config: AnyTask, mesh: Mesh, overridden: Sequence[str] = (), workdir: 
     """
     config, notes = resolve(config, mesh, overridden, workdir)
     records, eval_records, select_records = open_splits(config.data, config.features)
-    sensors, model = dict(load_sensors(records.info, config.data.statistics)), None
+    sensors, start = dict(load_sensors(records.info, config.data.statistics)), ""
     variables: Mapping[str, Any] | None = None
     if isinstance(config, DownstreamConfig) and config.init_from:
-        model = load(config.init_from, config.init_step)
+        model, start = load_start(config.init_from, config.init_step, workdir)
         sensors = {name: checked(model, name, records, config.adapt_bands) for name in config.sensors}
         variables = selected(model, sensors, config.fusion, config.encoder.first_layer)
         notes += tuple(f"{name}: {spec.provenance}" for name, spec in sensors.items()
                        if len(spec.bands) < len(model.sensors[name].bands))
     if isinstance(config, PretrainConfig) and config.init_from:
-        model, _ = load_pretraining(config.init_from, config.init_step)
+        model, start = load_start(config.init_from, config.init_step, workdir)
+        check_pretraining(model, config.init_from)
         sensors |= {name: checked(model, name, records) for name in config.sensors if name in model.sensors}
         variables, notes = model.variables, (*notes, *notes_of_start(config, model))
     task = make_task(config, sensors, records, mesh, variables)
     knn = open_knn(config, task) if isinstance(config, PretrainConfig) and config.knn.every else None
-    return Built(config, task, records, eval_records, notes, select_records, knn, model.digest if model else "")
+    return Built(config, task, records, eval_records, notes, select_records, knn, start)
 
 
 def build_without_weights(config: AnyTask, records: Records | Shapes, mesh: Mesh) -> Task:

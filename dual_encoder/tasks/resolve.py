@@ -4,7 +4,6 @@ The result is stored with the run, and a run that goes on takes it from there.
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -16,9 +15,10 @@ from dual_encoder.data.config import AUTO
 from dual_encoder.data.manifest import DatasetInfo, load_info
 from dual_encoder.errors import UserError
 from dual_encoder.models.encoder import AnyEncoder
+from dual_encoder.runtime import cores
 from dual_encoder.tasks.downstream import DownstreamConfig
 from dual_encoder.tasks.sizing import Facts, sizes
-from dual_encoder.tasks.sources import load
+from dual_encoder.tasks.sources import load_start
 from dual_encoder.tasks.task import TaskConfig
 from dual_encoder.workdir.checkpoint import LoadedModel
 from dual_encoder.workdir.folder import read_json
@@ -47,7 +47,7 @@ def resolve(config: T, mesh: Mesh, overridden: Sequence[str] = (), workdir: epat
     if config.sizing == AUTO:
         config = _sized(config, mesh, overridden, stored, notes)
     if isinstance(config, DownstreamConfig) and config.init_from:
-        config = _with_encoder(config, load(config.init_from, config.init_step), overridden)
+        config = _with_encoder(config, load_start(config.init_from, config.init_step, workdir)[0], overridden)
     if config.data.select_split == AUTO:
         config = _with_choice(config, overridden, stored, notes)
     if hasattr(config, "check"):
@@ -73,7 +73,7 @@ def _sized(config: T, mesh: Mesh, overridden: Sequence[str], stored: Mapping[str
     infos = [load_info(folder.strip()) for folder in config.data.dir.split(",")]
     facts = Facts(records=_records(infos), size=min(side for info in infos for name in config.sensors
                                                     if name in info.tensors for side in info.tensors[name].shape[:2]),
-                  platform=mesh.devices.flat[0].platform, devices=mesh.size, cores=_cores(),
+                  platform=mesh.devices.flat[0].platform, devices=mesh.size, cores=cores.usable(),
                   encoders=len(config.sensors) + isinstance(config, DownstreamConfig))
     values = {key: stored.get(key, value) for key, value in sizes(facts, {
         "data.split": config.data.split, "data.eval_split": config.data.eval_split}).items() if key not in overridden}
@@ -92,10 +92,6 @@ def _records(infos: Sequence[DatasetInfo]) -> dict[str, int]:
         for split, shards in info.shards.items():
             counts[split] = counts.get(split, 0) + sum(shard["records"] for shard in shards)
     return {split: count for split, count in counts.items() if count}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _with_encoder(config: DownstreamConfig, model: LoadedModel, overridden: Sequence[str]) -> Any:

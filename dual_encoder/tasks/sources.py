@@ -4,7 +4,6 @@ import os
 
 from etils import epath
 
-from dual_encoder.config import parse
 from dual_encoder.data.config import HELD_OUT, DataConfig
 from dual_encoder.data.records import Records
 from dual_encoder.data.selection import hold_out, select
@@ -14,7 +13,7 @@ from dual_encoder.tasks.bands import AdaptBands, fitted
 from dual_encoder.tasks.pretrain import PretrainConfig, known_encoders
 from dual_encoder.tasks.task import Task
 from dual_encoder.workdir.checkpoint import LoadedModel, load_model
-from dual_encoder.workdir.folder import BEST
+from dual_encoder.workdir.folder import BEST, read_json
 
 
 def load(workdir: str, step: int) -> LoadedModel:
@@ -28,12 +27,28 @@ def load_chosen(workdir: str, step: int) -> LoadedModel:
     return load(os.fspath(best) if step < 0 and (best / "checkpoints").exists() else workdir, step)
 
 
-def load_pretraining(workdir: str, step: int) -> tuple[LoadedModel, PretrainConfig]:
-    """Returns a checkpoint of a pre-training run, and the run's configuration; UserError if it is of another task."""
-    model = load(workdir, step)
+def load_start(init_from: str, step: int, workdir: epath.Path | None) -> tuple[LoadedModel, str]:
+    """Returns the checkpoint that a run starts from, and the digest of its weights.
+
+    If `init_from` is gone, a run that has begun goes on: its own newest checkpoint has the same encoders and sensors.
+
+    Args:
+      init_from, step: as of `load`.
+      workdir: folder of the run, if it has one.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    if workdir is not None and not os.path.exists(init_from) and (workdir / "checkpoints").exists():
+        return load_model(workdir), read_json(workdir / "run.json").get("loaded", {}).get("init_from", "")
+    model = load(init_from, step)
+    return model, model.digest
+
+
+def check_pretraining(model: LoadedModel, workdir: str) -> None:
+    """Raises UserError if a checkpoint is of another task than pre-training."""
     if (task := model.config["task"]) != "pretrain":
         raise UserError(f"config.init_from '{workdir}' is a {task} run; give a pre-training run")
-    return model, parse(PretrainConfig, model.config, stored=True)
 
 
 def checked(model: LoadedModel, name: str, records: Records, adapt: AdaptBands | None = None) -> SensorSpec:
