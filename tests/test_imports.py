@@ -44,6 +44,7 @@ ARROWS = {
                    "storage", "tasks", "training", "workdir"},
     "inference": {"config", "data", "errors", "export", "imagery", "models", "tasks", "weights", "workdir"},
     "predict": {"command_line", "console", "errors", "imagery", "inference", "runtime", "storage", "tasks"},
+    "sketch_map": {"command_line", "console", "errors", "evaluation", "imagery", "inference", "predict", "runtime"},
     "reproduce": {"command_line", "config", "console", "errors", "experiment", "runtime", "tasks",
                   "training", "workdir"},
     "data_prep": {"command_line", "console", "data", "errors", "imagery", "runtime", "storage"},
@@ -83,10 +84,11 @@ FILES = {
     "export": "folder inputs network source narrow_resnet card_code samples card graph timm huggingface "
               "torchgeo_weights torchgeo terratorch_backbone terratorch stablehlo saved_model onnx_graph onnx "
               "stored_model npz orbax formats write check __main__",
+    "sketch_map": "labels fit __main__",
     "embed": "table places raster card sources scenes write __main__",
     "search": "nearest index query output page __main__",
     "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
-    "inference": "segmenter images exported encoder",
+    "inference": "segmenter frozen_maps images exported encoder",
     "predict": "scene description windows aoi permanent layers part strips write hectares polygons preview mosaic "
                "listed one_map __main__",
 }

@@ -52,7 +52,7 @@ class LabelledMaps(NamedTuple):
         Returns:
           float32 [p, channels of all levels].
         """
-        return np.concatenate([_bilinear(level[self.images[image]].astype(np.float32), rows, columns,
+        return np.concatenate([bilinear(level[self.images[image]].astype(np.float32), rows, columns,
                                          self.labels.shape[1:]) for level in self.maps], axis=1)
 
     def label(self, image: int) -> np.ndarray:
@@ -138,8 +138,14 @@ def _pixels(maps: LabelledMaps, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(features), np.concatenate(classes)
 
 
-def _bilinear(level: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Returns the values of a map [r, c, channels] at pixels of an image of that (height, width), [p, channels]."""
+def bilinear(level: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Returns the values of a map at pixels of an image, float32 [p, channels], bilinear between the centres of cells.
+
+    Args:
+      level: float32 [r, c, channels].
+      rows, columns: of the pixels, int [p].
+      size: (height, width) of the image.
+    """
     top, below, down = _between(rows, level.shape[0], size[0])
     left, right, across = _between(columns, level.shape[1], size[1])
     upper = level[top, left] * (1 - across) + level[top, right] * across

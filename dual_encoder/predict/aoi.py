@@ -67,12 +67,8 @@ def area(text: str, scene: Grid) -> Area:
     """
     import shapely
 
-    polygons, crs = _box(text) if text.count(",") == 3 else read_polygons(text, "--aoi")
-    shapes = []
-    for polygon in polygons:
-        fine = shapely.segmentize(polygon, max(polygon.length / _EDGE, 1e-9))
-        moved = shapely.transform(fine, lambda points: np.transpose(to_crs(crs, scene.crs, *points.T)))
-        shapes.append(shapely.transform(moved, lambda points: _beside(points, scene)))
+    polygons, crs = _box(text) if text.count(",") == 3 else read_polygons(text, "--aoi")[:2]
+    shapes = [to_scene(polygon, crs, scene) for polygon in polygons]
     inverse = ~scene.transform
     points = np.concatenate([shapely.get_coordinates(shape) for shape in shapes])
     points = points[np.isfinite(points).all(axis=1)]
@@ -87,15 +83,25 @@ def area(text: str, scene: Grid) -> Area:
     return Area(spans[0], spans[1], tuple(shapes))
 
 
-def read_polygons(path: str, flag: str) -> tuple[list[Any], Any]:
-    """Returns the polygons of a file, and their coordinate system.
+def to_scene(polygon: Any, crs: Any, scene: Grid) -> Any:
+    """Returns a polygon of the coordinate system `crs` in that of a scene; straight edges become curves."""
+    import shapely
+
+    fine = shapely.segmentize(polygon, max(polygon.length / _EDGE, 1e-9))
+    moved = shapely.transform(fine, lambda points: np.transpose(to_crs(crs, scene.crs, *points.T)))
+    return shapely.transform(moved, lambda points: _beside(points, scene))
+
+
+def read_polygons(path: str, flag: str, column: str = "") -> tuple[list[Any], Any, list[Any]]:
+    """Returns the polygons of a file, their coordinate system, and the values of a column ([] without one).
 
     Args:
       path: GeoPackage, GeoJSON, Shapefile or another format of GDAL.
       flag: that named it, for messages.
+      column: name of a property of each polygon.
 
     Raises:
-      UserError: the file cannot be read, or holds no polygon, or no coordinate system.
+      UserError: the file cannot be read, or holds no polygon, no coordinate system, or no such property.
     """
     import pyogrio
     import shapely
@@ -104,15 +110,21 @@ def read_polygons(path: str, flag: str) -> tuple[list[Any], Any]:
         raise UserError(f"{flag}={path} is no file; give a file of polygons" + (
             ", or west,south,east,north in degrees" if flag == "--aoi" else ""))
     try:
-        facts, _, geometry, _ = pyogrio.raw.read(path, columns=[])
+        facts, _, geometry, fields = pyogrio.raw.read(path, columns=[column] if column else [])
     except Exception as error:  # pyogrio raises many types
         raise UserError(f"{flag}={path} cannot be read ({one_line(error, 160)}); give a GeoPackage, a GeoJSON or a "
                         "Shapefile") from error
-    polygons = [shape for shape in shapely.from_wkb(geometry) if shape is not None
-                and shape.geom_type in ("Polygon", "MultiPolygon") and not shape.is_empty]
+    if column and not len(fields):
+        known = ", ".join(pyogrio.read_info(path)["fields"]) or "none"
+        raise UserError(f"{flag}={path} has no property '{column}', it has {known}; name the one with the classes by "
+                        "--class-key")
+    every = shapely.from_wkb(geometry)
+    kept = [number for number, shape in enumerate(every) if shape is not None
+            and shape.geom_type in ("Polygon", "MultiPolygon") and not shape.is_empty]
+    polygons = [every[number] for number in kept]
     if not polygons or not facts["crs"]:
         raise UserError(f"{flag}={path} has no {'coordinate system' if polygons else 'polygon'}; mend the file")
-    return polygons, facts["crs"]
+    return polygons, facts["crs"], [fields[0][number] for number in kept] if column else []
 
 
 def _box(text: str) -> tuple[list[Any], str]:

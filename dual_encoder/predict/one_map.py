@@ -14,7 +14,7 @@ from dual_encoder import __version__
 from dual_encoder.console import Progress, clock, say
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.grid import Grid
-from dual_encoder.inference.segmenter import Segmenter
+from dual_encoder.inference.frozen_maps import PixelModel
 from dual_encoder.predict import aoi, hectares, polygons, preview, strips
 from dual_encoder.predict.description import open_scenes
 from dual_encoder.predict.layers import Layers
@@ -58,7 +58,7 @@ class Request:
     strict: bool = False
 
 
-def make(segmenter: Segmenter, request: Request, permanent: Callable[[Grid], np.ndarray] | None) -> None:
+def make(segmenter: PixelModel, request: Request, permanent: Callable[[Grid], np.ndarray] | None) -> None:
     """Makes a map, and prints what it holds.
 
     Raises:
@@ -92,7 +92,7 @@ def make(segmenter: Segmenter, request: Request, permanent: Callable[[Grid], np.
     say(f"map: {out} ({clock(seconds)}, {height * width / 1e6 / seconds:.3g} Mpx/s)")
 
 
-def _job(segmenter: Segmenter, request: Request, scenes: Mapping[str, Scene | OnGrid],
+def _job(segmenter: PixelModel, request: Request, scenes: Mapping[str, Scene | OnGrid],
          permanent: Callable[[Grid], np.ndarray] | None) -> strips.Job:
     grid = next(iter(scenes.values())).grid
     windows = choose(segmenter.stride, segmenter.transformer, segmenter.trained_on, request.window, request.margin)

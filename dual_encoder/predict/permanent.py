@@ -29,7 +29,7 @@ def permanent_water(path: str) -> Callable[[Grid], np.ndarray]:
     if pathlib.Path(path).suffix.lower() in _RASTERS:
         with raster.opened(pathlib.Path(path), path):
             return lambda grid: _of_raster(path, grid)
-    polygons, crs = read_polygons(path, "--permanent-water")
+    polygons, crs, _ = read_polygons(path, "--permanent-water")
     return lambda grid: _of_polygons(polygons, crs, grid)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dual_encoder.imagery.grid import Grid
-from dual_encoder.inference.segmenter import Segmenter
+from dual_encoder.inference.frozen_maps import PixelModel
 from dual_encoder.predict.aoi import Area
 from dual_encoder.predict.layers import Layers
 from dual_encoder.predict.part import Part
@@ -34,7 +34,7 @@ class Job:
       permanent: grid -> bool [height, width], True for permanent water; None = no mask.
     """
 
-    segmenter: Segmenter
+    segmenter: PixelModel
     scenes: Mapping[str, Scene | OnGrid]
     grid: Grid
     windows: Windows

@@ -13,6 +13,7 @@ answer. Over the `ramp` two windows are blended with the weights sin^2 of `tasks
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class Windows:
         side = np.concatenate([slope[:self.ramp], np.ones(self.step - self.ramp, np.float32), slope[self.ramp:]])
         return side[:, None] * side[None, :]
 
-    def inner(self, image: np.ndarray) -> np.ndarray:
+    def inner(self, image: Any) -> Any:
         """Returns the pixels of a window [height, width, ...] that count, [step + ramp, step + ramp, ...]."""
         part = slice(self.margin, self.window - self.margin)
         return image[part, part]

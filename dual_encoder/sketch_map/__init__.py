@@ -1,0 +1,1 @@
+"""A map from a few labelled polygons: `python -m dual_encoder.sketch_map`."""
