@@ -15,7 +15,7 @@ COMMANDS = {
     "stats": ("data_prep", "compute the statistics of the bands"),
     "verify": ("data_prep", "check every record of a data set"),
     "overlap": ("data_prep", "find records that two data sets, or splits, share"),
-    "train": ("dual_encoder.train", "pre-train, fine-tune, evaluate or probe: --config=configs/NAME.py"),
+    "train": ("dual_encoder.train", "pre-train, fine-tune, evaluate or probe: --config=configs/pretrain.py"),
     "predict": ("dual_encoder.predict", "map whole scenes with a fine-tuned run"),
     "sketch-map": ("dual_encoder.sketch_map", "map a scene from a few labelled polygons"),
     "embed": ("dual_encoder.embed", "write the vectors of many images"),

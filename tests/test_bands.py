@@ -12,7 +12,8 @@ from configs import probe as probe_config
 from dual_encoder.config import parse
 from dual_encoder.data.manifest import load_info
 from dual_encoder.errors import UserError
-from dual_encoder.export.timm import export
+from dual_encoder.export.source import Source
+from dual_encoder.export.write import export
 from dual_encoder.imagery.sensors import SENSORS, SensorSpec, sensor
 from dual_encoder.models.fusion import encoder_images
 from dual_encoder.runtime import mesh
@@ -103,7 +104,7 @@ def test_fine_tuning_and_probes_take_fewer_bands_on_request_only(runs, write_dat
     tuned = load_model(tmp_path / "tuned")
     assert tuned.sensors["s2"].bands == TEN and "adapt_bands=select" in tuned.sensors["s2"].provenance
     assert tuned.variables["params"]["s2_encoder"]["conv1"]["kernel"].shape[2] == 10
-    card = export(tuned, "s2", tmp_path / "export").paths[2].read_text()
+    card = export(Source(tuned, "s2"), tmp_path / "export").paths[2].read_text()
     assert "B02, B03, B04, B05, B06, B07, B08, B8A, B11, B12 |" in card and "adapt_bands=select" in card
 
     values = probe_config.get_config("segmentation").to_dict()

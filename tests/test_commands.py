@@ -37,7 +37,7 @@ def assert_refused(result, *parts):
     (["--workdir=x"], ["--config=FILE is missing; give"]),
     (["--config", "configs/pretrain.py", "--workdir=x"], ["--config=FILE is missing; give"]),
     ([SMOKE], ["--workdir is missing"]),
-    (["--config=configs/pretrain.py:smok"], ["unknown variant 'smok'; valid: paper, smoke, ombria"]),
+    (["--config=configs/pretrain.py:smok"], ["unknown variant 'smok'; valid: paper, small, smoke, ombria"]),
     (["--config=configs/none.py"], ["configs/none.py", "No such file"]),
     (["--config=README"], ["--config=README is not a Python file"]),
     ([SMOKE, "--workdir=x", "--config.batchsize=4"], ["'config.batchsize'; did you mean 'batch_size'?"]),

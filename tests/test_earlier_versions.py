@@ -12,7 +12,8 @@ from etils import epath
 from configs import evaluate
 from dual_encoder.config import parse
 from dual_encoder.errors import UserError
-from dual_encoder.export import timm
+from dual_encoder.export.source import Source
+from dual_encoder.export.write import export
 from dual_encoder.tasks.build import AnyConfig, build
 from dual_encoder.training import loop
 from dual_encoder.training.run import run
@@ -69,5 +70,5 @@ def test_it_is_a_start_and_is_exported(earlier):
     config = runs.configure(earlier / "data", init_from=str(earlier / "run"), encoder__width=4, encoder__norm="group",
                             projection__hidden=8, projection__dim=8, augment__crop=20)
     assert build(config, runs.one_device()).start == load_model(earlier / "run").digest
-    exported = timm.export(load_model(earlier / "run"), "s2", str(earlier / "encoder"))
+    exported = export(Source(load_model(earlier / "run"), "s2"), earlier / "encoder")
     assert "model.safetensors" in {pathlib.Path(path).name for path in exported.paths}

@@ -12,7 +12,8 @@ from affine import Affine
 import dual_encoder
 from dual_encoder.data.records import BatchReader, Records
 from dual_encoder.errors import UserError
-from dual_encoder.export.timm import export
+from dual_encoder.export.source import Source
+from dual_encoder.export.write import export
 from dual_encoder.imagery import gdal
 from dual_encoder.imagery.sensors import SENSORS
 from dual_encoder.inference import encoder as encoder_file
@@ -74,7 +75,7 @@ def test_early_fusion_needs_all_sensors(folder, tmp_path, batch):
 
 
 def test_an_export_gives_the_vectors_of_its_run(run, encoder, batch, tmp_path):
-    export(load_model(run[0]), "s2", tmp_path)
+    export(Source(load_model(run[0]), "s2"), tmp_path)
     exported = dual_encoder.load(tmp_path)
     assert exported.vectors == ("pooled",) and exported.bands == {"s2": S2.bands} and exported.origin["step"] == 1
     both = [some.encode(s2=batch["s2"], units="stored", vectors="pooled")["s2"] for some in (encoder, exported)]

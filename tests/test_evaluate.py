@@ -124,7 +124,7 @@ def test_a_mistake_in_the_configuration_is_one_line(changes, message):
 
 def test_mistakes_that_only_the_data_show_are_one_line(trained, write_dataset):
     _, run = trained
-    with pytest.raises(UserError, match="groups is 'none.csv'; expected place, event, or a CSV file"):
+    with pytest.raises(UserError, match="none.csv'; expected place, event, or a CSV file"):
         build_evaluation(configure(run, split="train", folds=2, groups="none.csv"))
     with pytest.raises(UserError, match="split 'test' of '.*' has no records; choose another --config.split"):
         build_evaluation(configure(run, data_dir=str(write_dataset(test=0)), split="test"))

@@ -11,10 +11,9 @@ import re
 from typing import Any
 
 import pytest
-from absl import flags
 
 import data_prep.__main__ as data_prep_main
-import main  # noqa: F401 (it declares the flags of main.py)
+from dual_encoder import train
 from dual_encoder.config import key_paths, parse
 from dual_encoder.tasks.build import AnyConfig
 
@@ -26,7 +25,7 @@ ALL = (*TRAINED, "evaluate", "probe")
 
 # Where a message stands -> the configuration files with which it can appear, if these are not all.
 APPEARS_WITH = {
-    "dual_encoder/command_line.py": TRAINED,  # an example
+    "dual_encoder/command_line": TRAINED,  # an example
     "dual_encoder/data/batches.py": TRAINED,
     "dual_encoder/data/config.py": TRAINED,
     "dual_encoder/data/order.py": TRAINED,
@@ -37,6 +36,9 @@ APPEARS_WITH = {
     "dual_encoder/plan": TRAINED,
     "dual_encoder/plan/remedies.py": ("pretrain",),
     "dual_encoder/tasks": TRAINED,
+    "dual_encoder/inference": ("finetune",),
+    "dual_encoder/predict": ("finetune",),
+    "dual_encoder/tasks/bands.py": ("finetune", "classify", "probe"),
     "dual_encoder/tasks/build.py:EvaluateConfig": ("evaluate",),
     "dual_encoder/tasks/build.py:build_evaluation": ("evaluate",),
     "dual_encoder/tasks/build.py:_check_labels": ("evaluate",),
@@ -53,12 +55,14 @@ APPEARS_WITH = {
     "dual_encoder/training/probe.py": ("probe",),
     "dual_encoder/training/selection.py": TRAINED,
     "dual_encoder/workdir/folder.py": TRAINED,
+    "dual_encoder/workdir/sinks.py": TRAINED,
     "dual_encoder/export": TRAINED,
     "data_prep": TRAINED,
 }
 # Folders with commands of their own; the flags of their parsers are read from the source.
 COMMANDS = ("dual_encoder/export", "dual_encoder/plan", "dual_encoder/experiment", "dual_encoder/report",
-            "dual_encoder/reproduce.py", "benchmarks")
+            "dual_encoder/reproduce.py", "dual_encoder/import_weights", "benchmarks")
+SCENES = tuple(f"dual_encoder/{room}" for room in ("predict", "sketch_map", "embed", "search", "inference"))
 NO_KEYS = ("config.json", "config.py", "config.task")
 
 
@@ -120,17 +124,23 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 def declared(folder: str) -> set[str]:
     """The flags that the files of a folder give to argparse."""
     paths = [ROOT / folder] if folder.endswith(".py") else sorted((ROOT / folder).rglob("*.py"))
-    return {match for path in paths for match in re.findall(r'add_argument\("(--[a-z_-]+)"', path.read_text())}
+    return {match for path in paths for match in re.findall(r'add(?:_argument)?\(\s*"(--[a-z0-9_-]+)"',
+                                                                            path.read_text())}
 
 
 def known_flags(path: str, name: str) -> set[str]:
     """The flags of the commands that can print a message."""
     path = {"build_without_weights": "dual_encoder/plan"}.get(name, path)  # only the planner calls it
-    known = {f"--{name}" for name in flags.FLAGS} | options(data_prep_main._parser())
+    known = {f"--{name}" for name in train._flags(["main.py"])} | options(data_prep_main._parser())
+    known |= {"--config", "--workdir"}
     for folder in COMMANDS:
         if path == folder or path.startswith(f"{folder}/"):
             known |= declared(folder)
-    return known
+    if path.startswith("dual_encoder/weights/"):  # only this command calls it
+        known |= declared("dual_encoder/import_weights")
+    if path.startswith(SCENES):  # these commands read scenes by the same code
+        known |= set().union(*map(declared, SCENES))
+    return {flag.replace("_", "-") for flag in known}
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +152,9 @@ def test_every_flag_of_a_message_exists(found):
     wrong = []
     for path, name, text in found:
         for flag in re.findall(r"(?<![\w-])--([a-z][a-z_-]*)(?![\w.-]|\.\w)", text):
-            others = {"--help", "--manual_dir", "--file_format"}  # argparse's and TFDS's
-            if f"--{flag}" not in known_flags(path, name) | others:
+            others = {"--help", "--version", "--manual-dir", "--file-format", "--check",
+                      "--custom-modules-path"}  # of argparse, TFDS, sha256sum, TerraTorch
+            if f"--{flag.replace('_', '-')}" not in known_flags(path, name) | others:
                 wrong.append(f"{path} ({name}): --{flag} in '{text[:100]}'")
     assert not wrong, "\n".join(wrong)
 
@@ -186,7 +197,7 @@ def test_every_command_of_a_message_can_be_parsed(found):
         for line in re.findall(r"(?:python -m |`)data_prep ((?!import)[^`(;]*)", text):
             words = line.replace("{}", "X").split()
             assert words and words[0] in known, f"{path} ({name}): '{line}'"
-            given = [word.split("=")[0] for word in words if word.startswith("--")]
+            given = [word.split("=")[0].replace("_", "-") for word in words if word.startswith("--")]
             assert set(given) <= options(known[words[0]]), f"{path} ({name}): '{line}'"
             seen += 1
         for module in re.findall(r"python -m (dual_encoder[.\w]*)", text):

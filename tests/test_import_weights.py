@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from dual_encoder.errors import UserError
 from dual_encoder.experiment import leaks
-from dual_encoder.export.timm import export
+from dual_encoder.export.source import Source
+from dual_encoder.export.write import export
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SensorSpec, sensor
 from dual_encoder.import_weights import source, workdir
@@ -74,13 +75,13 @@ def same(one, other):
 def test_an_export_comes_back_bit_by_bit(tmp_path, model):
     weights = state(model, 13)
     first = imported(tmp_path / "a", weights, file_bands=L1C, normalisation="two_sigma")
-    export(first, "s2", tmp_path / "exported")
+    export(Source(first, "s2"), tmp_path / "exported")
     again = source.load(wanted(tmp_path / "exported", "timm", "s2_l1c"))
     workdir.write({"s2": again}, epath.Path(tmp_path / "b"))
     second = load_model(tmp_path / "b")
     assert same(second.variables, first.variables) and second.sensors == first.sensors
     assert second.config["encoder"] == first.config["encoder"]
-    export(second, "s2", tmp_path / "again")
+    export(Source(second, "s2"), tmp_path / "again")
     back = load_file(tmp_path / "again" / "model.safetensors")
     assert back.keys() == weights.keys() and all(np.array_equal(back[key], weights[key]) for key in weights)
 
@@ -88,7 +89,7 @@ def test_an_export_comes_back_bit_by_bit(tmp_path, model):
 def test_another_band_order_unit_or_sensor_shows_both_lists(tmp_path):
     first = imported(tmp_path, state(RESNET, 12), name="s2_l2a", file_bands=sensor("s2_l2a").bands,
                      normalisation="sensor")
-    export(first, "s2", tmp_path / "exported")
+    export(Source(first, "s2"), tmp_path / "exported")
     with pytest.raises(UserError, match="bands differ.*'B12'.*'s2_l1c'.*'B10', 'B11'"):
         source.load(wanted(tmp_path / "exported", "timm", "s2_l1c"))
     card = json.loads((tmp_path / "exported" / "config.json").read_text())

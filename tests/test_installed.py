@@ -57,7 +57,7 @@ def test_a_wheel_trains_reports_and_exports_in_an_empty_folder(run, write_datase
 def test_help_names_commands_configurations_variants_and_keys(run):
     text = run("--help")
     assert all(f"  {name} " in text for name in COMMANDS)
-    assert "configs/pretrain.py" in (text := run("train", "--help")) and "variants: paper, smoke" in text
+    assert "configs/pretrain.py" in (text := run("train", "--help")) and "variants: paper, small, smoke" in text
     assert "--config.loss.temperature=0.07  (number, at least 0.01; " in run(
         "train", "--config=configs/pretrain.py:smoke", "--help")
     assert "--raw" in run("build", "--help")

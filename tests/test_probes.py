@@ -111,9 +111,10 @@ def test_the_tables_say_how_they_were_learnt():
     evaluation = evaluate_probes(labelled(50, 1), labelled(20, 2), labelled(30, 3), class_names=("a", "b", "c"),
                                  single=True, probes=("linear", "knn"), neighbours=5, per_image=table_of)
     assert [table.name for table in evaluation.tables] == [
-        "linear_classification", "linear_classification_classes", "knn_classification", "knn_classification_classes"]
+        "linear_classification", "linear_classification_classes", "linear_classification_confusion",
+        "knn_classification", "knn_classification_classes", "knn_classification_confusion"]
     assert "Learnt from 50 images; C = " in evaluation.tables[0].note
-    assert "the 5 nearest by cosine; scored on 30." in evaluation.tables[2].note
+    assert "the 5 nearest by cosine; scored on 30." in evaluation.tables[3].note
 
 
 def test_broken_vectors_are_named():

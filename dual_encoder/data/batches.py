@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import grain
 import numpy as np
+from absl import flags
 
 from dual_encoder.data.records import BatchReader, Records
 from dual_encoder.errors import UserError, one_line
@@ -38,6 +39,7 @@ def batches(records: Records, *, seed: int, batch_size: int, rows: range, start:
     source = grain.MapDataset.range(start, stop).map(lambda step: reader(order.numbers(step)[rows.start:rows.stop]))
     stream = source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     if processes:
+        flags.FLAGS.mark_as_parsed()  # Grain's readers ask for flags of its own
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes), _end_with_trainer)
     reading = iter(stream)
     try:

@@ -135,7 +135,8 @@ max |ours| is at most 1e-5. The images have the licence of the data set.
 def _scores(results: Mapping[str, Any]) -> str:
     if not results.get("scores"):
         return ""
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in results["scores"].items())
+    rows = "\n".join(f"| {name} | {'–' if value is None else format(value, '.4g')} |"
+                     for name, value in results["scores"].items())
     return f"""## Scores
 
 Of step {results["step"]}, on the images that the run was evaluated on; the command was

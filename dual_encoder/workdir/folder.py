@@ -145,7 +145,7 @@ def _compare(holder: str, seen: Mapping[str, Any], ours: Mapping[str, Any],
     if old != new:
         raise UserError(f"{holder} on data with fingerprint {old[:12]}, config.data.dir has {new[:12]}; use another "
                         "workdir, or the same data to resume")
-    if changed := differences(seen["loaded"], ours["loaded"]):
+    if changed := differences(seen.get("loaded", {}), ours.get("loaded", {})):
         key, (old, new) = next(iter(changed.items()))
         old, new = (value[:12] if value else "none" for value in (old, new))
         raise UserError(f"{holder} that loaded {old} by config.{key}, this run loads {new} (digests); give what it "
@@ -212,7 +212,7 @@ def record_run(workdir: epath.Path, ours: Mapping[str, Any], parameters: int) ->
     write_json(workdir, "run.json", {
         "task": ours["config"]["task"], "command": " ".join(sys.argv), "versions": versions(),
         "started": started if isinstance(started, str) else _now(), "parameters": parameters,
-        "sensors": ours["sensors"], "dataset": ours["dataset"], "loaded": ours["loaded"],
+        "sensors": ours["sensors"], "dataset": ours["dataset"], "loaded": ours.get("loaded", {}),
         "devices": {"platform": devices[0].platform, "count": len(devices), "kind": devices[0].device_kind}})
 
 

@@ -88,7 +88,7 @@ def test_tfds_knows_every_importer_with_a_layout_of_its_own():
 def test_build_tells_counts_path_and_next_command(built):
     folder, process = built
     assert "built 10 records (train 5, validation 2, test 3)" in process.stdout
-    assert f"--config=configs/pretrain.py --config.data.dir={folder}" in process.stdout
+    assert f"--config=configs/pretrain.py:small --config.data.dir={folder}" in process.stdout
     assert "10/10 pairs" in process.stdout and process.stderr == ""
     assert "  0-1 days           10 ####" in process.stdout and "time of the workers: read" in process.stdout
 
@@ -181,7 +181,7 @@ def test_weak_water_tiles(built, cli, mini_sets, tmp_path):
                   "--labels=water_weak", "--split-by=area")
     assert process.returncode == 0, process.stderr
     folder = tmp_path / "s1s2_tiles" / "bigearthnet_water_weak_by_area" / "1.0.0"
-    assert f"--config=configs/finetune.py --config.data.dir={folder}" in process.stdout
+    assert f"--config=configs/finetune.py:small --config.data.dir={folder}" in process.stdout
     info = load_info(folder)
     assert info.classes == ("other", "water", "vegetation") and "weak labels from S2 indices" in info.source["notes"]
     values = set()

@@ -231,9 +231,11 @@ def card_of(spec):
     model = types.SimpleNamespace(
         sensors={spec.feature: spec}, config={"task": "pretrain"}, step=1, code_version="0",
         dataset={"name": "n", "config": "c", "version": "v", "fingerprint": "f", "source": {}})
-    return card.write(model, spec.feature, {
-        "architecture": "resnet18", "num_features": 512, "model_args": {"in_chans": len(spec.bands)},
-        "pretrained_cfg": {"input_size": [len(spec.bands), SIZE, SIZE]}}, "timm", "")
+    source = types.SimpleNamespace(model=model, sensor=spec.feature, image_size=SIZE)
+    content = types.SimpleNamespace(
+        title="", about="", library="timm", inputs={spec.feature: spec}, input="normalised", layout="", sizes="",
+        files={}, outputs={}, loading="")
+    return card.write(source, content, None, {"versions": {}})
 
 
 def test_a_third_sensor_stands_next_to_the_two(toy, tmp_path, monkeypatch, capsys):
