@@ -36,7 +36,7 @@ def main() -> None:
         print(VERSION)
     elif name in ("--help", "-h"):
         print("usage: dual-encoder COMMAND ...\n")
-        print("\n".join(f"  {command:14s}{text}" for command, (_, text) in COMMANDS.items()))
+        print("\n".join(f"  {command:16s}{text}" for command, (_, text) in COMMANDS.items()))
         print("\ndual-encoder COMMAND --help says more.")
     elif name not in COMMANDS:
         print(f"error: unknown command '{name}'; {nearest(name, COMMANDS)}", file=sys.stderr)
