@@ -83,7 +83,7 @@ def main() -> None:
     chips = [chip for chip in chips if np.isfinite(chip).any()]
     segmenter = load_segmentation(flags.workdir)
     print(f"windows apart, by the distance from their border: {compare_windows(segmenter, chips)}", flush=True)
-    windows = choose(segmenter.stride, segmenter.transformer, segmenter.trained_on)
+    windows = choose(*segmenter.facts[:3])
     spec = segmenter.sensors["s1"]
     image = {"s1": np.full((1, windows.window, windows.window, len(spec.bands)), -1500, spec.dtype)}
     with tempfile.TemporaryDirectory() as temporary:

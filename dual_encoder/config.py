@@ -123,7 +123,7 @@ def defaults(hint: Any, **values: Any) -> dict[str, Any]:
     group = {}
     for choice in typing.get_args(hint):
         for field in dataclasses.fields(choice):
-            if field.default is not dataclasses.MISSING and field.name != _tag(hint):
+            if field.default is not dataclasses.MISSING and field.name != _tag(choice):
                 group[field.name] = field.default
     return group | values
 
@@ -181,31 +181,31 @@ class _Reader:
         """Returns the dataclass of a group of keys."""
         if not isinstance(values, Mapping):
             raise UserError(f"{path} is {values!r}; expected a group of keys")
-        cls, known = (hint, _hints(hint)) if isinstance(hint, type) else self._alternative(hint, values, path)
+        cls, known = (hint, hints(hint)) if isinstance(hint, type) else self._alternative(hint, values, path)
         for key in values:
             if key not in known:
                 raise UserError(f"unknown config key '{path}.{key}'; {nearest(key, known)}")
-        config = cls(**{key: self._field(cls, key, values, path) for key in _hints(cls)})
+        config = cls(**{key: self._field(cls, key, values, path) for key in hints(cls)})
         if hasattr(config, "check"):
             config.check(path)
         return config
 
     def _alternative(self, hint: Any, values: Mapping[str, Any], path: str) -> tuple[type, dict[str, Any]]:
         """Returns the dataclass that the group names, and the keys of all of them."""
-        tag = _tag(hint)
-        choices = {_word(choice, tag): choice for choice in typing.get_args(hint)}
+        tag = _tag(typing.get_args(hint)[0])
+        choices = {word(choice): choice for choice in typing.get_args(hint)}
         name = values.get(tag)
         if name not in choices:
             raise UserError(f"{path}.{tag} is {name!r}; {nearest(str(name), choices)}")
         if path == "config":  # a task: its keys are its own
-            return choices[name], _hints(choices[name])
+            return choices[name], hints(choices[name])
         known: dict[str, Any] = {}
         for choice in choices.values():
-            known |= _hints(choice)
+            known |= hints(choice)
         return choices[name], known
 
     def _field(self, cls: type, key: str, values: Mapping[str, Any], path: str) -> Any:
-        hint = _hints(cls)[key]
+        hint = hints(cls)[key]
         marks: tuple[Any, ...] = ()
         if typing.get_origin(hint) is Annotated:
             hint, marks = typing.get_args(hint)[0], typing.get_args(hint)[1:]
@@ -249,18 +249,20 @@ class _Reader:
 
 
 @functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+def hints(cls: Any) -> dict[str, Any]:
+    """Returns field -> type hint, with its marks, of a dataclass."""
+    found = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: found[field.name] for field in dataclasses.fields(cls)}
 
 
-def _tag(hint: Any) -> str:
-    """Returns the field that names the alternative of a union: in each of them it is a Literal of one word."""
-    tags = [key for key, of in _hints(typing.get_args(hint)[0]).items()
+def word(cls: type) -> str:
+    """Returns the word that names an alternative of several dataclasses, such as 'resnet'."""
+    return typing.get_args(hints(cls)[_tag(cls)])[0]
+
+
+def _tag(cls: type) -> str:
+    """Returns the field that names an alternative: in each of them it is a Literal of one word."""
+    tags = [key for key, of in hints(cls).items()
             if typing.get_origin(of) is Literal and len(typing.get_args(of)) == 1]
-    assert len(tags) == 1, f"{hint}: {tags}"
+    assert len(tags) == 1, f"{cls}: {tags}"
     return tags[0]
-
-
-def _word(cls: type, tag: str) -> str:
-    return typing.get_args(_hints(cls)[tag])[0]

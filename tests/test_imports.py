@@ -88,9 +88,9 @@ FILES = {
     "embed": "table places raster card sources scenes write __main__",
     "search": "nearest index query output page __main__",
     "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
-    "inference": "segmenter frozen_maps images exported encoder",
+    "inference": "facts segmenter frozen_maps images exported encoder",
     "predict": "scene description windows aoi permanent layers part strips write hectares polygons preview mosaic "
-               "listed one_map __main__",
+               "listed one_map flags __main__",
 }
 
 

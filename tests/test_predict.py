@@ -143,7 +143,7 @@ def probabilities(segmenter, path, out, monkeypatch, **windows):
     monkeypatch.setattr(_Kept, "blocks", blocks, raising=False)
     monkeypatch.setattr(one_map, "Layers", _Kept)
     classes = make(segmenter, path, out, **windows)
-    chosen = choose(segmenter.stride, False, 96, windows["window"], windows["margin"])
+    chosen = choose(segmenter.facts.stride, False, 96, windows["window"], windows["margin"])
     rows, columns = (chosen.blocks(0, size) for size in classes.shape)
     joined = np.concatenate([np.concatenate(blocks[i * len(columns):(i + 1) * len(columns)], axis=1)
                              for i in range(len(rows))])[chosen.ramp:, chosen.ramp:, 1]

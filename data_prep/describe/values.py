@@ -10,6 +10,7 @@ import numpy as np
 from data_prep.describe.roles import STACK
 from dual_encoder.imagery import geotiff_statements as statements
 from dual_encoder.imagery import raster
+from dual_encoder.imagery.geotiff_images import DECIBELS, MOST_REFLECTANCE
 from dual_encoder.imagery.geotiff_json import REFLECTANCE, REFLECTANCE_10000, Images
 from dual_encoder.imagery.grid import Grid
 from dual_encoder.imagery.s2_offset import detect_s2_offset, shows_offset
@@ -21,8 +22,6 @@ _ORDERS = {"s1": {2: SENSORS["s1_grd"].bands}, "s2": {12: SENSORS["s2_l2a"].band
            STACK: {14: (*SENSORS["s1_grd"].bands, *SENSORS["s2_l2a"].bands),
                    15: (*SENSORS["s1_grd"].bands, *SENSORS["s2_l1c"].bands)}}
 _LINEAR = 10  # median of calibrated power is far below it, of digital numbers far above
-_NO_DB = -100  # below any backscatter
-_REFLECTANCE = 20  # floats up to it are reflectances
 _LABELS = 500  # files that are read for the values of classes
 
 
@@ -122,7 +121,7 @@ def radar_unit(images: Sequence[Image], at: Sequence[int]) -> tuple[str, str]:
 
 def radar_no_data(images: Sequence[Image], at: Sequence[int]) -> float | None:
     """Returns a value far below any backscatter that many pixels share, such as -9999; None if there is none."""
-    low = np.concatenate([image.values[at][image.values[at] < _NO_DB] for image in images])
+    low = np.concatenate([image.values[at][image.values[at] < DECIBELS[0]] for image in images])
     return float(low[0]) if low.size and (low == low[0]).all() else None
 
 
@@ -140,7 +139,7 @@ def optical_unit(images: Sequence[Image], at: Sequence[int]) -> tuple[str, str]:
     kind = images[0].dtype
     if kind.itemsize == 1:
         return "?", f"the files are {kind}, pictures stretched to 8 bit; export reflectance"
-    if kind.kind == "f" and largest <= _REFLECTANCE:
+    if kind.kind == "f" and largest <= MOST_REFLECTANCE:
         return REFLECTANCE, f"floats up to {largest:.3g}"
     return REFLECTANCE_10000, f"{kind} up to {largest:.0f}"
 

@@ -5,13 +5,12 @@ import dataclasses
 import inspect
 import re
 import textwrap
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from dual_encoder.command_line.config_file import folder
-from dual_encoder.config import AtLeast, AtMost, IsPath
+from dual_encoder.config import AtLeast, AtMost, IsPath, hints, word
 
 _ENTRY = re.compile(r"^      ([a-z_0-9, ]+): ")
 
@@ -45,14 +44,14 @@ def keys(hint: Any, values: Mapping[str, Any], prefix: str = "") -> Iterator[Key
     """
     choices = _choices(hint)
     if not prefix and len(choices) > 1:  # a task: its keys are its own
-        choices = [choice for choice in choices if _kind(_hints(choice)["task"]) == values.get("task")]
+        choices = [choice for choice in choices if word(choice) == values.get("task")]
     for name, value in sorted(values.items(), key=lambda item: isinstance(item[1], Mapping)):
-        having = [choice for choice in choices if name in _hints(choice)]
+        having = [choice for choice in choices if name in hints(choice)]
         if not having:
             continue  # `parse` refuses it
-        key_hint = _hints(having[0])[name]
-        kinds = dict.fromkeys(_kind(_hints(choice)[name]) for choice in having)
-        of = "" if len(having) == len(choices) else ", ".join(_word(choice) for choice in having)
+        key_hint = hints(having[0])[name]
+        kinds = dict.fromkeys(_kind(hints(choice)[name]) for choice in having)
+        of = "" if len(having) == len(choices) else ", ".join(word(choice) for choice in having)
         if isinstance(value, Mapping) and typing.get_origin(key_hint) is not dict:
             yield Key(f"{prefix}{name}", "", None, _summary(_bare(key_hint)), of)
             yield from keys(_bare(key_hint), value, f"{prefix}{name}.")
@@ -110,33 +109,22 @@ def _summary(hint: Any) -> str:
     first = [(inspect.getdoc(choice) or "").split("\n\n")[0].replace("\n", " ").strip() for choice in choices]
     if len(choices) == 1:
         return first[0]
-    return " ".join(f"{_word(choice)}: {text}" for choice, text in zip(choices, first, strict=True))
+    return " ".join(f"{word(choice)}: {text}" for choice, text in zip(choices, first, strict=True))
 
 
 def _shown(value: Any) -> str:
     return repr(value) if isinstance(value, tuple | list) or value == "" else str(value)
 
 
-def _word(choice: type) -> str:
-    """Returns the word that names an alternative: its field that is a Literal of one word."""
-    return next(typing.get_args(hint)[0] for hint in map(_bare, _hints(choice).values())
-                if typing.get_origin(hint) is Literal and len(typing.get_args(hint)) == 1)
-
-
 def _bare(hint: Any) -> Any:
     return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-
-
-def _hints(choice: Any) -> dict[str, Any]:
-    hints = typing.get_type_hints(choice, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(choice)}
 
 
 def _texts(choice: type) -> dict[str, str]:
     """Returns key -> its text in the 'Attributes:' of a dataclass and of those that it extends."""
     texts: dict[str, str] = {}
     for cls in reversed(choice.__mro__):
-        if not dataclasses.is_dataclass(cls) or isinstance(cls, types.GenericAlias):
+        if not dataclasses.is_dataclass(cls):
             continue
         section = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
         names: list[str] = []

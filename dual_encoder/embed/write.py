@@ -6,7 +6,6 @@
 """
 
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -179,10 +178,7 @@ def _finish(job: Job, out: pathlib.Path) -> None:
     rows = sum(table.count(out / name) for name in job.files)
     atomic.write(out / "README.md", card.write(job.facts(), job.source.label, rows, job.encoder.dim(job.vectors),
                                                rejected).encode())
-    digests = {}
-    for name in (*job.files, "README.md"):
-        with open(out / name, "rb") as file:
-            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    digests = {name: sums.of_file(out / name) for name in (*job.files, "README.md")}
     atomic.write(out / sums.NAME, sums.to_text(digests))
     for identity, reason in [*((one.id, one.reason) for one in job.source.rejects), *rejected][:_SHOWN]:
         say(f"rejected: {identity}: {reason}")

@@ -58,8 +58,7 @@ def facts(source: Source, content: Content, samples: Samples | None, results: Ma
         "format": format, "title": content.title, "task": model.config["task"], "input": content.input,
         "layout": content.layout, "image_size": source.image_size,
         "sensors": {name: spec.to_json() for name, spec in content.inputs.items()},
-        "outputs": dict(content.outputs), "step": model.step, "code_version": model.code_version,
-        "dataset": {key: model.dataset[key] for key in ("name", "config", "version", "fingerprint", "source")},
+        "outputs": dict(content.outputs), **model.origin,
         "results": dict(results), "check": dict(samples.origin) if samples else None, "files": dict(digests)}}
 
 

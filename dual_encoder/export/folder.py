@@ -87,7 +87,7 @@ def check(folder: str | os.PathLike) -> list[str]:
     damaged = []
     for name, digest in digests.items():
         try:
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+            if sums.of_file(folder / name) != digest:
                 damaged.append(f"{name} does not match its digest")
         except OSError as error:
             damaged.append(f"{name} cannot be read ({error.strerror or error})")

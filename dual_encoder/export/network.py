@@ -19,6 +19,7 @@ from dual_encoder.tasks.build import AnyTask, make_task
 from dual_encoder.tasks.classify import ClassifyConfig
 from dual_encoder.tasks.downstream import DownstreamConfig, only_available
 from dual_encoder.tasks.pretrain import PretrainConfig
+from dual_encoder.tasks.probe import encoded
 from dual_encoder.tasks.segment import SegmentConfig
 from dual_encoder.workdir.checkpoint import LoadedModel
 
@@ -90,7 +91,7 @@ def of_encoder(model: LoadedModel, sensor: str) -> Network:
 
 
 def _features(encoder: Any, variables: Any, name: str, image: jax.Array) -> dict[str, jax.Array]:
-    features = encoder.make().apply(_part(variables, f"{name}_encoder"), image, False)
+    features = encoded(encoder, variables["params"], variables.get("batch_stats", {}), name, image)
     return {f"{name}_vector": features.pooled, f"{name}_map": features.maps[-1]}
 
 
@@ -105,7 +106,7 @@ def _encoders(config: PretrainConfig, model: LoadedModel, names: tuple[str, ...]
         outputs: dict[str, jax.Array] = {}
         for name, image in encoder_images(images, names, config.fusion).items():
             features = _features(config.encoder, variables, name, image)
-            embedding: Any = head.apply(_part(variables, f"{name}_head"), features[f"{name}_vector"])
+            embedding: Any = head.apply({"params": variables["params"][f"{name}_head"]}, features[f"{name}_vector"])
             outputs |= features | {f"{name}_embedding": embedding}
         return outputs
 
@@ -156,10 +157,6 @@ def outputs_of(network: Network, images: Mapping[str, jax.Array]) -> dict[str, j
 def parameters(network: Network) -> int:
     """Returns the number of values in the weights."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(network.variables))
-
-
-def _part(variables: Mapping[str, Any], module: str) -> dict[str, Any]:
-    return {kind: trees[module] for kind, trees in variables.items() if module in trees}
 
 
 def _only(variables: Mapping[str, Any], modules: list[str]) -> dict[str, Any]:

@@ -43,11 +43,7 @@ class Source:
     @property
     def image_size(self) -> int:
         """The side of the images: `size`, or of the random crop, or of the stored image if nothing is cropped."""
-        if self.size:
-            return self.size
-        tensors = self.model.dataset["tensors"]
-        name = self.sensor if self.sensor in tensors else next(iter(self.model.sensors))
-        return self.model.config["augment"]["crop"] or tensors[name]["shape"][0]
+        return self.size or self.model.image_size(self.sensor)
 
     def program(self, images: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns the outputs of the network for images in the form `input`; pure."""

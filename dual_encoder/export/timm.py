@@ -44,8 +44,7 @@ def content(source: Source, weights: Mapping[str, np.ndarray], described: Mappin
     """
     model, sensor = source.model, source.sensor
     spec = model.sensors[sensor]
-    facts = {"sensor": spec.to_json(), "image": sensor, "step": model.step, "code_version": model.code_version,
-             "dataset": {key: model.dataset[key] for key in ("name", "config", "version", "fingerprint", "source")}}
+    facts = {"sensor": spec.to_json(), "image": sensor, **model.origin}
     others = [f"{name} ({other.name})" for name, other in sorted(model.sensors.items()) if name != sensor]
     origin = f"Trained {_PURPOSES.get(model.config['task'], 'for the task ' + repr(model.config['task']))}"
     if model.dataset["source"].get("importer") == "import_weights":

@@ -17,7 +17,7 @@ from dual_encoder.imagery.geotiff_json import NAME, REFLECTANCE, Images
 from dual_encoder.imagery.radiometry import db_to_int16, linear_to_db, remove_s2_offset, zero_areas
 
 DECIBELS = (-100.0, 60.0)  # no backscatter of a radar image lies outside
-_REFLECTANCE = 20  # floats up to this one are reflectances in 0..1, not x 10000
+MOST_REFLECTANCE = 20  # floats up to this one are reflectances in 0..1, not x 10000
 _LEAST_REFLECTANCE = 0.1  # products reach to -0.1, their offset
 
 
@@ -187,7 +187,7 @@ def _times_10000(values: np.ndarray, shown: np.ndarray, name: str) -> np.ndarray
       name: of the file.
     """
     largest = values[shown].max() if shown.any() else 0
-    if values.dtype.kind != "f" or largest > _REFLECTANCE:
+    if values.dtype.kind != "f" or largest > MOST_REFLECTANCE:
         raise UserError(f"'{name}' is {values.dtype} up to {largest:.6g}, expected reflectance, floats in 0..1; mend "
                         f"s2.unit of {NAME}")
     clipped = np.where(values < -_LEAST_REFLECTANCE, values, np.maximum(values, 0))
@@ -199,7 +199,7 @@ def _whole_numbers(values: np.ndarray, shown: np.ndarray, name: str) -> np.ndarr
 
     `shown` is bool [height, width], True for pixels with data.
     """
-    if values.dtype.kind == "f" and not (shown.any() and values[shown].max() <= _REFLECTANCE):
+    if values.dtype.kind == "f" and not (shown.any() and values[shown].max() <= MOST_REFLECTANCE):
         values = np.rint(np.where(shown[..., None], np.clip(values, -2**30, 2**30), 0)).astype(np.int32)
     if not np.issubdtype(values.dtype, np.integer):
         raise UserError(f"'{name}' is {values.dtype}, expected integers, reflectance x 10000; convert it, or "

@@ -9,7 +9,6 @@
 
 import functools
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from dual_encoder.tasks.build import AnyTask
 from dual_encoder.tasks.pretrain import PretrainConfig
 from dual_encoder.tasks.probe import encoded
 from dual_encoder.tasks.sources import load as load_checkpoint
+from dual_encoder.workdir.checkpoint import digest_of
 
 Vectors = Literal["projected", "pooled"]
 
@@ -100,11 +100,8 @@ class Encoder:
     @functools.cached_property
     def digest(self) -> str:
         """The sha256 of weights and sensors: equal digests give equal vectors."""
-        result = hashlib.sha256(json.dumps([[name, spec.to_json()] for name, spec in self.sensors.items()]
-                                           + [repr(self._network[:3])], sort_keys=True).encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self._network.variables):
-            result.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
-        return result.hexdigest()
+        return hashlib.sha256((digest_of(self._network.variables, self.sensors) + repr(self._network[:3])).encode()
+                              ).hexdigest()
 
     def encode(self, *, units: Units, vectors: Vectors = "projected", batch_size: int = 64, **images: Images
                ) -> dict[str, np.ndarray]:
@@ -221,7 +218,6 @@ def load(workdir_or_export: str | os.PathLike, step: int = -1) -> Encoder:
     variables = {kind: {module: model.variables[kind][module] for module in modules
                         if module in model.variables.get(kind, {})} for kind in ("params", "batch_stats")}
     projection = config.projection if isinstance(config, PretrainConfig) else None
-    origin = {"task": model.config["task"], "step": model.step, "code_version": model.code_version,
-              "dataset": {key: model.dataset[key] for key in ("name", "config", "version", "fingerprint", "source")}}
+    origin = {"task": model.config["task"], **model.origin}
     return Encoder({name: model.sensors[name] for name in config.sensors},
                    Network(config.encoder, config.fusion, projection, variables), origin)

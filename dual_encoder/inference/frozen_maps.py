@@ -1,7 +1,6 @@
 """The frozen encoders of a run as a function from images to feature maps, and a linear classifier of their pixels."""
 
 import functools
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,12 +14,12 @@ from dual_encoder.config import parse
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.palette import class_colours
 from dual_encoder.imagery.sensors import SensorSpec
+from dual_encoder.inference.facts import ModelFacts
 from dual_encoder.inference.segmenter import Segmenter
-from dual_encoder.models.encoder import ViTConfig
 from dual_encoder.models.fusion import Fusion, encoder_names
 from dual_encoder.tasks.build import AnyTask
 from dual_encoder.tasks.probe import FrozenEncoder
-from dual_encoder.workdir.checkpoint import LoadedModel, load_model
+from dual_encoder.workdir.checkpoint import LoadedModel, digest_of, load_model
 
 
 class FrozenMaps:
@@ -32,7 +31,7 @@ class FrozenMaps:
 
     Attributes:
       sensors: name -> spec of its images.
-      stride, shift_invariant, transformer, trained_on, step, trained_with, digest: as of `Segmenter`.
+      facts, digest: as of `Segmenter`.
 
     Raises:
       UserError: the run lacks a sensor, or has one encoder for several sensors and one of them is not given.
@@ -53,13 +52,8 @@ class FrozenMaps:
             variables = {kind: {key: model.variables.get(kind, {}).get(key, {})} for kind in ("params", "batch_stats")}
             images = self.sensors if fusion == "early" else {name: self.sensors[name]}
             self._encoders.append(FrozenEncoder("encoder", config.encoder, name, images, variables, maps=True))
-        self.stride = max(config.encoder.strides)
-        self.shift_invariant = config.encoder.uses_batch_statistics
-        self.transformer = isinstance(config.encoder, ViTConfig)
-        side = next(iter(model.dataset["tensors"].values()))["shape"][0]
-        self.trained_on = config.augment.crop or side
-        self.step, self.digest = model.step, model.digest
-        self.trained_with = "/".join(model.dataset[key] for key in ("name", "config", "version"))
+        self.facts = ModelFacts.of(model, config.encoder)
+        self.digest = digest_of(model.variables, self.sensors)
 
     @functools.cached_property
     def maps(self) -> Any:
@@ -90,12 +84,9 @@ class MapClassifier:
 
     def __init__(self, frozen: FrozenMaps, classes: Sequence[str], weights: ArrayLike, bias: ArrayLike):
         self.classes, self.colours = tuple(classes), tuple(class_colours(len(classes)))
-        self.sensors, self.stride, self.shift_invariant = frozen.sensors, frozen.stride, frozen.shift_invariant
-        self.transformer, self.trained_on = frozen.transformer, frozen.trained_on
-        self.step, self.trained_with = frozen.step, frozen.trained_with
-        self._frozen = frozen
+        self.sensors, self.facts, self._frozen = frozen.sensors, frozen.facts, frozen
         self._weights, self._bias = jnp.asarray(weights, jnp.float32), jnp.asarray(bias, jnp.float32)
-        self.digest = f"{frozen.digest}-{_short(np.asarray(self._weights), np.asarray(self._bias))}"
+        self.digest = f"{frozen.digest}-{digest_of([self._weights, self._bias])[:16]}"
 
     def logits(self, images: Mapping[str, np.ndarray]) -> jax.Array:
         """Returns the logits of all pixels, float32 [batch, height, width, classes]; images as of `Segmenter`."""
@@ -115,10 +106,6 @@ def _logits(levels: Sequence[jax.Array], weights: jax.Array, bias: jax.Array, sh
         start += level.shape[-1]
         total += jax.image.resize(cells, (*shape, len(bias)), "bilinear")
     return total
-
-
-def _short(*arrays: np.ndarray) -> str:
-    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
 
 
 def load_frozen_maps(workdir: str | os.PathLike, names: Sequence[str], step: int | None = None) -> FrozenMaps:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +15,10 @@ from dual_encoder.data.shapes import Shapes
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.palette import class_colours
 from dual_encoder.imagery.sensors import before
-from dual_encoder.models.encoder import ViTConfig
+from dual_encoder.inference.facts import ModelFacts
 from dual_encoder.tasks.build import AnyTask
 from dual_encoder.tasks.segment import Segment, SegmentConfig
-from dual_encoder.workdir.checkpoint import LoadedModel, load_model
+from dual_encoder.workdir.checkpoint import LoadedModel, digest_of, load_model
 
 
 class Segmenter:
@@ -33,11 +32,7 @@ class Segmenter:
       sensors: name of an image ('s1', 's2', 's1_before', ...) -> its spec: bands in order, unit, no-data.
       classes: their names, in the order of the last axis of the output.
       colours: red, green, blue of each class, 0 to 255.
-      stride: pixels per row of the deepest feature map; positions of windows are multiples of it.
-      shift_invariant: True if a pixel's output depends only on the pixels around it, not on the whole image.
-      transformer: True if the encoder is one.
-      trained_on: side in pixels of the images that it was trained on.
-      step, trained_with: of the checkpoint; name, labels and version of the data set.
+      facts: of the checkpoint.
       digest: sha256 of the parameters and the sensors, in hex.
 
     Raises:
@@ -47,7 +42,7 @@ class Segmenter:
     def __init__(self, model: LoadedModel, available: Sequence[str] = ()):
         config: AnyTask = parse(AnyTask, model.config, stored=True)
         if not isinstance(config, SegmentConfig):
-            raise UserError(f"the run is of task '{model.config.get('task')}', a map needs a segmentation run; "
+            raise UserError(f"the run is of task '{model.config['task']}', a map needs a segmentation run; "
                             "fine-tune one with configs/finetune.py")
         info = DatasetInfo.from_json({**model.dataset, "shards": {}})
         whole = dataclasses.replace(config, window=0)  # a map has windows of its own
@@ -61,12 +56,8 @@ class Segmenter:
         self.sensors = {name: spec for name, spec in self._task.sensors.items() if not wanted or name in wanted}
         self.classes = self._task.classes
         self.colours = tuple(class_colours(len(self.classes), info.label.colours if info.label else ()))
-        self.stride = max(config.encoder.strides)
-        self.trained_on = config.augment.crop or info.tensors["label"].shape[0]
-        self.shift_invariant = config.encoder.uses_batch_statistics
-        self.transformer = isinstance(config.encoder, ViTConfig)
-        self.digest = _digest(model)
-        self.step, self.trained_with = model.step, f"{info.name}/{info.config}/{info.version}"
+        self.facts = ModelFacts.of(model, config.encoder)
+        self.digest = digest_of(model.variables, model.sensors)
 
     @functools.cached_property
     def logits(self) -> Any:
@@ -101,10 +92,3 @@ def load_segmentation(workdir: epath.PathLike, step: int | None = None, availabl
     """
     return Segmenter(load_model(workdir, step), available)
 
-
-def _digest(model: LoadedModel) -> str:
-    sha = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model.variables):
-        sha.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
-    sha.update(repr([(name, spec.to_json()) for name, spec in sorted(model.sensors.items())]).encode())
-    return sha.hexdigest()

@@ -11,6 +11,7 @@ from dual_encoder.imagery.geotiff_json import NAME, Images
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.predict.scene import OnGrid, Scene
 
+FLAGS = {"s1": "--s1", "s2": "--s2", "s1_before": "--before", "s2_before": "--s2-before"}  # image -> flag of its scene
 _LEVELS = 3  # folders above a scene in which geotiff.json may lie
 
 
@@ -52,10 +53,10 @@ def open_scenes(paths: Mapping[str, str], sensors: Mapping[str, SensorSpec], sta
         geotiff.json says.
     """
     if unknown := sorted(set(paths) - set(sensors)):
-        raise UserError(f"{flag(unknown[0])} is given, but the model reads {' and '.join(sensors)} only; leave it out, "
-                        "or take another run")
+        raise UserError(f"{FLAGS.get(unknown[0], f'--{unknown[0]}')} is given, but the model reads "
+                        f"{' and '.join(sensors)} only; leave it out, or take another run")
     if missing := [name for name in sensors if name not in paths]:
-        raise UserError(f"the model reads {' and '.join(sensors)}; give {flag(missing[0])}=SCENE")
+        raise UserError(f"the model reads {' and '.join(sensors)}; give {FLAGS[missing[0]]}=SCENE")
     scenes: dict[str, Scene | OnGrid] = {}
     grid = None
     for name, spec in sensors.items():
@@ -67,11 +68,6 @@ def open_scenes(paths: Mapping[str, str], sensors: Mapping[str, SensorSpec], sta
         grid = grid or scene.grid
         scenes[name] = scene if scene.grid.matches(grid) else OnGrid(scene, grid)
     return scenes
-
-
-def flag(name: str) -> str:
-    """Returns the flag of an image: '--before' of 's1_before'."""
-    return {"s1_before": "--before", "s2_before": "--s2-before"}.get(name, f"--{name}")
 
 
 def _nearest(path: str) -> pathlib.Path:

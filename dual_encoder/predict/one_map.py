@@ -72,7 +72,7 @@ def make(segmenter: PixelModel, request: Request, permanent: Callable[[Grid], np
         job = _job(segmenter, request, scenes, permanent)
         height, width = job.area.shape
         say(f"map of {height} x {width} pixels in windows of {job.windows.window}, {job.windows.step} pixels apart"
-            + ("" if segmenter.shift_invariant else "; this model's answers depend on the window (docs/maps.md)"))
+            + ("" if segmenter.facts.shift_invariant else "; this model's answers depend on the window (docs/maps.md)"))
         part = Part(out, _plan(job, request), job.layers.count * height * width)
         stack.callback(part.close)
         faults = {name: _scene(scene).faults for name, scene in scenes.items()}
@@ -94,8 +94,8 @@ def make(segmenter: PixelModel, request: Request, permanent: Callable[[Grid], np
 
 def _job(segmenter: PixelModel, request: Request, scenes: Mapping[str, Scene | OnGrid],
          permanent: Callable[[Grid], np.ndarray] | None) -> strips.Job:
-    grid = next(iter(scenes.values())).grid
-    windows = choose(segmenter.stride, segmenter.transformer, segmenter.trained_on, request.window, request.margin)
+    grid, facts = next(iter(scenes.values())).grid, segmenter.facts
+    windows = choose(facts.stride, facts.transformer, facts.trained_on, request.window, request.margin)
     layers = Layers.of(segmenter.classes, segmenter.colours, request.probabilities, request.uncertainty,
                        permanent is not None)
     if permanent is not None and not layers.wet:
@@ -127,7 +127,7 @@ def _scene(scene: Scene | OnGrid) -> Scene:
 
 def _tags(job: strips.Job) -> dict[str, str]:
     tags = {"SOFTWARE": f"dual_encoder {__version__}", "MODEL_DIGEST": job.segmenter.digest,
-            "MODEL_STEP": str(job.segmenter.step), "MODEL_TRAINED_WITH": job.segmenter.trained_with}
+            "MODEL_STEP": str(job.segmenter.facts.step), "MODEL_TRAINED_WITH": job.segmenter.facts.trained_with}
     for name, scene in job.scenes.items():
         tags |= {f"INPUT_{name.upper()}": _scene(scene).name,
                  f"INPUT_{name.upper()}_TIME": _scene(scene).time or "not known"}

@@ -135,7 +135,6 @@ def _build(place: pathlib.Path, files: Sequence[pathlib.Path], digests: Mapping[
 
 
 def _check(path: pathlib.Path, digest: str) -> None:
-    with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-            raise UserError(f"'{path}' does not match its digest; restore it, or delete it and run `python -m "
-                            "dual_encoder.embed` again")
+    if sums.of_file(path) != digest:
+        raise UserError(f"'{path}' does not match its digest; restore it, or delete it and run `python -m "
+                        "dual_encoder.embed` again")

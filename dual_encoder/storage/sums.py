@@ -1,11 +1,19 @@
 """SHA256SUMS, the digests of the files of a folder, in the form of the program sha256sum, which can check them, too."""
 
+import hashlib
+import os
 import re
 from collections.abc import Mapping
 
 NAME = "SHA256SUMS"
 # A name may lie in a folder below, 'folder/name', but not above.
 _LINE = re.compile(r"([0-9a-f]{64})  ((?:(?!\.\.?/)[^/\\\x00-\x1f]+/)*[^/\\\x00-\x1f]+)")
+
+
+def of_file(path: str | os.PathLike) -> str:
+    """Returns the sha256 of a local file, hexadecimal; OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_text(digests: Mapping[str, str]) -> bytes:

@@ -1,7 +1,6 @@
 """Reads files of published weights: safetensors, and torch files without executing their code."""
 
 import argparse
-import hashlib
 import pathlib
 import re
 from collections.abc import Mapping
@@ -16,7 +15,6 @@ from dual_encoder.storage import sums
 
 _SAFE, _TORCH = (".safetensors",), (".pt", ".pth", ".ckpt", ".tar", ".bin")
 _HASHED = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # torch.hub: the first digits of the sha256 are in the name
-_CHUNK = 1 << 24
 
 
 class Weights(NamedTuple):
@@ -47,14 +45,10 @@ def read(path: pathlib.Path) -> Weights:
         raise UserError(f"'{file}' is no file of weights that can be read; give one that ends in "
                         f"{', '.join((*_SAFE, *_TORCH))}")
     try:
-        with file.open("rb") as stream:
-            sha = hashlib.sha256()
-            while chunk := stream.read(_CHUNK):
-                sha.update(chunk)
+        digest = sums.of_file(file)
     except OSError as error:
         raise UserError(f"'{file}' cannot be read ({error.strerror or error}); give the file of the weights as --from"
                         ) from error
-    digest = sha.hexdigest()
     _check_digest(file, digest)
     return Weights(file, digest, _read_safetensors(file) if file.suffix in _SAFE else _read_torch(file))
 

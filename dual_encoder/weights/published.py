@@ -15,11 +15,9 @@ from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.models.vit import HEAD
 from dual_encoder.weights.files import Weights
 from dual_encoder.weights.layouts import LAYOUTS, Layout
-from dual_encoder.weights.timm_keys import from_timm
+from dual_encoder.weights.timm_keys import DEPTHS, from_timm, resnet_blocks
 
 _SIZE = 64  # pixels of the image that shapes are derived with
-_DEPTHS: Mapping[tuple[bool, tuple[int, ...]], int] = {
-    (False, (2, 2, 2, 2)): 18, (False, (3, 4, 6, 3)): 34, (True, (3, 4, 6, 3)): 50, (True, (3, 4, 23, 3)): 101}
 # Part of a key -> what makes it another transformer than ours.
 _OTHER_TRANSFORMERS = {".ls1.": "a scale after each layer (LayerScale, as DINOv2 and SoftCon)",
                        "reg_token": "register tokens", "register_tokens": "register tokens",
@@ -109,16 +107,14 @@ def variables(weights: Mapping[str, np.ndarray], config: AnyEncoder) -> dict[str
 
 
 def _resnet(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    blocks = tuple(len({key.split(".")[1] for key in weights if key.startswith(f"layer{layer}.")})
-                   for layer in range(1, 5))
-    bottleneck = "layer1.0.conv3.weight" in weights
+    bottleneck, blocks = resnet_blocks(weights)
     width = len(weights["conv1.weight"])
     inner = weights["layer1.0.conv1.weight"].shape[0] if "layer1.0.conv1.weight" in weights else 0
-    if (bottleneck, blocks) not in _DEPTHS or inner != width or weights["conv1.weight"].shape[2:] != (7, 7):
+    if (bottleneck, blocks) not in DEPTHS or inner != width or weights["conv1.weight"].shape[2:] != (7, 7):
         raise UserError(f"the weights are of a ResNet with {', '.join(map(str, blocks))} "
                         f"{'bottlenecks' if bottleneck else 'blocks'} in its layers, {inner} channels inside and "
                         f"{width} at the stem; expected ResNet-18, 34, 50 or 101 as in torchvision")
-    return {"family": "resnet", "depth": _DEPTHS[bottleneck, blocks], "width": width,
+    return {"family": "resnet", "depth": DEPTHS[bottleneck, blocks], "width": width,
             "norm": "batch" if "bn1.running_mean" in weights else "group"}
 
 

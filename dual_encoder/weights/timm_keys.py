@@ -24,6 +24,9 @@ from dual_encoder.models.vit import HEAD
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _MODULES = ((r"^(layer\d|blocks)_(\d+)", r"\1.\2"), (r"downsample_conv$", "downsample.0"),
             (r"downsample_bn$", "downsample.1"), (r"\b(attn|mlp)_", r"\1."), (r"^patch_embed$", "patch_embed.proj"))
+# (bottlenecks, blocks of each layer) -> depth of a ResNet.
+DEPTHS: Mapping[tuple[bool, tuple[int, ...]], int] = {
+    (False, (2, 2, 2, 2)): 18, (False, (3, 4, 6, 3)): 34, (True, (3, 4, 6, 3)): 50, (True, (3, 4, 23, 3)): 101}
 
 
 def to_timm(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -72,6 +75,12 @@ def from_timm(state: Mapping[str, np.ndarray], template: Mapping[str, Any]) -> d
     return variables
 
 
+def resnet_blocks(weights: Mapping[str, np.ndarray]) -> tuple[bool, tuple[int, ...]]:
+    """Returns whether the blocks of a ResNet are bottlenecks, and their number in each of its four layers."""
+    return "layer1.0.conv3.weight" in weights, tuple(
+        len({key.split(".")[1] for key in weights if key.startswith(f"layer{layer}.")}) for layer in range(1, 5))
+
+
 def describe_network(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns timm's name and arguments of a network, derived from its weights.
 
@@ -87,9 +96,7 @@ def describe_network(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def _resnet(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     width = len(weights["conv1.weight"])
-    third = sum(key.startswith("layer3.") and key.endswith(".conv1.weight") for key in weights)  # blocks of layer 3
-    bottleneck = "layer1.0.conv3.weight" in weights
-    depth = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101}[bottleneck, third]
+    depth = DEPTHS[resnet_blocks(weights)]
     arguments: dict[str, Any] = {} if width == 64 else {"channels": [width * 2**layer for layer in range(4)]}
     if "bn1.running_mean" not in weights:
         arguments["norm_layer"] = "groupnorm"

@@ -63,12 +63,36 @@ class LoadedModel:
 
     @functools.cached_property
     def digest(self) -> str:
-        """The sha256 of names, types, shapes and values of all variables, hexadecimal."""
-        sums = hashlib.sha256()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
-            sums.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
-            sums.update(leaf.tobytes())
-        return sums.hexdigest()
+        """The sha256 of all variables, hexadecimal."""
+        return digest_of(self.variables)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a product of the model states about its training, as JSON values."""
+        dataset = {key: self.dataset[key] for key in ("name", "config", "version", "fingerprint", "source")}
+        return {"step": self.step, "code_version": self.code_version, "dataset": dataset}
+
+    def image_size(self, name: str = "") -> int:
+        """Returns the side in pixels of the training images: of the crop, or of the image `name` ('' = the first)."""
+        tensors = self.dataset["tensors"]
+        whole = tensors[name if name in tensors else next(iter(self.sensors))]["shape"][0]
+        return self.config["augment"]["crop"] or whole
+
+
+def digest_of(variables: Any, sensors: Mapping[str, SensorSpec] | None = None) -> str:
+    """Returns the sha256 of names, types, shapes and values of arrays, and of sensors, hexadecimal.
+
+    Args:
+      variables: nested dictionaries of arrays.
+      sensors: feature name -> spec; None: of the arrays alone.
+    """
+    sums = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        sums.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
+        sums.update(np.asarray(leaf).tobytes())
+    if sensors is not None:
+        sums.update(json.dumps({name: spec.to_json() for name, spec in sorted(sensors.items())}).encode())
+    return sums.hexdigest()
 
 
 class Checkpoints:
