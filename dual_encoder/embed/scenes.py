@@ -17,7 +17,6 @@ from dual_encoder.errors import UserError
 from dual_encoder.imagery.grid import Grid
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.predict.description import open_scenes
-from dual_encoder.predict.scene import OnGrid, Scene
 
 _LEAST = 0.5  # share of the pixels of a patch that must hold data, for each sensor
 
@@ -51,7 +50,7 @@ class Scenes:
                             f"--size={size}; give a smaller one")
         scale = type(self._pixels.transform).scale(size)
         self.grid = Grid(self._pixels.crs, self._pixels.transform @ scale, (rows, columns))
-        self._name = pathlib.Path(_source(next(iter(self._scenes.values()))).name).stem
+        self._name = pathlib.Path(next(iter(self._scenes.values())).scene.name).stem
         self.label: LabelSpec | None = None
         self.rejects: Sequence[Reject] = ()
         self.facts: Mapping[str, Any] = {
@@ -74,7 +73,7 @@ class Scenes:
                 continue
             moved = self._pixels.transform @ type(self._pixels.transform).translation(left, top)
             place = footprint(Grid(self._pixels.crs, moved, (self._size, self._size)))
-            times = {sensor: _seconds(_source(scene).time) for sensor, scene in self._scenes.items()}
+            times = {sensor: _seconds(scene.scene.time) for sensor, scene in self._scenes.items()}
             yield Item(number, name, name, "", number, images, times, place, None)
         if empty:
             yield Reject(empty[0], f"{len(empty)} patches from this one to {empty[-1]} have data in less than "
@@ -83,7 +82,7 @@ class Scenes:
     def faults(self) -> list[str]:
         """Returns lines about pixels that became no-data, although the files do not say so."""
         lines = []
-        for scene in map(_source, self._scenes.values()):
+        for scene in (one.scene for one in self._scenes.values()):
             lines += [f"no data: {where}: {why}" for where, why in scene.faults.lost.items()]
             if scene.faults.strange:
                 lines.append(f"no data: {scene.faults.strange} pixels of '{scene.name}' with impossible values")
@@ -92,16 +91,12 @@ class Scenes:
     def _fingerprint(self) -> str:
         """Returns the sha256 of the contents of all files, and of what geotiff.json says of them."""
         digest = hashlib.sha256()
-        for scene in map(_source, self._scenes.values()):
+        for scene in (one.scene for one in self._scenes.values()):
             digest.update(str(scene.facts[-1]).encode())
             for path in scene.files:
                 with open(path, "rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
-
-
-def _source(scene: Scene | OnGrid) -> Scene:
-    return scene.scene if isinstance(scene, OnGrid) else scene
 
 
 def _seconds(text: str) -> int:

@@ -75,7 +75,7 @@ def make(segmenter: PixelModel, request: Request, permanent: Callable[[Grid], np
             + ("" if segmenter.facts.shift_invariant else "; this model's answers depend on the window (docs/maps.md)"))
         part = Part(out, _plan(job, request), job.layers.count * height * width)
         stack.callback(part.close)
-        faults = {name: _scene(scene).faults for name, scene in scenes.items()}
+        faults = {name: scene.scene.faults for name, scene in scenes.items()}
         for name, earlier in part.faults().items():
             faults[name].lost |= earlier["lost"]
             faults[name].strange += earlier["strange"]
@@ -111,7 +111,7 @@ def _plan(job: strips.Job, request: Request) -> dict[str, Any]:
             "margin": job.windows.margin, "layers": job.layers.count, "classes": list(job.layers.classes),
             "rows": list(job.area.rows), "columns": list(job.area.columns),
             "files": [_file(path) for path in (request.area, request.permanent) if path],
-            "scenes": {name: _scene(scene).facts for name, scene in job.scenes.items()}}
+            "scenes": {name: scene.scene.facts for name, scene in job.scenes.items()}}
 
 
 def _file(path: str) -> list[Any]:
@@ -121,16 +121,12 @@ def _file(path: str) -> list[Any]:
     return [os.path.abspath(path), facts.st_size, facts.st_mtime_ns]
 
 
-def _scene(scene: Scene | OnGrid) -> Scene:
-    return scene.scene if isinstance(scene, OnGrid) else scene
-
-
 def _tags(job: strips.Job) -> dict[str, str]:
     tags = {"SOFTWARE": f"dual_encoder {__version__}", "MODEL_DIGEST": job.segmenter.digest,
             "MODEL_STEP": str(job.segmenter.facts.step), "MODEL_TRAINED_WITH": job.segmenter.facts.trained_with}
     for name, scene in job.scenes.items():
-        tags |= {f"INPUT_{name.upper()}": _scene(scene).name,
-                 f"INPUT_{name.upper()}_TIME": _scene(scene).time or "not known"}
+        tags |= {f"INPUT_{name.upper()}": scene.scene.name,
+                 f"INPUT_{name.upper()}_TIME": scene.scene.time or "not known"}
     return tags | {f"CLASS_{number}": name for number, name in enumerate(job.layers.classes)}
 
 
@@ -163,7 +159,7 @@ def _facts(out: pathlib.Path, job: strips.Job, request: Request) -> Iterable[str
     for name, area in zip(layers.classes, areas.tolist(), strict=True):
         yield f"  {name}: {area:.2f} ha, {area / max(areas.sum(), 1e-12):.1%} of the pixels with data"
     if request.preview:
-        title = ", ".join(f"{_scene(scene).name} {_scene(scene).time}".strip() for scene in job.scenes.values())
+        title = ", ".join(f"{scene.scene.name} {scene.scene.time}".strip() for scene in job.scenes.values())
         preview.write_preview(pathlib.Path(request.preview), out, layers.classes, layers.colours, title)
         yield f"preview: {request.preview}"
     if request.polygons:
@@ -173,7 +169,7 @@ def _facts(out: pathlib.Path, job: strips.Job, request: Request) -> Iterable[str
 
 
 def _report_faults(scenes: Mapping[str, Scene | OnGrid]) -> None:
-    for scene in map(_scene, scenes.values()):
+    for scene in (one.scene for one in scenes.values()):
         faults: Faults = scene.faults
         for number, (where, why) in enumerate(faults.lost.items()):
             if number == 5:

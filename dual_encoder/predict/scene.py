@@ -78,6 +78,11 @@ class Scene:
                          _time_of(self.name))
 
     @property
+    def scene(self) -> "Scene":
+        """The scene itself; of a scene on another grid (`OnGrid`), the one that is resampled."""
+        return self
+
+    @property
     def files(self) -> list[pathlib.Path]:
         """The files, in the order of the bands."""
         return [path for path, _, _ in self._files.values()]

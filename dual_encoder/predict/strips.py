@@ -151,8 +151,8 @@ def _read(job: Job, row: int, column: int, counts: bool) -> _Window:
 
 
 def _faults(job: Job) -> dict[str, Any]:
-    scenes = {name: scene.scene if isinstance(scene, OnGrid) else scene for name, scene in job.scenes.items()}
-    return {name: {"lost": dict(scene.faults.lost), "strange": scene.faults.strange} for name, scene in scenes.items()}
+    faults = {name: scene.scene.faults for name, scene in job.scenes.items()}
+    return {name: {"lost": dict(of_scene.lost), "strange": of_scene.strange} for name, of_scene in faults.items()}
 
 
 def _height(job: Job, row: int) -> int:
