@@ -49,6 +49,13 @@ class How:
     accepted: tuple[str, ...] = ()
 
 
+class _Info(tfds.core.DatasetInfo):
+    """Facts of a data set that is only here."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing. TFDS would ask its public bucket for our data set, and leave an empty folder in /tmp."""
+
+
 class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
     # TFDS has no stubs here, so mypy does not find the `__init_subclass__` with `skip_registration`.
     """A TFDS builder that writes with our own workers. Subclasses set KIND, VERSION and configs.
@@ -96,7 +103,9 @@ class ShardBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         features |= {name: tfds.features.Text() for name in shards.TEXTS}
         features |= {name: tfds.features.Scalar(np.int64) for name in shards.integers(config.sensors)}
         features |= {name: tfds.features.Scalar(np.float32) for name in shards.FLOATS}
-        return self.dataset_info_from_configs(
+        words = self.get_metadata()
+        return _Info(
+            builder=self, description=words.description, citation=words.citation,
             features=tfds.features.FeaturesDict(features),
             metadata=tfds.core.MetadataDict({finish.FACTS: {
                 "name": self.name, "config": config.name, "version": str(self.version), "tensors": tensors, **facts}}))

@@ -143,7 +143,10 @@ def test_records_are_the_importers_pairs(built, mini_sets):
 def test_equal_builds_give_equal_bytes_and_a_rerun_changes_nothing(built, cli, mini_sets, tmp_path):
     folder, _ = built
     command = "build", "--importer=bigearthnet", f"--raw={mini_sets}", f"--data_dir={tmp_path}"
-    assert cli(*command).returncode == 0
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    assert cli(*command, TMPDIR=str(temporary)).returncode == 0
+    assert not list(temporary.iterdir())
     again = tmp_path / "s1s2_pairs" / "bigearthnet" / "1.0.0"
     files = sorted(path.name for path in again.iterdir())
     assert files == sorted(path.name for path in folder.iterdir() if path.suffix != ".png")
