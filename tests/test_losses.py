@@ -155,8 +155,9 @@ def assert_equals_reference(ours, reference, arguments):
 def test_objectives_with_negatives_equal_their_slow_references(name, scale, mode):
     ours, reference, count, biased = SCALED[name]
     options = MODES[mode]
+    slow = options | ({"location": PLACES} if options else {})  # NumPy: one element of a jax.Array costs 0.1 ms
     arguments = [*embeddings(0)[:count], scale, *([-10.0] if biased else [])]
-    assert_equals_reference(lambda *a: ours(*a, **options), lambda *a: reference(*a, **options), arguments)
+    assert_equals_reference(lambda *a: ours(*a, **options), lambda *a: reference(*a, **slow), arguments)
 
 
 @pytest.mark.parametrize("name", UNSCALED)
@@ -221,8 +222,8 @@ def test_a_batch_of_one_place_has_a_finite_loss_and_gradient(name, side):
     ours, _, _, biased = SCALED[name]
     scalars = [jnp.float32(10.0), *([jnp.float32(-10.0)] if biased else [])]
     z1, z2 = (jnp.asarray(z, jnp.float32) for z in embeddings(0)[:2])
-    loss, gradient = jax.value_and_grad(lambda z: ours(
-        z, z2, *scalars, location=jnp.zeros(BATCH, jnp.int32), tiles=tiles)[0])(z1)
+    loss, gradient = jax.jit(jax.value_and_grad(lambda z: ours(
+        z, z2, *scalars, location=jnp.zeros(BATCH, jnp.int32), tiles=tiles)[0]))(z1)
     assert np.isfinite(loss) and np.isfinite(gradient).all()
     assert (loss == 0.0 and not gradient.any()) != (name == "sigmoid")
 
