@@ -154,6 +154,19 @@ def test_all_spellings_of_a_path_are_stored_alike(tmp_path, monkeypatch):
     assert parse(AnyConfig, to_dict(mixed), stored=True) == mixed
 
 
+def test_a_comma_in_a_path_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "one,two"
+    (folder / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for spelling in (folder, "one,two", f"{folder}/data"):
+        with pytest.raises(UserError, match=r"the path '/.*one,two.*' has a comma, .* make a link without a comma"):
+            runs.configure(spelling)
+    assert runs.configure("one,data").data.dir == f"{tmp_path}/one,{tmp_path}/data"
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="one,two/data' has a comma"):
+        runs.configure("data")
+
+
 def test_a_flag_knows_the_home_folder(write_dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "data").symlink_to(write_dataset())
