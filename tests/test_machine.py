@@ -84,14 +84,14 @@ def test_batches_that_cannot_fit_are_one_line_before_the_first_step(write_datase
     def first(processes):
         next(batches(records, seed=0, batch_size=16, rows=range(16), start=0, stop=1, threads=1, processes=processes))
 
-    with pytest.raises(UserError, match=r"3 batches that are read ahead take 2 MB, the memory limit of the "
-                       r"container or job is 2 MB; lower --config.batch_size, or raise the limit \(docker --memory, "
+    with pytest.raises(UserError, match=r"3 batches that are read ahead take 2.2 MB, the memory limit of the "
+                       r"container or job is 2.0 MB; lower --config.batch_size, or raise the limit \(docker --memory, "
                        r"SLURM --mem\)"):
         first(processes=0)
     control_group({"memory.max": "max\n"})
     monkeypatch.setattr(limits, "shared_memory", lambda: 1_000_000)
-    with pytest.raises(UserError, match=r"2 reading processes pass batches of 1 MB through /dev/shm, which has 1 MB "
-                       r"free; set --config.data.processes=0, or give it more \(docker --shm-size=8g"):
+    with pytest.raises(UserError, match=r"2 reading processes pass batches of 0.7 MB through /dev/shm, which has 1.0 "
+                       r"MB free; set --config.data.processes=0, or give it more \(docker --shm-size=8g"):
         first(processes=2)
     first(processes=0)
 

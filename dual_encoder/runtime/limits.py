@@ -61,12 +61,12 @@ def why_killed() -> str:
 
 
 def size(count: int) -> str:
-    """Returns a number of bytes as '2.0 GB' or '64 MB'.
+    """Returns a number of bytes as '2.0 GB' or '0.8 MB'.
 
-    >>> size(2_000_000_000), size(67_108_864)
-    ('2.0 GB', '67 MB')
+    >>> size(2_000_000_000), size(812_345)
+    ('2.0 GB', '0.8 MB')
     """
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _kills() -> int:
