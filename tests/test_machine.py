@@ -163,8 +163,9 @@ def test_a_comma_in_a_path_is_refused(tmp_path, monkeypatch):
             runs.configure(spelling)
     assert runs.configure("one,data").data.dir == f"{tmp_path}/one,{tmp_path}/data"
     monkeypatch.chdir(folder)
-    with pytest.raises(UserError, match="one,two/data' has a comma"):
-        runs.configure("data")
+    for spelling in ("data", "new", "a,b"):  # they lie in such a folder
+        with pytest.raises(UserError, match=f"one,two/{spelling}' has a comma"):
+            runs.configure(spelling)
 
 
 def test_a_flag_knows_the_home_folder(write_dataset, tmp_path, monkeypatch):
