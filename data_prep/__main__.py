@@ -152,6 +152,9 @@ def _build(options: argparse.Namespace) -> None:
         raise UserError(f"raw folder '{options.raw}' is {what}; --raw must name the folder of the raw data")
     if options.labels and options.kind == "pairs":
         raise UserError(f"--labels={options.labels} with --kind=pairs: labels make tiles; drop one of the two")
+    if "," in os.path.abspath(options.data_dir):
+        raise UserError(f"the path '{os.path.abspath(options.data_dir)}' of --data_dir has a comma, which joins "
+                        "several data sets in a configuration; give a folder without one")
     if "://" in options.data_dir:
         raise UserError(f"--data_dir={options.data_dir} is a bucket; build in a folder, then copy the finished one to "
                         "the bucket, where training can read it")

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -63,10 +64,17 @@ class IsPath:
     several: bool = False
 
     def stored(self, value: str) -> str:
-        """Returns the value as a run stores it."""
+        """Returns the value as a run stores it; UserError for one folder of several whose path has a ','."""
         if value in self.words:
             return value
-        return ",".join(map(paths.stored, value.split(",") if self.several else [value]))
+        if not self.several:
+            return paths.stored(value)
+        whole = paths.stored(value)
+        parts = [paths.stored(part) for part in value.split(",")]
+        if "," in whole and os.path.isdir(whole) or any("," in part for part in parts):
+            raise UserError(f"the path '{whole}' has a comma, which joins several data sets; rename the folder, or "
+                            "make a link without a comma to it (ln -s) and give that")
+        return ",".join(parts)
 
 
 @overload

@@ -1,9 +1,16 @@
 """The one error type that users see, and how a command ends on it."""
 
 import difflib
+import errno
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+
+_HINTS = {  # for errors of the system that no part of the program explains better
+    errno.EMFILE: "raise the limit of open files (ulimit -n 65536, docker --ulimit nofile=65536)",
+    errno.ENOSPC: "make room there",
+    errno.ENOMEM: "give the machine, the container or the job more memory (docker --memory, SLURM --mem)",
+}
 
 
 class UserError(ValueError):
@@ -34,7 +41,7 @@ def one_line(error: BaseException, limit: int | None = 300) -> str:
 
 
 def exit_on_user_error(main: Callable[[], None], debug: bool, leave: Callable[[int], None] = sys.exit) -> None:
-    """Runs `main`. A UserError or an OSError ends the process with code 2 and one line.
+    """Runs `main`. A UserError, an OSError or a MemoryError ends the process with code 2 and one line.
 
     Args:
       main: the command, without arguments.
@@ -49,12 +56,15 @@ def exit_on_user_error(main: Callable[[], None], debug: bool, leave: Callable[[i
 
 def _explain(error: BaseException, debug: bool) -> int:
     """Prints the error; returns the exit code."""
-    if debug or not isinstance(error, UserError | OSError | KeyboardInterrupt):
+    if debug or not isinstance(error, UserError | OSError | MemoryError | KeyboardInterrupt):
         traceback.print_exception(error)
         return 1
     if isinstance(error, KeyboardInterrupt):
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
-    hint = "" if isinstance(error, UserError) else "; mend this and run the same command again"
-    print(f"error: {one_line(error, None)}{hint}", file=sys.stderr)
+    hint = ""
+    if not isinstance(error, UserError):
+        number = error.errno if isinstance(error, OSError) else errno.ENOMEM
+        hint = f"; {_HINTS.get(number or 0, 'mend this')} and run the same command again"
+    print(f"error: {one_line(error, None) or 'memory ran out'}{hint}", file=sys.stderr)
     return 2

@@ -1,5 +1,6 @@
 """Experiments: the grid and its order, settings chosen on validation, leaks, failures, shared work, verdicts."""
 
+import argparse
 import csv
 import dataclasses
 import io
@@ -19,6 +20,7 @@ from configs.experiment import VARIANTS
 from dual_encoder.config import parse
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.per_image import PerImage
+from dual_encoder.experiment import __main__ as command_line
 from dual_encoder.experiment import leaks, page, work
 from dual_encoder.experiment.analysis import differences, means
 from dual_encoder.experiment.cells import cells, command, configuration
@@ -381,3 +383,17 @@ def test_a_planted_leak_is_refused_by_name(tmp_path, data):
     sound = outcomes["cells/water/scratch/fraction1/fold0/seed0"]
     assert sound.state == "done" and sound.audit == (
         "none of 12 test places is among the 12 places of the split 'train' that the cell learns from",)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("number, told", [(signal.SIGKILL, True), (signal.SIGTERM, False)])
+def test_a_process_that_memory_kills_is_told(monkeypatch, capsys, tmp_path, number, told):
+    """The others do its runs; without a line the experiment would only take longer."""
+    worker = subprocess.Popen([sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(number)})"])
+    monkeypatch.setattr(command_line.subprocess, "Popen", lambda *_, **__: worker)
+    monkeypatch.setattr(command_line, "_work", lambda *_: worker.wait())
+    monkeypatch.setattr(command_line, "_share_cores", lambda *_: None)
+    monkeypatch.setattr(command_line.page, "write", lambda *_: "page")
+    command_line._all(argparse.Namespace(plan="plan.py", jobs=2), plan(), [], tmp_path)
+    said = capsys.readouterr().out
+    assert ("1 of 2 processes were killed, " in said and "; lower --jobs" in said) == told

@@ -57,6 +57,7 @@ APPEARS_WITH = {
     "dual_encoder/workdir/folder.py": TRAINED,
     "dual_encoder/workdir/sinks.py": TRAINED,
     "dual_encoder/export": TRAINED,
+    "dual_encoder/runtime/limits.py": TRAINED,
     "data_prep": TRAINED,
 }
 # Folders with commands of their own; the flags of their parsers are read from the source.
@@ -153,7 +154,8 @@ def test_every_flag_of_a_message_exists(found):
     for path, name, text in found:
         for flag in re.findall(r"(?<![\w-])--([a-z][a-z_-]*)(?![\w.-]|\.\w)", text):
             others = {"--help", "--version", "--manual-dir", "--file-format", "--check",
-                      "--custom-modules-path"}  # of argparse, TFDS, sha256sum, TerraTorch
+                      "--custom-modules-path", "--memory", "--mem", "--shm-size", "--ulimit"}
+            # of argparse, TFDS, sha256sum, TerraTorch, docker, SLURM
             if f"--{flag.replace('_', '-')}" not in known_flags(path, name) | others:
                 wrong.append(f"{path} ({name}): --{flag} in '{text[:100]}'")
     assert not wrong, "\n".join(wrong)

@@ -11,6 +11,7 @@ from data_prep.build.summary import Content, warnings
 from dual_encoder.errors import UserError
 from dual_encoder.runtime.compiling import compiling
 from dual_encoder.tasks.build import build, build_evaluation
+from dual_encoder.training import hooks
 from dual_encoder.training.hooks import TrainLog
 from dual_encoder.training.loop import open_run
 from tests import runs
@@ -67,6 +68,18 @@ def test_a_gradient_of_exactly_zero_is_told(capsys, norms, told):
     log.close()
     assert ("the gradient norm was exactly 0 in the last 2 steps" in capsys.readouterr().out) == told
     assert ((2, "event") in written) == told
+
+
+def test_the_time_that_is_left_is_told_without_the_compilation(capsys, monkeypatch):
+    seconds = iter([0, 0, 90, 100, 100])  # begin; compiling from 0 to 90; the row of two steps at 100
+    monkeypatch.setattr(hooks, "time", types.SimpleNamespace(perf_counter=lambda: next(seconds)))
+    log = TrainLog(types.SimpleNamespace(write=lambda *_: None), 0, 12, 2, 8, lambda step: [])
+    with log.compiling():
+        pass
+    for step in (1, 2):
+        log(step, {"loss": jnp.float32(1), "finite": jnp.array(True), "stop": jnp.array(False)})
+    log.close()
+    assert "step 2/12  loss 1.0000  0.2 pairs/s  data wait 0%  ETA 0:50\n" in capsys.readouterr().out
 
 
 def test_compiling_says_so_and_keeps_the_alarm_of_xla_quiet(monkeypatch):

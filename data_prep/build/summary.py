@@ -125,7 +125,8 @@ def warnings(splits: Mapping[str, Content], label: LabelSpec | None) -> Iterator
     for split in dict.fromkeys((*_EVALUATED, *splits)):
         if split not in splits or not splits[split].records:
             yield (f"warning: split '{split}' is empty; " + (
-                "evaluate on another one (--config.data.eval_split), or build with --split-by=area"
+                "evaluate on another one (--config.data.eval_split), or build with --split-by=area and a smaller "
+                "--block-degrees"
                 if split in _EVALUATED else "see rejected.jsonl"))
     for split, content in splits.items():
         if label is None and content.records and len(content.places) == 1:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from data_prep import processes
 from data_prep.build.finish import fingerprint
 from dual_encoder.console import Progress
 from dual_encoder.data import digests
@@ -16,6 +15,7 @@ from dual_encoder.data import index as index_lib
 from dual_encoder.data.manifest import MANIFEST, read_info
 from dual_encoder.data.tfrecord import FOOTER, HEADER, masked_crc32c, scan
 from dual_encoder.errors import UserError
+from dual_encoder.runtime import processes
 
 
 def verify(folder: epath.PathLike, workers: int = 1) -> Iterator[str]:

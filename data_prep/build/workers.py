@@ -7,9 +7,9 @@ from multiprocessing.context import SpawnContext
 
 from data_prep.build import shards
 from data_prep.build.plan import Plan, Task
-from data_prep.processes import end_with_parent
 from dual_encoder.console import Progress
 from dual_encoder.errors import UserError
+from dual_encoder.runtime import processes
 
 _worker: dict = {}  # of a worker process: job, plan, meter and importer, made once
 
@@ -27,8 +27,7 @@ def run(job: shards.Job, plan: Plan, workers: int) -> list[shards.Note]:
     if len(todo) < len(tasks):
         print(f"{len(tasks) - len(todo)} of {len(tasks)} shards are finished already", flush=True)
     if todo:
-        context = multiprocessing.get_context("spawn")
-        meter = _Meter(context)
+        meter = _Meter(multiprocessing.get_context("spawn"))
         meter.add(0, 0, plan.faults)
         for task, note in zip(tasks, notes, strict=True):
             if note:
@@ -39,7 +38,7 @@ def run(job: shards.Job, plan: Plan, workers: int) -> list[shards.Note]:
                 for task in todo:
                     shards.write(job, importer, plan, task, meter)
             else:
-                _run_processes(job, plan, todo, min(workers, len(todo)), context, meter)
+                _run_processes(job, plan, todo, min(workers, len(todo)), meter)
     return _notes(job, tasks)
 
 
@@ -99,21 +98,13 @@ def _write_in_beam(task: Task, job: shards.Job, plan: Plan) -> None:
         shards.write(job, job.open(), plan, task, _LocalMeter())
 
 
-def _run_processes(job: shards.Job, plan: Plan, todo: list[Task], workers: int, context: SpawnContext,
-                   meter: "_Meter") -> None:
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (job, plan, meter))
-    try:
+def _run_processes(job: shards.Job, plan: Plan, todo: list[Task], workers: int, meter: "_Meter") -> None:
+    with processes.pool(workers, _start, (job, plan, meter), kept="finished shards are kept") as pool:
         for done in concurrent.futures.as_completed([pool.submit(_write, task) for task in todo]):
             done.result()
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise UserError(f"one of {workers} worker processes died (out of memory?); run the same command again, with "
-                        "fewer --workers: finished shards are kept") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start(job: shards.Job, plan: Plan, meter: "_Meter") -> None:
-    end_with_parent()
     _worker.update(job=job, plan=plan, meter=meter, importer=job.open())
 
 

@@ -21,7 +21,7 @@ from data_prep.importers import Entry, Reject, Unmatched, _geotiff_json, open_ra
 from data_prep.importers._geotiff_names import Pattern
 from data_prep.importers._geotiff_rows import TABLES
 from dual_encoder.errors import UserError
-from dual_encoder.imagery import plausibility
+from dual_encoder.imagery import geotiff_json, plausibility
 from dual_encoder.imagery.geotiff_json import NAME
 from dual_encoder.imagery.sensors import SENSORS
 from dual_encoder.storage import atomic
@@ -246,12 +246,12 @@ def _kept(raw: pathlib.Path) -> dict[str, Any]:
     """Returns the values of a geotiff.json that a person decided or wrote."""
     if not (raw / NAME).is_file():
         return {}
+    faults: list[str] = []
     try:
-        said = json.loads((raw / NAME).read_bytes())
-    except ValueError as error:
-        raise UserError(f"'{raw / NAME}' is no JSON ({error}); mend it, or give --anew to write it again") from error
-    if not isinstance(said, dict):
-        raise UserError(f"'{raw / NAME}' is no JSON object; mend it, or give --anew to write it again")
+        said = geotiff_json.parse(raw / NAME, faults)
+        geotiff_json.tell(raw / NAME, faults)
+    except UserError as error:
+        raise UserError(f"{error}; mend it, or give --anew to write it again") from error
 
     def known(values: Mapping[str, Any]) -> dict[str, Any]:
         return {key: known(value) if isinstance(value, dict) else value for key, value in values.items()

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from data_prep import processes
 from data_prep.look import footprints, sides, spots
 from dual_encoder.console import Progress
 from dual_encoder.data.manifest import DatasetInfo, load_info
 from dual_encoder.data.tfrecord import ShardedRecords
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SensorSpec
+from dual_encoder.runtime import processes
 
 _FIRST = ("B08", "B03", "B04", "B11", "B02", "VV", "VH")  # bands at 10 m and of much texture come first
 _CHUNK = 256  # records that a worker reads at a time

@@ -1,9 +1,7 @@
 """Batches of records, read ahead: a stream for training, one pass in order for evaluation."""
 
 import multiprocessing.resource_tracker
-import os
 import signal
-import threading
 from collections.abc import Generator, Iterator
 from typing import TypeVar
 
@@ -13,7 +11,8 @@ from absl import flags
 
 from dual_encoder.data.records import BatchReader, Records
 from dual_encoder.errors import UserError, one_line
-from dual_encoder.runtime import stop_request
+from dual_encoder.runtime import limits, stop_request
+from dual_encoder.runtime.processes import end_with_parent
 
 T = TypeVar("T")
 
@@ -22,7 +21,8 @@ def batches(records: Records, *, seed: int, batch_size: int, rows: range, start:
             processes: int) -> Generator[dict[str, np.ndarray]]:
     """Yields this process's rows of the batches of steps start, ..., stop - 1; two batches are read ahead.
 
-    A generator: its `close` ends the readers. UserError: a damaged record, or a reading process that was killed.
+    A generator: its `close` ends the readers. UserError: a damaged record, a reading process that was killed, or
+    batches that do not fit into the memory.
 
     Args:
       records: the split.
@@ -34,13 +34,14 @@ def batches(records: Records, *, seed: int, batch_size: int, rows: range, start:
     Yields:
       per feature [len(rows), ...], `location` int32 [len(rows)], `record` int32 [len(rows)], as `BatchReader`.
     """
+    limits.check_feed(len(rows) * records.record_bytes, processes)
     order = records.order(seed, batch_size)
     reader = BatchReader(records, threads)
     source = grain.MapDataset.range(start, stop).map(lambda step: reader(order.numbers(step)[rows.start:rows.stop]))
     stream = source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     if processes:
         flags.FLAGS.mark_as_parsed()  # Grain's readers ask for flags of its own
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes), _end_with_trainer)
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes), end_with_parent)
     reading = iter(stream)
     try:
         for step in range(start, stop):
@@ -49,8 +50,8 @@ def batches(records: Records, *, seed: int, batch_size: int, rows: range, start:
             except RuntimeError as error:
                 if "terminated unexpectedly" not in str(error):
                     raise
-                raise UserError(f"a reading process has died ({one_line(error, 80)}), most often because memory ran "
-                                "out; lower --config.data.processes and run the same command again") from error
+                raise UserError(f"a reading process has died ({one_line(error, 80)}), {limits.why_killed()}; lower "
+                                "--config.data.processes and run the same command again") from error
             if records.max_bad_records:
                 records.count_bad(order.numbers(step)[rows.start:rows.stop], batch["record"])
             yield batch
@@ -66,15 +67,6 @@ def _start_readers(reading: Iterator[T]) -> T:
         return next(reading)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _end_with_trainer(*_: int) -> None:
-    """Ends a reading process with the trainer; without this it would wait for ever."""
-    def watch() -> None:
-        if trainer := multiprocessing.parent_process():
-            trainer.join()
-            os._exit(0)
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def in_order(records: Records, batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], int]]:

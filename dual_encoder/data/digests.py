@@ -61,15 +61,14 @@ def faults(folder: epath.PathLike, of: Callable[[str], bool] = lambda name: True
       UserError: SHA256SUMS is damaged.
     """
     found = []
-    for name, expected in (load(folder) or {}).items():
-        if not of(name):
-            continue
-        try:
-            if _digest(epath.Path(folder) / name) == expected:
-                continue
+    listed = {name: digest for name, digest in (load(folder) or {}).items() if of(name)}
+    for name, error in sums.differing(listed, lambda name: _digest(epath.Path(folder) / name)):
+        if error is None:
             found.append(f"{name} does not match its digest in {SUMS}, one of the two is damaged; {_remedy(name)}")
-        except FileNotFoundError:
+        elif isinstance(error, FileNotFoundError):
             found.append(f"{name} is missing, {SUMS} lists it; {_remedy(name)}")
+        else:
+            raise error
     return found
 
 

@@ -9,6 +9,7 @@ import copy
 import functools
 import hashlib
 import itertools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -74,6 +75,12 @@ class Records:
 
     def __len__(self) -> int:
         return self._ends[-1] if self._rows is None else len(self._rows)
+
+    @property
+    def record_bytes(self) -> int:
+        """The bytes of one record's tensors in a batch."""
+        tensors = [self.info.tensors[name] for name in self.features]
+        return sum(math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in tensors)
 
     def only(self, rows: np.ndarray) -> "Records":
         """Returns a part of the records, numbered from 0; `rows` are numbers, ascending."""

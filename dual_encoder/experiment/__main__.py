@@ -25,7 +25,7 @@ from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.experiment import page, plan, work
 from dual_encoder.experiment.cells import Cell, cells, score
 from dual_encoder.experiment.results import collect
-from dual_encoder.runtime import compilation_cache, heap, mesh, stop_request
+from dual_encoder.runtime import compilation_cache, heap, limits, mesh, stop_request
 
 _STOPPED = 75
 
@@ -78,6 +78,9 @@ def _all(flags: argparse.Namespace, planned: plan.Plan, every: list[Cell], out: 
             if flags.jobs > 1:
                 _share_cores(0, flags.jobs)
             _work(planned, every, out, flags.jobs)
+        if killed := sum(worker.poll() == -signal.SIGKILL for worker in workers):
+            say(f"{killed} of {flags.jobs} processes were killed, {limits.why_killed()}; lower --jobs if it happens "
+                "again")
     finally:
         for worker in workers:
             worker.terminate()

@@ -84,13 +84,8 @@ def check(folder: str | os.PathLike) -> list[str]:
     except ValueError as error:
         raise UserError(f"'{folder / sums.NAME}' is damaged ({error}); restore it or export the encoder again"
                         ) from error
-    damaged = []
-    for name, digest in digests.items():
-        try:
-            if sums.of_file(folder / name) != digest:
-                damaged.append(f"{name} does not match its digest")
-        except OSError as error:
-            damaged.append(f"{name} cannot be read ({error.strerror or error})")
+    damaged = [f"{name} cannot be read ({error.strerror or error})" if error else f"{name} does not match its digest"
+               for name, error in sums.differing(digests, lambda name: sums.of_file(folder / name))]
     if damaged:
         raise UserError(f"'{folder}' is damaged: {', '.join(damaged)}; one of the files, or {sums.NAME}, is not as it "
                         "was exported: restore them or export the encoder again")

@@ -1,9 +1,8 @@
 """How many processor cores this process may use."""
 
 import os
-import pathlib
 
-_CGROUP = pathlib.Path("/sys/fs/cgroup")
+from dual_encoder.runtime import cgroup
 
 
 def usable() -> int:
@@ -13,21 +12,19 @@ def usable() -> int:
     `--cpus` of a container), rounded up.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota()
-    return allowed if quota is None else max(1, min(allowed, -int(-quota // 1)))
+    return min([allowed, *(max(1, -int(-quota // 1)) for quota in _quotas())])
 
 
-def _quota() -> float | None:
-    """Returns the cores' worth of time of the control group, or None without a limit; of version 2 and 1 of cgroups."""
-    try:
-        limit, period = (_CGROUP / "cpu.max").read_text().split()
-    except (OSError, ValueError):
+def _quotas() -> list[float]:
+    """Returns the cores' worth of time of the control groups that have a limit; of version 2 and 1 of cgroups."""
+    first = [text.split() for text in cgroup.texts("cpu.max")]
+    first += [list(texts) for texts in zip(cgroup.texts("cpu.cfs_quota_us", "cpu"),
+                                           cgroup.texts("cpu.cfs_period_us", "cpu"), strict=False)]
+    found = []
+    for numbers in first:
         try:
-            limit, period = ((_CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        except OSError:
-            return None
-    try:
-        cores = int(limit) / int(period)  # "max", or -1, is no limit
-    except (ValueError, ZeroDivisionError):
-        return None
-    return cores if cores > 0 else None
+            limit, period = map(int, numbers)  # "max", or -1, is no limit
+            found.append(limit / period)
+        except (ValueError, ZeroDivisionError):
+            continue
+    return [quota for quota in found if quota > 0]

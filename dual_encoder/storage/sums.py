@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 NAME = "SHA256SUMS"
 # A name may lie in a folder below, 'folder/name', but not above.
@@ -14,6 +14,21 @@ def of_file(path: str | os.PathLike) -> str:
     """Returns the sha256 of a local file, hexadecimal; OSError if it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def differing(digests: Mapping[str, str], digest_of: Callable[[str], str]) -> Iterator[tuple[str, OSError | None]]:
+    """Yields the files that are not as their digests say: (name, None), or (name, the error of reading it).
+
+    Args:
+      digests: file name -> hexadecimal sha256.
+      digest_of: file name -> the digest of the file as it is; OSError if it cannot be read.
+    """
+    for name, expected in digests.items():
+        try:
+            if digest_of(name) != expected:
+                yield name, None
+        except OSError as error:
+            yield name, error
 
 
 def to_text(digests: Mapping[str, str]) -> bytes:

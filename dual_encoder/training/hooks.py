@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -72,7 +72,7 @@ class TrainLog:
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         self._sums: dict[str, float] = {}
         self._count = 0  # steps in the sums
-        self._timed, self._waited, self._since = 0, 0.0, time.perf_counter()  # steps on the clock
+        self.resume_clock()
         self._bar = progress_bar(last, start, "step ", "compiling") if writer and sys.stdout.isatty() else None
         if self._bar:
             self._bar.start()
@@ -90,9 +90,16 @@ class TrainLog:
             self.settle()
             self._write(step)
 
-    def compiling(self) -> contextlib.AbstractContextManager[None]:
-        """Returns what the first step runs in, which compiles; a line says so, or the progress bar."""
-        return compiling("the training step", say if self._writer and not self._bar else lambda text: None)
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Is what the first step runs in, which compiles; a line says so, or the progress bar.
+
+        The time that is left is estimated without it.
+        """
+        began = time.perf_counter()
+        with compiling("the training step", say if self._writer and not self._bar else lambda text: None):
+            yield
+        self._compiled = time.perf_counter() - began
 
     def settle(self) -> None:
         """Waits for all steps; after it, the state is known to be finite."""
@@ -101,7 +108,8 @@ class TrainLog:
 
     def resume_clock(self) -> None:
         """Leaves the time since the last row out of the rates, because an evaluation ran in between."""
-        self._timed, self._waited, self._since = 0, 0.0, time.perf_counter()
+        self._timed, self._waited, self._since = 0, 0.0, time.perf_counter()  # `_timed`: steps on the clock
+        self._compiled = 0.0  # seconds of compilation on the clock
 
     def close(self) -> None:
         """Ends the progress bar."""
@@ -135,7 +143,7 @@ class TrainLog:
                 self._writer.write(step, "event", {"event": "the gradient norm was exactly 0"})
                 say(f"step {step}: the gradient norm was exactly 0 in the last {self._count} steps: nothing was "
                     "learnt; look at the records with `python -m data_prep inspect`, or use another objective")
-            self._show(step, row, seconds / max(self._timed, 1) * (self._last - step))
+            self._show(step, row, (seconds - self._compiled) / max(self._timed, 1) * (self._last - step))
         self._sums, self._count = {}, 0
         self.resume_clock()
 

@@ -18,6 +18,7 @@ from dual_encoder.console import say
 from dual_encoder.data import overlap
 from dual_encoder.data.batches import batches
 from dual_encoder.data.order import Order
+from dual_encoder.errors import UserError, one_line
 from dual_encoder.optim.optimizer import learning_rate, make_optimizer, rate_at
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.runtime.stop_request import StopRequest
@@ -167,7 +168,7 @@ def train(run: Run, log: hooks.TrainLog, around: Sequence[hooks.Hook]) -> None:
     """Makes the steps of a run; `around` happens before and after each of them, in that order.
 
     Raises:
-      UserError: a loss that is not finite, or damaged records.
+      UserError: a loss that is not finite, damaged records, or a device without enough memory.
       SystemExit: with code STOPPED after a signal to stop, when the hooks have had the last state.
     """
     config, records, state = run.built.config, run.built.records, run.state
@@ -176,7 +177,7 @@ def train(run: Run, log: hooks.TrainLog, around: Sequence[hooks.Hook]) -> None:
                      rows=mesh_lib.local_rows(config.batch_size), start=run.start, stop=run.last,
                      threads=config.data.threads, processes=config.data.processes)
     # `together` is innermost, so that a lost peer ends this process before anything waits for it.
-    with contextlib.closing(stream), mesh_lib.together():
+    with contextlib.closing(stream), _memory_explained(), mesh_lib.together():
         for hook in around:
             hook.begin(run.start, state)
         for step in range(run.start + 1, run.last + 1):
@@ -198,6 +199,19 @@ def train(run: Run, log: hooks.TrainLog, around: Sequence[hooks.Hook]) -> None:
             if stopping:
                 say(f"stopped by a signal after step {step}; saved, run the same command to continue")
                 sys.exit(STOPPED)
+
+
+@contextlib.contextmanager
+def _memory_explained() -> Iterator[None]:
+    """Turns the error of a device whose memory ran out into a UserError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(f"the memory of the device ran out ({one_line(error, 160)}); lower --config.batch_size or "
+                        "--config.augment.crop (pre-training also has train.micro_batch); `python -m "
+                        "dual_encoder.plan` says what fits") from error
 
 
 def _selection(run: Run, log: hooks.TrainLog, evaluate: hooks.Evaluate, stack: contextlib.ExitStack

@@ -243,6 +243,7 @@ def test_unusable_records_are_set_aside(cli, real_data, tmp_path):
     (["--importer=ombria", "--raw=.", "--sensors=vv"], "has no image 'vv'"),
     (["--importer=npz", "--raw=."], "holds no .npz file"),
     (["--importer=ombria", "--raw=.", "--data_dir=gs://b"], "--data_dir=gs://b is a bucket; build in a folder"),
+    (["--importer=ombria", "--raw=.", "--data_dir=a,b"], "a,b' of --data_dir has a comma, which joins"),
     (["--importer=ombria", "--raw=gs://b/raw"], "is a bucket; mount it"),
     (["--importer=ombria", "--raw=.", "--name=.."], "config name '..' must be made of letters"),
     (["--importer=ombria", "--raw=.", "--labels=water_weak"], "water_weak labels need bands B03 B04 B08 B11"),
