@@ -289,8 +289,9 @@ def test_terratorch_fits_the_configurations_of_the_exports(exported, tmp_path):
                     file.write(pixels.astype(dtype))
     usual = [f"--data.init_args.{split}_{what}data_root={tmp_path / split / kind}" for split in ("train", "val")
              for what, kind in (("", "images"), ("label_", "labels"))]
-    usual += ["--data.init_args.num_workers=0", "--data.init_args.batch_size=2", f"--trainer.default_root_dir={tmp_path}",
-              "--trainer.max_steps=2", "--trainer.accelerator=cpu", *(f"--trainer.{key}=false" for key in (
+    usual += ["--data.init_args.num_workers=0", "--data.init_args.batch_size=2", "--trainer.max_steps=2",
+              "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}",
+              *(f"--trainer.{key}=false" for key in (
                   "logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"))]
     lines = ["from terratorch.cli_tools import build_lightning_cli"]  # what the command `terratorch` calls
     for encoder in (WIDE, VIT):
