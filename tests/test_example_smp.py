@@ -77,7 +77,8 @@ def test_the_images_are_normalised_as_ours(tiles):
 @pytest.mark.slow
 def test_the_loss_falls(folder, tiles):
     done = subprocess.run([sys.executable, str(SCRIPT), str(folder), str(tiles), "--steps=10", "--batch=4"],
-                          capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)})
+                          capture_output=True, text=True,
+                          env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-3000:]
     losses = [float(value) for value in re.findall(r"step \d+: loss (\S+)", done.stdout)]
     assert len(losses) == 2 and losses[-1] < 0.7 * losses[0]

@@ -88,7 +88,7 @@ FILES = {
     "sketch_map": "labels fit __main__",
     "embed": "table places raster card sources scenes write __main__",
     "search": "nearest index query output page __main__",
-    "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
+    "experiment": "plan cells leaks work beside results analysis figures panels tables page __main__",
     "inference": "facts segmenter frozen_maps images exported encoder",
     "predict": "scene description windows aoi permanent layers part strips write hectares polygons preview mosaic "
                "listed one_map flags __main__",
