@@ -4,7 +4,8 @@
     python examples/finetune_with_smp.py EXPORT DATA --steps=100
 
 RUN has a ResNet whose stem is 64 channels wide (config.encoder.width=64). DATA is a folder of records with labels of
-pixels, such as s1s2_tiles/bigearthnet_water_weak/1.0.0. Needs `pip install 'dual_encoder[torch]'`.
+pixels, such as s1s2_tiles/bigearthnet_water_weak/1.0.0. Needs `pip install 'dual_encoder[torch]'
+segmentation-models-pytorch`.
 """
 
 import argparse

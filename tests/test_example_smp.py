@@ -17,7 +17,7 @@ from dual_encoder.export.source import Source
 from dual_encoder.export.write import export
 from dual_encoder.models.resnet import ResNet
 from tests.exports import WIDE, made
-from tests.runtimes import runtime
+from tests.runtimes import needs, runtime
 
 pytestmark = pytest.mark.runtimes
 
@@ -32,6 +32,7 @@ def tiles(write_dataset):
 
 @pytest.fixture(scope="module")
 def model(tiles):
+    needs("segmentation_models_pytorch")
     return made({"smoke": tiles}, encoder=WIDE)
 
 

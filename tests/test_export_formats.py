@@ -134,7 +134,7 @@ def test_terratorch_refuses_other_bands_and_gives_all_maps(data, tmp_path):
     out = run(tmp_path, """
 import runpy
 from terratorch.registry import BACKBONE_REGISTRY
-runpy.run_path("custom_modules/backbone.py")
+runpy.run_path("custom_modules/__init__.py")
 print(BACKBONE_REGISTRY.build("dual_encoder", folder=".", bands=["VV", "VH"]).out_channels)
 try:
     BACKBONE_REGISTRY.build("dual_encoder", folder=".", bands=["VH", "VV"])

@@ -89,5 +89,5 @@ def _score(row: Mapping[str, str], file: pathlib.Path, line: int) -> OtherScore:
     if partition != "default":
         parts.append(f"partition {partition}")
     return OtherScore(row["dataset"], row["method"], row["metric_name"], row["name"], number("metric_value", math.nan),
-                      (low, high) if high > low else (), row.get("n_test") or "", row.get("seed") or "",
+                      (low, high) if low or high else (), row.get("n_test") or "", row.get("seed") or "",
                       float(share[1]) if share else 1.0, f"torchgeo-bench: {', '.join(parts)}")
