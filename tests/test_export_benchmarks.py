@@ -254,7 +254,7 @@ def test_pangaea_gets_four_maps_of_the_channels_that_its_configuration_states(ex
         assert torch.equal(one, other) and relative_difference(third.numpy(), one.numpy()) <= 1e-5
 
 
-def test_pangaea_refuses_fewer_bands_unless_they_are_named(exported, load):
+def test_pangaea_refuses_fewer_bands_unless_they_are_named_and_frozen_statistics_stay(exported, load):
     import torch
 
     folder = exported("s2", "pangaea")
@@ -265,6 +265,9 @@ def test_pangaea_refuses_fewer_bands_unless_they_are_named(exported, load):
     with pytest.raises(ValueError, match="the images have 11 bands, expected 12"):
         make(**entry)(fewer)
     assert len(make(**entry | {"missing": ["B1"]}).eval()(fewer)) == 4
+    frozen = make(**entry | {"missing": ["B1"]}).requires_grad_(False).train()  # as decoders of PANGAEA do
+    frozen(fewer)
+    assert frozen.training and torch.equal(frozen.backbone.bn1.running_mean, make(**entry).backbone.bn1.running_mean)
     preprocessing = yaml.safe_load((folder / "configs/preprocessing/dual_encoder.yaml").read_text())
     steps = {name: [step["_target_"].split(".")[-1] for step in split["preprocessor_cfg"]]
              for name, split in preprocessing.items()}

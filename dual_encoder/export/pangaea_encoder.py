@@ -41,6 +41,13 @@ class Encoder(Base):
         """Says where the weights are from; timm has loaded them already, every key."""
         logger.info(f"weights of {self.encoder_weights}")
 
+    def train(self, mode=True):
+        """As of `torch.nn.Module`, but a frozen backbone keeps the statistics of its BatchNorm."""
+        super().train(mode)
+        if not any(value.requires_grad for value in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
     def forward(self, image):
         """{modality: [batch, bands, height, width], or with one date after the bands} -> list of maps."""
         image = image[self.modality]

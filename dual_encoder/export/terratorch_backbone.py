@@ -21,6 +21,13 @@ class _Backbone(torch.nn.Module):
         super().__init__()
         self.model, self.out_channels, self.prepare = model, model.feature_info.channels(), prepare
 
+    def train(self, mode=True):
+        """As of `torch.nn.Module`, but a frozen model keeps the statistics of its BatchNorm."""
+        super().train(mode)
+        if not any(value.requires_grad for value in self.model.parameters()):
+            self.model.eval()
+        return self
+
     def forward(self, image, **kwargs):
         """[batch, bands, height, width] -> a list of maps [batch, channels, rows, columns]."""
         return list(self.model(self.prepare(image)))
