@@ -236,7 +236,7 @@ def test_pangaea_gets_four_maps_of_the_channels_that_its_configuration_states(ex
     import torch
 
     folder = exported("s2", "pangaea", encoder)
-    entry = yaml.safe_load((folder / "configs/encoder/dual_encoder.yaml").read_text())
+    entry = yaml.safe_load((folder / "conf/encoder/dual_encoder.yaml").read_text())
     assert entry.pop("_target_") == "pangaea_encoder.Encoder"
     model = load(folder / "pangaea_encoder.py").Encoder(**entry).eval()
     model.load_encoder_weights(types.SimpleNamespace(info=print))
@@ -258,7 +258,7 @@ def test_pangaea_refuses_fewer_bands_unless_they_are_named_and_frozen_statistics
     import torch
 
     folder = exported("s2", "pangaea")
-    entry = yaml.safe_load((folder / "configs/encoder/dual_encoder.yaml").read_text())
+    entry = yaml.safe_load((folder / "conf/encoder/dual_encoder.yaml").read_text())
     del entry["_target_"]
     make = load(folder / "pangaea_encoder.py").Encoder
     fewer = {"optical": torch.full((1, 11, 1, 32, 32), 900.0)}
@@ -268,7 +268,7 @@ def test_pangaea_refuses_fewer_bands_unless_they_are_named_and_frozen_statistics
     frozen = make(**entry | {"missing": ["B1"]}).requires_grad_(False).train()  # as decoders of PANGAEA do
     frozen(fewer)
     assert frozen.training and torch.equal(frozen.backbone.bn1.running_mean, make(**entry).backbone.bn1.running_mean)
-    preprocessing = yaml.safe_load((folder / "configs/preprocessing/dual_encoder.yaml").read_text())
+    preprocessing = yaml.safe_load((folder / "conf/preprocessing/dual_encoder.yaml").read_text())
     steps = {name: [step["_target_"].split(".")[-1] for step in split["preprocessor_cfg"]]
              for name, split in preprocessing.items()}
     assert steps == {"train": ["RandomCropToEncoder", "BandFilter"], "val": ["BandFilter"], "test": ["BandFilter"]}

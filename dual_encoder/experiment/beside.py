@@ -1,6 +1,6 @@
 """Results of torchgeo-bench, shown beside those of an experiment: each row has its protocol, and none is averaged.
 
-The columns are those of `EvaluationResult` in torchgeo_bench/main.py, version 0.4.0 (docs/user/results-format.rst).
+The columns are those of `EvaluationResult` in torchgeo_bench/main.py, version 0.4.0 (its page 'Results format').
 """
 
 import csv

@@ -10,7 +10,7 @@ from dual_encoder.export.source import Content, Source
 from dual_encoder.weights.timm_keys import to_timm
 
 CODE = PREPARATION | {"pangaea_encoder.py": "pangaea_encoder.py"}
-ENCODER, PREPROCESSING = "configs/encoder/dual_encoder.yaml", "configs/preprocessing/dual_encoder.yaml"
+ENCODER, PREPROCESSING = "conf/encoder/dual_encoder.yaml", "conf/preprocessing/dual_encoder.yaml"
 
 
 def write(source: Source) -> Content:
@@ -24,7 +24,7 @@ def write(source: Source) -> Content:
 
 The command line of PANGAEA-bench finds the encoder by these two folders:
 
-    PYTHONPATH=FOLDER torchrun pangaea/run.py --config-name=train --config-dir=FOLDER/configs \\
+    PYTHONPATH=FOLDER torchrun pangaea/run.py --config-name=train --config-dir=FOLDER/conf \\
       encoder=dual_encoder preprocessing=dual_encoder dataset=sen1floods11 decoder=seg_upernet ...
 
 State the unit of the data set as `encoder.unit=`: stored (reflectance x 10000, as in sen1floods11), physical
@@ -73,7 +73,7 @@ def load(folder):
     import torch
     from omegaconf import OmegaConf
 
-    arguments = OmegaConf.to_container(OmegaConf.load(f"{folder}/configs/encoder/dual_encoder.yaml"))
+    arguments = OmegaConf.to_container(OmegaConf.load(f"{folder}/conf/encoder/dual_encoder.yaml"))
     arguments = {key: value for key, value in arguments.items() if key != "_target_"} | {"unit": "physical"}
     model = runpy.run_path(f"{folder}/pangaea_encoder.py")["Encoder"](**arguments).eval()
 
