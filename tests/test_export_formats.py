@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import pathlib
 import re
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dual_encoder.config import to_dict
 from dual_encoder.errors import UserError
 from dual_encoder.export import onnx_graph, samples
 from dual_encoder.export.check import LIMIT, check, relative_difference
@@ -24,9 +22,7 @@ from dual_encoder.export.write import export
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SENSORS
 from dual_encoder.storage import sums
-from dual_encoder.workdir.checkpoint import LoadedModel
-from dual_encoder.workdir.folder import facts
-from tests import runs
+from tests.exports import SMALL, WIDE, assert_the_card_gives_our_outputs, made, run
 from tests.runtimes import needs
 
 VIT = {"family": "vit", "depth": 2, "width": 64, "patch": 8, "image_size": 32}
@@ -47,24 +43,6 @@ def data(write_dataset):
         ("smoke", False), ("water_weak", True), ("land_cover_small", "image_classes"))}
 
 
-def made(data, variant="smoke", **changes) -> LoadedModel:
-    """A checkpoint with random weights, norms included: a new network has scales of 0, which hide mistakes."""
-    if "encoder" in changes:
-        changes["encoder"] = {key: value for key, value in changes["encoder"].items() if value is not None}
-    config = runs.configure(data[variant], variant, **changes)
-    task, records = runs.open_run(config)
-    params, batch_stats = task.init(jax.random.key(0))
-    rng = np.random.default_rng(0)
-
-    def drawn(leaf):
-        return (np.asarray(leaf) + 0.1 * rng.standard_normal(leaf.shape)).astype(np.float32)
-
-    known = facts(to_dict(config), records.info, task.sensors)
-    variables = {"params": jax.tree.map(drawn, params),
-                 "batch_stats": jax.tree.map(lambda x: abs(drawn(x)), batch_stats)}
-    return LoadedModel(2, variables, known["config"], task.sensors, known["dataset"], known["code_version"])
-
-
 @pytest.fixture(scope="module")
 def source(data):
     @functools.cache
@@ -72,34 +50,6 @@ def source(data):
         sensor, changes = RUNS[name]
         return Source(made(data, **changes), sensor)
     return of
-
-
-def run(folder, code):
-    """Runs code in a folder as a process of its own."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-AFTERWARDS = """
-from dual_encoder.export.samples import read
-import pathlib
-images, ours = read(pathlib.Path("."))
-theirs = model(images)
-for name, value in ours.items():
-    print(name, float(np.abs(np.asarray(theirs[name], np.float64) - value).max() / np.abs(value).max()))
-"""
-
-
-def assert_the_card_gives_our_outputs(folder, names):
-    """Runs the code of the card as it stands, and then what it made on the sample images."""
-    card = (folder / "README.md").read_text()
-    code = re.search("```python\n(.*?)```", card, re.DOTALL)[1]
-    path = f"import sys\nsys.path.insert(0, {str(pathlib.Path.cwd())!r})\n"
-    lines = run(folder, path + code + AFTERWARDS).split()
-    differences = dict(zip(lines[::2], map(float, lines[1::2]), strict=True))
-    print(differences)
-    assert differences.keys() == set(names) and max(differences.values()) <= LIMIT
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -160,10 +110,6 @@ def test_onnx_takes_other_forms_of_input(source, tmp_path, kind):
     assert_the_card_gives_our_outputs(tmp_path, ["logits"])
 
 
-WIDE = {"family": "resnet", "depth": 18, "width": 64}
-SMALL = {"family": "vit", "depth": 12, "width": 384, "patch": 16, "image_size": 32}
-
-
 @pytest.mark.runtimes
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", [WIDE, SMALL], ids=["resnet18", "vit_small"])
@@ -188,7 +134,7 @@ def test_terratorch_refuses_other_bands_and_gives_all_maps(data, tmp_path):
     out = run(tmp_path, """
 import runpy
 from terratorch.registry import BACKBONE_REGISTRY
-runpy.run_path("custom_modules/backbone.py")
+runpy.run_path("custom_modules/__init__.py")
 print(BACKBONE_REGISTRY.build("dual_encoder", folder=".", bands=["VV", "VH"]).out_channels)
 try:
     BACKBONE_REGISTRY.build("dual_encoder", folder=".", bands=["VH", "VV"])

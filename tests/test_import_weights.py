@@ -290,7 +290,14 @@ def test_bad_files_get_one_line(tmp_path):
     assert "missing 1 (blocks.1.attn.qkv.bias)" in refused(
         content={key: value for key, value in good.items() if key != "blocks.1.attn.qkv.bias"})
     assert "unexpected 1 (blocks.0.extra)" in refused(content=good | {"blocks.0.extra": ONE})
-    assert "LayerScale" in refused(content=good | {"blocks.0.ls1.gamma": ONE})
+    for content, message in (
+            ({"blocks.0.ls1.gamma": ONE}, "of SoftCon or DINOv2 ('blocks.0.ls1.gamma'), which cannot be imported"),
+            ({"patch_embed.weight_generator.weight_tokens": ONE, "fc_norm.weight": ONE}, "holds weights of DOFA"),
+            ({"s1_encoder.linear_input.weight": ONE, "s1_GAP_FFN.0.weight": ONE}, "holds weights of CROMA")):
+        for layout in ("timm", "torchgeo", "ssl4eo_moco"):
+            assert message in refused(layout, content=good | content)
+            assert message in refused(layout, content=content)
+    assert "--beside" in refused("softcon") and "14 pixels" in refused("dinov2")
     deep = WEIGHTS13 | {key.replace("layer3.1", "layer3.2"): value for key, value in WEIGHTS13.items()}
     assert "a ResNet with 2, 2, 3, 2 blocks in its layers" in refused(content=deep)
     assert "deformable attention" in refused("decur", content=good | {"da1_l3.proj_q.weight": ONE})

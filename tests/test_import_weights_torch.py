@@ -205,7 +205,7 @@ def test_no_code_of_a_file_runs(tmp_path):
     ("resnet152", "a ResNet with 3, 8, 36, 3 bottlenecks"),
     ("wide_resnet50_2", "128 channels inside and 64 at the stem"), ("vit_small_patch14_dinov2", "LayerScale"),
     ("vit_base_patch16_rpn_224", "a norm after the mean of its tokens"),
-    ("vit_small_patch14_reg4_dinov2", "cannot be represented")])
+    ("vit_small_patch14_reg4_dinov2", "LayerScale")])
 def test_other_networks_of_timm_are_refused_by_what_they_have(tmp_path, name, message):
     timm = library("timm")
     with torch.device("meta"):
@@ -213,3 +213,23 @@ def test_other_networks_of_timm_are_refused_by_what_they_have(tmp_path, name, me
     torch.save({key: torch.zeros(value.shape) for key, value in network.state_dict().items()}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=message):
         source.load(source.Wanted(tmp_path / "w.pth", "timm", sensor("s2_rgb"), (), "", "imagenet"))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(("name", "message"), [
+    ("croma_base", r"holds weights of CROMA \('s1_GAP_FFN"),
+    ("dofa_base_patch16_224", r"holds weights of DOFA \('(model\.)?patch_embed\.weight_generator\.")])
+def test_published_networks_that_are_not_ours_are_refused_by_name(tmp_path, name, message, nested):
+    """With the keys of torchgeo's file, and nested: CROMA_base.pt of its authors has a mapping per module."""
+    networks = library("torchgeo.models")
+    with torch.device("meta"):
+        keys = list(getattr(networks, name)(**{"image_size": 16} if name == "croma_base" else {}).state_dict())
+    file = {key: torch.zeros(1) for key in keys}
+    if nested:
+        parts = [key.split(".", 1) for key in keys if "." in key]
+        file = ({module: {key: torch.zeros(1) for other, key in parts if other == module} for module, _ in parts}
+                if name == "croma_base" else {"model": file})
+    torch.save(file, tmp_path / "w.pth")
+    for layout in ("timm", "torchgeo", "ssl4eo_mae"):
+        with pytest.raises(UserError, match=message):
+            source.load(source.Wanted(tmp_path / "w.pth", layout, sensor("s2_l1c"), (), "", "reflectance"))

@@ -81,13 +81,14 @@ FILES = {
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys files layouts published first_layer normalisation",
     "import_weights": "source workdir __main__",
-    "export": "folder inputs network source narrow_resnet card_code samples card graph timm huggingface "
-              "torchgeo_weights torchgeo terratorch_backbone terratorch stablehlo saved_model onnx_graph onnx "
-              "stored_model npz orbax formats write check __main__",
+    "export": "folder inputs network source narrow_resnet card_code samples card graph shipped timm huggingface "
+              "torchgeo_weights torchgeo preparation terratorch_backbone terratorch torchgeo_bench_model "
+              "torchgeo_bench pangaea_encoder pangaea stablehlo saved_model onnx_graph onnx stored_model npz orbax "
+              "formats write check __main__",
     "sketch_map": "labels fit __main__",
     "embed": "table places raster card sources scenes write __main__",
     "search": "nearest index query output page __main__",
-    "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
+    "experiment": "plan cells leaks work beside results analysis figures panels tables page __main__",
     "inference": "facts segmenter frozen_maps images exported encoder",
     "predict": "scene description windows aoi permanent layers part strips write hectares polygons preview mosaic "
                "listed one_map flags __main__",

@@ -7,6 +7,7 @@ initialisations only add runs. Several machines with one file system may run the
 
     --jobs=N     N runs side by side
     --list       the runs with their numbers and states; nothing is run
+    --beside=CSV results of torchgeo-bench, shown in a table of their own; they enter no mean and no comparison
     --cell=K     run number K alone, as in a SLURM array; the report is left to a command without --cell
 """
 
@@ -22,7 +23,7 @@ from collections import Counter
 from dual_encoder.command_line.parser import make_parser
 from dual_encoder.console import clock, say
 from dual_encoder.errors import UserError, exit_on_user_error
-from dual_encoder.experiment import page, plan, work
+from dual_encoder.experiment import beside, page, plan, work
 from dual_encoder.experiment.cells import Cell, cells, score
 from dual_encoder.experiment.results import collect
 from dual_encoder.runtime import compilation_cache, heap, limits, mesh, stop_request
@@ -38,6 +39,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side (default 1)")
     parser.add_argument("--list", action="store_true", help="list the runs; run nothing")
     parser.add_argument("--cell", type=int, help="run this number of the list alone")
+    parser.add_argument("--beside", type=pathlib.Path, action="append", default=[], metavar="CSV",
+                        help="results of torchgeo-bench to show in a table of their own; may be given again")
     parser.add_argument("--worker", help=argparse.SUPPRESS)  # 'i/N': the i-th of N processes that --jobs starts
     flags = parser.parse_args()
     exit_on_user_error(lambda: _main(flags), flags.debug)
@@ -45,6 +48,7 @@ def main() -> None:
 
 def _main(flags: argparse.Namespace) -> None:
     out = flags.out.absolute()
+    others = beside.read(flags.beside)
     planned = plan.load(flags.plan)
     every = cells(planned)
     if flags.jobs < 1:
@@ -62,10 +66,11 @@ def _main(flags: argparse.Namespace) -> None:
         _work(planned, every, out, jobs)
     else:
         work.forget_failures(every, out)
-        _all(flags, planned, every, out)
+        _all(flags, planned, every, out, others)
 
 
-def _all(flags: argparse.Namespace, planned: plan.Plan, every: list[Cell], out: pathlib.Path) -> None:
+def _all(flags: argparse.Namespace, planned: plan.Plan, every: list[Cell], out: pathlib.Path,
+         others: list[beside.OtherScore]) -> None:
     """Runs all cells, then writes the report."""
     started = time.monotonic()
     say(f"{len(every)} runs, {sum(work.outcome(out, cell.name).state == 'done' for cell in every)} of them done; "
@@ -86,7 +91,7 @@ def _all(flags: argparse.Namespace, planned: plan.Plan, every: list[Cell], out: 
             worker.terminate()
         for worker in workers:
             worker.wait()
-    report = page.write(collect(planned, every, out), out)
+    report = page.write(collect(planned, every, out), out, others)
     failed = sum(work.outcome(out, cell.name).state == "failed" for cell in every)
     say(f"report: {report} ({clock(time.monotonic() - started)})")
     if failed:

@@ -2,16 +2,18 @@
 
 import pathlib
 from collections import Counter
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
 from dual_encoder.console import clock
 from dual_encoder.experiment.analysis import Difference, differences, means
+from dual_encoder.experiment.beside import OtherScore
 from dual_encoder.experiment.figures import forest, label_efficiency
 from dual_encoder.experiment.panels import disagreements
 from dual_encoder.experiment.plan import percent
 from dual_encoder.experiment.results import Results, per_image, tidy
-from dual_encoder.experiment.tables import latex, markdown, tables_of
+from dual_encoder.experiment.tables import TextTable, beside_table, latex, markdown, tables_of
 from dual_encoder.report import html
 from dual_encoder.storage import atomic
 
@@ -24,17 +26,21 @@ _METHOD = (
     "corrected p-value of at most 0.05. Differences below {margin:g} do not matter.")
 
 
-def write(results: Results, out: pathlib.Path) -> pathlib.Path:
+_FEW = 30  # rows of others that are shown unfolded
+
+
+def write(results: Results, out: pathlib.Path, others: Sequence[OtherScore] = ()) -> pathlib.Path:
     """Writes the report and its tables to the experiment's folder.
 
         report.html    one page
-        results.csv    a row per cell and metric
+        results.csv    a row per cell and metric, and per score of others
         images.csv     the metric of each image, for each initialisation and seed
         tables.md, tables.tex
 
     Args:
       results: of the cells that are done.
       out: the experiment's folder.
+      others: results of torchgeo-bench to show beside, in a table of their own.
 
     Returns:
       the path of report.html.
@@ -44,6 +50,7 @@ def write(results: Results, out: pathlib.Path) -> pathlib.Path:
     """
     of_means, of_pairs = means(results), differences(results)
     tables = tables_of(results, of_means, of_pairs, out)
+    beside = [beside_table(others)] if others else []
     curves = [(task, [mean for mean in of_means if mean.task == task.name]) for task in results.plan.tasks]
     figures = html.join(html.drawing(label_efficiency(task.name, task.metric, some),
                                      f"{task.name}: {task.metric} against the share of the labels")
@@ -52,9 +59,9 @@ def write(results: Results, out: pathlib.Path) -> pathlib.Path:
     body = [_head(results, compared), _verdicts(of_pairs), html.section("Score by share of the labels", figures),
             _forest(results, of_pairs), _panels(results, out),
             *(html.section(table.title, html.table(table.head, table.rows)) for table in tables),
-            _leaks(results), _provenance(results)]
-    for name, text in (("results.csv", tidy(results, out)), ("images.csv", per_image(results)),
-                       ("tables.md", markdown(tables)), ("tables.tex", latex(tables)),
+            *map(_beside, beside), _leaks(results), _provenance(results)]
+    for name, text in (("results.csv", tidy(results, out, others)), ("images.csv", per_image(results)),
+                       ("tables.md", markdown([*tables, *beside])), ("tables.tex", latex([*tables, *beside])),
                        ("report.html", html.page(results.plan.title, html.join(body)))):
         atomic.write(out / name, text.encode(errors="replace"))
     return out / "report.html"
@@ -98,6 +105,15 @@ def _panels(results: Results, out: pathlib.Path) -> Markup:
     found = [(task.name, panels) for task in results.plan.tasks if (panels := disagreements(results, task, out))]
     return html.section("Examples", html.join(
         html.figure(f"{name}: {panels.title}", panels.png, name, panels.caption) for name, panels in found))
+
+
+def _beside(one: TextTable) -> Markup:
+    """Returns the results of others, with the warning that they are no part of the comparisons."""
+    note = html.note("Other images, labels and settings than those of this experiment. Rows of one data set and one "
+                     "protocol can be compared with each other. No mean, interval or verdict of this page uses them.")
+    shown = html.table(one.head, one.rows)
+    return html.section(one.title, note + (html.details(f"{len(one.rows)} rows", shown) if len(one.rows) > _FEW
+                                           else shown))
 
 
 def _leaks(results: Results) -> Markup:

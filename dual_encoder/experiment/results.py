@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +14,7 @@ from dual_encoder.data.subsets import groups_of
 from dual_encoder.errors import UserError
 from dual_encoder.evaluation.comparison import Scored
 from dual_encoder.evaluation.per_image import PerImage
+from dual_encoder.experiment.beside import OtherScore
 from dual_encoder.experiment.cells import Cell
 from dual_encoder.experiment.plan import Plan, TaskPlan
 from dual_encoder.experiment.work import Outcome, outcome
@@ -21,7 +23,8 @@ from dual_encoder.workdir.folder import read_json
 from dual_encoder.workdir.metrics import numbers
 from dual_encoder.workdir.scores import read_scores
 
-_HEAD = ("task", "initialisation", "fraction", "fold", "seed", "metric", "value", "kind", "cell")
+_HEAD = ("task", "initialisation", "fraction", "fold", "seed", "metric", "value", "kind", "cell", "protocol")
+_OURS = "experiment"  # the protocol of a plan's cells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +161,8 @@ def _joined(parts: Sequence[PerImage]) -> PerImage:
                     np.concatenate([part.values for part in parts])[order])
 
 
-def tidy(results: Results, out: pathlib.Path) -> str:
-    """Returns a CSV table with a row per cell and metric."""
+def tidy(results: Results, out: pathlib.Path, others: Sequence[OtherScore] = ()) -> str:
+    """Returns a CSV table with a row per cell and metric, then one for each of the others with their protocol."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_HEAD)
@@ -168,7 +171,10 @@ def tidy(results: Results, out: pathlib.Path) -> str:
             continue
         for metric, value in numbers(read_scores(out / cell.name)).items():
             writer.writerow([cell.task.name if cell.task else "", cell.initialisation.name, f"{cell.fraction:g}",
-                             cell.fold, cell.seed, metric, f"{value:.9g}", cell.kind, cell.name])
+                             cell.fold, cell.seed, metric, f"{value:.9g}", cell.kind, cell.name, _OURS])
+    for one in others:
+        writer.writerow([one.dataset, one.name, f"{one.fraction:g}", "", one.seed, f"{one.method}/{one.metric}",
+                         "" if math.isnan(one.value) else f"{one.value:.9g}", "beside", "", one.protocol])
     return text.getvalue()
 
 

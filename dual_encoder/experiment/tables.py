@@ -1,12 +1,14 @@
 """The tables of an experiment as plain cells, in Markdown and in LaTeX."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
 
 from dual_encoder.config import flatten
 from dual_encoder.evaluation.comparison import Interval
 from dual_encoder.experiment.analysis import Difference, Mean
+from dual_encoder.experiment.beside import OtherScore
 from dual_encoder.experiment.plan import percent
 from dual_encoder.experiment.results import Results
 from dual_encoder.workdir.scores import read_scores
@@ -94,6 +96,15 @@ def missing_table(results: Results) -> TextTable:
     return TextTable("Missing cells", ("cell", "state", "reason"), tuple(
         (cell.name, results.outcomes[cell.name].state, results.outcomes[cell.name].message)
         for cell in results.cells if results.outcomes[cell.name].state != "done"))
+
+
+def beside_table(scores: Sequence[OtherScore]) -> TextTable:
+    """Returns a row per score, sorted by data set, protocol and model; models of one protocol stand together."""
+    rows = [(one.dataset, one.protocol, one.name, one.metric, "–" if math.isnan(one.value) else f"{one.value:.3f}",
+             "[{:.3f}, {:.3f}]".format(*one.interval) if one.interval else "–", one.images, one.seed)
+            for one in sorted(scores, key=lambda one: (one.dataset, one.protocol, one.metric, one.name))]
+    return TextTable("Beside: results of torchgeo-bench", ("data set", "protocol", "model", "metric", "score",
+                                                           "95 % of images", "test images", "seed"), tuple(rows))
 
 
 def markdown(tables: Sequence[TextTable]) -> str:

@@ -1,6 +1,5 @@
 """The proof of an export: its files are whole, and its own runtime computes what our model computes."""
 
-import importlib.resources
 import importlib.util
 import json
 import os
@@ -13,6 +12,7 @@ from dual_encoder.errors import UserError, one_line
 from dual_encoder.export import folder as folders
 from dual_encoder.export import samples
 from dual_encoder.export.formats import FORMATS
+from dual_encoder.export.shipped import copies
 from dual_encoder.storage import sums
 
 LIMIT = 1e-5  # of max |theirs - ours| / max |ours| in float32: some 80 rounding steps
@@ -76,11 +76,11 @@ def check(folder: pathlib.Path) -> Check:
     missing = [package for package in format.packages if importlib.util.find_spec(package) is None]
     if missing:
         return Check(folder, name, files, {}, f"{', '.join(missing)} missing in this interpreter; run "
-                     "`pip install 'dual_encoder[runtimes]'`")
-    if format.code:
-        shipped, own = format.code
-        if (folder / shipped).read_bytes() != (importlib.resources.files("dual_encoder.export") / own).read_bytes():
-            return Check(folder, name, files, {}, f"its {shipped} is not the code that this version writes, so it was "
+                     "`pip install 'dual_encoder[runtimes]'` (torchgeo-bench needs Python 3.12, PANGAEA-bench its "
+                     "repository)")
+    for file, own in copies(format.code).items():
+        if file not in files or (folder / file).read_bytes() != own:
+            return Check(folder, name, files, {}, f"its {file} is not the code that this version writes, so it was "
                          "not run; export it again")
     images, ours = samples.read(folder)
     theirs = format.load(str(folder))(images)

@@ -1,7 +1,8 @@
-"""An exported encoder as a backbone of TerraTorch. An export holds a copy: custom_modules/backbone.py."""
+"""An exported encoder as a backbone of TerraTorch. An export holds a copy: custom_modules/__init__.py."""
 
 import json
 import pathlib
+import runpy
 
 import timm
 import torch
@@ -16,17 +17,24 @@ _BANDS = {"B01": "COASTAL_AEROSOL", "B02": "BLUE", "B03": "GREEN", "B04": "RED",
 class _Backbone(torch.nn.Module):
     """Feature maps of a timm model; `out_channels` are their channels, as TerraTorch's necks and decoders want them."""
 
-    def __init__(self, model):
+    def __init__(self, model, prepare):
         super().__init__()
-        self.model, self.out_channels = model, model.feature_info.channels()
+        self.model, self.out_channels, self.prepare = model, model.feature_info.channels(), prepare
+
+    def train(self, mode=True):
+        """As of `torch.nn.Module`, but a frozen model keeps the statistics of its BatchNorm."""
+        super().train(mode)
+        if not any(value.requires_grad for value in self.model.parameters()):
+            self.model.eval()
+        return self
 
     def forward(self, image, **kwargs):
-        """Normalised [batch, bands, height, width] -> a list of maps [batch, channels, rows, columns]."""
-        return list(self.model(image))
+        """[batch, bands, height, width] -> a list of maps [batch, channels, rows, columns]."""
+        return list(self.model(self.prepare(image)))
 
 
 @TERRATORCH_BACKBONE_REGISTRY.register
-def dual_encoder(folder=None, pretrained=True, bands=None, out_indices=None, **kwargs):
+def dual_encoder(folder=None, pretrained=True, bands=None, out_indices=None, unit=None, **kwargs):
     """Returns the encoder of an exported folder.
 
     Args:
@@ -34,9 +42,11 @@ def dual_encoder(folder=None, pretrained=True, bands=None, out_indices=None, **k
       pretrained: load the weights.
       bands: names of the bands of the data, TerraTorch's or ours, to compare with those of the encoder.
       out_indices: numbers of the maps; None: all.
+      unit: of the images, which the backbone then normalises: 'physical' (dB, reflectance), 'stored' (the integers of
+        the training, as reflectance x 10000) or 'power'. None: the data module normalises them.
 
     Raises:
-      ValueError: other bands, or in another order.
+      ValueError: other bands, or in another order; another unit.
     """
     folder = pathlib.Path(folder or pathlib.Path(__file__).parent.parent).resolve()
     own = json.loads((folder / "config.json").read_text())["dual_encoder"]["sensor"]["bands"]
@@ -46,4 +56,6 @@ def dual_encoder(folder=None, pretrained=True, bands=None, out_indices=None, **k
             raise ValueError(f"the data have the bands {named}, the encoder takes {own}, in this order")
     chosen = {} if out_indices is None else {"out_indices": tuple(out_indices)}
     model = timm.create_model(f"local-dir:{folder}", pretrained=pretrained, features_only=True, **chosen, **kwargs)
-    return _Backbone(model)
+    if unit is None:
+        return _Backbone(model, torch.nn.Identity())
+    return _Backbone(model, runpy.run_path(str(folder / "preparation.py"))["Preparation"](folder, own, unit))

@@ -120,6 +120,16 @@ def describe(weights: Mapping[str, np.ndarray], spec: SensorSpec, image_size: in
     }
 
 
+def depth(architecture: str, arguments: Mapping[str, Any]) -> int:
+    """Returns the number of blocks of a ViT that `describe` described."""
+    return arguments.get("depth", 24 if "_large_" in architecture else 12)
+
+
+def four_of(blocks: int) -> list[int]:
+    """Returns the numbers of four blocks at even distances, the last one included, as decoders take them."""
+    return [blocks * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
+
+
 def require_timm_size(described: Mapping[str, Any], name: str) -> None:
     """Raises UserError for a ResNet of a width that timm does not build."""
     if channels := described["model_args"].get("channels"):

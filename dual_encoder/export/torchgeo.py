@@ -1,14 +1,13 @@
 """One encoder as weights of torchgeo: model.safetensors, and weights.py with its bands and a transform of the units."""
 
-import importlib.resources
-
 from dual_encoder.errors import UserError
 from dual_encoder.export import timm
 from dual_encoder.export.card_code import code
+from dual_encoder.export.shipped import copies
 from dual_encoder.export.source import Content, Source
 from dual_encoder.weights.timm_keys import to_timm
 
-CODE = "weights.py"
+CODE = {"weights.py": "torchgeo_weights.py"}
 
 # The functions of torchgeo.models that build encoders as they are here.
 _MODELS = ("resnet18", "resnet50", "vit_small_patch16_224", "vit_base_patch16_224", "vit_large_patch16_224")
@@ -35,8 +34,7 @@ def write(source: Source) -> Content:
     loading += ("\n\nThe functions of torchgeo.models take `weights(folder)` of weights.py. Its `meta` has the bands, "
                 "its `transforms` take physical units.")
     content = timm.content(source, weights, described, loading, source.left_out(), "torchgeo")
-    own = (importlib.resources.files("dual_encoder.export") / "torchgeo_weights.py").read_bytes()
-    return content._replace(input="physical", files={**content.files, CODE: own})
+    return content._replace(input="physical", files={**content.files, **copies(CODE)})
 
 
 def load(folder):

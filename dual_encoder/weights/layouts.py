@@ -5,7 +5,7 @@ project, named at its layout.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from dual_encoder.errors import UserError, nearest
 from dual_encoder.imagery.sensors import SENSORS
@@ -81,15 +81,34 @@ REFUSED: Mapping[str, str] = {
     "croma": "its attention has heads of 48 channels and a bias by distance (ALiBi) in place of positions, no bias of "
              "q, k and v, and its vectors pass an MLP of their own",
     "dofa": "its patches are shifted by one pixel and embedded with kernels that a network makes from wavelengths, and "
-            "its vector is a mean of tokens beside a class token",
+            "its vector is a mean of tokens with a norm of its own, beside a class token",
+    "dinov2": "a learnt scale follows each of its layers (LayerScale), and its patches have 14 pixels",
+    "softcon": "a learnt scale follows each of its layers (LayerScale), as in DINOv2",
 }
+# Part of a key -> the network that has it: antofuller/CROMA, use_croma.py, and torchgeo; zhu-xlab/DOFA,
+# models_dwv.py, and torchgeo; facebookresearch/dinov2, layers/layer_scale.py, and timm.
+_SIGNS: Mapping[str, str] = {"s1_GAP_FFN": "croma", "s2_GAP_FFN": "croma", "GAP_FFN_s1": "croma",
+                             "GAP_FFN_s2": "croma", "patch_embed.weight_generator.": "dofa", ".ls1.gamma": "softcon"}
 
 
 def layout(name: str) -> Layout:
     """Returns the layout called `name`; UserError for another name, or for a network that is not ours."""
     if name in REFUSED:
-        raise UserError(f"weights of layout '{name}' cannot be imported: {REFUSED[name]}; choose one of "
-                        f"{', '.join(LAYOUTS)}")
+        raise UserError(f"weights of layout '{name}' {_refusal(name)}")
     if name not in LAYOUTS:
         raise UserError(f"unknown layout '{name}'; {nearest(name, (*LAYOUTS, *REFUSED))}")
     return LAYOUTS[name]
+
+
+def refuse_other_networks(file: object, keys: Iterable[str]) -> None:
+    """Raises UserError if some keys of a file, nested ones joined by '.', are those of a network in `REFUSED`."""
+    for key in keys:
+        for sign, name in _SIGNS.items():
+            if sign in key:
+                title = {"softcon": "SoftCon or DINOv2"}.get(name, name.upper())
+                raise UserError(f"'{file}' holds weights of {title} ('{key}'), which {_refusal(name)}")
+
+
+def _refusal(name: str) -> str:
+    return (f"cannot be imported: {REFUSED[name]}; import weights of a plain ResNet or ViT, or score this encoder in "
+            "torchgeo-bench and show its table by `dual_encoder.experiment --beside`")

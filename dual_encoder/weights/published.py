@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +14,12 @@ from dual_encoder.errors import UserError
 from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.models.vit import HEAD
 from dual_encoder.weights.files import Weights
-from dual_encoder.weights.layouts import LAYOUTS, Layout
+from dual_encoder.weights.layouts import LAYOUTS, Layout, refuse_other_networks
 from dual_encoder.weights.timm_keys import DEPTHS, from_timm, resnet_blocks
 
 _SIZE = 64  # pixels of the image that shapes are derived with
 # Part of a key -> what makes it another transformer than ours.
-_OTHER_TRANSFORMERS = {".ls1.": "a scale after each layer (LayerScale, as DINOv2 and SoftCon)",
-                       "reg_token": "register tokens", "register_tokens": "register tokens",
+_OTHER_TRANSFORMERS = {"reg_token": "register tokens", "register_tokens": "register tokens",
                        ".q_norm.": "norms of q and k", "norm_pre.": "a norm before the blocks",
                        "fc_norm.": "a norm after the mean of its tokens (global_pool=avg)",
                        "patch_embed.proj.0.": "a stem of convolutions (vit_conv)"}
@@ -50,6 +49,7 @@ def find(file: Weights, name: str, layout: Layout, feature: str) -> Found:
     Raises:
       UserError: the keys are those of another layout, or of a network that cannot be represented.
     """
+    refuse_other_networks(file.path, _keys(file.tree))
     left: dict[str, int] = {}
     group = next((group for group in layout.groups if group in file.tree and isinstance(file.tree[group], Mapping)), "")
     if group == "" and "" not in layout.groups or not _flat(file.tree[group] if group else file.tree):
@@ -137,6 +137,15 @@ def _vit(weights: Mapping[str, np.ndarray], fixed_positions: bool) -> dict[str, 
                         f"{' and one of the class token' * token}; give weights of a ViT for square images")
     return {"family": "vit", "depth": depth, "width": width, "patch": patch, "image_size": side * patch,
             "pool": "token" if token else "mean", "positions": "sincos" if fixed_positions else "learned"}
+
+
+def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yields the keys of nested mappings, joined by '.'."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
