@@ -18,6 +18,8 @@ from dual_encoder.imagery.sensors import before
 from dual_encoder.inference.facts import ModelFacts
 from dual_encoder.tasks.build import AnyTask
 from dual_encoder.tasks.segment import Segment, SegmentConfig
+from dual_encoder.workdir import calibration
+from dual_encoder.workdir.calibration import Calibration
 from dual_encoder.workdir.checkpoint import LoadedModel, digest_of, load_model
 
 
@@ -27,6 +29,7 @@ class Segmenter:
     Args:
       model: a checkpoint of a segmentation run.
       available: the sensors that are there, of a run with sensor_dropout; () = all.
+      workdir: of the run, whose calibration.json is used if it is of this checkpoint and these sensors; '' = none.
 
     Attributes:
       sensors: name of an image ('s1', 's2', 's1_before', ...) -> its spec: bands in order, unit, no-data.
@@ -34,12 +37,14 @@ class Segmenter:
       colours: red, green, blue of each class, 0 to 255.
       facts: of the checkpoint.
       digest: sha256 of the parameters and the sensors, in hex.
+      calibration: what `python -m dual_encoder.calibrate` found; None if there is none.
+      not_calibrated: one line that says why there is none.
 
     Raises:
       UserError: no segmentation run; a sensor is missing that the model cannot do without.
     """
 
-    def __init__(self, model: LoadedModel, available: Sequence[str] = ()):
+    def __init__(self, model: LoadedModel, available: Sequence[str] = (), workdir: epath.PathLike = ""):
         config: AnyTask = parse(AnyTask, model.config, stored=True)
         if not isinstance(config, SegmentConfig):
             raise UserError(f"the run is of task '{model.config['task']}', a map needs a segmentation run; "
@@ -58,10 +63,19 @@ class Segmenter:
         self.colours = tuple(class_colours(len(self.classes), info.label.colours if info.label else ()))
         self.facts = ModelFacts.of(model, config.encoder)
         self.digest = digest_of(model.variables, model.sensors)
+        self.calibration: Calibration | None = None
+        self.not_calibrated = "not calibrated"
+        if workdir:
+            self.calibration, self.not_calibrated = calibration.of_model(workdir, self.digest, tuple(self.sensors))
+
+    @property
+    def temperature(self) -> float:
+        """The logits are divided by it before they become probabilities; 1 without a calibration."""
+        return self.calibration.temperature if self.calibration else 1.0
 
     @functools.cached_property
     def logits(self) -> Any:
-        """A compiled function: images -> float32 [batch, height, width, classes], whose softmax is the probability.
+        """A compiled function: images -> float32 [batch, height, width, classes], before the temperature.
 
         Images are name -> [batch, height, width, bands], stored integers of `sensors`, such as hundredths of dB. Height
         and width are multiples of `stride`. A program is compiled for each shape.
@@ -76,7 +90,7 @@ class Segmenter:
 
     def probabilities(self, images: Mapping[str, np.ndarray]) -> jax.Array:
         """Returns the probability of each class, float32 [batch, height, width, classes]; images as of `logits`."""
-        return jax.nn.softmax(self.logits(dict(images)), axis=-1)
+        return jax.nn.softmax(self.logits(dict(images)) / self.temperature, axis=-1)
 
 
 def load_segmentation(workdir: epath.PathLike, step: int | None = None, available: Sequence[str] = ()) -> Segmenter:
@@ -90,5 +104,5 @@ def load_segmentation(workdir: epath.PathLike, step: int | None = None, availabl
     Raises:
       UserError: no such run, or a damaged one.
     """
-    return Segmenter(load_model(workdir, step), available)
+    return Segmenter(load_model(workdir, step), available, workdir)
 
