@@ -9,7 +9,9 @@ docs/maps.md says what the intervals are good for.
 """
 
 import argparse
+import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -90,22 +92,37 @@ def _open(flags: argparse.Namespace, model: LoadedModel) -> BuiltEvaluation:
     return built
 
 
-def measure(segmenter: Segmenter, records: Records, places: list[str], title: str) -> Calibration:
-    """Runs the model over all images and returns what was found.
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What a model gives for labelled images.
+
+    Attributes:
+      logits, labels: of labelled pixels, float32 [n, classes] and uint8 [n]; drawn at random if there are many.
+      pixels: number of all labelled pixels.
+      squares: shares of the classes in squares, the largest first.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    pixels: int
+    squares: tuple[Squares, ...]
+
+
+def look(segmenter: Segmenter, records: Records, places: Sequence[str]) -> Seen:
+    """Runs the model over all images.
 
     Args:
       segmenter: the model.
       records: labelled images.
       places: of each image; all images of a place count as much as those of any other place.
-      title: of the records, such as "split 'validation'".
 
     Raises:
-      UserError: no pixel has a label, or a record is damaged.
+      UserError: a damaged record.
     """
     classes, (height, width) = len(segmenter.classes), records.info.tensors["label"].shape[:2]
     kept = min(1.0, _LOGITS / (classes * height * width * len(records)))
     random = np.random.default_rng(0)
-    logits, labels, pixels = [], [], 0
+    logits, labels, pixels = [np.empty((0, classes), np.float32)], [np.empty(0, np.uint8)], 0
     squares: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {side: [] for side in sides(height, width)}
     batch_size = min(64, max(1, _BATCH // (height * width)), len(records))
     for batch, valid in in_order(records, batch_size):
@@ -116,33 +133,40 @@ def measure(segmenter: Segmenter, records: Records, places: list[str], title: st
                 of_side.append((number, *shares(label, mapped, classes, side)))
             known = label != IGNORED
             pixels += int(known.sum())
-            drawn = known & (random.random(label.shape) < kept) if kept < 1 else known
+            drawn = known & (random.random(label.shape) < kept)
             logits.append(found[drawn])
             labels.append(label[drawn])
-    if not sum(map(len, labels)):
+    return Seen(np.concatenate(logits), np.concatenate(labels), pixels,
+                tuple(_joined(side, places, of_side) for side, of_side in squares.items()))
+
+
+def _joined(side: int, places: Sequence[str], found: list[tuple[int, np.ndarray, np.ndarray]]) -> Squares:
+    images = tuple(number for number, true, _ in found for _ in true)
+    true, mapped = (np.concatenate([row[at] for row in found]) for at in (1, 2))
+    return Squares(side, images, tuple(places[number] for number in images), true, mapped)
+
+
+def measure(segmenter: Segmenter, records: Records, places: Sequence[str], title: str) -> Calibration:
+    """Runs the model over all images and returns what was found.
+
+    Args:
+      segmenter, records, places: as of `look`.
+      title: of the records, such as "split 'validation'".
+
+    Raises:
+      UserError: no pixel has a label, or a record is damaged.
+    """
+    seen, info = look(segmenter, records, places), records.info
+    if not len(seen.labels):
         raise UserError(f"no pixel of {title} has a label; give another --split or --data")
-    sample, truth = np.concatenate(logits), np.concatenate(labels)
-    factor = temperature(sample, truth)
-    joined = [_joined(side, places, of_side) for side, of_side in squares.items()]
+    factor, whole = temperature(seen.logits, seen.labels), seen.squares[0]
+    shown = tuple(ImageShares(records.ids[number], places[number], tuple(true), tuple(mapped)) for number, true, mapped
+                  in zip(whole.images, whole.true.tolist(), whole.mapped.tolist(), strict=True))
     return Calibration(
-        segmenter.digest, segmenter.facts.step, tuple(segmenter.sensors), segmenter.classes, records.info.fingerprint,
-        f"{records.info.name}/{records.info.config}/{records.info.version}, {title}", len(records), pixels, factor,
-        reliability(sample, truth), reliability(sample / np.float32(factor), truth),
-        tuple(of_side.errors() for of_side in joined), _images(records, places, squares))
-
-
-def _joined(side: int, places: list[str], found: list[tuple[int, np.ndarray, np.ndarray]]) -> Squares:
-    of_each = tuple(places[number] for number, true, _ in found for _ in true)
-    return Squares(side, of_each, *(np.concatenate([row[at] for row in found]) for at in (1, 2)))
-
-
-def _images(records: Records, places: list[str], squares: dict[int, list[tuple[int, np.ndarray, np.ndarray]]]
-            ) -> tuple[ImageShares, ...]:
-    """Returns the shares of whole images, thinned evenly."""
-    whole = [(number, true[0], mapped[0]) for number, true, mapped in squares[max(squares)] if len(true)]
-    step = max(1, math.ceil(len(whole) / _SHOWN))
-    return tuple(ImageShares(records.ids[number], places[number], tuple(true.tolist()), tuple(mapped.tolist()))
-                 for number, true, mapped in whole[::step])
+        segmenter.digest, segmenter.facts.step, tuple(segmenter.sensors), segmenter.classes, info.fingerprint,
+        f"{info.name}/{info.config}/{info.version}, {title}", len(records), seen.pixels, factor,
+        reliability(seen.logits, seen.labels), reliability(seen.logits / np.float32(factor), seen.labels),
+        tuple(of_side.errors() for of_side in seen.squares), shown[::max(1, math.ceil(len(shown) / _SHOWN))])
 
 
 def summary(found: Calibration) -> list[str]:

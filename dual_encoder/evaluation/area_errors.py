@@ -36,11 +36,13 @@ class Squares:
 
     Attributes:
       side: in pixels.
+      images: number of the image of each square.
       places: of each square.
       true, mapped: shares of the classes among its labelled pixels, float64 [squares, classes].
     """
 
     side: int
+    images: tuple[int, ...]
     places: tuple[str, ...]
     true: np.ndarray
     mapped: np.ndarray

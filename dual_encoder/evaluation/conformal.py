@@ -16,12 +16,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-FLOOR = 0.05  # of the spread: an area without a pixel of the class in the map may still hold some
+FLOOR = 0.1  # of the spread: an area without a pixel of the class in the map may still hold some
 _SLACK = 1e-9  # of sums of weights
 
 
 def spread(share: np.ndarray) -> np.ndarray:
-    """Returns sqrt(c (1 - c)) + 0.05 of predicted shares c in [0, 1]."""
+    """Returns sqrt(c (1 - c)) + 0.1 of predicted shares c in [0, 1]."""
     return np.sqrt(share * (1 - share)) + FLOOR
 
 
