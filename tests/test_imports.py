@@ -92,7 +92,7 @@ FILES = {
     "embed": "table places raster card sources scenes write __main__",
     "search": "nearest index query output page __main__",
     "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
-    "inference": "facts segmenter frozen_maps images exported encoder",
+    "inference": "facts images segmenter frozen_maps exported encoder",
     "predict": "scene description windows aoi permanent layers part strips write hectares polygons areas preview "
                "mosaic listed one_map flags __main__",
 }

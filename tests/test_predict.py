@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import doctest
 import json
 import subprocess
 import sys
@@ -15,10 +16,12 @@ import shapely
 from affine import Affine
 from rio_cogeo import cog_validate
 
+import dual_encoder
 from dual_encoder.config import to_dict
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.grid import Grid
 from dual_encoder.imagery.sensors import SENSORS
+from dual_encoder.inference import segmenter as segmenter_file
 from dual_encoder.inference.segmenter import Segmenter, load_segmentation
 from dual_encoder.predict import aoi, hectares, listed, mosaic, one_map, part
 from dual_encoder.predict.description import open_scenes
@@ -448,6 +451,23 @@ def test_the_command_makes_a_map_of_real_radar(workdir, real_data, tmp_path):
     assert f"map: {tmp_path / 'map.tif'}" in done.stdout and "Mpx/s" in done.stdout
     wrong = subprocess.run([*command[:-3], f"--out={tmp_path / 'map.png'}"], text=True, capture_output=True)
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: --out=") and wrong.stderr.count("\n") == 1
+
+
+def test_the_examples_in_the_docstrings_are_true(workdir, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "flood").symlink_to(workdir)
+    monkeypatch.chdir(tmp_path)
+    with jax.numpy_dtype_promotion("standard"):
+        result = doctest.testmod(segmenter_file)
+    assert result.failed == 0 and result.attempted >= 7 and dual_encoder.load_segmentation is load_segmentation
+
+
+def test_images_that_do_not_fit_are_refused_in_one_line(segmenter):
+    radar = np.full((2, 64, 64, 2), (-11.0, -17.5))
+    for images, message in (({}, "images of no sensor given; expected s1"), ({"s1": radar, "s2": radar}, "expected s1"),
+                            ({"s1": radar[..., :1]}, "has shape .* expected .height, width, 2.")):
+        with pytest.raises(UserError, match=message):
+            segmenter.predict(units="physical", **images)
 
 
 def test_a_run_that_is_no_segmentation_is_refused(tmp_path):

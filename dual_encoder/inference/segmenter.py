@@ -16,6 +16,7 @@ from dual_encoder.errors import UserError
 from dual_encoder.imagery.palette import class_colours
 from dual_encoder.imagery.sensors import before
 from dual_encoder.inference.facts import ModelFacts
+from dual_encoder.inference.images import Images, Units, stored_images
 from dual_encoder.tasks.build import AnyTask
 from dual_encoder.tasks.segment import Segment, SegmentConfig
 from dual_encoder.workdir import calibration
@@ -92,6 +93,39 @@ class Segmenter:
         """Returns the probability of each class, float32 [batch, height, width, classes]; images as of `logits`."""
         return jax.nn.softmax(self.logits(dict(images)) / self.temperature, axis=-1)
 
+    def predict(self, *, units: Units, **images: Images) -> np.ndarray:
+        """Returns the probability of each class in images, float32 [n, height, width, classes].
+
+        A pixel without data in any of the images is NaN. Each image is computed at once: for a scene of many thousand
+        pixels a side take `python -m dual_encoder.predict`, which works in windows.
+
+        Args:
+          units: 'physical', floats in the units of `sensors`; 'stored', integers as in the data set.
+          images: of each of `sensors`, s1=..., s2=...: an array [height, width, bands] or [n, height, width, bands],
+            or the path of a raster, as of `stored_images`.
+
+        Raises:
+          UserError: an unknown or missing image; images that do not fit.
+
+        >>> segmenter = load_segmentation("runs/flood")
+        >>> decibels = np.full((64, 96, 2), (-11.0, -17.5))
+        >>> decibels[:, :5] = np.nan
+        >>> probabilities = segmenter.predict(s1=decibels, units="physical")
+        >>> probabilities.shape, bool(np.isnan(probabilities[0, 0, 4]).all()), segmenter.classes
+        ((1, 64, 96, 2), True, ('dry', 'wet'))
+        """
+        if set(images) != set(self.sensors):
+            raise UserError(f"images of {', '.join(sorted(images)) or 'no sensor'} given; expected "
+                            f"{' and '.join(self.sensors)}")
+        whole = {name: stored_images(images[name], spec, units, name) for name, spec in self.sensors.items()}
+        if len(shapes := {image.shape[:3] for image in whole.values()}) > 1:
+            raise UserError(f"the images have the shapes {' and '.join(str(list(one)) for one in sorted(shapes))}; "
+                            "expected one number, height and width")
+        shown = np.all([spec.holds_data(whole[name]) for name, spec in self.sensors.items()], axis=0)
+        rows = [np.asarray(self.probabilities({name: image[row:row + 1] for name, image in whole.items()}))
+                for row in range(len(shown))]
+        return np.where(shown[..., None], np.concatenate(rows), np.float32(np.nan))
+
 
 def load_segmentation(workdir: epath.PathLike, step: int | None = None, available: Sequence[str] = ()) -> Segmenter:
     """Reads a segmentation run.
@@ -103,6 +137,10 @@ def load_segmentation(workdir: epath.PathLike, step: int | None = None, availabl
 
     Raises:
       UserError: no such run, or a damaged one.
+
+    >>> segmenter = load_segmentation("runs/flood")
+    >>> segmenter.classes, list(segmenter.sensors), segmenter.sensors["s1"].bands, segmenter.sensors["s1"].unit
+    (('dry', 'wet'), ['s1'], ('VV', 'VH'), 'dB (sigma0, GRD)')
     """
     return Segmenter(load_model(workdir, step), available, workdir)
 
