@@ -26,7 +26,7 @@ from dual_encoder.inference.segmenter import Segmenter, load_segmentation
 from dual_encoder.predict import aoi, hectares, listed, mosaic, one_map, part
 from dual_encoder.predict.description import open_scenes
 from dual_encoder.predict.permanent import permanent_water
-from dual_encoder.predict.windows import Blend, Windows, choose, needed
+from dual_encoder.predict.windows import Blend, Windows, choose, needed, reflected
 from dual_encoder.state import TrainState
 from dual_encoder.workdir import folder as workdir_folder
 from dual_encoder.workdir.checkpoint import Checkpoints, LoadedModel
@@ -127,6 +127,25 @@ def test_windows_cover_every_pixel_once():
     for window, margin, message in ((100, 0, "expected a multiple of 32"), (256, 128, "leaves steps of -32")):
         with pytest.raises(UserError, match=message):
             choose(32, False, 96, window, margin)
+
+
+def test_beyond_its_border_a_scene_is_reflected():
+    for size in (1, 2, 5, 40, 300):
+        for start, side in ((-96, 224), (-7, 20), (size - 1, 50), (3, 9)):
+            padded = np.pad(np.arange(size), (200, 400), mode="reflect" if size > 1 else "edge")
+            np.testing.assert_array_equal(reflected(start, side, size), padded[start + 200:start + 200 + side])
+
+
+def test_a_map_is_that_of_the_reflected_scene(segmenter, tmp_path):
+    """All pixels of a small scene lie near its border."""
+    path, values = scene(tmp_path / "a", 96, 70)
+    small = make(segmenter, path, tmp_path / "a.tif", window=448, margin=160)
+    describe(tmp_path / "b", size=None, s1=S1)
+    larger = tmp_path / "b" / "s1.tif"
+    pad = 192  # a multiple of the stride, and more than the margin
+    tif(larger, np.pad(values, ((0, 0), (pad, pad), (pad, pad)), mode="reflect"))
+    whole = make(segmenter, larger, tmp_path / "b.tif", window=448, margin=160)[pad:pad + 96, pad:pad + 70]
+    assert (small == whole).mean() > 0.999  # the two are the same up to the largest change of `Windows`
 
 
 class _Kept(one_map.Layers):
