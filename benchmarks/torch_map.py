@@ -1,4 +1,4 @@
-"""A map by a loop over windows in PyTorch and rasterio, as tools of the field have it; a peer for benchmarks/predict.py.
+"""A map by a loop over windows in PyTorch and rasterio, as tools of the field have it: a peer of benchmarks/predict.py.
 
     python -m benchmarks.torch_map --export=EXPORT --s1=SCENE.tif --out=MAP.tif
 

@@ -50,9 +50,9 @@ def surer_than_right(pixels=4000, classes=3, factor=2.5, seed=0):
 def test_the_temperature_is_the_best_of_a_dense_grid():
     logits, label = surer_than_right()
     found = temperature(logits, label)
-    grid = np.geomspace(0.05, 20, 4001)  # steps of 0.15 %
+    grid = np.geomspace(0.5, 10, 1001)  # steps of 0.3 %
     loss = [-special.log_softmax(logits / t, axis=1)[np.arange(len(label)), label].mean() for t in grid]
-    assert found == pytest.approx(grid[np.argmin(loss)], rel=0.003)
+    assert found == pytest.approx(grid[np.argmin(loss)], rel=0.005)
     assert found == pytest.approx(2.5, rel=0.1)
     after = reliability(logits / np.float32(found), label)
     assert after.error < 0.3 * reliability(logits, label).error
@@ -120,6 +120,7 @@ def test_shares_of_squares_are_those_of_a_loop():
     label, mapped = random.integers(0, 3, (2, 40, 50)).astype(np.uint8)
     label[:16, :16] = 255
     label[3, 20:40] = 255
+    label[16:28, :16] = 255  # three quarters of a square
     true, found = shares(label, mapped, 3, 16)
     expected = []
     for row in range(0, 32, 16):
@@ -128,7 +129,7 @@ def test_shares_of_squares_are_those_of_a_loop():
             if (y != 255).mean() >= 0.5:
                 expected.append([[np.mean(image[y != 255] == number) for number in range(3)] for image in (y, c)])
     np.testing.assert_allclose(np.stack([true, found], axis=1), expected, atol=EXACT)
-    assert len(true) == 5
+    assert len(true) == 4
 
 
 @pytest.mark.quick
