@@ -3,8 +3,8 @@
     python -m benchmarks.torch_map --export=EXPORT --s1=SCENE.tif --out=MAP.tif
 
 EXPORT is a folder of `python -m dual_encoder.export --format=npz` of a run of radar with a ResNet and a U-Net. Windows
-overlap, their outer pixels are cropped, and the scene is reflected beyond its border; batches hold one window. The
-values are rounded to hundredths of dB, as ours, so that both networks see the same numbers.
+overlap and their outer pixels are cropped; batches hold one window. Values are rounded to hundredths of dB, and borders
+and gaps are filled, as by our command, so that both networks see the same numbers.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from rasterio.windows import Window
 
 from benchmarks.torch_models import UNet
 from dual_encoder.imagery.radiometry import db_to_int16
+from dual_encoder.predict import gaps
 from dual_encoder.predict.windows import reflected
 
 WINDOW, MARGIN = 1024, 160
@@ -63,13 +64,15 @@ def main() -> None:
         with rasterio.open(options.out, "w", **profile) as out, torch.inference_mode():
             for top in range(0, scene.height, step):
                 for left in range(0, scene.width, step):
-                    rows, columns = reflected(top - MARGIN, WINDOW, scene.height), reflected(left - MARGIN, WINDOW,
-                                                                                              scene.width)
+                    rows, columns = (reflected(start - MARGIN - gaps.HALO, WINDOW + 2 * gaps.HALO, size)
+                                     for start, size in ((top, scene.height), (left, scene.width)))
                     part = scene.read(window=Window(columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1))
                     values = db_to_int16(np.moveaxis(part, 0, -1))[np.ix_(rows - rows.min(), columns - columns.min())]
-                    logits = model(images(values, sensor))[0, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
-                    inner = values[MARGIN:-MARGIN, MARGIN:-MARGIN]
-                    classes = np.where((inner != sensor["no_data"]).any(axis=-1), logits.argmax(0).numpy(), 255)
+                    shown = (values != sensor["no_data"]).any(axis=-1)
+                    seen = gaps.fill(values, shown)[gaps.HALO:-gaps.HALO, gaps.HALO:-gaps.HALO]
+                    logits = model(images(seen, sensor))[0, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
+                    inner = shown[gaps.HALO + MARGIN:-gaps.HALO - MARGIN, gaps.HALO + MARGIN:-gaps.HALO - MARGIN]
+                    classes = np.where(inner, logits.argmax(0).numpy(), 255)
                     height, width = min(step, scene.height - top), min(step, scene.width - left)
                     out.write(classes[:height, :width].astype(np.uint8), 1, window=Window(left, top, width, height))
 

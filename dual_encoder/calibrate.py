@@ -182,8 +182,7 @@ def summary(found: Calibration) -> list[str]:
             f"{level:.0%}: " + (", ".join(f"{name} {value:.3f}" for name, value in zip(found.classes, row, strict=True))
                                 if row else f"needs {places_needed(level)} places")
             for level, row in zip(LEVELS, area.radii, strict=True))
-        lines.append(f"  errors of shares in squares of {area.side} px, {area.squares} of {area.places} places: "
-                     f"{of_level}")
+        lines.append(f"  errors, {area.squares} squares of {area.side} px in {area.places} places: {of_level}")
     return lines
 
 

@@ -199,7 +199,7 @@ def test_the_command_writes_what_it_measured(calibrated):
     assert [(area.side, area.places, area.squares) for area in found.areas] == [(40, 12, 12), (20, 12, 48)]
     assert all(len(area.radii[level]) == 2 * (level < 2) for area in found.areas for level in range(3))
     assert f"temperature {found.temperature:.3f}: expected calibration error {found.before.error:.4f} -> " in said
-    assert "95%: needs 19 places" in said and "12 of 12 places" in said
+    assert "95%: needs 19 places" in said and "12 squares of 40 px in 12 places" in said
     page = (folder / "report.html").read_text()
     assert "<h2>Calibration</h2>" in page and f"{found.before.error:.4f}" in page and f"{found.after.error:.4f}" in page
     assert page.count("<img") >= 3  # the reliability diagram, and the shares of each class

@@ -93,7 +93,7 @@ FILES = {
     "search": "nearest index query output page __main__",
     "experiment": "plan cells leaks work results analysis figures panels tables page __main__",
     "inference": "facts images segmenter frozen_maps exported encoder",
-    "predict": "scene description windows aoi permanent layers part strips write hectares polygons areas preview "
+    "predict": "scene description windows gaps aoi permanent layers part strips write hectares polygons areas preview "
                "mosaic listed one_map flags __main__",
 }
 

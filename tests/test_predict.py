@@ -15,6 +15,7 @@ import rasterio
 import shapely
 from affine import Affine
 from rio_cogeo import cog_validate
+from scipy import ndimage
 
 import dual_encoder
 from dual_encoder.config import to_dict
@@ -23,7 +24,7 @@ from dual_encoder.imagery.grid import Grid
 from dual_encoder.imagery.sensors import SENSORS
 from dual_encoder.inference import segmenter as segmenter_file
 from dual_encoder.inference.segmenter import Segmenter, load_segmentation
-from dual_encoder.predict import aoi, hectares, listed, mosaic, one_map, part
+from dual_encoder.predict import aoi, gaps, hectares, listed, mosaic, one_map, part
 from dual_encoder.predict.description import open_scenes
 from dual_encoder.predict.permanent import permanent_water
 from dual_encoder.predict.windows import Blend, Windows, choose, needed, reflected
@@ -148,6 +149,28 @@ def test_a_map_is_that_of_the_reflected_scene(segmenter, tmp_path):
     assert (small == whole).mean() > 0.999  # the two are the same up to the largest change of `Windows`
 
 
+def test_gaps_are_filled_as_in_a_mirror():
+    random = np.random.default_rng(0)
+    image, shown = random.random((60, 90, 2)), np.ones((60, 90), bool)
+    shown[:, 40:] = False
+    filled = gaps.fill(image, shown)
+    np.testing.assert_array_equal(filled[:, :40], image[:, :40])
+    np.testing.assert_array_equal(filled[:, 40:40 + gaps.REACH], image[:, 38 - np.arange(gaps.REACH)])
+    np.testing.assert_array_equal(filled[:, 40 + gaps.REACH:], image[:, 40 + gaps.REACH:])
+    shown[:, :38] = False  # a mirror of two pixels: behind it, the nearest pixel counts
+    filled = gaps.fill(image, shown)
+    np.testing.assert_array_equal(filled[:, 40], image[:, 38])
+    np.testing.assert_array_equal(filled[:, 41], image[:, 39])
+    # A part with a margin of HALO is filled as the whole.
+    shown = ndimage.uniform_filter(random.random((300, 300)), 9) > 0.5
+    image = random.random((300, 300, 1))
+    part = (slice(20, 280),) * 2
+    inner = (slice(20 + gaps.HALO, 280 - gaps.HALO),) * 2
+    np.testing.assert_array_equal(gaps.fill(image, shown)[inner],
+                                  gaps.fill(image[part], shown[part])[(slice(gaps.HALO, -gaps.HALO),) * 2])
+    assert 0.2 < shown.mean() < 0.8
+
+
 class _Kept(one_map.Layers):
     """Layers that keep the probabilities of each block, in order."""
 
@@ -174,7 +197,9 @@ def probabilities(segmenter, path, out, monkeypatch, **windows):
 
 @pytest.mark.slow
 def test_a_pixel_does_not_depend_on_where_windows_fall(segmenter, tmp_path, monkeypatch):
-    path, _ = scene(tmp_path / "a", 480, 416)
+    path, values = scene(tmp_path / "a", 480, 416)
+    values[:, 200:260, 100:180] = np.nan
+    tif(path, values)
     first = probabilities(segmenter, path, tmp_path / "a.tif", monkeypatch, window=448, margin=160)
     second = probabilities(segmenter, path, tmp_path / "b.tif", monkeypatch, window=576, margin=160)
     assert first.std() > 0.01 and np.abs(first - second).max() < 1e-3

@@ -119,7 +119,7 @@ def _plan(job: strips.Job, request: Request) -> dict[str, Any]:
     """Returns all that the strips depend on, as JSON values."""
     return {"version": __version__, "model": job.segmenter.digest, "window": job.windows.window,
             "margin": job.windows.margin, "layers": job.layers.count, "temperature": job.layers.temperature,
-            "edges": "reflected", "classes": list(job.layers.classes),
+            "edges": "reflected and filled", "classes": list(job.layers.classes),
             "rows": list(job.area.rows), "columns": list(job.area.columns),
             "files": [_file(path) for path in (request.area, request.permanent) if path],
             "scenes": {name: scene.scene.facts for name, scene in job.scenes.items()}}

@@ -10,6 +10,7 @@ import numpy as np
 
 from dual_encoder.imagery.grid import Grid
 from dual_encoder.inference.frozen_maps import PixelModel
+from dual_encoder.predict import gaps
 from dual_encoder.predict.aoi import Area
 from dual_encoder.predict.layers import Layers
 from dual_encoder.predict.part import Part
@@ -137,9 +138,13 @@ def _read_ahead(job: Job, rows: range) -> Iterator[_Window]:
 def _read(job: Job, row: int, column: int, counts: bool) -> _Window:
     windows, side = job.windows, job.windows.window
     top, left = windows.start(row), windows.start(column)
-    rows, columns = (reflected(start, side, size) for start, size in zip((top, left), job.grid.shape, strict=True))
-    images = {name: _reflected(scene, rows, columns) for name, scene in job.scenes.items()}
-    shown = windows.inner(holds_data(images, {name: scene.spec for name, scene in job.scenes.items()}))
+    rows, columns = (reflected(start - gaps.HALO, side + 2 * gaps.HALO, size)
+                     for start, size in zip((top, left), job.grid.shape, strict=True))
+    images, around = {name: _reflected(scene, rows, columns) for name, scene in job.scenes.items()}, (
+        slice(gaps.HALO, -gaps.HALO),) * 2
+    shown = windows.inner(holds_data(images, {name: scene.spec for name, scene in job.scenes.items()})[around])
+    images = {name: gaps.fill(image, job.scenes[name].spec.holds_data(image))[around]
+              for name, image in images.items()}
     first_row, first_column = windows.block(row)[0], windows.block(column)[0]
     inner = shown.shape[0]
     shown = shown & job.area.wanted(job.grid, first_row, first_column, inner, inner)
