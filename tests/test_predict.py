@@ -149,6 +149,19 @@ def test_a_map_is_that_of_the_reflected_scene(segmenter, tmp_path):
     assert (small == whole).mean() > 0.999  # the two are the same up to the largest change of `Windows`
 
 
+def test_a_map_is_that_of_the_scene_with_filled_gaps(segmenter, tmp_path):
+    path, values = scene(tmp_path, 150, 130)
+    shown = np.ones((150, 130), bool)
+    shown[40:80] = False  # no pixel of it is farther than REACH from data
+    filled = np.moveaxis(gaps.fill(np.moveaxis(values, 0, -1), shown), -1, 0)
+    maps = []
+    for number, image in enumerate((np.where(shown, values, np.nan), filled)):
+        tif(path, image.astype(np.float32))
+        maps.append(make(segmenter, path, tmp_path / f"{number}.tif"))
+    assert (maps[0][~shown] == 255).all() and (maps[1] != 255).all()
+    np.testing.assert_array_equal(maps[0][shown], maps[1][shown])
+
+
 def test_gaps_are_filled_as_in_a_mirror():
     random = np.random.default_rng(0)
     image, shown = random.random((60, 90, 2)), np.ones((60, 90), bool)
