@@ -5,7 +5,9 @@
 DIR holds radar chips of 512 x 512 pixels (VV and VH in dB), such as S1Hand of Sen1Floods11; scenes are mosaics of them.
 The forward pass alone is the model on as many windows as the map needs, from memory, without reading or writing. With
 --sizes='' only the windows are compared: how much the probability of a pixel differs between a window of 512 pixels and
-the whole of 1,536 x 1,536 pixels, by the distance from the border of the window.
+the whole of 1,536 x 1,536 pixels, by the distance from the border of the window. With --torch=SIDE a scene of that side
+is mapped by the command and by a loop over windows in PyTorch and rasterio (benchmarks/torch_map.py) of the same
+network; that needs an environment with both.
 """
 
 import argparse
@@ -72,15 +74,40 @@ def measure(workdir: str, scene: pathlib.Path) -> tuple[float, float]:
     return time.monotonic() - started, usage.ru_maxrss / 2**20
 
 
+def compare_with_torch(workdir: str, scene: pathlib.Path) -> str:
+    """Runs both commands, twice each in turn; returns the fastest times, their ratio and the share of equal classes."""
+    folder = scene.parent
+    environment = os.environ | {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
+    subprocess.run([sys.executable, "-m", "dual_encoder.export", f"--workdir={workdir}", "--sensor=s1", "--format=npz",
+                    f"--out={folder / 'export'}"], check=True, stdout=subprocess.DEVNULL)
+    ours, theirs = [], []
+    for _ in range(2):
+        ours.append(measure(workdir, scene)[0])
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-m", "benchmarks.torch_map", f"--export={folder / 'export'}", f"--s1={scene}",
+                        f"--out={folder / 'torch.tif'}"], check=True, env=environment)
+        theirs.append(time.monotonic() - started)
+    with rasterio.open(folder / "map.tif") as one, rasterio.open(folder / "torch.tif") as other:
+        first, second = one.read(1), other.read(1)
+    equal = (first == second)[(first != 255) | (second != 255)].mean()
+    return (f"ours {min(ours):.0f} s, PyTorch {min(theirs):.0f} s, ratio {min(theirs) / min(ours):.2f}; "
+            f"{equal:.4%} of the classes are equal")
+
+
 def main() -> None:
     """Prints a line for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--chips", required=True)
     parser.add_argument("--sizes", default="5490,10980")
+    parser.add_argument("--torch", type=int, default=0, help="side of a scene to compare with PyTorch on")
     flags = parser.parse_args()
     chips = [rasterio.open(path).read() for path in sorted(pathlib.Path(flags.chips).glob("*.tif"))]
     chips = [chip for chip in chips if np.isfinite(chip).any()]
+    if flags.torch:
+        with tempfile.TemporaryDirectory() as temporary:
+            print(compare_with_torch(flags.workdir, write_scene(pathlib.Path(temporary), chips, flags.torch)))
+        return
     segmenter = load_segmentation(flags.workdir)
     print(f"windows apart, by the distance from their border: {compare_windows(segmenter, chips)}", flush=True)
     windows = choose(*segmenter.facts[:3])

@@ -1,5 +1,8 @@
 """The encoders of dual_encoder/models in PyTorch, as peers for the benchmarks: the same layers and nothing else."""
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -45,6 +48,71 @@ class ResNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.blocks(self.stem(x)).mean((2, 3))
+
+
+class UNet(nn.Module):
+    """A ResNet below the U-Net of dual_encoder/models/decoders.py: images [batch, bands, height, width] -> logits.
+
+    Args:
+      parameters: 'params/s1_encoder/conv1/kernel', ... -> array, as of `python -m dual_encoder.export --format=npz`.
+      bands, depth, width, decoder_width, classes: of the model.
+    """
+
+    def __init__(self, parameters: Mapping[str, np.ndarray], bands: int, depth: int, width: int, decoder_width: int,
+                 classes: int):
+        super().__init__()
+        self.encoder, self.ends = ResNet(bands, depth, width), [0]
+        for count in LAYOUTS[depth][1]:
+            self.ends.append(self.ends[-1] + count)
+        maps = [width, *(width * 2**layer * (4 if LAYOUTS[depth][0] else 1) for layer in range(4))]
+        self.levels, inside = nn.ModuleList(), maps[-1]
+        for level, skip in reversed(list(enumerate([0, *maps[:-1]]))):
+            outside = decoder_width * 2**level
+            self.levels.append(nn.Sequential(*(layer for number in range(2) for layer in (
+                nn.Conv2d(outside if number else inside + skip, outside, 3, 1, 1, bias=False), nn.BatchNorm2d(outside),
+                nn.ReLU()))))
+            inside = outside
+        self.classifier = nn.Conv2d(inside, classes, 1)
+        self._take(parameters)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.encoder.stem[:3](x)
+        skips, y = [y], self.encoder.stem[3](y)
+        for first, last in zip(self.ends, self.ends[1:], strict=False):
+            y = self.encoder.blocks[first:last](y)
+            skips.append(y)
+        y = skips.pop()
+        for level in self.levels:
+            y = F.interpolate(y, scale_factor=2, mode="nearest")
+            y = level(torch.cat([y, skips.pop()], 1) if skips else y)
+        return self.classifier(y)
+
+    def _take(self, parameters: Mapping[str, np.ndarray]) -> None:
+        def convolution(layer: nn.Module, name: str) -> None:
+            layer.weight.data = torch.tensor(parameters[f"params/{name}/kernel"].transpose(3, 2, 0, 1).copy())
+
+        def norm(layer: nn.Module, name: str) -> None:
+            for own, kind, theirs in (("weight", "params", "scale"), ("bias", "params", "bias"),
+                                      ("running_mean", "batch_stats", "mean"), ("running_var", "batch_stats", "var")):
+                getattr(layer, own).data = torch.tensor(parameters[f"{kind}/{name}/{theirs}"])
+
+        convolution(self.encoder.stem[0], "s1_encoder/conv1")
+        norm(self.encoder.stem[1], "s1_encoder/bn1")
+        for layer, (first, last) in enumerate(zip(self.ends, self.ends[1:], strict=False), start=1):
+            for number, block in enumerate(self.encoder.blocks[first:last]):
+                name = f"s1_encoder/layer{layer}_{number}"
+                for at, (conv, bn) in enumerate(zip(block.convs, block.norms, strict=True), start=1):
+                    convolution(conv, f"{name}/conv{at}")
+                    norm(bn, f"{name}/bn{at}")
+                if len(list(block.down.children())):
+                    convolution(block.down[0], f"{name}/downsample_conv")
+                    norm(block.down[1], f"{name}/downsample_bn")
+        for level, layers in zip((4, 3, 2, 1, 0), self.levels, strict=True):
+            for at in (0, 1):
+                convolution(layers[3 * at], f"decoder{level}/conv{at + 1}")
+                norm(layers[3 * at + 1], f"decoder{level}/bn{at + 1}")
+        convolution(self.classifier, "classifier")
+        self.classifier.bias.data = torch.tensor(parameters["params/classifier/bias"])
 
 
 class Transformer(nn.Module):

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dual_encoder.inference.encoder import load as load
+    from dual_encoder.inference.segmenter import load_segmentation as load_segmentation
 
 __version__ = "0.1.0"
 
 # Functions for notebooks -> where they are. They are imported at their first use: `import dual_encoder` loads no JAX.
-_FUNCTIONS = {"load": "inference.encoder"}
+_FUNCTIONS = {"load": "inference.encoder", "load_segmentation": "inference.segmenter"}
 
 # Modules of 0.1.0 that have moved -> where they are now. To be removed with version 0.3.0.
 _MOVED = {

@@ -17,6 +17,7 @@ COMMANDS = {
     "overlap": ("data_prep", "find records that two data sets, or splits, share"),
     "train": ("dual_encoder.train", "pre-train, fine-tune, evaluate or probe: --config=configs/pretrain.py"),
     "predict": ("dual_encoder.predict", "map whole scenes with a fine-tuned run"),
+    "calibrate": ("dual_encoder.calibrate", "measure how sure a run may be, and how far its areas are off"),
     "sketch-map": ("dual_encoder.sketch_map", "map a scene from a few labelled polygons"),
     "embed": ("dual_encoder.embed", "write the vectors of many images"),
     "search": ("dual_encoder.search", "find images that are alike"),

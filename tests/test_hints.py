@@ -62,7 +62,7 @@ APPEARS_WITH = {
 }
 # Folders with commands of their own; the flags of their parsers are read from the source.
 COMMANDS = ("dual_encoder/export", "dual_encoder/plan", "dual_encoder/experiment", "dual_encoder/report",
-            "dual_encoder/reproduce.py", "dual_encoder/import_weights", "benchmarks")
+            "dual_encoder/reproduce.py", "dual_encoder/calibrate.py", "dual_encoder/import_weights", "benchmarks")
 SCENES = tuple(f"dual_encoder/{room}" for room in ("predict", "sketch_map", "embed", "search", "inference"))
 NO_KEYS = ("config.json", "config.py", "config.task")
 

@@ -43,7 +43,10 @@ ARROWS = {
     "experiment": {"command_line", "config", "console", "data", "errors", "evaluation", "imagery", "report", "runtime",
                    "storage", "tasks", "training", "workdir"},
     "inference": {"config", "data", "errors", "export", "imagery", "models", "tasks", "weights", "workdir"},
-    "predict": {"command_line", "console", "errors", "imagery", "inference", "runtime", "storage", "tasks"},
+    "calibrate": {"command_line", "console", "data", "errors", "evaluation", "imagery", "inference", "report",
+                  "runtime", "storage", "tasks", "workdir"},
+    "predict": {"command_line", "console", "errors", "evaluation", "imagery", "inference", "runtime", "storage",
+                "tasks", "workdir"},
     "sketch_map": {"command_line", "console", "errors", "evaluation", "imagery", "inference", "predict", "runtime"},
     "reproduce": {"command_line", "config", "console", "errors", "experiment", "runtime", "tasks",
                   "training", "workdir"},
@@ -71,11 +74,12 @@ FILES = {
               "without_negatives choices",
     "optim": "schedules optimizer",
     "evaluation": "per_image comparison table embedded galleries retrieval embedding_space segmentation worst_images "
-                  "classification single_sensors knn linear_probe probes segmentation_probe",
+                  "classification single_sensors knn linear_probe probes segmentation_probe calibration conformal "
+                  "area_errors",
     "tasks": "task sizing micro_batches bands downstream probe pretrain windows segment classify checks sources "
              "resolve build",
-    "workdir": "digests folder sinks metrics checkpoint scores",
-    "report": "curves html old_scores run_facts run_files run_time sections page "
+    "workdir": "digests folder sinks metrics checkpoint scores calibration",
+    "report": "curves html old_scores run_facts run_files run_time sections calibration page "
               "comparison __main__",
     "training": "step evaluate frozen probe hooks selection loop run",
     "plan": "chips hlo flops step_program table search remedies __main__",
@@ -89,9 +93,9 @@ FILES = {
     "embed": "table places raster card sources scenes write __main__",
     "search": "nearest index query output page __main__",
     "experiment": "plan cells leaks work beside results analysis figures panels tables page __main__",
-    "inference": "facts segmenter frozen_maps images exported encoder",
-    "predict": "scene description windows aoi permanent layers part strips write hectares polygons preview mosaic "
-               "listed one_map flags __main__",
+    "inference": "facts images segmenter frozen_maps exported encoder",
+    "predict": "scene description windows gaps aoi permanent layers part strips write hectares polygons areas preview "
+               "mosaic listed one_map flags __main__",
 }
 
 

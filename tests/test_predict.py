@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import doctest
 import json
 import subprocess
 import sys
@@ -14,16 +15,19 @@ import rasterio
 import shapely
 from affine import Affine
 from rio_cogeo import cog_validate
+from scipy import ndimage
 
+import dual_encoder
 from dual_encoder.config import to_dict
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.grid import Grid
 from dual_encoder.imagery.sensors import SENSORS
+from dual_encoder.inference import segmenter as segmenter_file
 from dual_encoder.inference.segmenter import Segmenter, load_segmentation
-from dual_encoder.predict import aoi, hectares, listed, mosaic, one_map, part
+from dual_encoder.predict import aoi, gaps, hectares, listed, mosaic, one_map, part
 from dual_encoder.predict.description import open_scenes
 from dual_encoder.predict.permanent import permanent_water
-from dual_encoder.predict.windows import Blend, Windows, choose, needed
+from dual_encoder.predict.windows import Blend, Windows, choose, needed, reflected
 from dual_encoder.state import TrainState
 from dual_encoder.workdir import folder as workdir_folder
 from dual_encoder.workdir.checkpoint import Checkpoints, LoadedModel
@@ -126,6 +130,60 @@ def test_windows_cover_every_pixel_once():
             choose(32, False, 96, window, margin)
 
 
+def test_beyond_its_border_a_scene_is_reflected():
+    for size in (1, 2, 5, 40, 300):
+        for start, side in ((-96, 224), (-7, 20), (size - 1, 50), (3, 9)):
+            padded = np.pad(np.arange(size), (200, 400), mode="reflect" if size > 1 else "edge")
+            np.testing.assert_array_equal(reflected(start, side, size), padded[start + 200:start + 200 + side])
+
+
+def test_a_map_is_that_of_the_reflected_scene(segmenter, tmp_path):
+    """All pixels of a small scene lie near its border."""
+    path, values = scene(tmp_path / "a", 96, 70)
+    small = make(segmenter, path, tmp_path / "a.tif", window=448, margin=160)
+    describe(tmp_path / "b", size=None, s1=S1)
+    larger = tmp_path / "b" / "s1.tif"
+    pad = 192  # a multiple of the stride, and more than the margin
+    tif(larger, np.pad(values, ((0, 0), (pad, pad), (pad, pad)), mode="reflect"))
+    whole = make(segmenter, larger, tmp_path / "b.tif", window=448, margin=160)[pad:pad + 96, pad:pad + 70]
+    assert (small == whole).mean() > 0.999  # the two are the same up to the largest change of `Windows`
+
+
+def test_a_map_is_that_of_the_scene_with_filled_gaps(segmenter, tmp_path):
+    path, values = scene(tmp_path, 150, 130)
+    shown = np.ones((150, 130), bool)
+    shown[40:80] = False  # no pixel of it is farther than REACH from data
+    filled = np.moveaxis(gaps.fill(np.moveaxis(values, 0, -1), shown), -1, 0)
+    maps = []
+    for number, image in enumerate((np.where(shown, values, np.nan), filled)):
+        tif(path, image.astype(np.float32))
+        maps.append(make(segmenter, path, tmp_path / f"{number}.tif"))
+    assert (maps[0][~shown] == 255).all() and (maps[1] != 255).all()
+    np.testing.assert_array_equal(maps[0][shown], maps[1][shown])
+
+
+def test_gaps_are_filled_as_in_a_mirror():
+    random = np.random.default_rng(0)
+    image, shown = random.random((60, 90, 2)), np.ones((60, 90), bool)
+    shown[:, 40:] = False
+    filled = gaps.fill(image, shown)
+    np.testing.assert_array_equal(filled[:, :40], image[:, :40])
+    np.testing.assert_array_equal(filled[:, 40:40 + gaps.REACH], image[:, 38 - np.arange(gaps.REACH)])
+    np.testing.assert_array_equal(filled[:, 40 + gaps.REACH:], image[:, 40 + gaps.REACH:])
+    shown[:, :38] = False  # a mirror of two pixels: behind it, the nearest pixel counts
+    filled = gaps.fill(image, shown)
+    np.testing.assert_array_equal(filled[:, 40], image[:, 38])
+    np.testing.assert_array_equal(filled[:, 41], image[:, 39])
+    # A part with a margin of HALO is filled as the whole.
+    shown = ndimage.uniform_filter(random.random((300, 300)), 9) > 0.5
+    image = random.random((300, 300, 1))
+    part = (slice(20, 280),) * 2
+    inner = (slice(20 + gaps.HALO, 280 - gaps.HALO),) * 2
+    np.testing.assert_array_equal(gaps.fill(image, shown)[inner],
+                                  gaps.fill(image[part], shown[part])[(slice(gaps.HALO, -gaps.HALO),) * 2])
+    assert 0.2 < shown.mean() < 0.8
+
+
 class _Kept(one_map.Layers):
     """Layers that keep the probabilities of each block, in order."""
 
@@ -152,7 +210,9 @@ def probabilities(segmenter, path, out, monkeypatch, **windows):
 
 @pytest.mark.slow
 def test_a_pixel_does_not_depend_on_where_windows_fall(segmenter, tmp_path, monkeypatch):
-    path, _ = scene(tmp_path / "a", 480, 416)
+    path, values = scene(tmp_path / "a", 480, 416)
+    values[:, 200:260, 100:180] = np.nan
+    tif(path, values)
     first = probabilities(segmenter, path, tmp_path / "a.tif", monkeypatch, window=448, margin=160)
     second = probabilities(segmenter, path, tmp_path / "b.tif", monkeypatch, window=576, margin=160)
     assert first.std() > 0.01 and np.abs(first - second).max() < 1e-3
@@ -448,6 +508,23 @@ def test_the_command_makes_a_map_of_real_radar(workdir, real_data, tmp_path):
     assert f"map: {tmp_path / 'map.tif'}" in done.stdout and "Mpx/s" in done.stdout
     wrong = subprocess.run([*command[:-3], f"--out={tmp_path / 'map.png'}"], text=True, capture_output=True)
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: --out=") and wrong.stderr.count("\n") == 1
+
+
+def test_the_examples_in_the_docstrings_are_true(workdir, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "flood").symlink_to(workdir)
+    monkeypatch.chdir(tmp_path)
+    with jax.numpy_dtype_promotion("standard"):
+        result = doctest.testmod(segmenter_file)
+    assert result.failed == 0 and result.attempted >= 7 and dual_encoder.load_segmentation is load_segmentation
+
+
+def test_images_that_do_not_fit_are_refused_in_one_line(segmenter):
+    radar = np.full((2, 64, 64, 2), (-11.0, -17.5))
+    for images, message in (({}, "images of no sensor given; expected s1"), ({"s1": radar, "s2": radar}, "expected s1"),
+                            ({"s1": radar[..., :1]}, "has shape .* expected .height, width, 2.")):
+        with pytest.raises(UserError, match=message):
+            segmenter.predict(units="physical", **images)
 
 
 def test_a_run_that_is_no_segmentation_is_refused(tmp_path):

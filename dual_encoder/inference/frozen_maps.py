@@ -19,6 +19,7 @@ from dual_encoder.inference.segmenter import Segmenter
 from dual_encoder.models.fusion import Fusion, encoder_names
 from dual_encoder.tasks.build import AnyTask
 from dual_encoder.tasks.probe import FrozenEncoder
+from dual_encoder.workdir.calibration import Calibration
 from dual_encoder.workdir.checkpoint import LoadedModel, digest_of, load_model
 
 
@@ -79,8 +80,12 @@ class MapClassifier:
       bias: float [classes].
 
     Attributes:
-      classes, colours: as of `Segmenter`; so are all other attributes.
+      classes, colours: as of `Segmenter`; so are all other attributes. There is no calibration.
     """
+
+    calibration: Calibration | None = None
+    not_calibrated = "not calibrated: it was fitted to polygons"
+    temperature = 1.0
 
     def __init__(self, frozen: FrozenMaps, classes: Sequence[str], weights: ArrayLike, bias: ArrayLike):
         self.classes, self.colours = tuple(classes), tuple(class_colours(len(classes)))

@@ -14,8 +14,9 @@ import pathlib
 from dual_encoder.command_line.parser import make_parser
 from dual_encoder.console import say
 from dual_encoder.errors import UserError, exit_on_user_error
-from dual_encoder.inference.segmenter import load_segmentation
-from dual_encoder.predict import listed, mosaic, one_map
+from dual_encoder.evaluation.area_errors import LEVELS
+from dual_encoder.inference.segmenter import Segmenter, load_segmentation
+from dual_encoder.predict import areas, listed, mosaic, one_map
 from dual_encoder.predict.flags import add_map_flags, check_names, paths, request
 from dual_encoder.predict.permanent import permanent_water
 from dual_encoder.runtime import compilation_cache
@@ -43,6 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--min-area", type=float, default=0.1, help="hectares of the smallest polygon (default %(default)s)")
     add("--simplify", type=float, default=1.0, help="pixels by which outlines may move (default %(default)s; 0: none)")
     add("--permanent-water", default="", help="raster or polygons: water there is called permanent water")
+    add("--areas", default="", help="CSV of the hectares of each class with an interval, after dual_encoder.calibrate; "
+                                    "with --districts also a GeoPackage or a GeoJSON")
+    add("--districts", default="", help="file of polygons: the areas in each of them, too")
+    add("--district-key", default="name", help="the property with the name of a district (default %(default)s)")
+    add("--level", type=float, default=0.9, choices=LEVELS, help="of the intervals (default %(default)s)")
     add("--strict", action="store_true", help="stop at damaged parts of a scene, which are no data otherwise")
     return parser
 
@@ -55,9 +61,11 @@ def _main(flags: argparse.Namespace) -> None:
     permanent = permanent_water(flags.permanent_water) if flags.permanent_water else None
     if not flags.scenes:
         segmenter = load_segmentation(flags.workdir, flags.step, [name for name in ("s1", "s2") if name in scenes])
+        _say_calibration(segmenter)
         one_map.make(segmenter, _request(flags, scenes, flags.out), permanent)
         return
     segmenter = load_segmentation(flags.workdir, flags.step)
+    _say_calibration(segmenter)
     folder, maps = pathlib.Path(flags.out), []
     for name, scene in list(listed.scenes(flags.scenes, segmenter.sensors)):
         maps.append(folder / f"{name}.tif")
@@ -70,12 +78,22 @@ def _main(flags: argparse.Namespace) -> None:
         say(f"mosaic: {flags.mosaic} of {len(maps)} maps")
 
 
+def _say_calibration(segmenter: Segmenter) -> None:
+    found = segmenter.calibration
+    say(f"probabilities: calibrated on {found.data}, temperature {found.temperature:.3f}" if found else
+        f"probabilities: {segmenter.not_calibrated}")
+
+
 def _check(flags: argparse.Namespace, scenes: dict[str, str]) -> None:
     """Raises UserError for flags that do not fit together."""
     if bool(scenes) == bool(flags.scenes):
         raise UserError("give either --s1=SCENE (and --s2=SCENE), or --scenes=FILE")
-    if flags.scenes and (flags.preview or flags.polygons):
-        raise UserError("--preview and --polygons are of one map; leave them out with --scenes")
+    if flags.scenes and (flags.preview or flags.polygons or flags.areas):
+        raise UserError("--preview, --polygons and --areas are of one map; leave them out with --scenes")
+    if flags.areas:
+        areas.check_name(flags.areas, flags.districts)
+    elif flags.districts:
+        raise UserError(f"--districts={flags.districts} is given, but not where its areas go; give --areas=FILE.csv")
     if flags.mosaic and not flags.scenes:
         raise UserError("--mosaic joins the maps of --scenes; give these, or leave it out")
     check_names(flags, {"--out": "" if flags.scenes else flags.out, "--mosaic": flags.mosaic})
@@ -83,7 +101,8 @@ def _check(flags: argparse.Namespace, scenes: dict[str, str]) -> None:
 
 def _request(flags: argparse.Namespace, scenes: dict[str, str], out: str | pathlib.Path) -> one_map.Request:
     return request(flags, scenes, out, minimum=flags.min_area, simplify=flags.simplify,
-                   permanent=flags.permanent_water, strict=flags.strict)
+                   permanent=flags.permanent_water, strict=flags.strict, areas=flags.areas,
+                   districts=flags.districts, district_key=flags.district_key, level=flags.level)
 
 
 if __name__ == "__main__":

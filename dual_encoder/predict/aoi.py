@@ -92,13 +92,14 @@ def to_scene(polygon: Any, crs: Any, scene: Grid) -> Any:
     return shapely.transform(moved, lambda points: _beside(points, scene))
 
 
-def read_polygons(path: str, flag: str, column: str = "") -> tuple[list[Any], Any, list[Any]]:
+def read_polygons(path: str, flag: str, column: str = "", key: str = "") -> tuple[list[Any], Any, list[Any]]:
     """Returns the polygons of a file, their coordinate system, and the values of a column ([] without one).
 
     Args:
       path: GeoPackage, GeoJSON, Shapefile or another format of GDAL.
       flag: that named it, for messages.
       column: name of a property of each polygon.
+      key: the flag that named it, and what the property holds, for messages.
 
     Raises:
       UserError: the file cannot be read, or holds no polygon, no coordinate system, or no such property.
@@ -116,8 +117,7 @@ def read_polygons(path: str, flag: str, column: str = "") -> tuple[list[Any], An
                         "Shapefile") from error
     if column and not len(fields):
         known = ", ".join(pyogrio.read_info(path)["fields"]) or "none"
-        raise UserError(f"{flag}={path} has no property '{column}', it has {known}; name the one with the classes by "
-                        "--class-key")
+        raise UserError(f"{flag}={path} has no property '{column}', it has {known}; name the one {key}")
     every = shapely.from_wkb(geometry)
     kept = [number for number, shape in enumerate(every) if shape is not None
             and shape.geom_type in ("Polygon", "MultiPolygon") and not shape.is_empty]

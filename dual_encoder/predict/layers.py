@@ -21,6 +21,7 @@ class Layers:
       predicted: number of classes that the model has.
       probabilities: True: a layer for each class of the model, in per cent.
       uncertainty: True: a layer with the entropy of the classes, in per cent of the largest possible one, log(classes).
+      temperature: the logits are divided by it before they become probabilities; it changes no class.
     """
 
     classes: tuple[str, ...]
@@ -28,13 +29,14 @@ class Layers:
     predicted: int
     probabilities: bool
     uncertainty: bool
+    temperature: float = 1.0
 
     @classmethod
     def of(cls, classes: Sequence[str], colours: Sequence[tuple[int, int, int]], probabilities: bool, uncertainty: bool,
-           permanent: bool) -> "Layers":
+           permanent: bool, temperature: float = 1.0) -> "Layers":
         """Returns the layers of a model with these classes; `permanent` adds the class of permanent water."""
         return cls((*classes, *[PERMANENT] * permanent), (*colours, *[_PERMANENT_COLOUR] * permanent), len(classes),
-                   probabilities, uncertainty)
+                   probabilities, uncertainty, temperature)
 
     @property
     def count(self) -> int:
@@ -60,7 +62,7 @@ class Layers:
             best = np.where(permanent & np.isin(best, self.wet), self.predicted, best)
         layers = [best]
         if self.probabilities or self.uncertainty:
-            power = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            power = np.exp((logits - logits.max(axis=-1, keepdims=True)) / np.float32(self.temperature))
             share = power / power.sum(axis=-1, keepdims=True)
             if self.probabilities:
                 layers += list(np.moveaxis(np.rint(100 * share), -1, 0))

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from dual_encoder.console import Progress, clock, say
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.grid import Grid
 from dual_encoder.inference.frozen_maps import PixelModel
-from dual_encoder.predict import aoi, hectares, polygons, preview, strips
+from dual_encoder.predict import aoi, areas, hectares, polygons, preview, strips
 from dual_encoder.predict.description import open_scenes
 from dual_encoder.predict.layers import Layers
 from dual_encoder.predict.part import Part
@@ -38,6 +38,9 @@ class Request:
       minimum: hectares of the smallest polygon.
       simplify: pixels by which the outline of a polygon may move.
       permanent: mask of permanent water; '' = none.
+      areas: file of the areas of classes with intervals; '' = none.
+      districts, district_key: polygons whose areas are wanted, too, and the property with their names; '' = none.
+      level: of the intervals, one of `area_errors.LEVELS`.
       window, margin: in pixels; 0 and -1 = by the model.
       strict: a part of a scene that cannot be read is an error.
     """
@@ -53,6 +56,10 @@ class Request:
     minimum: float = 0.0
     simplify: float = 1.0
     permanent: str = ""
+    areas: str = ""
+    districts: str = ""
+    district_key: str = "name"
+    level: float = 0.9
     window: int = 0
     margin: int = -1
     strict: bool = False
@@ -67,9 +74,12 @@ def make(segmenter: PixelModel, request: Request, permanent: Callable[[Grid], np
     started = time.monotonic()
     out = request.out
     out.parent.mkdir(parents=True, exist_ok=True)
+    if request.areas:
+        areas.check_calibration(segmenter.calibration, segmenter.not_calibrated, request.level)
     with contextlib.ExitStack() as stack:
         scenes = open_scenes(request.paths, segmenter.sensors, stack, request.description, request.strict)
         job = _job(segmenter, request, scenes, permanent)
+        districts = _districts(job, request)
         height, width = job.area.shape
         say(f"map of {height} x {width} pixels in windows of {job.windows.window}, {job.windows.step} pixels apart"
             + ("" if segmenter.facts.shift_invariant else "; this model's answers depend on the window (docs/maps.md)"))
@@ -86,7 +96,7 @@ def make(segmenter: PixelModel, request: Request, permanent: Callable[[Grid], np
         _write(job, part, out, _tags(job))
     _report_faults(scenes)
     part.remove()
-    for line in _facts(out, job, request):
+    for line in _facts(out, job, request, districts):
         say(line)
     seconds = time.monotonic() - started
     say(f"map: {out} ({clock(seconds)}, {height * width / 1e6 / seconds:.3g} Mpx/s)")
@@ -97,7 +107,7 @@ def _job(segmenter: PixelModel, request: Request, scenes: Mapping[str, Scene | O
     grid, facts = next(iter(scenes.values())).grid, segmenter.facts
     windows = choose(facts.stride, facts.transformer, facts.trained_on, request.window, request.margin)
     layers = Layers.of(segmenter.classes, segmenter.colours, request.probabilities, request.uncertainty,
-                       permanent is not None)
+                       permanent is not None, segmenter.temperature)
     if permanent is not None and not layers.wet:
         raise UserError(f"--permanent-water is given, but no class of the model ({', '.join(segmenter.classes)}) is "
                         "water or flood; leave it out")
@@ -108,7 +118,8 @@ def _job(segmenter: PixelModel, request: Request, scenes: Mapping[str, Scene | O
 def _plan(job: strips.Job, request: Request) -> dict[str, Any]:
     """Returns all that the strips depend on, as JSON values."""
     return {"version": __version__, "model": job.segmenter.digest, "window": job.windows.window,
-            "margin": job.windows.margin, "layers": job.layers.count, "classes": list(job.layers.classes),
+            "margin": job.windows.margin, "layers": job.layers.count, "temperature": job.layers.temperature,
+            "edges": "reflected and filled", "classes": list(job.layers.classes),
             "rows": list(job.area.rows), "columns": list(job.area.columns),
             "files": [_file(path) for path in (request.area, request.permanent) if path],
             "scenes": {name: scene.scene.facts for name, scene in job.scenes.items()}}
@@ -124,6 +135,8 @@ def _file(path: str) -> list[Any]:
 def _tags(job: strips.Job) -> dict[str, str]:
     tags = {"SOFTWARE": f"dual_encoder {__version__}", "MODEL_DIGEST": job.segmenter.digest,
             "MODEL_STEP": str(job.segmenter.facts.step), "MODEL_TRAINED_WITH": job.segmenter.facts.trained_with}
+    found = job.segmenter.calibration
+    tags |= {"CALIBRATED": f"yes, on {found.data}" if found else "no", "TEMPERATURE": f"{job.layers.temperature:.6g}"}
     for name, scene in job.scenes.items():
         tags |= {f"INPUT_{name.upper()}": scene.scene.name,
                  f"INPUT_{name.upper()}_TIME": scene.scene.time or "not known"}
@@ -152,12 +165,26 @@ def beside(out: pathlib.Path, what: str) -> pathlib.Path:
     return out.with_name(f"{out.stem}_{what}{out.suffix}")
 
 
-def _facts(out: pathlib.Path, job: strips.Job, request: Request) -> Iterable[str]:
-    """Yields lines about the map; writes picture and polygons."""
-    layers = job.layers
-    areas = hectares.by_class(out, len(layers.classes))
-    for name, area in zip(layers.classes, areas.tolist(), strict=True):
-        yield f"  {name}: {area:.2f} ha, {area / max(areas.sum(), 1e-12):.1%} of the pixels with data"
+def _districts(job: strips.Job, request: Request) -> list[areas.District]:
+    """Returns the parts whose areas are wanted, the whole map first."""
+    layer = areas.read_districts(request.districts, request.district_key, job.grid) if request.districts else []
+    return [areas.District(areas.WHOLE), *layer]
+
+
+def _facts(out: pathlib.Path, job: strips.Job, request: Request, districts: Sequence[areas.District]) -> Iterable[str]:
+    """Yields lines about the map; writes picture, polygons and areas."""
+    layers, found = job.layers, job.segmenter.calibration
+    sizes, bounds = hectares.by_class(out, len(layers.classes)), {}
+    if request.areas and found:
+        measured = areas.measure(out, layers.classes, districts, found, request.level)
+        areas.write(pathlib.Path(request.areas), measured, request.level, out)
+        bounds = areas.bounds_of_map(measured, request.level)
+    for name, size in zip(layers.classes, sizes.tolist(), strict=True):
+        yield (f"  {name}: {size:.2f} ha, {size / max(sizes.sum(), 1e-12):.1%} of the pixels with data"
+               f"{bounds.get(name, '')}")
+    if request.areas and found:
+        empty = len(districts) - len({id(area.district) for area in measured})
+        yield f"areas: {request.areas}" + f"; {empty} districts have no pixel with data" * (empty > 0)
     if request.preview:
         title = ", ".join(f"{scene.scene.name} {scene.scene.time}".strip() for scene in job.scenes.values())
         preview.write_preview(pathlib.Path(request.preview), out, layers.classes, layers.colours, title)

@@ -3,7 +3,7 @@
 import os
 import pathlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,6 @@ def write_polygons(out: pathlib.Path, path: pathlib.Path, classes: Sequence[str]
     Raises:
       UserError: the file cannot be written.
     """
-    import pyogrio
-    import shapely
-
     values, areas, shapes = [], [], []
     for value, polygon, grid in _areas(path):
         area = of_polygon(polygon, grid)
@@ -59,14 +56,33 @@ def write_polygons(out: pathlib.Path, path: pathlib.Path, classes: Sequence[str]
     rasterio = gdal.load()
     with rasterio.open(path) as file:
         crs = file.crs.to_wkt()
+    write_features(out, shapes, {
+        "class": np.array([classes[value] for value in values], object), "value": np.array(values, np.int32),
+        "area_ha": np.array(areas, np.float64)}, crs)
+    return len(values), float(sum(areas))
+
+
+def write_features(out: pathlib.Path, shapes: Sequence[Any], fields: Mapping[str, np.ndarray], crs: str) -> None:
+    """Writes polygons with fields; `out` appears when it is complete.
+
+    Args:
+      out: a file that ends as one of `DRIVERS`.
+      shapes: shapely polygons.
+      fields: name -> a value for each polygon.
+      crs: WKT of their coordinate system. A GeoJSON is turned into longitude and latitude (RFC 7946).
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    import pyogrio
+    import shapely
+
     driver = DRIVERS[out.suffix.lower()]
     temporary = out.with_name(f".{uuid.uuid4().hex}{out.suffix}")
     try:
         pyogrio.raw.write(
-            temporary, shapely.to_wkb(np.array([_multi(shape) for shape in shapes], object)), [
-                np.array([classes[value] for value in values], object), np.array(values, np.int32),
-                np.array(areas, np.float64)],
-            ["class", "value", "area_ha"], geometry_type="MultiPolygon", crs=crs, driver=driver, layer=out.stem,
+            temporary, shapely.to_wkb(np.array([_multi(shape) for shape in shapes], object)), list(fields.values()),
+            list(fields), geometry_type="MultiPolygon", crs=crs, driver=driver, layer=out.stem,
             layer_options={"RFC7946": "YES", "COORDINATE_PRECISION": "7"} if driver == "GeoJSON" else None)
         os.replace(temporary, out)
     except Exception as error:  # pyogrio raises many types
@@ -74,7 +90,6 @@ def write_polygons(out: pathlib.Path, path: pathlib.Path, classes: Sequence[str]
                         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    return len(values), float(sum(areas))
 
 
 def _multi(shape: Any) -> Any:

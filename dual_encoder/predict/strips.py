@@ -10,11 +10,12 @@ import numpy as np
 
 from dual_encoder.imagery.grid import Grid
 from dual_encoder.inference.frozen_maps import PixelModel
+from dual_encoder.predict import gaps
 from dual_encoder.predict.aoi import Area
 from dual_encoder.predict.layers import Layers
 from dual_encoder.predict.part import Part
 from dual_encoder.predict.scene import OnGrid, Scene, holds_data
-from dual_encoder.predict.windows import Blend, Windows, needed
+from dual_encoder.predict.windows import Blend, Windows, needed, reflected
 
 _AHEAD = 3  # windows that are read before the device needs them
 _IN_FLIGHT = 2  # windows that the device has been given and that are not fetched yet
@@ -137,8 +138,13 @@ def _read_ahead(job: Job, rows: range) -> Iterator[_Window]:
 def _read(job: Job, row: int, column: int, counts: bool) -> _Window:
     windows, side = job.windows, job.windows.window
     top, left = windows.start(row), windows.start(column)
-    images = {name: scene.read(top, left, side, side) for name, scene in job.scenes.items()}
-    shown = windows.inner(holds_data(images, {name: scene.spec for name, scene in job.scenes.items()}))
+    rows, columns = (reflected(start - gaps.HALO, side + 2 * gaps.HALO, size)
+                     for start, size in zip((top, left), job.grid.shape, strict=True))
+    images, around = {name: _reflected(scene, rows, columns) for name, scene in job.scenes.items()}, (
+        slice(gaps.HALO, -gaps.HALO),) * 2
+    shown = windows.inner(holds_data(images, {name: scene.spec for name, scene in job.scenes.items()})[around])
+    images = {name: gaps.fill(image, job.scenes[name].spec.holds_data(image))[around]
+              for name, image in images.items()}
     first_row, first_column = windows.block(row)[0], windows.block(column)[0]
     inner = shown.shape[0]
     shown = shown & job.area.wanted(job.grid, first_row, first_column, inner, inner)
@@ -148,6 +154,13 @@ def _read(job: Job, row: int, column: int, counts: bool) -> _Window:
         moved = job.grid.transform @ type(job.grid.transform).translation(first_column, first_row)
         permanent = job.permanent(Grid(job.grid.crs, moved, block.shape))
     return _Window(row, column, counts, images if shown.any() else None, block, permanent)
+
+
+def _reflected(scene: Scene | OnGrid, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Returns pixels of a scene, [rows, columns, bands]."""
+    first, left = int(rows.min()), int(columns.min())
+    part = scene.read(first, left, int(rows.max()) + 1 - first, int(columns.max()) + 1 - left)
+    return part[np.ix_(rows - first, columns - left)]
 
 
 def _faults(job: Job) -> dict[str, Any]:

@@ -9,7 +9,8 @@ pixel's answer does not depend on the area, and a map that was interrupted goes 
                              |margin|ramp|        core        |ramp|margin|        the next one
 
 The outer `margin` pixels of a window count nothing: there the zeros that convolutions see around an image change the
-answer. Over the `ramp` two windows are blended with the weights sin^2 of `tasks/windows.py`, which add up to 1.
+answer. Over the `ramp` two windows are blended with the weights sin^2 of `tasks/windows.py`, which add up to 1. Beyond
+its border a scene is reflected: where it ends, a model would see no data, and classes there would be wrong.
 """
 
 import dataclasses
@@ -65,6 +66,24 @@ class Windows:
         """Returns the pixels of a window [height, width, ...] that count, [step + ramp, step + ramp, ...]."""
         part = slice(self.margin, self.window - self.margin)
         return image[part, part]
+
+
+def reflected(start: int, side: int, size: int) -> np.ndarray:
+    """Returns the pixels that a window shows along one side, int64 [side]; beyond its border a scene is reflected.
+
+    As `np.pad` with mode 'reflect': the border itself comes once. A scene of one pixel is repeated.
+
+    Args:
+      start: first pixel of the window; it may lie outside the scene.
+      side: of the window.
+      size: of the scene.
+
+    >>> reflected(start=-2, side=8, size=4).tolist()
+    [2, 1, 0, 1, 2, 3, 2, 1]
+    """
+    period = max(1, 2 * (size - 1))
+    at = np.arange(start, start + side) % period
+    return np.minimum(at, period - at) if size > 1 else np.zeros(side, np.int64)
 
 
 def choose(stride: int, transformer: bool, trained_on: int, window: int = 0, margin: int = -1) -> Windows:

@@ -110,6 +110,11 @@ def drawing(svg: bytes, alt: str) -> Markup:
     return _part("wide", image(svg, "image/svg+xml", alt))
 
 
+def drawings(svgs: Mapping[str, bytes]) -> Markup:
+    """Returns small drawings side by side, by their descriptions for people who do not see them."""
+    return _part("curves", join(image(svg, "image/svg+xml", alt) for alt, svg in svgs.items()))
+
+
 def image(data: bytes, kind: str, alt: str) -> Markup:
     """Returns a picture that the page contains, as MIME type `kind`."""
     return _part("image", f"data:{kind};base64,{base64.b64encode(data).decode()}", alt)

@@ -9,10 +9,11 @@ from markupsafe import Markup
 from dual_encoder.config import flatten
 from dual_encoder.errors import one_line
 from dual_encoder.evaluation.table import Table
-from dual_encoder.report import html, sections
+from dual_encoder.report import calibration, html, sections
 from dual_encoder.report.run_files import read_run
 from dual_encoder.report.run_time import run_time
 from dual_encoder.storage import atomic
+from dual_encoder.workdir import calibration as calibration_file
 
 
 def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -43,6 +44,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
         part("the headlines", lambda: sections.facts(run, rows, tables, run_time(rows, found.config))),
         part("the curves of metrics.jsonl", lambda: sections.curves(rows, tables, found.quick)),
         part("the results", lambda: sections.results(tables, found.step, found.pictures)),
+        part("the calibration", lambda: _calibration(found.folder)),
         part("other results", lambda: sections.other_results(
             _in_no_table(found.files, tables), [path for name, path in found.pictures.items() if name not in shown])),
         part("the data set of run.json", lambda: sections.data(run)),
@@ -52,6 +54,11 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     page = html.page(sections.title(found.folder, run), body)
     atomic.write(found.folder / "report.html", page.encode(errors="replace"))  # JSON may hold half a surrogate pair
     return found.folder / "report.html"
+
+
+def _calibration(folder: pathlib.Path) -> Markup:
+    found = calibration_file.read(folder)
+    return calibration.section(found) if found else Markup("")
 
 
 def _in_no_table(files: Mapping[str, Mapping[str, Any]], tables: Sequence[Table]) -> dict[str, Any]:

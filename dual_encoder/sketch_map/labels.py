@@ -58,7 +58,7 @@ def read_labels(path: str, key: str, scene: Grid) -> Labels:
     Raises:
       UserError: the file cannot be read or has no such property, or the polygons are of fewer than two classes.
     """
-    polygons, crs, values = read_polygons(path, "--labels", key)
+    polygons, crs, values = read_polygons(path, "--labels", key, "with the classes by --class-key")
     names = ["" if value is None else str(value).strip() for value in values]
     kept = [(polygon, name) for polygon, name in zip(polygons, names, strict=True) if name]
     classes = tuple(sorted({name for _, name in kept}))

@@ -6,6 +6,7 @@
     checkpoints/      see checkpoint.py
     best/             with data.select_split: the folder checkpoints/ of the state that was chosen so far
     evaluation/       scores, tables (JSON) and pictures (PNG) of the last evaluation: see scores.py
+    calibration.json  after `python -m dual_encoder.calibrate`: see calibration.py
     curves/           tables (JSON) of the evaluations that only make curves
     digests.json      of the files that are written whole: see digests.py
     report.html       all of it on one page
