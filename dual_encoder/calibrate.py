@@ -45,7 +45,7 @@ def main() -> None:
     parser = make_parser("dual_encoder.calibrate", __doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="folder of a fine-tuned segmentation run")
-    add("--step", type=int, help="checkpoint to take; the newest by default, as for predict")
+    add("--step", type=int, help="checkpoint to take; by default the one that the run chose, or else the newest")
     add("--data", default="", help="data set with the same bands and classes; that of the run by default")
     add("--split", default="", help="its split; by default the fold that the run holds out, or validation")
     add("--groups", default="", help="what counts as one place: place, event, or a CSV file with location_id and "

@@ -76,8 +76,12 @@ def test_the_best_state_is_scored_once_on_the_other_split(labelled, undisturbed)
     assert [row["step"] for row in seen] == [1, 2, 3, 4]
     best = max(row["miou"] for row in seen)
     chosen = next(row["step"] for row in seen if row["miou"] == best)
-    model = checkpoint.load_model(undisturbed / "best")
-    assert model.step == chosen and os.listdir(undisturbed / "best" / "checkpoints") == [str(chosen)]
+    assert os.listdir(undisturbed / "best" / "checkpoints") == [str(chosen)] and chosen != STEPS
+    model = checkpoint.load_model(undisturbed)  # as maps, exports, vectors and later runs do
+    assert model.step == chosen and checkpoint.load_model(undisturbed, STEPS).step == STEPS
+    shutil.copytree(undisturbed, undisturbed.with_name("pruned"))
+    shutil.rmtree(undisturbed.with_name("pruned") / "checkpoints" / str(chosen), ignore_errors=True)
+    assert checkpoint.load_model(undisturbed.with_name("pruned"), chosen).digest == model.digest
     assert [row["step"] for row in rows(undisturbed, "eval")] == [STEPS], "the test split is scored once"
     config = configure(labelled)
     task, _ = runs.open_run(config)

@@ -138,7 +138,7 @@ def known_flags(path: str, name: str) -> set[str]:
         if path == folder or path.startswith(f"{folder}/"):
             known |= declared(folder)
     if path.startswith("dual_encoder/weights/"):  # only this command calls it
-        known |= declared("dual_encoder/import_weights")
+        known |= declared("dual_encoder/import_weights") | declared("dual_encoder/experiment")
     if path.startswith(SCENES):  # these commands read scenes by the same code
         known |= set().union(*map(declared, SCENES))
     return {flag.replace("_", "-") for flag in known}
@@ -154,8 +154,9 @@ def test_every_flag_of_a_message_exists(found):
     for path, name, text in found:
         for flag in re.findall(r"(?<![\w-])--([a-z][a-z_-]*)(?![\w.-]|\.\w)", text):
             others = {"--help", "--version", "--manual-dir", "--file-format", "--check",
-                      "--custom-modules-path", "--memory", "--mem", "--shm-size", "--ulimit"}
-            # of argparse, TFDS, sha256sum, TerraTorch, docker, SLURM
+                      "--custom-modules-path", "--config-name", "--config-dir", "--memory", "--mem", "--shm-size",
+                      "--ulimit"}
+            # of argparse, TFDS, sha256sum, TerraTorch, Hydra, docker, SLURM
             if f"--{flag.replace('_', '-')}" not in known_flags(path, name) | others:
                 wrong.append(f"{path} ({name}): --{flag} in '{text[:100]}'")
     assert not wrong, "\n".join(wrong)

@@ -38,7 +38,8 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("dual_encoder.embed", __doc__)
     parser.add_argument("--workdir", required=True, help="of a run, or the folder of an exported encoder")
-    parser.add_argument("--step", type=int, default=-1, help="checkpoint; -1, the default, is the newest")
+    parser.add_argument("--step", type=int, default=-1,
+                        help="checkpoint; -1, the default, is the one that the run chose, or else the newest")
     parser.add_argument("--data", type=pathlib.Path, help="a built data set, or a folder of raw images")
     parser.add_argument("--s1", default="", metavar="SCENE", help="a radar scene: a file, or a folder of band files")
     parser.add_argument("--s2", default="", metavar="SCENE", help="an optical scene, of the same place")

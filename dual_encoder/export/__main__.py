@@ -31,7 +31,8 @@ def main() -> None:
                         help="what the graph of stablehlo, saved_model and onnx takes; default: %(default)s")
     parser.add_argument("--size", type=int, default=0, help="side of the images in pixels; as in training by default")
     parser.add_argument("--data", default="", help="data set for the sample images; that of the run by default")
-    parser.add_argument("--step", type=int, help="checkpoint to take; the newest by default")
+    parser.add_argument("--step", type=int,
+                        help="checkpoint to take; by default the one that the run chose, or else the newest")
     parser.add_argument("--check", metavar="FOLDER", help="check an export, or all in a folder, instead of writing one")
     flags = parser.parse_args()
     if missing := [f"--{name}" for name in ("workdir", "sensor", "out") if not (flags.check or getattr(flags, name))]:

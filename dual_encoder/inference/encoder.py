@@ -194,7 +194,7 @@ def load(workdir_or_export: str | os.PathLike, step: int = -1) -> Encoder:
     Args:
       workdir_or_export: the workdir of a run of any task with encoders, or a folder that
         `python -m dual_encoder.export` has written. An export has one encoder and no projection head.
-      step: checkpoint of a run; -1 is the newest sound one.
+      step: checkpoint of a run; -1 is the one that the run chose, or else the newest sound one.
 
     Raises:
       UserError: there is neither, or it is damaged.

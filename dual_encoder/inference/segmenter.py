@@ -132,7 +132,7 @@ def load_segmentation(workdir: epath.PathLike, step: int | None = None, availabl
 
     Args:
       workdir: of the run.
-      step: of the checkpoint; None takes the newest.
+      step: of the checkpoint; None takes the one that the run chose, or else the newest.
       available: as of `Segmenter`.
 
     Raises:

@@ -12,7 +12,7 @@ from dual_encoder.predict.one_map import Request
 def add_map_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the checkpoint, of the scenes of one date, and of a map."""
     add = parser.add_argument
-    add("--step", type=int, help="checkpoint to take; the newest by default")
+    add("--step", type=int, help="checkpoint to take; by default the one that the run chose, or else the newest")
     add("--s1", default="", help="Sentinel-1 scene; it gives the grid of the map")
     add("--s2", default="", help="Sentinel-2 scene; on another grid it is brought to that of --s1")
     add("--description", default="", help="the geotiff.json of the scenes, if it does not lie with them")

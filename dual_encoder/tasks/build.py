@@ -34,7 +34,6 @@ from dual_encoder.tasks.sources import (
     check_pretraining,
     checked,
     load,
-    load_chosen,
     load_start,
     notes_of_start,
     open_knn,
@@ -52,7 +51,7 @@ class EvaluateConfig:
 
     Attributes:
       init_from: workdir of the run.
-      init_step: checkpoint step; -1 takes the state that the run chose, or else the newest.
+      init_step: checkpoint step of it; -1 takes the state that it chose, or else the newest.
       data_dir: data set folder; '' takes the one of the run.
       split: split to evaluate on; '' takes what the run evaluates itself on: the fold that it holds out, or its
         eval_split.
@@ -207,7 +206,7 @@ def build_evaluation(config: EvaluateConfig) -> BuiltEvaluation:
     Raises:
       UserError: the checkpoint does not fit the data, or evaluations and data cannot measure anything.
     """
-    model = load_chosen(config.init_from, config.init_step)
+    model = load(config.init_from, config.init_step)
     trained: AnyTask = parse(AnyTask, model.config, stored=True)
     if trained.data.dir == IMPORTED and not config.data_dir:
         raise UserError(f"'{config.init_from}' holds imported weights, which have no data set of their own; give "

@@ -30,7 +30,7 @@ class DownstreamConfig(TaskConfig):
 
     Attributes:
       init_from: workdir of a pre-training run; '' starts from random weights.
-      init_step: checkpoint step of it; -1 takes the newest.
+      init_step: checkpoint step of it; -1 takes the state that it chose, or else the newest.
       adapt_bands: 'select': images may lack bands of the encoder. The kernels of the bands that they have are kept, by
         name, with their statistics; those of the others are left out. 'none': such images are an error.
       frozen: keep the encoders and their BatchNorm statistics as they are.

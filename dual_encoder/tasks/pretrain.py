@@ -50,7 +50,7 @@ class PretrainConfig(TaskConfig):
         like that of one sensor.
       init_from: workdir of a pre-training run whose encoders, heads and statistics are the start; '' starts from random
         weights. The encoder of a sensor that the run does not have starts from random weights, too.
-      init_step: checkpoint step of it; -1 takes the newest.
+      init_step: checkpoint step of it; -1 takes the state that it chose, or else the newest.
       projection, loss, train, knn: the groups; each is described at its class.
     """
 

@@ -93,7 +93,7 @@ class ProbeConfig:
 
     Attributes:
       init_from: workdir of the run whose encoders are probed; the controls take statistics and architecture from it.
-      init_step: checkpoint step; -1 takes the newest.
+      init_step: checkpoint step; -1 takes the state that it chose, or else the newest.
       adapt_bands: 'select': images may lack bands of the encoder. The kernels of the bands that they have are kept, by
         name, with their statistics; those of the others are left out. 'none': such images are an error.
       representation: 'encoder', the pooled vectors or the maps of the run's encoders. Controls: 'random', the same

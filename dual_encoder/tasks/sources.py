@@ -13,18 +13,12 @@ from dual_encoder.tasks.bands import AdaptBands, fitted
 from dual_encoder.tasks.pretrain import PretrainConfig, known_encoders
 from dual_encoder.tasks.task import Task
 from dual_encoder.workdir.checkpoint import LoadedModel, load_model
-from dual_encoder.workdir.folder import BEST, read_json
+from dual_encoder.workdir.folder import read_json
 
 
 def load(workdir: str, step: int) -> LoadedModel:
-    """Returns a checkpoint of a run; step -1 is the newest sound one."""
+    """Returns a checkpoint of a run; step -1 is the state that the run chose, or else the newest sound one."""
     return load_model(workdir, None if step < 0 else step)
-
-
-def load_chosen(workdir: str, step: int) -> LoadedModel:
-    """Returns a checkpoint of a run; step -1 is the state that was chosen by data.select_split, or else the newest."""
-    best = epath.Path(workdir) / BEST
-    return load(os.fspath(best) if step < 0 and (best / "checkpoints").exists() else workdir, step)
 
 
 def load_start(init_from: str, step: int, workdir: epath.Path | None) -> tuple[LoadedModel, str]:

@@ -33,7 +33,7 @@ from dual_encoder.runtime import backend
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
 from dual_encoder.storage import atomic
-from dual_encoder.workdir.folder import compare
+from dual_encoder.workdir.folder import BEST, compare
 
 _CHUNK = 1 << 24
 _DIGESTS = "digests.json"
@@ -294,7 +294,8 @@ def load_model(workdir: epath.PathLike, step: int | None = None) -> LoadedModel:
 
     Args:
       workdir: of a run.
-      step: of the checkpoint; None takes the newest that matches its digests.
+      step: of the checkpoint; None takes the state that the run chose (`data.select_split`), whose scores are those of
+        the run; of a run without a choice, the newest that matches its digests.
 
     Raises:
       UserError: no such workdir or step, or a damaged checkpoint.
@@ -303,6 +304,9 @@ def load_model(workdir: epath.PathLike, step: int | None = None) -> LoadedModel:
     workdir = epath.Path(workdir)
     if not (workdir / "checkpoints").exists():
         raise UserError(f"'{workdir}' holds no checkpoints; give the --workdir of a pre-training run")
+    best = workdir / BEST
+    if (best / "checkpoints").exists() and (step is None or not _holds(workdir, step) and _holds(best, step)):
+        workdir = best
     manager = _manager(workdir, None)
     try:
         steps = sorted(manager.all_steps(), reverse=True)
@@ -323,6 +327,10 @@ def load_model(workdir: epath.PathLike, step: int | None = None) -> LoadedModel:
         raise UserError(f"no usable checkpoint in '{workdir}': {reason}; resume the run or choose another step")
     finally:
         manager.close()
+
+
+def _holds(workdir: epath.Path, step: int) -> bool:
+    return (workdir / "checkpoints" / str(step)).exists()
 
 
 def _load(manager: ocp.CheckpointManager, step: int) -> LoadedModel:
