@@ -62,6 +62,7 @@ setup(
         # schedule.log_to; the tests run against a stand-in of their interface
         "wandb": ["wandb>=0.19,<1"],
         "mlflow": ["mlflow>=2.16,<4"],
+        "search": ["faiss-cpu>=1.15,<2", "umap-learn>=0.5.12,<0.6"],  # --approximate and --projection=umap
         "notebook": ["ipykernel>=7.4,<8", "nbclient>=0.11,<0.12"],  # to run examples/first_hour.ipynb
         "torch": ["torch>=2.13,<2.15", "timm>=1.0.31,<1.1"],
         # Every program that an export is checked in; in an environment of its own.

@@ -91,7 +91,7 @@ FILES = {
               "formats write check __main__",
     "sketch_map": "labels fit __main__",
     "embed": "table places raster card sources scenes write __main__",
-    "search": "nearest index query output page __main__",
+    "search": "nearest approximate index query output projection page __main__",
     "experiment": "plan cells leaks work beside results analysis figures panels tables page __main__",
     "inference": "facts images segmenter frozen_maps exported encoder",
     "predict": "scene description windows gaps aoi permanent layers part strips write hectares polygons areas preview "

@@ -24,6 +24,7 @@ from dual_encoder.search import nearest as nearest_file
 from dual_encoder.search import output, page, query
 from dual_encoder.search.index import Index
 from dual_encoder.search.nearest import nearest
+from dual_encoder.search.projection import project
 from dual_encoder.storage import sums
 from tests import runs, saved
 
@@ -230,9 +231,9 @@ def test_a_mistake_gets_one_line(embedded, monkeypatch, capsys, arguments, messa
 def test_the_projection_keeps_the_most_variance():
     rng = np.random.default_rng(0)
     vectors = (rng.normal(size=(50, 5)) * [3, 2, 0.1, 0.1, 0.1]).astype(np.float32)
-    plane, share = page.projected(vectors)
+    plane, note = project(vectors, "pca")
     singular = np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False)
-    assert share == pytest.approx((singular[:2] ** 2).sum() / (singular ** 2).sum(), rel=1e-5)
+    assert f": {100 * (singular[:2] ** 2).sum() / (singular ** 2).sum():.0f} % of the variance" in note
     assert np.abs(plane).max() == pytest.approx(1) and abs(np.corrcoef(plane.T)[0, 1]) < 1e-6
 
 

@@ -1,4 +1,4 @@
-"""Finds the images whose vectors are nearest to that of a query, exactly, by their cosine.
+"""Finds the images whose vectors are nearest to that of a query, by their cosine; exactly, or --approximate.
 
     python -m dual_encoder.search --index=vectors --id=S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_37_88
     python -m dual_encoder.search --index=vectors --at=48.1,11.5 --sensor=s2 --geojson=found.geojson --sheet=found.png
@@ -18,6 +18,7 @@ from dual_encoder.console import say
 from dual_encoder.errors import UserError, exit_on_user_error
 from dual_encoder.search import output, page
 from dual_encoder.search.index import Index
+from dual_encoder.search.projection import METHODS
 from dual_encoder.search.query import Query, answers, by_id, by_image, by_place
 
 
@@ -43,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--geojson", type=pathlib.Path, metavar="FILE", help="write the answers for a map")
     parser.add_argument("--sheet", type=pathlib.Path, metavar="PNG", help="write the pictures of the answers")
     parser.add_argument("--html", type=pathlib.Path, metavar="FILE", help="write the page of the index")
+    parser.add_argument("--projection", choices=METHODS, default="pca", help="of the page (default: %(default)s)")
+    parser.add_argument("--approximate", action="store_true", help="search with FAISS: faster for many millions of "
+                                                                   "vectors, and it may miss some")
     parser.add_argument("--records", type=int, default=1000, help="most records on the page (default: %(default)s)")
     return parser
 
@@ -56,7 +60,7 @@ def _run(flags: argparse.Namespace) -> None:
     if query is None and (flags.html is None or flags.geojson or flags.sheet):
         raise UserError("nothing to search for; give --id, --at, --s1 or --s2, or --html for the page")
     if query is not None:
-        found = answers(index, query, flags.top, flags.sensor)
+        found = answers(index, query, flags.top, flags.sensor, flags.approximate)
         say(f"query: {query.title}; {flags.sensor or query.sensor} images")
         for line in output.lines(found):
             say(line)
@@ -65,7 +69,7 @@ def _run(flags: argparse.Namespace) -> None:
         if flags.sheet:
             output.write_sheet(flags.sheet, query, found, index, output.Pictures(index, flags.data))
     if flags.html:
-        count = page.write(flags.html, index, _pictures(index, flags.data), flags.records)
+        count = page.write(flags.html, index, _pictures(index, flags.data), flags.records, flags.projection)
         say(f"page of {count} records: {flags.html}")
 
 

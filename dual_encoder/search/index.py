@@ -1,6 +1,7 @@
 """The index of a folder of embeddings: one memory-mapped matrix of unit vectors per sensor, made once.
 
     DIR/index/<key>/s1.npy     float32 [images of the sensor, dim], in the order of the tables
+    DIR/index/<key>/s1.faiss   the same for --approximate, made when it is first asked for
 
 The key is a digest of SHA256SUMS, so an index of other tables is never used.
 """
@@ -23,6 +24,7 @@ from dual_encoder.console import say
 from dual_encoder.embed import table
 from dual_encoder.errors import UserError, nearest
 from dual_encoder.evaluation.embedded import unit_vectors
+from dual_encoder.search.approximate import Approximate
 from dual_encoder.storage import atomic, sums
 
 
@@ -48,7 +50,7 @@ class Index:
         self._files = [self.folder / name for name in sorted(digests) if name.endswith(".parquet")]
         self.origin = table.read_facts(self._files[0])
         key = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
-        place = self.folder / "index" / key
+        self._place = place = self.folder / "index" / key
         if not place.is_dir():
             _build(place, self._files, digests)
         self.matrices: Mapping[str, np.ndarray] = {
@@ -72,6 +74,10 @@ class Index:
         if name not in self.matrices:
             raise UserError(f"the index has no sensor '{name}'; {nearest(name, self.matrices)}")
         return name
+
+    def approximate(self, name: str) -> Approximate:
+        """Returns the inverted file of a sensor; UserError without FAISS."""
+        return Approximate(self._place / f"{name}.npy", self.matrices[name])
 
     def facts(self, row: int) -> dict[str, Any]:
         """Returns the columns of a row as Python values."""

@@ -17,6 +17,7 @@ from PIL import Image
 from dual_encoder.search.index import Index
 from dual_encoder.search.nearest import nearest
 from dual_encoder.search.output import Pictures, label_text, time_text
+from dual_encoder.search.projection import project
 from dual_encoder.search.query import positions
 from dual_encoder.storage import atomic
 
@@ -25,7 +26,7 @@ _THUMBNAIL = 72  # pixels
 _NEIGHBOURS = 6  # of each sensor
 
 
-def write(path: pathlib.Path, index: Index, shown: Pictures | None, records: int) -> int:
+def write(path: pathlib.Path, index: Index, shown: Pictures | None, records: int, projection: str = "pca") -> int:
     """Writes the page; returns the number of records on it.
 
     Args:
@@ -33,11 +34,12 @@ def write(path: pathlib.Path, index: Index, shown: Pictures | None, records: int
       index: its images.
       shown: their pictures; None = a page without them.
       records: at most so many, evenly spaced.
+      projection: as of `projection.project`.
 
     Raises:
-      UserError: the disk refuses.
+      UserError: the disk refuses, or the projection cannot be made.
     """
-    data = content(index, shown, records)
+    data = content(index, shown, records, projection)
     text = _TEMPLATE.read_text()
     title = f"{data['total']:,} images as vectors"
     # In a script element only '<' could end it.
@@ -46,7 +48,7 @@ def write(path: pathlib.Path, index: Index, shown: Pictures | None, records: int
     return len(data["records"])
 
 
-def content(index: Index, shown: Pictures | None, count: int) -> dict[str, Any]:
+def content(index: Index, shown: Pictures | None, count: int, projection: str = "pca") -> dict[str, Any]:
     """Returns the data of the page, as JSON values: records, their images as points, and facts about all of them."""
     keys = list(zip(index.column("split"), index.column("record"), index.column("id"), strict=True))
     order = list(dict.fromkeys(keys))
@@ -55,7 +57,7 @@ def content(index: Index, shown: Pictures | None, count: int) -> dict[str, Any]:
     rows = [row for row, key in enumerate(keys) if key in number_of]
     sensors = index.column("sensor", rows)
     vectors = np.stack([index.vector(row, sensor) for row, sensor in zip(rows, sensors, strict=True)])
-    plane, share = projected(vectors)
+    plane, note = project(vectors, projection)
     points = [{"record": number_of[keys[row]], "sensor": sensor, "time": time_text(time),
                "x": round(float(x), 4), "y": round(float(y), 4)}
               for row, sensor, time, (x, y) in zip(rows, sensors, index.column("time", rows), plane, strict=True)]
@@ -63,27 +65,11 @@ def content(index: Index, shown: Pictures | None, count: int) -> dict[str, Any]:
         point["near"] = near
     plan, run, data = (index.origin[key] for key in ("plan", "run", "data"))
     return {"records": [_record(index, key, rows_of, shown) for key, rows_of in _first_rows(keys, chosen)],
-            "points": points, "total": len(index), "variance": share, "sensors": sorted(index.matrices),
+            "points": points, "total": len(index), "plane": note, "sensors": sorted(index.matrices),
             "pictures": shown is not None,
             "facts": {"vectors": f"{plan['vectors']}, {vectors.shape[1]} dimensions", "run": run["path"],
                       "step": run["step"], "run digest": run["digest"][:12], "images": data["path"],
                       "licence": data["source"].get("licence", "")}}
-
-
-def projected(vectors: np.ndarray) -> tuple[np.ndarray, float]:
-    """Returns the first two principal components.
-
-    Args:
-      vectors: float32 [n, dim], dim >= 2.
-
-    Returns:
-      float64 [n, 2] in -1..1, and the share of the variance that they hold.
-    """
-    centred = (vectors - vectors.mean(axis=0)).astype(np.float64)
-    values, axes = np.linalg.eigh(centred.T @ centred)  # ascending
-    plane = centred @ axes[:, :-3:-1]
-    total = values.sum()
-    return plane / max(np.abs(plane).max(), 1e-12), float(values[-2:].sum() / total) if total > 0 else 0.0
 
 
 def _comparable(index: Index) -> bool:

@@ -105,7 +105,7 @@ def by_image(index: Index, sensor: str, path: str | os.PathLike, workdir: str = 
     return Query(unit_vectors(vectors[sensor], os.fspath(path))[0], sensor, -1, f"{path} ({sensor})", image[0])
 
 
-def answers(index: Index, query: Query, count: int, sensor: str = "") -> list[Answer]:
+def answers(index: Index, query: Query, count: int, sensor: str = "", approximate: bool = False) -> list[Answer]:
     """Returns the most similar images, the query itself left out.
 
     Args:
@@ -113,15 +113,19 @@ def answers(index: Index, query: Query, count: int, sensor: str = "") -> list[An
       query: as of `by_id`, `by_place` or `by_image`.
       count: of the answers.
       sensor: of the answers; '' = that of the query. Two sensors can be compared only by projected vectors.
+      approximate: search with FAISS, as of `approximate.Approximate`.
 
     Raises:
-      UserError: the index lacks the sensor, or holds pooled vectors and the sensors differ.
+      UserError: the index lacks the sensor, or holds pooled vectors and the sensors differ; FAISS is not installed.
     """
     sensor = index.sensor(sensor or query.sensor)
     if sensor != query.sensor and index.origin["plan"]["vectors"] != "projected":
         raise UserError(f"the index holds pooled vectors, which cannot compare {query.sensor} with {sensor}; embed "
                         "with --vectors=projected")
-    found, cosines = nearest(index.matrices[sensor], query.vector[None], count + 1)
+    if approximate:
+        found, cosines = index.approximate(sensor).nearest(query.vector[None], count + 1)
+    else:
+        found, cosines = nearest(index.matrices[sensor], query.vector[None], count + 1)
     rows = index.rows[sensor][found[0]]
     kept = [(int(row), float(cosine)) for row, cosine in zip(rows, cosines[0], strict=True) if row != query.row]
     return [Answer(row, cosine, index.facts(row)) for row, cosine in kept[:count]]
