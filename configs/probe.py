@@ -59,6 +59,7 @@ def get_config(variant: str = "land_cover") -> ConfigDict:
             },
         },
         "probes": ("knn", "linear"),
+        "class_weights": "none",
         "neighbours": 20,
         "seed": 0,
         "batch_size": 64,

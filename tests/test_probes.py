@@ -70,6 +70,26 @@ def test_the_linear_probe_is_scikit_learns_regression_with_the_strength_that_is_
         scale.transform(xt.astype(np.float64))), atol=1e-3)
 
 
+def test_balanced_classes_count_as_if_the_rare_one_were_repeated():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = clusters(90, 1, classes=2, noise=3.0)
+    kept = np.r_[np.flatnonzero(y == 0)[:45], np.flatnonzero(y == 1)[:15]]
+    x, y = x[kept], y[kept]
+    times = np.where(y == 1, 3, 1)
+    pair = x, one_hot(y, 2)
+    balanced = linear_probe(pair, pair, scored, single=True, strengths=(0.1,), balanced=True)
+    scale = StandardScaler().fit(x.astype(np.float64))
+    repeated = scale.transform(np.repeat(x, times, axis=0).astype(np.float64))
+    # The weights sum up to n; those of the repeated ones to 1.5 n.
+    reference = LogisticRegression(C=0.1 / 1.5, max_iter=1000, tol=1e-8).fit(repeated, np.repeat(y, times))
+    np.testing.assert_allclose(balanced.predict(x), reference.predict_proba(scale.transform(x.astype(np.float64))),
+                               atol=1e-3)
+    plain = linear_probe(pair, pair, scored, single=True, strengths=(0.1,))
+    assert np.abs(plain.predict(x) - balanced.predict(x)).max() > 0.05
+
+
 def test_absent_and_constant_classes_keep_their_probability():
     x, y = clusters(40, 1, classes=2)
     labels = one_hot(y, 4)  # classes 2 and 3 never occur

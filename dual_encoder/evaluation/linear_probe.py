@@ -42,7 +42,7 @@ class LinearProbe:
 
 def linear_probe(train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray],
                  score: Callable[[np.ndarray, np.ndarray], float], single: bool,
-                 strengths: Sequence[float] = STRENGTHS) -> LinearProbe:
+                 strengths: Sequence[float] = STRENGTHS, balanced: bool = False) -> LinearProbe:
     """Fits logistic regression on `train` for each strength, and keeps the one that is best on `validation`.
 
     Vectors are standardised with mean and deviation of `train`. With `single`, the classes exclude each other
@@ -54,6 +54,8 @@ def linear_probe(train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndar
       score: (labels, probability) -> number, higher is better; of equal ones, the strongest penalty wins.
       single: one class per image.
       strengths: values of C to try, each more than 0.
+      balanced: each class counts as much as any other, whatever its share: a label of a class that c of n labels have
+        weighs n / (classes c).
     """
     mean, std = train[0].mean(axis=0, dtype=np.float64), train[0].std(axis=0, dtype=np.float64)
     std = np.where(std > 1e-12, std, 1.0)
@@ -61,7 +63,7 @@ def linear_probe(train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndar
     best: tuple[float, LinearProbe] | None = None
     for strength in sorted(strengths):
         with _unfinished_fits():
-            weights, bias = _fit(known, labels, single, strength)
+            weights, bias = _fit(known, labels, single, strength, balanced)
         weights = weights / std[:, None]  # of vectors that are not standardised
         fitted = LinearProbe(weights, bias - mean @ weights, single, strength)
         reached = score(validation[1], fitted.predict(validation[0]))
@@ -71,7 +73,8 @@ def linear_probe(train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndar
     return best[1]
 
 
-def _fit(vectors: np.ndarray, labels: np.ndarray, single: bool, strength: float) -> tuple[np.ndarray, np.ndarray]:
+def _fit(vectors: np.ndarray, labels: np.ndarray, single: bool, strength: float, balanced: bool
+         ) -> tuple[np.ndarray, np.ndarray]:
     """Returns weights [dim, classes] and bias [classes]."""
     classes = labels.shape[1]
     weights = np.zeros((vectors.shape[1], classes))
@@ -80,7 +83,7 @@ def _fit(vectors: np.ndarray, labels: np.ndarray, single: bool, strength: float)
         bias = np.full(classes, -np.inf)
         bias[present] = 0.0
         if len(present) > 1:
-            model = _regression(strength).fit(vectors, labels.argmax(axis=1))
+            model = _regression(strength, balanced).fit(vectors, labels.argmax(axis=1))
             # Of two classes scikit-learn keeps the difference.
             kept = present[1:] if len(present) == 2 else present
             weights[:, kept], bias[kept] = model.coef_.T, model.intercept_
@@ -88,15 +91,15 @@ def _fit(vectors: np.ndarray, labels: np.ndarray, single: bool, strength: float)
     bias = np.where(labels[0] > 0, np.inf, -np.inf)
     for at in range(classes):
         if len(np.unique(labels[:, at])) > 1:
-            model = _regression(strength).fit(vectors, labels[:, at])
+            model = _regression(strength, balanced).fit(vectors, labels[:, at])
             weights[:, at], bias[at] = model.coef_[0], model.intercept_[0]
     return weights, bias
 
 
-def _regression(strength: float) -> Any:
+def _regression(strength: float, balanced: bool) -> Any:
     from sklearn.linear_model import LogisticRegression  # here: it takes a second to import
 
-    return LogisticRegression(C=strength, max_iter=_ITERATIONS)
+    return LogisticRegression(C=strength, max_iter=_ITERATIONS, class_weight="balanced" if balanced else None)
 
 
 @contextlib.contextmanager

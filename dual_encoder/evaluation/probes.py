@@ -47,6 +47,7 @@ def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
 
 def evaluate_probes(train: LabelledVectors, validation: LabelledVectors, test: LabelledVectors, *,
                     class_names: Sequence[str], single: bool, probes: Sequence[ProbeName], neighbours: int,
+                    balanced: bool = False,
                     per_image: Callable[[Kind, np.ndarray], PerImage] | None = None) -> Evaluation:
     """Scores probes that learn from `train`, choose on `validation`, and predict `test`.
 
@@ -56,6 +57,7 @@ def evaluate_probes(train: LabelledVectors, validation: LabelledVectors, test: L
       single: one class per image: accuracy and macro F1; otherwise mean average precision and micro F1.
       probes: which ones, in the order of the tables.
       neighbours: of 'knn'.
+      balanced: of 'linear', as of `linear_probe`.
       per_image: kind and values of the test images -> their table; None: no table.
 
     Returns:
@@ -76,7 +78,7 @@ def evaluate_probes(train: LabelledVectors, validation: LabelledVectors, test: L
             note += f", the {min(neighbours, len(train.vectors))} nearest by cosine"
         else:
             score = _accuracy if single else _mean_precision
-            fitted = linear_probe(train.pair(), validation.pair(), score, single)
+            fitted = linear_probe(train.pair(), validation.pair(), score, single, balanced=balanced)
             probability = fitted.predict(test.vectors)
             note += f"; C = {fitted.strength:g} was best on {len(validation.vectors):,} others"
         scored = evaluate(truth, probability, class_names)

@@ -92,7 +92,7 @@ class SegmentationProbe(NamedTuple):
 
 
 def segmentation_probe(train: LabelledMaps, validation: LabelledMaps, classes: int, seed: int = 0,
-                       strengths: Sequence[float] = STRENGTHS) -> SegmentationProbe:
+                       strengths: Sequence[float] = STRENGTHS, balanced: bool = False) -> SegmentationProbe:
     """Fits multinomial logistic regression on pixels of `train`; its penalty is the best for mean IoU on `validation`.
 
     It learns from at most 10,000 labelled pixels, the same number of each image, drawn by `seed`.
@@ -102,6 +102,7 @@ def segmentation_probe(train: LabelledMaps, validation: LabelledMaps, classes: i
       classes: number of classes.
       seed: of the draw.
       strengths: values of C to try.
+      balanced: as of `linear_probe`.
 
     Raises:
       ValueError: no pixel of a split is labelled.
@@ -116,8 +117,8 @@ def segmentation_probe(train: LabelledMaps, validation: LabelledMaps, classes: i
         matrix = confusion_matrix(labels.argmax(axis=1), probability.argmax(axis=1), classes)
         return segmentation_scores(matrix, [str(name) for name in range(classes)])["miou"] or 0.0
 
-    fitted = linear_probe((learnt, every[label]), (chosen_on, every[truth]), score, True, strengths)
-
+    fitted = linear_probe((learnt, every[label]), (chosen_on, every[truth]), score, True, strengths,
+                          balanced)
     return SegmentationProbe(fitted, len(label))
 
 

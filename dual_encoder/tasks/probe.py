@@ -104,6 +104,7 @@ class ProbeConfig:
         'difference', after - before; 'concatenation', after and before, side by side.
       data: the labelled splits.
       probes: 'knn', 'linear'; for labels of pixels 'linear' alone.
+      class_weights: of 'linear': 'none', or 'inverse', one over the class's share of the labels that are learnt from.
       neighbours: of 'knn'.
       seed: of the random controls, and of the pixels that are learnt from.
       batch_size: images per forward pass, 64 at most; it changes no figure.
@@ -119,6 +120,7 @@ class ProbeConfig:
     change: Change
     data: LabelledData
     probes: tuple[ProbeName, ...]
+    class_weights: Annotated[Literal["none", "inverse"], Before("none")]
     neighbours: Annotated[int, AtLeast(1)]
     seed: Annotated[int, AtLeast(0), AtMost(2**32 - 1)]
     batch_size: Annotated[int, AtLeast(1)]
