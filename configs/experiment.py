@@ -82,6 +82,7 @@ def _flood(config: ConfigDict) -> None:
              "schedule": {"steps": 1200, "log_every": 100, "eval_every": 0, "checkpoint_every": 600, "keep": 1}}
     tiles = {"dir": "data/s1s2_tiles/ombria_s1_s2_s1_before_s2_before/1.0.0", "split": "train+test"}
     probe = {"config": "configs/probe.py:segmentation", "metric": "linear/iou/flood"}
+    weighed = {"data": tiles, "class_weights": "inverse"}  # a flood covers a third of the pixels, and less of a scene
     config.title = "Floods of OMBRIA on held-out scenes: dual encoder, SimCLR, random weights, scratch"
     config.initialisations = [
         _initialisation("dual_encoder", pretrain="configs/pretrain.py:ombria", keys=small),
@@ -92,13 +93,13 @@ def _flood(config: ConfigDict) -> None:
         _initialisation("scratch", tasks=("change_finetuned",)),
     ]
     config.tasks = [
-        _task("change_probe", **probe, keys={"data": tiles, "change": "concatenation"}),
+        _task("change_probe", **probe, keys=weighed | {"change": "concatenation"}),
         _task("change_finetuned", config="configs/finetune.py:flood_ombria_change", metric="iou/flood",
               fractions=(0.1,), keys={
                   "data": tiles, "augment": {"crop": 64}, "change": "difference", "decoder_width": 8,
                   "schedule": {"steps": 100, "log_every": 50, "checkpoint_every": 0, "keep": 1}}),
-        _task("after_probe", **probe, keys={"data": tiles}, fractions=(0.1, 1.0)),
-        _task("fused_change_probe", **probe, keys={"data": tiles, "inputs": "s1+s2", "change": "concatenation"},
+        _task("after_probe", **probe, keys=weighed, fractions=(0.1, 1.0)),
+        _task("fused_change_probe", **probe, keys=weighed | {"inputs": "s1+s2", "change": "concatenation"},
               fractions=(0.1,)),
     ]
     config.encoder = {"width": 16}
