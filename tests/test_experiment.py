@@ -453,6 +453,6 @@ def test_a_process_that_memory_kills_is_told(monkeypatch, capsys, tmp_path, numb
     monkeypatch.setattr(command_line, "_work", lambda *_: worker.wait())
     monkeypatch.setattr(command_line, "_share_cores", lambda *_: None)
     monkeypatch.setattr(command_line.page, "write", lambda *_: "page")
-    command_line._all(argparse.Namespace(plan="plan.py", jobs=2), plan(), [], tmp_path)
+    command_line._all(argparse.Namespace(plan="plan.py", jobs=2), plan(), [], tmp_path, [])
     said = capsys.readouterr().out
     assert ("1 of 2 processes were killed, " in said and "; lower --jobs" in said) == told

@@ -122,9 +122,9 @@ def test_gallery_frames_the_query_and_the_right_answer(real_data):
     assert s1.shape == (6, 120, 120, 2) and s2.shape == (6, 120, 120, 12)
     picture = np.asarray(retrieval_gallery(s1[:2], SENSORS["s1_grd"], [s2[:5], s2[1:6]], SENSORS["s2_l2a"],
                                            [[True] + 4 * [False], 5 * [False]]))
-    tile, top, left = 112 + 4, 21, 190  # below the titles, beside the texts of the rows
-    assert picture.shape == (top + 2 * tile + 4, left + 6 * tile + 4, 3)
-    corner = [[tuple(picture[top + 4 + row * tile, left + 4 + column * tile].tolist()) for column in range(6)]
+    tile, top, legend = 112 + 4, 21, 190  # below the titles; the legend is to the right
+    assert picture.shape == (top + 2 * tile + 4, 6 * tile + 4 + legend, 3)
+    corner = [[tuple(picture[top + 4 + row * tile, 4 + column * tile].tolist()) for column in range(6)]
               for row in range(2)]
     assert corner[0][1] == (20, 170, 60) and {corner[0][0], corner[1][0]} == {(70, 70, 70)}
     assert (20, 170, 60) not in corner[0][2:] + corner[1]
