@@ -1,6 +1,9 @@
 """Vectors as points of a plane, for the page: principal components, or UMAP."""
 
+import contextlib
+import sys
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -44,7 +47,7 @@ def _umap(vectors: np.ndarray) -> np.ndarray:
     if len(vectors) < 4:
         raise UserError(f"--projection=umap needs 4 vectors or more, there are {len(vectors)}; use --projection=pca")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _hidden("tensorflow"):
             warnings.simplefilter("ignore")  # of numba, about its own future
             import umap
     except ImportError as error:
@@ -56,6 +59,19 @@ def _umap(vectors: np.ndarray) -> np.ndarray:
                           init="spectral" if len(vectors) > 20 else "random")
         plane = model.fit_transform(vectors)
     return _fit(plane.astype(np.float64))
+
+
+@contextlib.contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Makes a package seem missing: umap would import TensorFlow, which takes long and crashes beside PyTorch."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  # `import` then raises ImportError
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def _fit(plane: np.ndarray) -> np.ndarray:
