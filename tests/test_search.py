@@ -118,10 +118,11 @@ def test_answers_are_those_of_the_vectors(index):
     np.testing.assert_array_equal(asked.vector, index.matrices["s1"][3])
     for sensor, kept in (("s1", [n for n in range(14) if n != 3]), ("s2", list(range(14)))):
         found = query.answers(index, asked, 4, sensor)
-        cosines = np.asarray(index.matrices[sensor]) @ asked.vector
+        cosines = np.asarray(index.matrices[sensor], np.float64) @ asked.vector
         best = sorted(kept, key=lambda number: -cosines[number])[:4]
         assert [answer.row for answer in found] == index.rows[sensor][best].tolist()
-        np.testing.assert_allclose([answer.cosine for answer in found], cosines[best], rtol=1e-6)
+        # A float32 sum of 8 products of at most 1, each rounded by 2^-24.
+        np.testing.assert_allclose([answer.cosine for answer in found], cosines[best], rtol=0, atol=1e-6)
         assert all(answer.facts == index.facts(answer.row) and answer.facts["sensor"] == sensor for answer in found)
 
 

@@ -20,8 +20,8 @@ def nearest(matrix: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.nda
     best = np.empty((len(queries), 0), np.float32)
     for start in range(0, len(matrix), _BLOCK):
         block = matrix[start:start + _BLOCK]
-        # One query is a product of a matrix and a vector, which reads the block as it lies in memory.
-        products = (block @ queries[0])[None] if len(queries) == 1 else (block @ queries.T).T
+        # Of one query, a product for each row reads the block as it lies in memory, faster than BLAS does.
+        products = np.vecdot(block, queries[0])[None] if len(queries) == 1 else (block @ queries.T).T
         merged = [_merge(*one, start, count) for one in zip(rows, best, products, strict=True)]
         rows, best = (np.stack(part) for part in zip(*merged, strict=True))
     return rows, best
