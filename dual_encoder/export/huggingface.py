@@ -6,9 +6,7 @@ from dual_encoder.export.source import Content, Source
 
 def write(source: Source) -> Content:
     """Returns the encoder of one sensor; UserError as of `timm.write`, and for a ResNet that timm cannot build."""
-    content = timm.write(source)
-    variables, spec = source.encoder()
-    timm.require_timm_size(timm.describe(timm.to_timm(variables), spec, source.image_size), "timm")
+    content = timm.write(source, "timm")
     more = """
 
 To publish the folder, run `hf upload OWNER/NAME .` in it; then `timm.create_model("hf-hub:OWNER/NAME",

@@ -9,7 +9,6 @@ from dual_encoder.export.card_code import code
 from dual_encoder.export.shipped import PREPARATION, copies
 from dual_encoder.export.source import Content, Source
 from dual_encoder.imagery.sensors import SensorSpec
-from dual_encoder.weights.timm_keys import to_timm
 
 CODE = PREPARATION | {"custom_modules/__init__.py": "terratorch_backbone.py"}
 FIT = "fit.yaml"
@@ -17,10 +16,7 @@ FIT = "fit.yaml"
 
 def write(source: Source) -> Content:
     """Returns the encoder of one sensor; UserError as of `timm.write`, and for a ResNet that timm cannot build."""
-    variables, spec = source.encoder()
-    weights = to_timm(variables)
-    described = timm.describe(weights, spec, source.image_size)
-    timm.require_timm_size(described, "TerraTorch")
+    weights, described, spec = timm.encoder(source, "TerraTorch")
     loading = code(load, {source.sensor: ((1, 128, 128, len(spec.bands)), "float32")}, [f"{source.sensor}_map"])
     loading += f"""
 

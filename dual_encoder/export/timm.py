@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import save
@@ -17,15 +17,44 @@ _PURPOSES = {"pretrain": "by contrastive pre-training on co-located image pairs"
              "finetune": "by fine-tuning for segmentation", "classify": "by fine-tuning for classification"}
 
 
-def write(source: Source) -> Content:
-    """Returns the encoder of one sensor: float32 weights under timm's keys, and timm's model description.
+class Encoder(NamedTuple):
+    """One encoder as timm knows it.
+
+    Attributes:
+      weights: as `to_timm` returns them.
+      described: as `describe` returns it.
+      spec: of its sensor.
+    """
+
+    weights: Mapping[str, np.ndarray]
+    described: Mapping[str, Any]
+    spec: SensorSpec
+
+
+def encoder(source: Source, program: str = "") -> Encoder:
+    """Returns the encoder of one sensor.
+
+    Args:
+      source: what is exported.
+      program: that can build no other networks than timm, for the message; '' = a stem of any width is fine.
 
     Raises:
-      UserError: the checkpoint has no such encoder, or one of stacked sensors.
+      UserError: the checkpoint has no such encoder, or one of stacked sensors; or `program` cannot build it.
     """
     variables, spec = source.encoder()
     weights = to_timm(variables)
     described = describe(weights, spec, source.image_size)
+    if program:
+        _require_timm_size(described, program)
+    return Encoder(weights, described, spec)
+
+
+def write(source: Source, program: str = "") -> Content:
+    """Returns the encoder of one sensor: float32 weights under timm's keys, and timm's model description.
+
+    Arguments and errors are those of `encoder`.
+    """
+    weights, described, spec = encoder(source, program)
     channels = described["model_args"].get("channels")
     notes = [source.left_out(), f"the stem is {channels[0]} channels wide; timm's local-dir loader only takes 64. The "
              "card shows how to load it" if channels else ""]
@@ -130,7 +159,7 @@ def four_of(blocks: int) -> list[int]:
     return [blocks * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
 
 
-def require_timm_size(described: Mapping[str, Any], name: str) -> None:
+def _require_timm_size(described: Mapping[str, Any], name: str) -> None:
     """Raises UserError for a ResNet of a width that timm does not build."""
     if channels := described["model_args"].get("channels"):
         raise UserError(f"the stem of this ResNet is {channels[0]} channels wide, {name} builds them 64 wide; use "

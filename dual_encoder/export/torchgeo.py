@@ -5,7 +5,6 @@ from dual_encoder.export import timm
 from dual_encoder.export.card_code import code
 from dual_encoder.export.shipped import copies
 from dual_encoder.export.source import Content, Source
-from dual_encoder.weights.timm_keys import to_timm
 
 CODE = {"weights.py": "torchgeo_weights.py"}
 
@@ -20,10 +19,7 @@ def write(source: Source) -> Content:
     Raises:
       UserError: as of `timm.write`, and for an architecture that torchgeo does not have.
     """
-    variables, spec = source.encoder()
-    weights = to_timm(variables)
-    described = timm.describe(weights, spec, source.image_size)
-    timm.require_timm_size(described, "torchgeo")
+    weights, described, spec = timm.encoder(source, "torchgeo")
     name, arguments = described["architecture"], described["model_args"]
     if name not in _MODELS or set(arguments) - _ARGUMENTS:
         changed = ", ".join(sorted(set(arguments) - _ARGUMENTS))

@@ -8,7 +8,6 @@ from dual_encoder.export import timm
 from dual_encoder.export.card_code import code
 from dual_encoder.export.shipped import PREPARATION, copies
 from dual_encoder.export.source import Content, Source
-from dual_encoder.weights.timm_keys import to_timm
 
 CODE = PREPARATION | {"torchgeo_bench_model.py": "torchgeo_bench_model.py"}
 ENTRY = "conf/model/dual_encoder.yaml"
@@ -16,10 +15,7 @@ ENTRY = "conf/model/dual_encoder.yaml"
 
 def write(source: Source) -> Content:
     """Returns the encoder of one sensor; UserError as of `timm.write`, and for a ResNet that timm cannot build."""
-    variables, spec = source.encoder()
-    weights = to_timm(variables)
-    described = timm.describe(weights, spec, source.image_size)
-    timm.require_timm_size(described, "torchgeo-bench")
+    weights, described, spec = timm.encoder(source, "torchgeo-bench")
     loading = code(load, {source.sensor: ((1, 128, 128, len(spec.bands)), "float32")}, [f"{source.sensor}_vector"])
     loading += f"""
 

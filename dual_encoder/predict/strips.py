@@ -14,7 +14,7 @@ from dual_encoder.predict import gaps
 from dual_encoder.predict.aoi import Area
 from dual_encoder.predict.layers import Layers
 from dual_encoder.predict.part import Part
-from dual_encoder.predict.scene import OnGrid, Scene, holds_data
+from dual_encoder.predict.scene import OnGrid, Scene
 from dual_encoder.predict.windows import Blend, Windows, needed, reflected
 
 _AHEAD = 3  # windows that are read before the device needs them
@@ -140,11 +140,11 @@ def _read(job: Job, row: int, column: int, counts: bool) -> _Window:
     top, left = windows.start(row), windows.start(column)
     rows, columns = (reflected(start - gaps.HALO, side + 2 * gaps.HALO, size)
                      for start, size in zip((top, left), job.grid.shape, strict=True))
-    images, around = {name: _reflected(scene, rows, columns) for name, scene in job.scenes.items()}, (
-        slice(gaps.HALO, -gaps.HALO),) * 2
-    shown = windows.inner(holds_data(images, {name: scene.spec for name, scene in job.scenes.items()})[around])
-    images = {name: gaps.fill(image, job.scenes[name].spec.holds_data(image))[around]
-              for name, image in images.items()}
+    around = (slice(gaps.HALO, -gaps.HALO),) * 2
+    whole = {name: _reflected(scene, rows, columns) for name, scene in job.scenes.items()}
+    held = {name: job.scenes[name].spec.holds_data(image) for name, image in whole.items()}
+    shown = windows.inner(np.logical_and.reduce(list(held.values()))[around])
+    images = {name: gaps.fill(image, held[name])[around] for name, image in whole.items()}
     first_row, first_column = windows.block(row)[0], windows.block(column)[0]
     inner = shown.shape[0]
     shown = shown & job.area.wanted(job.grid, first_row, first_column, inner, inner)

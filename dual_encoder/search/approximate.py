@@ -5,7 +5,6 @@ Douze and Schmid 2011, section IV; Douze et al. 2024). It may miss some of the n
 when the file is made.
 """
 
-import os
 import pathlib
 from types import ModuleType
 from typing import Any
@@ -69,14 +68,8 @@ def _build(faiss: ModuleType, file: pathlib.Path, matrix: np.ndarray) -> None:
     index.train(np.ascontiguousarray(matrix[chosen]))
     for start in range(0, len(matrix), _BLOCK):
         index.add(np.ascontiguousarray(matrix[start:start + _BLOCK]))
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    with atomic.explained(file):
-        try:
-            faiss.write_index(index, str(unfinished))
-        except RuntimeError as error:  # FAISS has no other type for a full disk
-            unfinished.unlink(missing_ok=True)
-            raise OSError(f"FAISS could not write '{unfinished}' ({error})") from error
-        unfinished.rename(file)
+    with atomic.create(file) as new:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(new.write))
 
 
 def _faiss() -> ModuleType:

@@ -137,6 +137,11 @@ class ProbeConfig:
         return (*self.sensors, *(() if self.change == "none" else map(before, self.sensors)), "label")
 
     @property
+    def balanced(self) -> bool:
+        """Whether each class counts alike in 'linear'."""
+        return self.class_weights == "inverse"
+
+    @property
     def dates(self) -> Mapping[str, str]:
         """The images of the first sensor: 'input', or 'before' and 'after' -> name in a record."""
         return dates(self.sensors[0], self.change != "none")

@@ -96,7 +96,7 @@ def _evaluate(config: ProbeConfig, built: BuiltProbe, mesh: Mesh) -> Evaluation:
     scored = built.test.selected()
     return evaluate_probes(
         *parts, class_names=label.classes, single=label.kind == "image_class", probes=config.probes,
-        neighbours=config.neighbours, balanced=config.class_weights == "inverse",
+        neighbours=config.neighbours, balanced=config.balanced,
         per_image=lambda kind, values: per_image(scored, range(len(scored)), kind, label.classes, values))
 
 
@@ -139,8 +139,7 @@ def _evaluate_maps(config: ProbeConfig, built: BuiltProbe, train: LabelledMaps, 
     label = built.train.records.info.label
     classes = label.classes if label else ()
     try:
-        fitted = segmentation_probe(train, validation, len(classes), config.seed,
-                                    balanced=config.class_weights == "inverse")
+        fitted = segmentation_probe(train, validation, len(classes), config.seed, balanced=config.balanced)
     except ValueError as error:
         raise UserError(f"{error}; take a larger --config.data.subset.fraction, or other data") from error
     predictions = [fitted.predict(test, image) for image in range(len(test.images))]
