@@ -1,4 +1,4 @@
-"""Fills pixels without data next to data, for the eyes of a model only: the map has no data there.
+"""Fills pixels without data that lie next to data. Only the model sees the filled values; the map has no data there.
 
 A network that sees no data next to a pixel gives it another class than in the middle of a scene. So a pixel without
 data gets the value on the other side of the nearest pixel with data, as in a mirror.
