@@ -24,6 +24,8 @@ from dual_encoder.errors import UserError
 from dual_encoder.evaluation.area_errors import AreaErrors, radii_for, shares
 from dual_encoder.evaluation.calibration import BINS, reliability, temperature
 from dual_encoder.evaluation.conformal import interval, places_needed, radius, scores, spread
+from dual_encoder.export import __main__ as export
+from dual_encoder.export import npz
 from dual_encoder.inference.segmenter import load_segmentation
 from dual_encoder.predict import __main__ as predict
 from dual_encoder.predict import hectares
@@ -250,6 +252,22 @@ def test_a_calibrated_map_has_the_same_classes_and_other_probabilities(run, cali
     known = (maps[0] != 255) & (share > 0.02) & (share < 0.98)
     error = np.abs(layers[1][1] / 100 - special.expit(special.logit(np.clip(share, 0.01, 0.99)) / found.temperature))
     assert known.any() and error[known].max() < 0.02 and np.abs(layers[1] - layers[0])[:, known].max() > 5
+
+
+def test_an_export_states_the_temperature_that_makes_the_probabilities_of_a_map(run, calibrated, tmp_path):
+    values = np.random.default_rng(0).integers(-2500, -500, (1, 64, 64, 2)).astype(np.int16)
+    for folder, out in ((run, tmp_path / "plain"), (calibrated[0], tmp_path / "calibrated")):
+        said = command(export, f"--workdir={folder}", "--sensor=s1", "--format=npz", f"--out={out}")
+        assert "error: " not in said, said
+    plain, found = (json.loads((tmp_path / name / "card.json").read_text())["dual_encoder"]["calibration"]
+                    for name in ("plain", "calibrated"))
+    assert plain is None and "networks are usually too sure" in (tmp_path / "plain" / "README.md").read_text()
+    assert f"Divide the logits by the temperature {found['temperature']:.6g} before the softmax" in (
+        tmp_path / "calibrated" / "README.md").read_text()
+    logits = np.asarray(npz.load(str(tmp_path / "calibrated"))({"s1": values})["logits"])
+    expected = load_segmentation(calibrated[0]).predict(s1=values, units="stored")
+    np.testing.assert_allclose(special.softmax(logits / found["temperature"], axis=-1), expected, atol=1e-5)
+    assert found["error_after"] < found["error_before"]
 
 
 def test_the_areas_of_a_map_and_of_districts_have_intervals(calibrated, tmp_path):

@@ -85,8 +85,8 @@ FILES = {
     "plan": "chips hlo flops step_program table search remedies __main__",
     "weights": "timm_keys files layouts published first_layer normalisation",
     "import_weights": "source workdir __main__",
-    "export": "folder inputs network source narrow_resnet card_code samples card graph shipped timm huggingface "
-              "torchgeo_weights torchgeo preparation terratorch_backbone terratorch torchgeo_bench_model "
+    "export": "folder inputs network source narrow_resnet card_code card_calibration samples card graph shipped timm "
+              "huggingface torchgeo_weights torchgeo preparation terratorch_backbone terratorch torchgeo_bench_model "
               "torchgeo_bench pangaea_encoder pangaea stablehlo saved_model onnx_graph onnx stored_model npz orbax "
               "formats write check __main__",
     "sketch_map": "labels fit __main__",

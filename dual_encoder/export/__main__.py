@@ -42,7 +42,8 @@ def main() -> None:
         if flags.check:
             _check(flags.check)
             return
-        source = Source(load_model(flags.workdir, flags.step), flags.sensor, flags.input, flags.size)
+        source = Source(load_model(flags.workdir, flags.step), flags.sensor, flags.input, flags.size,
+                        flags.workdir)
         exported = export(source, flags.out, flags.format, flags.data, results_of(flags.workdir))
         for path in exported.paths:
             print(path)

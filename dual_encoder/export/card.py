@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from dual_encoder.export import card_calibration
 from dual_encoder.export.samples import NAME, Samples
 from dual_encoder.export.source import Content, Source
 from dual_encoder.imagery.sensors import SensorSpec
@@ -41,7 +42,7 @@ def write(source: Source, content: Content, samples: Samples | None, results: Ma
 
 {content.loading}
 
-{_proof(samples)}{_scores(results)}{_provenance(source, results)}"""
+{card_calibration.section(source, content)}{_proof(samples)}{_scores(results)}{_provenance(source, results)}"""
 
 
 def facts(source: Source, content: Content, samples: Samples | None, results: Mapping[str, Any], format: str,
@@ -59,7 +60,8 @@ def facts(source: Source, content: Content, samples: Samples | None, results: Ma
         "layout": content.layout, "image_size": source.image_size,
         "sensors": {name: spec.to_json() for name, spec in content.inputs.items()},
         "outputs": dict(content.outputs), **model.origin,
-        "results": dict(results), "check": dict(samples.origin) if samples else None, "files": dict(digests)}}
+        **card_calibration.facts(source, content), "results": dict(results),
+        "check": dict(samples.origin) if samples else None, "files": dict(digests)}}
 
 
 def _front_matter(source: Source, content: Content) -> str:

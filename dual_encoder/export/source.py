@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
+from etils import epath
 
 from dual_encoder.errors import UserError, nearest
 from dual_encoder.export import inputs
 from dual_encoder.export.network import BOTH, Network, of_encoder, of_run, outputs_of
 from dual_encoder.imagery.sensors import SensorSpec
-from dual_encoder.workdir.checkpoint import LoadedModel
+from dual_encoder.workdir import calibration
+from dual_encoder.workdir.calibration import Calibration
+from dual_encoder.workdir.checkpoint import LoadedModel, digest_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +26,14 @@ class Source:
       sensor: name of the images, such as 's1', or 'both'.
       input: form of the images that an exported graph takes.
       size: side of the images in pixels; 0 = as in training.
+      workdir: of the run, whose calibration.json is told in the card; '' = none.
     """
 
     model: LoadedModel
     sensor: str
     input: inputs.Input = "physical"
     size: int = 0
+    workdir: epath.PathLike = ""
 
     @functools.cached_property
     def network(self) -> Network:
@@ -44,6 +49,15 @@ class Source:
     def image_size(self) -> int:
         """The side of the images: `size`, or of the random crop, or of the stored image if nothing is cropped."""
         return self.size or self.model.image_size(self.sensor)
+
+    @functools.cached_property
+    def calibration(self) -> tuple[Calibration | None, str]:
+        """The calibration of a segmentation model, or None and one line that says why there is none."""
+        if not self.workdir or self.network.kind != "segmentation":
+            return None, "not calibrated"
+        model = self.model
+        return calibration.of_model(self.workdir, digest_of(model.variables, model.sensors),
+                                    tuple(self.network.inputs))
 
     def program(self, images: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns the outputs of the network for images in the form `input`; pure."""
