@@ -12,22 +12,34 @@ import pytest
 from dual_encoder.models.convolution import _part_size, convolution, max_pool
 
 
+def normal(*shapes):
+    """Returns float32 arrays of normally distributed values; NumPy draws them without compiling anything."""
+    random = np.random.default_rng(0)
+    return [random.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
 def by_lax(x, kernel, stride):
     pad = (len(kernel) - 1) // 2
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2,
                                         dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
+def with_gradients(function):
+    """Returns the compiled function (gradient, *arguments) -> (value, *gradients of the arguments)."""
+    def both(gradient, *arguments):
+        value, pull = jax.vjp(function, *arguments)
+        return value, *pull(gradient)
+    return jax.jit(both)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3, 7])
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 9), (3, 4), (5, 5), (12, 8)])
 def test_values_and_gradients_are_those_of_lax(size, kernel, stride):
-    keys = jax.random.split(jax.random.key(0), 3)
-    x, w = jax.random.normal(keys[0], (3, *size, 4)), jax.random.normal(keys[1], (kernel, kernel, 4, 5))
-    expected, pull = jax.vjp(lambda x, w: by_lax(x, w, stride), x, w)
-    gradient = jax.random.normal(keys[2], expected.shape)
-    seen, seen_pull = jax.vjp(lambda x, w: convolution(x, w, stride), x, w)
-    for ours, theirs in zip((seen, *seen_pull(gradient)), (expected, *pull(gradient)), strict=True):
+    x, w, gradient = normal((3, *size, 4), (kernel, kernel, 4, 5), (3, *(-(-side // stride) for side in size), 5))
+    seen = with_gradients(lambda x, w: convolution(x, w, stride))(gradient, x, w)
+    expected = with_gradients(lambda x, w: by_lax(x, w, stride))(gradient, x, w)
+    for ours, theirs in zip(seen, expected, strict=True):
         assert ours.shape == theirs.shape
         # Sums of at most 3 x 12 x 8 or 7 x 7 x 4 products of values of size 1, in another order.
         np.testing.assert_allclose(ours, theirs, atol=300 * 2**-24 * 4, rtol=1e-5)
@@ -37,8 +49,7 @@ def test_values_and_gradients_are_those_of_lax(size, kernel, stride):
 @pytest.mark.parametrize("features, pixels", [(8, 4), (12, 2), (16, 2), (20, 1)])
 def test_few_features_are_computed_for_neighbours_at_once(features, pixels, stride, kernel, monkeypatch):
     """With one or two threads; with more, with rows that do not divide or an odd number of bands, it is left to XLA."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    x, w = jax.random.normal(keys[0], (3, 10, 16, 8)), jax.random.normal(keys[1], (kernel, kernel, 8, features))
+    x, w, gradient = normal((3, 10, 16, 8), (kernel, kernel, 8, features), (3, 10 // stride, 16 // stride, features))
 
     def seen(x, threads):
         monkeypatch.setattr(os, "cpu_count", lambda: threads)
@@ -49,10 +60,9 @@ def test_few_features_are_computed_for_neighbours_at_once(features, pixels, stri
 
     assert seen(x, 2) == pixels and seen(x, 3) == seen(x[:, :, :-3], 2) == seen(x[..., :-1], 2) == 1
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    expected, pull = jax.vjp(lambda x, w: by_lax(x, w, stride), x, w)
-    ours, our_pull = jax.vjp(lambda x, w: convolution(x, w, stride), x, w)
-    gradient = jax.random.normal(keys[2], expected.shape)
-    for one, other in zip((ours, *our_pull(gradient)), (expected, *pull(gradient)), strict=True):
+    ours = with_gradients(lambda x, w: convolution(x, w, stride))(gradient, x, w)
+    expected = with_gradients(lambda x, w: by_lax(x, w, stride))(gradient, x, w)
+    for one, other in zip(ours, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=7 * 7 * 16 * 2**-24 * 4, rtol=1e-5)  # sums in another order
 
 
@@ -67,10 +77,8 @@ def test_a_large_kernel_gradient_is_summed_in_parts(images, size, channels, feat
 
     In parts, 16 channels and more lie beside each other in the rows of the result.
     """
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (images, size, size, channels))
-    w = jax.random.normal(keys[1], (kernel, kernel, channels, features))
-    gradient = jax.random.normal(keys[2], (images, size // stride, size // stride, features))
+    x, w, gradient = normal((images, size, size, channels), (kernel, kernel, channels, features),
+                            (images, size // stride, size // stride, features))
     assert _part_size(x, gradient) == part
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     program = jax.jit(lambda x, w, gradient: jax.vjp(lambda w: convolution(x, w, stride), w)[1](gradient)[0])
@@ -109,12 +117,12 @@ def by_window(x):
 def test_max_pooling_and_its_gradient_are_those_of_lax(size):
     """Small whole numbers, so that many are equal: the gradient goes to one of them, the same one."""
     x = jax.random.randint(jax.random.key(0), (3, *size, 4), -2, 3).astype(jnp.float32)
-    expected, pull = jax.vjp(by_window, x)
-    seen, seen_pull = jax.vjp(max_pool, x)
+    gradient, = normal((3, *(-(-side // 2) for side in size), 4))
+    seen, seen_gradient = with_gradients(max_pool)(gradient, x)
+    expected, expected_gradient = with_gradients(by_window)(gradient, x)
     np.testing.assert_array_equal(seen, expected)
-    gradient = jax.random.normal(jax.random.key(1), expected.shape)
     # Up to four windows add up in one pixel.
-    np.testing.assert_allclose(seen_pull(gradient)[0], pull(gradient)[0], atol=1e-6)
+    np.testing.assert_allclose(seen_gradient, expected_gradient, atol=1e-6)
 
 
 @pytest.mark.parametrize("platform, scatters", [("tpu", 1), ("cuda", 0)])
