@@ -69,7 +69,7 @@ def test_a_sensor_that_the_run_does_not_have_starts_fresh_and_a_line_says_so(fin
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"encoder__width": 16}, r"s1_encoder differs from the configured one: .*; set the keys of config.encoder"),
+    ({"encoder__width": 128}, r"s1_encoder differs from the configured one: .*; set the keys of config.encoder"),
     ({"projection__dim": 4}, r"s1_head differs from the configured one: .* the keys of config.projection"),
     ({"inputs": "s1+s2", "fusion": "early", "loss__name": "nt_xent"},
      r"the checkpoint has the encoders \['s1_encoder', 's2_encoder'\], this run has \['s1_s2_encoder'\]; choose"),

@@ -28,7 +28,7 @@ GROUP = {"norm": "group", "width": 8}
 
 def configure(variant, folder, encoder, **changes):
     """`runs.configure` of a variant with another encoder."""
-    return runs.configure(folder, variant, encoder=encoder, **changes)
+    return runs.configure(folder, variant, family="resnet", encoder=encoder, **changes)
 
 
 def shapes(task):

@@ -28,9 +28,9 @@ from tests import runs
 from tests.runs import fit, open_run
 
 
-def configure(folder, **changes):
+def configure(folder, family="resnet", **changes):
     """`runs.configure` of segmentation."""
-    return runs.configure(folder, "water_weak", **changes)
+    return runs.configure(folder, "water_weak", family=family, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_each_decoder_learns_on_each_encoder(labelled, decoder, encoder):
 
 
 def test_early_fusion_stacks_the_bands_for_one_encoder(labelled):
-    config = configure(labelled, inputs="s1+s2", fusion="early")
+    config = configure(labelled, "vit", inputs="s1+s2", fusion="early")
     images = {"s1": jnp.zeros((2, 32, 32, 2)), "s2": jnp.zeros((2, 32, 32, 12))}
     checkpoint = DualEncoder(("s1", "s2"), config.encoder, 16, 8, "early")
     pretrained = jax.jit(lambda k: checkpoint.init(k, images, train=True))(jax.random.key(7))
@@ -156,7 +156,7 @@ def test_early_fusion_stacks_the_bands_for_one_encoder(labelled):
     logits = jax.jit(lambda images: one.apply({"params": params, "batch_stats": stats}, images, False))(
         {"s1_s2": jnp.concatenate([images["s1"], images["s2"]], axis=-1)})
     np.testing.assert_array_equal(jax.jit(task.predict)(params, stats, batch)["prediction"], logits.argmax(axis=-1))
-    late, _ = open_run(configure(labelled, inputs="s1+s2"), pretrained)
+    late, _ = open_run(configure(labelled, "vit", inputs="s1+s2"), pretrained)
     with pytest.raises(UserError, match="no 's1_encoder', it has .'s1_s2_encoder'.; choose other config.inputs, or an"):
         late.init(jax.random.key(0))
 
@@ -173,7 +173,7 @@ def test_a_record_lacks_one_sensor_at_most():
 @pytest.fixture(scope="module")
 def dropped(labelled):
     """A fused task that drops a sensor of every record, its variables and a batch."""
-    task, records = open_run(configure(labelled, inputs="s1+s2", sensor_dropout=1.0, encoder__norm="group"))
+    task, records = open_run(configure(labelled, "vit", inputs="s1+s2", sensor_dropout=1.0))
     return task, records, task.init(jax.random.key(0)), first_batch(records)
 
 
@@ -274,14 +274,14 @@ def test_a_change_needs_both_images_of_one_sensor(labelled, two_dates):
 
 
 def test_a_change_run_shows_both_dates(two_dates, tmp_path):
-    fit(configure(two_dates, change="concatenation"), tmp_path / "run", jax.devices()[:1])
+    fit(configure(two_dates, "vit", change="concatenation"), tmp_path / "run", jax.devices()[:1], report=True)
     with Image.open(tmp_path / "run" / "evaluation" / "segmentation_panels.png") as picture:
         assert picture.width == 4 * (192 + 4) + 4 + 190
     assert "Each row: before, after, label" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_training_learns_a_label_that_the_radar_shows(labelled, tmp_path):
-    config = configure(labelled, class_weights="inverse", schedule__steps=60, schedule__log_every=20)
+    config = configure(labelled, "vit", class_weights="inverse", schedule__steps=60, schedule__log_every=20)
     fit(config, tmp_path / "run", jax.devices()[:1])
     final = [row for row in metrics.read(tmp_path / "run") if row["kind"] == "eval"][-1]
     assert final["miou"] > 0.6, "guessing one class gives 0.25"
@@ -324,7 +324,7 @@ def test_a_checkpoint_of_another_encoder_is_refused(labelled, pretrained):
 
 
 def test_inverse_class_weights_are_one_over_the_share(labelled):
-    task, records = open_run(configure(labelled, class_weights="inverse"))
+    task, records = open_run(configure(labelled, "vit", class_weights="inverse"))
     labels = np.stack([records[n]["label"] for n in range(len(records))])
     share = np.array([(labels == value).mean() for value in (0, 1)])
     np.testing.assert_allclose(task.class_weights, (1 / share) / (1 / share).mean(), rtol=1e-6)

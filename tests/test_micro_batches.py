@@ -25,8 +25,8 @@ OPTIMISED = {"xla_backend_optimization_level": 3}
 
 def configure(folder, micro_batch, inputs="s1+s2", loss=None, **encoder):
     """`runs.configure` of pre-training in micro-batches."""
-    return runs.configure(folder, inputs=inputs, batch_size=BATCH, train__micro_batch=micro_batch, loss=loss or {},
-                          encoder=encoder)
+    return runs.configure(folder, family="resnet", inputs=inputs, batch_size=BATCH, train__micro_batch=micro_batch,
+                          loss=loss or {}, encoder=encoder)
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ GRIDS = {  # transform, coordinate system
 
 def untrained(data, inputs="s1", **changes):
     """A segmentation run at step 0: its weights are random, but its maps have both classes."""
-    config = runs.configure(data, "water_weak", init_from="", inputs=inputs, **changes)
+    config = runs.configure(data, "water_weak", family="resnet", init_from="", inputs=inputs, **changes)
     task, records = runs.open_run(config)
     params, batch_stats = task.init(jax.random.key(1))
     params["classifier"]["kernel"] *= 100  # fresh weights say 50 % everywhere

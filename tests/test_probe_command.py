@@ -29,7 +29,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 def run(write_dataset, tmp_path_factory):
     """The workdir of a small pre-training run."""
     workdir = tmp_path_factory.mktemp("runs") / "pretrain"
-    runs.fit(runs.configure(write_dataset()), workdir, jax.devices()[:1])
+    runs.fit(runs.configure(write_dataset(), family="resnet"), workdir, jax.devices()[:1])
     return workdir
 
 
@@ -67,7 +67,7 @@ def test_vectors_of_the_encoder_are_its_pooled_features(run, labelled):
 
 
 def test_an_encoder_of_stacked_sensors_is_probed(labelled, write_dataset, tmp_path):
-    runs.fit(runs.configure(write_dataset(), fusion="early", loss__name="nt_xent"), tmp_path / "run",
+    runs.fit(runs.configure(write_dataset(), family="resnet", fusion="early", loss__name="nt_xent"), tmp_path / "run",
              jax.devices()[:1])
     folder = labelled["image_class"]
     built, batch, found = vectors(configure(tmp_path / "run", folder))

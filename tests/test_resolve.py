@@ -22,7 +22,7 @@ LEARNT = {"data.split": "train", "data.eval_split": "test"}
 def pretrained(write_dataset, tmp_path_factory):
     """A run whose encoder no configuration file has."""
     workdir = tmp_path_factory.mktemp("resolve") / "pretrain"
-    config = runs.configure(write_dataset(), encoder__norm="group", encoder__width=12)
+    config = runs.configure(write_dataset(), encoder__patch=4, encoder__width=128)
     fit(build(config, runs.one_device()), runs.one_device(), epath.Path(workdir))
     return workdir
 
@@ -52,17 +52,17 @@ def finetuned(pretrained, tiles, tmp_path_factory):
 def test_fine_tuning_takes_encoder_and_statistics_of_the_run(finetuned, pretrained):
     built, _ = finetuned
     stored = json.loads((pretrained / "config.json").read_text())["encoder"]
-    assert (built.config.encoder.norm, built.config.encoder.width) == ("group", 12) == (stored["norm"], stored["width"])
+    assert (built.config.encoder.patch, built.config.encoder.width) == (4, 128) == (stored["patch"], stored["width"])
     told = json.loads((pretrained / "run.json").read_text())["sensors"]["s1"]["mean"]
     assert list(built.task.sensors["s1"].mean) == told
 
 
 def test_an_override_that_contradicts_the_run_is_an_error_at_once(pretrained, tiles):
-    config = runs.configure(tiles, "water_weak", init_from=str(pretrained), encoder__width=16)
-    with pytest.raises(UserError, match="--config.encoder.width=16 contradicts the run .* width=12; leave it out"):
+    config = runs.configure(tiles, "water_weak", init_from=str(pretrained), encoder__width=192)
+    with pytest.raises(UserError, match="--config.encoder.width=192 contradicts the run .* width=128; leave it out"):
         build(config, runs.one_device(), ["encoder.width"])
-    same = runs.configure(tiles, "water_weak", init_from=str(pretrained), encoder__width=12)
-    assert build(same, runs.one_device(), ["encoder.width", "encoder.dtype"]).config.encoder.width == 12
+    same = runs.configure(tiles, "water_weak", init_from=str(pretrained), encoder__width=128)
+    assert build(same, runs.one_device(), ["encoder.width", "encoder.dtype"]).config.encoder.width == 128
 
 
 def test_the_state_is_chosen_on_validation_and_test_is_scored_once(finetuned):

@@ -34,9 +34,9 @@ from tests.runs import fit, open_run
 SENSORS = ("s1", "s2")
 
 
-def configure(folder, **changes):
+def configure(folder, family="vit", **changes):
     """`runs.configure` of six steps of pre-training, with a checkpoint every second one."""
-    return runs.configure(folder, **{"schedule__steps": 6, "schedule__checkpoint_every": 2} | changes)
+    return runs.configure(folder, family=family, **{"schedule__steps": 6, "schedule__checkpoint_every": 2} | changes)
 
 
 def final_arrays(workdir):
@@ -71,7 +71,7 @@ def relative_error(one, other):
 def test_one_device_equals_eight(write_dataset):
     """Loss, gradients and BatchNorm statistics; the order of float32 sums is all that may differ."""
     # SGD sees a scale error that Adam hides; the comparison of raw gradients sees it too.
-    task, records = open_run(configure(write_dataset()))
+    task, records = open_run(configure(write_dataset(), family="resnet"))
     one, eight = (loss_and_gradients(task, records, devices) for devices in (jax.devices()[:1], jax.devices()))
     # Float32 sums in another order differ by 1e-6 or so; 18 BatchNorm layers amplify that some hundred times.
     assert max(jax.tree.leaves(relative_error(eight, one))) < 1e-3
@@ -83,7 +83,7 @@ def test_bfloat16_compute_keeps_float32_parameters_gradients_and_loss(write_data
     folder = write_dataset()
     results = {}
     for dtype in ("float32", "bfloat16"):
-        task, records = open_run(configure(folder, encoder__dtype=dtype))
+        task, records = open_run(configure(folder, family="resnet", encoder__dtype=dtype))
         results[dtype] = loss_and_gradients(task, records, jax.devices()[:1])
     assert {leaf.dtype for leaf in jax.tree.leaves(results["bfloat16"])} == {jnp.dtype("float32")}
     # bf16 keeps 8 bits; 20 layers in a row lose some 20 x 2^-9 = 4 %.
@@ -127,7 +127,7 @@ def test_our_gradient_equals_a_textbook_pmap_step():
 
 def test_batchnorm_statistics_are_those_of_the_global_batch(write_dataset):
     """Records sorted by brightness across devices: the variances of the devices are smaller than that of all."""
-    task, records = open_run(configure(write_dataset(), augment__crop=0))
+    task, records = open_run(configure(write_dataset(), family="resnet", augment__crop=0))
     rows = [records[n] for n in range(16)]
     rows.sort(key=lambda r: r["s1"].mean())
     batch = {k: np.stack([r[k] for r in rows]) for k in rows[0]}
@@ -303,8 +303,8 @@ def test_checkpoints_of_another_run_are_refused(finished, write_dataset):
     config, whole = finished
     for file in ("config.json", "run.json"):
         (whole / file).unlink()
-    with pytest.raises(UserError, match=r"checkpoint 6 of '.*' is of a run with config.encoder.width=8"):
-        fit(configure(config.data.dir, encoder__width=4), whole)
+    with pytest.raises(UserError, match=r"checkpoint 6 of '.*' is of a run with config.encoder.width=64"):
+        fit(configure(config.data.dir, encoder__width=128), whole)
     with pytest.raises(UserError, match="checkpoint 6 of '.*' is of a run on data with fingerprint"):
         fit(configure(write_dataset(seed=5)), whole)
     fit(config, whole)

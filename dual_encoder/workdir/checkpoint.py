@@ -36,6 +36,7 @@ from dual_encoder.storage import atomic
 from dual_encoder.workdir.folder import BEST, compare
 
 _CHUNK = 1 << 24
+_SLICE = 1 << 22  # bytes; an array is saved by several devices if each saves at least so much
 _DIGESTS = "digests.json"
 _NOTES = "_CHECKPOINT_METADATA"  # Orbax's own notes on a save; it needs none of them to read a checkpoint
 _UNCHECKED = (_DIGESTS, "commit_success.txt")  # Orbax writes the latter last and never reads it
@@ -135,7 +136,7 @@ class Checkpoints:
                             f"{needed / 1e6:.0f} MB; older checkpoints are untouched: make room and run the same "
                             "command again")
         self._manager.save(step, args=ocp.args.Composite(
-            model=ocp.args.StandardSave(state.model), optimizer=ocp.args.StandardSave(_rest(state)),
+            model=ocp.args.PyTreeSave(state.model), optimizer=ocp.args.PyTreeSave(_rest(state)),
             facts=ocp.args.JsonSave(self._facts)))
         self._saving = self._saver.submit(self._manager.wait_until_finished)
 
@@ -239,7 +240,7 @@ class Checkpoints:
                             f"{facts['code_version']} that wrote it")
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         restored = self._manager.restore(step, args=ocp.args.Composite(
-            model=ocp.args.StandardRestore(target.model), optimizer=ocp.args.StandardRestore(_rest(target))))
+            model=_to(target.model), optimizer=_to(_rest(target))))
         model, rest = restored["model"], restored["optimizer"]
         return TrainState(step=rest["step"], opt_state=rest["opt_state"], **rest.get("trained", model),
                           average=model if "trained" in rest else {})
@@ -338,7 +339,7 @@ def _load(manager: ocp.CheckpointManager, step: int) -> LoadedModel:
     target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding),
                           manager.item_metadata(step)["model"])
     restored = manager.restore(step, args=ocp.args.Composite(
-        model=ocp.args.StandardRestore(target), facts=ocp.args.JsonRestore()))
+        model=_to(target), facts=ocp.args.JsonRestore()))
     facts = restored["facts"]
     return LoadedModel(
         step=step, variables=jax.tree.map(np.asarray, restored["model"]), config=facts["config"],
@@ -350,8 +351,7 @@ def _manager(workdir: epath.Path, keep: int | None) -> ocp.CheckpointManager:
     try:
         return ocp.CheckpointManager(
             (workdir / "checkpoints").resolve(),
-            item_handlers={"model": ocp.StandardCheckpointHandler(), "optimizer": ocp.StandardCheckpointHandler(),
-                           "facts": ocp.JsonCheckpointHandler()},
+            item_handlers={"model": _arrays(), "optimizer": _arrays(), "facts": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, create=keep is not None, temporary_path_class=_Sealed,
                 cleanup_tmp_directories=keep is not None))  # a killed save may leave as much as a checkpoint
@@ -361,6 +361,22 @@ def _manager(workdir: epath.Path, keep: int | None) -> ocp.CheckpointManager:
         raise UserError(f"the checkpoints of '{workdir}' cannot be listed ({one_line(error)}); a file '{_NOTES}' below "
                         f"'{workdir / 'checkpoints'}' is damaged: restore it, or delete it, it is not needed"
                         ) from error
+
+
+def _arrays() -> ocp.PyTreeCheckpointHandler:
+    """Returns the handler of nested arrays.
+
+    Orbax saves a slice of an array from each device that holds it, and compiles a program for each shape: the first
+    save of a ResNet-18 on 8 devices blocked the training for 12 s. Here one device saves an array, unless it is large.
+    """
+    kinds = ocp.type_handlers
+    arrays = kinds.ArrayHandler(min_slice_bytes_for_replica_parallel=_SLICE)
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=kinds.create_type_handler_registry((jax.Array, arrays)))
+
+
+def _to(target: Any) -> ocp.args.PyTreeRestore:
+    """Returns the arguments that restore arrays to the structure, shapes, dtypes and shardings of a target."""
+    return ocp.args.PyTreeRestore(target, restore_args=ocp.checkpoint_utils.construct_restore_args(target))
 
 
 def _digests(folder: epath.Path) -> dict[str, int]:
