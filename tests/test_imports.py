@@ -68,8 +68,8 @@ FILES = {
     "runtime": "cgroup cores limits backend mesh heap compilation_cache compiling stop_request processes",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
-    "models": "convolution attention features resnet vit encoder pyramid decoders fusion dual_encoder segmentation "
-              "classification",
+    "models": "convolution attention features resnet vit croma encoder pyramid decoders fusion dual_encoder "
+              "segmentation classification",
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
