@@ -83,7 +83,7 @@ FILES = {
               "comparison __main__",
     "training": "step evaluate frozen probe hooks selection loop run",
     "plan": "chips hlo flops step_program table search remedies __main__",
-    "weights": "timm_keys files layouts published first_layer normalisation",
+    "weights": "timm_keys files layouts published first_layer dofa normalisation",
     "import_weights": "source workdir __main__",
     "export": "folder inputs network source narrow_resnet card_code samples card graph shipped timm huggingface "
               "torchgeo_weights torchgeo preparation terratorch_backbone terratorch torchgeo_bench_model "
