@@ -11,7 +11,6 @@ from dual_encoder.runtime import mesh
 from dual_encoder.tasks.build import AnyConfig, Built, make_task
 from dual_encoder.training.loop import fit as train
 
-
 # One block: its step is traced and compiled in a third of the time of a ResNet-18.
 VIT = {"family": "vit", "depth": 1, "width": 64, "patch": 8, "image_size": 32, "pool": "mean", "positions": "sincos"}
 

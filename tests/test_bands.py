@@ -94,7 +94,7 @@ def test_selected_kernels_answer_as_all_do_with_the_other_bands_at_their_mean(ru
 def test_fine_tuning_and_probes_take_fewer_bands_on_request_only(runs, write_dataset, tmp_path):
     tiles = write_dataset(size=40, labels=True, sensors=("s1_grd:VV", f"s2_l2a:{'+'.join(TEN)}"))
     assert load_info(tiles).sensors["s2"].bands == TEN
-    options = {"init_from": str(runs["late"]), "inputs": "s1+s2", "encoder__depth": 18}
+    options = {"init_from": str(runs["late"]), "inputs": "s1+s2"}
     with pytest.raises(UserError, match="stores VV, the checkpoint takes VV VH; set --config.adapt_bands=select"):
         build(configure(tiles, "water_weak", **options), mesh.make())
     config = configure(tiles, "water_weak", adapt_bands="select", **options)
@@ -104,7 +104,7 @@ def test_fine_tuning_and_probes_take_fewer_bands_on_request_only(runs, write_dat
     run(config, mesh.make(), epath.Path(tmp_path / "tuned"))
     tuned = load_model(tmp_path / "tuned")
     assert tuned.sensors["s2"].bands == TEN and "adapt_bands=select" in tuned.sensors["s2"].provenance
-    assert tuned.variables["params"]["s2_encoder"]["conv1"]["kernel"].shape[2] == 10
+    assert tuned.variables["params"]["s2_encoder"]["patch_embed"]["kernel"].shape[2] == 10
     export(Source(tuned, "s2"), tmp_path / "export")
     card = (tmp_path / "export" / "README.md").read_text()
     assert "B02, B03, B04, B05, B06, B07, B08, B8A, B11, B12 |" in card and "adapt_bands=select" in card
@@ -115,7 +115,7 @@ def test_fine_tuning_and_probes_take_fewer_bands_on_request_only(runs, write_dat
     with pytest.raises(UserError, match="adapt_bands=select"):
         build_probe(parse(AnyConfig, values))
     frozen = build_probe(parse(AnyConfig, values | {"adapt_bands": "select"}))
-    assert frozen.encoders[0][0].variables["params"]["s2_encoder"]["conv1"]["kernel"].shape[2] == 10
+    assert frozen.encoders[0][0].variables["params"]["s2_encoder"]["patch_embed"]["kernel"].shape[2] == 10
     # Pre-training has no such key: there the message is that of two sensors.
     with pytest.raises(UserError, match="sensor bands differ"):
         build(configure(tiles, init_from=str(runs["late"])), mesh.make())

@@ -21,6 +21,7 @@ from dual_encoder.inference import encoder as encoder_file
 from dual_encoder.inference.images import stored_images
 from dual_encoder.models.encoder import ResNetConfig, ViTConfig
 from dual_encoder.weights import published
+from dual_encoder.weights.layouts import LAYOUTS
 from dual_encoder.weights.timm_keys import to_timm
 from dual_encoder.workdir.checkpoint import load_model
 from tests import runs, saved
@@ -98,12 +99,13 @@ def test_a_digest_names_the_weights(run, encoder, folder, tmp_path):
     ResNetConfig(depth=50, width=64, norm="group", remat=False, dtype="float32"),
     ViTConfig(depth=2, width=128, patch=8, image_size=48, pool="mean", remat=False, dtype="float32"),
     ViTConfig(depth=12, width=384, remat=False, dtype="float32"),
+    ViTConfig(depth=2, width=64, pool="patches", remat=False, dtype="float32"),
 ])
 def test_the_architecture_of_an_export_is_read_back(expected):
     image = jnp.zeros((1, 64, 64, 12))
     template = jax.eval_shape(lambda key: expected.make().init(key, image, False), jax.random.key(0))
     weights = to_timm(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template))
-    assert published.encoder(weights, fixed_positions=False) == expected
+    assert published.encoder(weights, LAYOUTS["timm"]) == expected
 
 
 def test_physical_units_round_as_importers_do():

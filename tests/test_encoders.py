@@ -23,6 +23,7 @@ from tests.runs import fit, open_run
 
 SENSORS = ("s1", "s2")
 VIT = {"family": "vit", "depth": 2, "width": 64, "patch": 8, "image_size": 32}
+CROMA = {"family": "croma", "depth": 2, "width": 32}
 GROUP = {"norm": "group", "width": 8}
 
 
@@ -63,8 +64,8 @@ def labelled(write_dataset):
     return write_dataset(labels=True)
 
 
-@pytest.mark.parametrize("encoder", [VIT, VIT | {"pool": "mean", "positions": "sincos"}, GROUP],
-                         ids=["vit_token", "vit_mean_sincos", "groupnorm"])
+@pytest.mark.parametrize("encoder", [VIT, VIT | {"pool": "mean", "positions": "sincos"}, CROMA, GROUP],
+                         ids=["vit_token", "vit_mean_sincos", "croma", "groupnorm"])
 def test_one_device_equals_eight_without_batch_statistics(pairs, encoder):
     task, records = open_run(configure("smoke", pairs, encoder))
     one, eight = (gradients(task, records, devices) for devices in (jax.devices()[:1], jax.devices()))
@@ -75,9 +76,10 @@ def test_one_device_equals_eight_without_batch_statistics(pairs, encoder):
 
 
 def test_every_key_reaches_the_encoder():
-    keys = dict(depth=7, width=192, norm="group", patch=4, image_size=48, pool="mean", positions="sincos", remat=True,
-                dtype="bfloat16")
-    for family, unused in (("vit", {"norm"}), ("resnet", {"patch", "image_size", "pool", "positions"})):
+    keys = dict(depth=7, width=192, norm="group", patch=4, image_size=48, pool="mean", positions="sincos", shift=1,
+                remat=True, dtype="bfloat16")
+    of_vit = {"patch", "image_size", "pool", "positions", "shift"}
+    for family, unused in (("vit", {"norm"}), ("resnet", of_vit), ("croma", {"norm", *of_vit})):
         keys["depth"] = 18 if family == "resnet" else 7
         encoder = runs.configure("unread", augment__crop=0, encoder={"family": family} | keys).encoder.make()
         assert type(encoder).__name__.lower() == family
@@ -86,7 +88,7 @@ def test_every_key_reaches_the_encoder():
                 assert getattr(encoder, key) == value, key
 
 
-@pytest.mark.parametrize(("encoder", "stem"), [(VIT, "patch_embed"), ({"width": 8}, "conv1")])
+@pytest.mark.parametrize(("encoder", "stem"), [(VIT, "patch_embed"), (CROMA, "patch_embed"), ({"width": 8}, "conv1")])
 def test_every_sensor_has_a_stem_for_its_own_bands(pairs, encoder, stem):
     task, _ = open_run(configure("smoke", pairs, encoder))
     params, _ = shapes(task)
@@ -221,14 +223,17 @@ def test_layer_wise_adaptation_leaves_positions_and_class_token_alone(pairs):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"family": "swin"}, r"config.encoder.family is 'swin'; valid: resnet, vit"),
+    ({"family": "swin"}, r"config.encoder.family is 'swin'; valid: croma, resnet, vit"),
     ({"depth": 0}, r"config.encoder.depth is 0; expected at least 1"),
     ({"width": 100}, r"config.encoder.width is 100; expected a multiple of 64, the width of a head"),
     ({"patch": 14}, r"config.encoder.patch is 14; expected 4, 8, 16 or 32"),
     ({"image_size": 30}, r"config.encoder.image_size is 30; expected a multiple of config.encoder.patch, 8"),
     ({"patch": 16, "image_size": 0}, r"config.encoder.image_size is 0; expected a multiple of"),
     ({"patch": 32, "image_size": 224, "crop": 48},
-     r"config.augment.crop is 48; expected a multiple of config.encoder.patch, 32, or 0 for whole images"),
+     r"config.augment.crop is 48; expected a multiple of 32, the side of a patch of the encoder, or 0"),
+    ({"shift": 8}, r"config.encoder.shift is 8; expected less than config.encoder.patch, 8"),
+    ({"family": "croma", "width": 40}, r"config.encoder.width is 40; expected a multiple of 16, the number of heads"),
+    ({"family": "croma", "crop": 36}, r"config.augment.crop is 36; expected a multiple of 8, the side of a patch"),
     ({"family": "resnet", "depth": 18, "norm": "layer"}, r"config.encoder.norm is 'layer'; "),
     ({"pool": "cls"}, r"config.encoder.pool is 'cls'; "),
 ])

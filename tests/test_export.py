@@ -51,12 +51,20 @@ def encoder(model: ResNet | ViT, bands: int) -> dict:
     return from_timm({key: value_of(key, value.shape) for key, value in to_timm(zeros).items()}, template)
 
 
+def settings(model: ResNet | ViT) -> dict:
+    """The configuration of an encoder."""
+    keys = ("depth", "width", "norm", "patch", "image_size", "pool", "positions", "shift", "remat")
+    return {"family": type(model).__name__.lower(), "dtype": "float32"} | {
+        key: getattr(model, key) for key in keys if hasattr(model, key)}
+
+
 def checkpoint(model: ResNet | ViT, names: tuple[str, ...] = ("s1", "s2")) -> LoadedModel:
     """A checkpoint of an s1 (2 bands) and an s2 (12 bands) encoder with made-up values."""
     sensors = {name: SENSORS[{"s1": "s1_grd", "s2": "s2_l2a"}[name]] for name in names}
     encoders = {name: encoder(model, len(spec.bands)) for name, spec in sensors.items()}
     return LoadedModel(
-        step=1200, sensors=sensors, code_version="0.1.0", config={"task": "pretrain", "augment": {"crop": 0}},
+        step=1200, sensors=sensors, code_version="0.1.0",
+        config={"task": "pretrain", "augment": {"crop": 0}, "encoder": settings(model)},
         variables={collection: {f"{name}_encoder": encoders[name][collection] for name in sensors
                                 if collection in encoders[name]} for collection in ("params", "batch_stats")},
         dataset={"name": "s1s2_pairs", "config": "bigearthnet", "version": "1.0.0", "fingerprint": "ab" * 32,
@@ -71,7 +79,7 @@ def own(model: LoadedModel, sensor: str) -> dict:
 
 
 @pytest.mark.parametrize("model", [ResNet(18, 4), ResNet(50, 4), ResNet(101, 4, "group"), TINY_VIT,
-                                   TINY_VIT.clone(pool="mean")])
+                                   TINY_VIT.clone(pool="mean"), TINY_VIT.clone(pool="patches")])
 def test_mapping_loses_nothing_either_way(model):
     variables = encoder(model, 3)
     state = to_timm(variables)
@@ -147,6 +155,8 @@ def test_folder_holds_the_weights_the_description_and_the_card(tmp_path):
     (ViT(12, 192, patch=8, image_size=64, pool="mean"), "vit_tiny_patch16_224",
      {"img_size": 64, "patch_size": 8, "class_token": False, "global_pool": "avg", "fc_norm": False},
      "Patches of 8 px; the vector of an image is the mean of its tokens"),
+    (ViT(12, 192, 16, 64, "patches"), "vit_tiny_patch16_224", {"img_size": 64, "global_pool": "avg", "fc_norm": True},
+     "the vector of an image is the norm of the mean of its tokens, without the class token."),
     (TINY_VIT, "vit_base_patch16_224",
      {"img_size": 48, "patch_size": 8, "embed_dim": 128, "depth": 2, "num_heads": 2},
      " 2 blocks of 128 channels, patches of 8 px"),
@@ -336,7 +346,7 @@ def test_weights_of_timm_load_here(timm, depth, norm):
 @pytest.mark.slow
 @pytest.mark.parametrize(("depth", "width", "pool", "positions", "sizes"), [
     (12, 384, "token", "learned", ((96, 96), (128, 80), (50, 61))), (12, 768, "mean", "learned", ((96, 96), (50, 61))),
-    (3, 1024, "token", "sincos", ((50, 61),))])
+    (3, 1024, "token", "sincos", ((50, 61),)), (3, 192, "patches", "sincos", ((96, 96), (50, 61)))])
 def test_timm_computes_the_same_vectors_and_maps_of_transformers(timm, tmp_path, depth, width, pool, positions, sizes):
     """S, B and some of L, at the kept size and at others; and the weights come back as they went."""
     import torch
@@ -384,7 +394,7 @@ def test_sincos_positions_are_those_of_timm(timm):
 @pytest.mark.runtimes
 @pytest.mark.parametrize("network", [
     ResNet(18, 64), ResNet(18, 16), ResNet(50, 8), ResNet(101, 8, "group"), ResNet(18, 64, "group"), TINY_VIT,
-    TINY_VIT.clone(pool="mean", patch=16), ViT(12, 192, 16, 64)])
+    TINY_VIT.clone(pool="mean", patch=16), TINY_VIT.clone(pool="patches", patch=16), ViT(12, 192, 16, 64)])
 def test_the_snippet_of_the_card_runs_and_gives_our_pooled_features(timm, tmp_path, network):
     model = checkpoint(network)
     card = export(model, "s1", tmp_path).paths[2].read_text()

@@ -29,7 +29,8 @@ VIT = {"family": "vit", "depth": 2, "width": 64, "patch": 8, "image_size": 32}
 RUNS = {
     "encoders": ("both", {}),
     "early": ("both", {"fusion": "early"}),
-    "transformer": ("s2", {"encoder": VIT}),
+    "transformer": ("s2", {"encoder": VIT | {"pool": "patches", "shift": 1}}),
+    "croma": ("s2", {"encoder": {"family": "croma", "depth": 2, "width": 32}}),
     "unet": ("both", {"variant": "water_weak", "inputs": "s1+s2"}),
     "pyramid": ("s1", {"variant": "water_weak", "encoder": VIT | {"norm": None}, "decoder": "fpn"}),
     "one_of_two": ("s2", {"variant": "water_weak", "inputs": "s1+s2", "sensor_dropout": 0.3, "decoder": "linear"}),
@@ -233,7 +234,9 @@ def test_the_benchmark_compares_with_the_parameters(source, tmp_path):
     ("encoders", "s3", "npz", "no images of sensor 's3'; did you mean"),
     ("encoders", "both", "timm", "this format holds one encoder, the checkpoint has those of s1 and s2"),
     ("encoders", "s1", "huggingface", "the stem of this ResNet is 8 channels wide, timm builds them 64 wide"),
-    ("transformer", "s2", "torchgeo", "torchgeo has no vit_base_patch16_224 with another depth, embed_dim"),
+    ("pyramid", "s1", "torchgeo", "torchgeo has no vit_base_patch16_224 with another depth, embed_dim"),
+    ("transformer", "s2", "timm", "has patches that are shifted by 1 px, which timm cannot build; use --format=st"),
+    ("croma", "s2", "terratorch", r"bias by distance \(CROMA\), which TerraTorch cannot build"),
 ])
 def test_what_cannot_be_exported_is_one_line(source, tmp_path, name, sensor, form, message):
     with pytest.raises(UserError, match=message):

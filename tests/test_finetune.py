@@ -107,7 +107,9 @@ def test_only_the_last_stages_of_a_transformer_learn(labelled):
     ({"family": "resnet"}, {"conv1": 0, "bn1": 0, "layer1_1": 0, "layer2_0": 1 / 8, "layer4_1": 1 / 2}),
     ({"family": "vit", "depth": 4, "width": 64, "patch": 8},
      {"pos_embed": 0, "cls_token": 0, "patch_embed": 0, "blocks_0": 0, "blocks_1": 1 / 8, "blocks_3": 1 / 2,
-      "norm": 1 / 2})])
+      "norm": 1 / 2, "fc_norm": 1 / 2}),
+    ({"family": "croma", "depth": 4, "width": 32},
+     {"patch_embed": 0, "blocks_0": 0, "blocks_1": 1 / 8, "norm": 1 / 2, "gap_norm": 1 / 2, "gap_fc2": 1 / 2})])
 def test_the_rate_falls_from_stage_to_stage(encoder, expected):
     factor = configure("unread", train_stages=3, layer_decay=0.5, augment__crop=0, encoder=encoder).rate_factor()
     assert {layer: factor(("s1_encoder", layer, "kernel")) for layer in expected} == expected
@@ -124,8 +126,10 @@ def test_stages_that_do_not_exist_are_refused(changes, message):
         configure("unread", **changes)
 
 
-@pytest.mark.parametrize("encoder", [{"family": "resnet"}, {"family": "vit", "depth": 4, "width": 64, "patch": 8}])
-@pytest.mark.parametrize("decoder", ["fpn", "linear"])
+@pytest.mark.parametrize(("decoder", "encoder"), [
+    *((decoder, encoder) for decoder in ("fpn", "linear")
+      for encoder in ({"family": "resnet"}, {"family": "vit", "depth": 4, "width": 64, "patch": 8})),
+    ("linear", {"family": "croma", "depth": 3, "width": 32})])
 def test_each_decoder_learns_on_each_encoder(labelled, decoder, encoder):
     config = configure(labelled, inputs="s1+s2", decoder=decoder, augment__crop=0,
                        **{f"encoder__{key}": value for key, value in encoder.items()})
@@ -135,8 +139,9 @@ def test_each_decoder_learns_on_each_encoder(labelled, decoder, encoder):
     assert task.predict(params, stats, batch)["prediction"].shape == (8, 40, 40)
     _, grads = jax.jit(jax.value_and_grad(task.loss, has_aux=True))(params, stats, batch, jax.random.key(0))
     for name, layers in grads.items():
-        for layer, leaves in layers.items():  # the last norm of a transformer is of its vector
-            assert layer == "norm" or any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(leaves)), (name, layer)
+        for layer, leaves in layers.items():  # what follows the blocks of a transformer is of its vector
+            of_vector = layer in ("norm", "gap_norm", "gap_fc1", "gap_fc2")
+            assert of_vector or any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(leaves)), (name, layer)
 
 
 # Fusion

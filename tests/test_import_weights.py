@@ -3,8 +3,11 @@
 tests/test_import_weights_torch.py compares the forward passes with the public definitions in PyTorch.
 """
 
+import dataclasses
 import hashlib
 import json
+import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -29,7 +32,7 @@ from dual_encoder.tasks.build import EvaluateConfig
 from dual_encoder.tasks.build import build as build_task
 from dual_encoder.training.evaluate import evaluate
 from dual_encoder.training.run import run
-from dual_encoder.weights import published
+from dual_encoder.weights import dofa, files, layouts, published
 from dual_encoder.weights.first_layer import for_bands
 from dual_encoder.weights.normalisation import normalised
 from dual_encoder.weights.timm_keys import to_timm
@@ -37,7 +40,9 @@ from dual_encoder.workdir.checkpoint import load_model
 from tests.runs import configure
 
 RESNET, VIT = ResNet(18, 8), ViT(depth=2, width=128, patch=8, image_size=48)
-L1C = sensor("s2_l1c").bands
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+golden = runpy.run_path(str(GOLDEN / "make_dofa.py"))
+L1C, L2A = sensor("s2_l1c").bands, sensor("s2_l2a").bands
 
 
 def state(model, bands, seed=0):
@@ -71,7 +76,8 @@ def same(one, other):
     return jax.tree.all(jax.tree.map(np.array_equal, one, other))
 
 
-@pytest.mark.parametrize("model", [RESNET, ResNet(50, 8, "group"), VIT, VIT.clone(pool="mean")])
+@pytest.mark.parametrize("model", [RESNET, ResNet(50, 8, "group"), VIT, VIT.clone(pool="mean"),
+                                   VIT.clone(pool="patches")])
 def test_an_export_comes_back_bit_by_bit(tmp_path, model):
     weights = state(model, 13)
     first = imported(tmp_path / "a", weights, file_bands=L1C, normalisation="two_sigma")
@@ -155,8 +161,121 @@ def test_the_projection_head_of_a_workdir_is_the_identity(tmp_path):
         np.testing.assert_array_equal(hidden @ head["out"]["kernel"] + head["out"]["bias"], values)
 
 
+def croma(width=32, depth=1):
+    """A file of CROMA by torchgeo's keys, with made-up values; `depth` is that of the radar encoder."""
+    shapes = {"joint_encoder.norm_out.weight": (width,), "attn_bias": (1, 16, 9, 9)}
+    linear = {"linear_input": (width, 0), "transformer.norm_out": (width,)}
+    for name, bands, blocks in (("s1", 2, depth), ("s2", 12, 2 * depth)):
+        of = linear | {"linear_input": (width, 64 * bands)}
+        for block in range(blocks):
+            of |= {f"transformer.layers.{block}.{key}": shape for key, shape in (
+                ("0.input_norm", (width,)), ("0.to_qkv", (3 * width, width)), ("0.to_out", (width, width)),
+                ("1.input_norm", (width,)), ("1.net.0", (4 * width, width)), ("1.net.3", (width, 4 * width)))}
+        of = {f"{name}_encoder.{key}": shape for key, shape in of.items()}
+        of |= {f"{name}_GAP_FFN.{key}": shape for key, shape in (
+            ("0", (width,)), ("1", (4 * width, width)), ("3", (width, 4 * width)))}
+        shapes |= {f"{key}.weight": shape for key, shape in of.items()}
+        shapes |= {f"{key}.bias": shape[:1] for key, shape in of.items() if not key.endswith("to_qkv")}
+    rng = np.random.default_rng(0)
+    return {key: rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+
+
+def test_croma_gives_the_encoder_of_a_sensor(tmp_path):
+    content = croma()
+    model = imported(tmp_path, content, "croma", "s1_grd")
+    assert model.config["encoder"] == {"family": "croma", "depth": 1, "width": 32, "remat": False, "dtype": "float32"}
+    params = model.variables["params"]["s1_encoder"]
+    kernel, linear = params["patch_embed"]["kernel"], content["s1_encoder.linear_input.weight"]
+    for row, column, band, channel in ((0, 0, 0, 0), (3, 7, 1, 31), (5, 2, 0, 9)):
+        assert kernel[row, column, band, channel] == linear[channel, band * 64 + row * 8 + column]
+    for ours, theirs in (("attn_qkv", "0.to_qkv"), ("mlp_fc2", "1.net.3")):
+        np.testing.assert_array_equal(params["blocks_0"][ours]["kernel"],
+                                      content[f"s1_encoder.transformer.layers.0.{theirs}.weight"].T)
+    np.testing.assert_array_equal(params["gap_fc1"]["bias"], content["s1_GAP_FFN.1.bias"])
+    assert len(jax.tree.leaves(params)) == sum(key.startswith("s1_") for key in content)
+    assert model.sensors["s1"].limits == (0, 1) and set(model.dataset["source"]["left out"].split("; ")) == {
+        f"encoder of S2: {sum(key.startswith('s2_') for key in content)} arrays", "joint encoder: 1 array",
+        "attention bias, which is computed: 1 array"}
+
+
+def test_croma_is_read_from_nested_files_and_takes_other_bands(tmp_path):
+    content, tree = croma(), {}
+    for key, value in content.items():
+        group, _, inner = key.partition(".")
+        tree.setdefault(group, {})[inner] = value
+    tree["attn_bias"] = content["attn_bias"]
+    read = [published.find(files.Weights(tmp_path, "", some), "croma", layouts.LAYOUTS["croma"], "s2")
+            for some in (tree, content)]
+    assert same(read[0].weights, read[1].weights) and read[0].left_out == read[1].left_out
+    save_file(content, tmp_path / "weights.safetensors")
+    both = {sensor(name).feature: source.load(wanted(tmp_path / "weights.safetensors", "croma", name))
+            for name in ("s1_grd", "s2_l2a")}
+    with pytest.raises(UserError, match="depth=1, .*depth=2, .*import them to workdirs of their own"):
+        workdir.write(both, epath.Path(tmp_path / "both"))
+    model = imported(tmp_path, content, "croma", spec=sensor("s2_l2a").subset(["B02", "B12"]), rule="select")
+    kernel, linear = (model.variables["params"]["s2_encoder"]["patch_embed"]["kernel"],
+                      content["s2_encoder.linear_input.weight"].reshape(32, 12, 8, 8))
+    np.testing.assert_array_equal(kernel, linear[:, [1, 11]].transpose(2, 3, 1, 0))
+
+
+def dofa_network(width):
+    """The network that makes the first layer of a DOFA, by the keys of its file."""
+    layer = "weight_generator.transformer_encoder.layers.0."
+    shapes = {"fclayer.w1": (128, 128), "fclayer.w2": (128, 128), "weight_generator.fc_weight": (256 * width, 128),
+              "weight_generator.fc_bias": (width, 128)} | {f"{layer}{key}": shape for key, shape in (
+                  ("self_attn.out_proj", (128, 128)), ("linear1", (2048, 128)), ("linear2", (128, 2048)),
+                  ("norm1", (128,)), ("norm2", (128,)))}
+    shapes = {f"{key}.weight": shape for key, shape in shapes.items()} | {
+        f"{key}.bias": shape[:1] for key, shape in shapes.items()}
+    shapes |= {f"{layer}self_attn.in_proj_weight": (384, 128), f"{layer}self_attn.in_proj_bias": (384,),
+               "weight_generator.weight_tokens": (128, 128), "weight_generator.bias_token": (1, 128)}
+    return {f"patch_embed.{key}": golden["weight"](key, shape) for key, shape in shapes.items()}
+
+
+def dofa_file():
+    """A file of DOFA as its authors publish it, with one block for images of 32 px; and the norm that it lacks."""
+    vit = {key: value for key, value in state(ViT(1, 64, 16, 32, "patches"), 1).items() if "patch_embed" not in key}
+    norm = {key: vit.pop(key) for key in ("fc_norm.weight", "fc_norm.bias")}
+    rest = {"mask_token": ONE, "norm.weight": ONE, "norm.bias": ONE, "projector.weight": ONE}
+    return vit | dofa_network(64) | rest, norm
+
+
+def test_dofa_becomes_a_vit_for_the_bands_of_any_sensor(tmp_path):
+    content, norm = dofa_file()
+    one = {}
+    for name, spec in (("s1_grd", None), ("s2_l2a", sensor("s2_l2a").subset(["B03", "B11"]))):
+        model = imported(tmp_path / name, content, "dofa", name, spec=spec, rule="select" if spec else "")
+        assert model.config["encoder"] == {
+            "family": "vit", "depth": 1, "width": 64, "patch": 16, "image_size": 32, "pool": "patches", "shift": 1,
+            "positions": "sincos", "remat": False, "dtype": "float32"}
+        params = one[name] = model.variables["params"][f"{model.config['inputs']}_encoder"]
+        assert params["patch_embed"]["kernel"].shape == (16, 16, 2, 64)
+        assert (params["fc_norm"]["scale"] == 1).all() and not params["fc_norm"]["bias"].any()
+        facts = model.dataset["source"]
+        assert facts["not in the file"] == "fc_norm.weight is 1, fc_norm.bias is 0, as in the published code"
+        assert set(facts["left out"].split("; ")) == {
+            "decoder: 1 array", "norm of the training: 2 arrays", "projection head of the training: 1 array"}
+        assert model.sensors[model.config["inputs"]].mean == (spec or sensor(name)).mean
+    with_norm = imported(tmp_path / "n", content | norm | {"head.weight": ONE}, "dofa", "s1_grd")
+    assert "not in the file" not in with_norm.dataset["source"]
+    np.testing.assert_array_equal(with_norm.variables["params"]["s1_encoder"]["fc_norm"]["scale"],
+                                  norm["fc_norm.weight"])
+    np.testing.assert_array_equal(with_norm.variables["params"]["s1_encoder"]["patch_embed"]["kernel"],
+                                  one["s1_grd"]["patch_embed"]["kernel"])
+
+
+@pytest.mark.parametrize(("case", "bands"), [("radar", ("VV", "VH")), ("rgb", ("B04", "B03", "B02")),
+                                             ("swir", ("B12", "B11"))])
+def test_the_first_layer_of_dofa_is_that_of_torchgeo(case, bands):
+    assert golden["CASES"][case] == tuple(dofa.WAVELENGTHS[band] for band in bands)
+    made = dofa.for_bands(dofa_network(golden["WIDTH"]), bands)
+    with np.load(GOLDEN / "dofa.npz") as answers:
+        assert_close(made["patch_embed.proj.weight"][:, :, ::5, ::5], answers[f"{case}/kernel"])
+        assert_close(made["patch_embed.proj.bias"], answers[f"{case}/bias"])
+
+
 def pooled(weights, image):
-    config = published.encoder(weights, False)
+    config = published.encoder(weights, layouts.LAYOUTS["timm"])
     return np.asarray(config.make().apply(published.variables(weights, config), jnp.asarray(image), False).pooled)
 
 
@@ -237,6 +356,20 @@ def test_evaluation_fine_tuning_and_leak_checks_take_the_workdir(tmp_path, write
     assert "were trained elsewhere" in leaks.check(values)[-1]
 
 
+def test_evaluation_and_fine_tuning_take_a_croma(tmp_path, write_dataset):
+    model = imported(tmp_path, {key: 0.1 * value for key, value in croma().items()}, "croma", "s1_grd")
+    init, pairs = str(tmp_path / "run"), write_dataset(size=40)
+    evaluate(EvaluateConfig("evaluate", init, -1, str(pairs), "test", 0, 0, "", ("retrieval",), 8), mesh.make(),
+             epath.Path(tmp_path / "scores"))
+    scores = json.loads((tmp_path / "scores" / "evaluation" / "scores.json").read_text())
+    assert scores["s1_to_s1_turned"]["gallery_size"] == 8
+    tuned = configure(write_dataset(size=40, labels=True), "water_weak", init_from=init, inputs="s1")
+    task = build_task(tuned, mesh.make()).task
+    params, _ = task.init(jax.random.key(0))
+    assert same(params["s1_encoder"], model.variables["params"]["s1_encoder"])
+    assert task.sensors["s1"].limits == (0, 1)
+
+
 def command(*flags):
     return subprocess.run([sys.executable, "-m", "dual_encoder.import_weights", *flags], capture_output=True, text=True)
 
@@ -264,13 +397,13 @@ def test_bad_files_get_one_line(tmp_path):
     save_file(good, save)
     data = save.read_bytes()
 
-    def refused(layout="torchgeo", content=None, name="weights.safetensors", raw=None, **options):
+    def refused(layout="torchgeo", content=None, name="weights.safetensors", raw=None, of="s2_l1c", **options):
         file = tmp_path / name
         file.write_bytes(data if raw is None else raw)
         if content is not None:
             save_file(content, file)
         with pytest.raises(UserError) as caught:
-            source.load(wanted(file, layout, "s2_l1c", **options))
+            source.load(wanted(file, layout, of, **options))
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -282,24 +415,54 @@ def test_bad_files_get_one_line(tmp_path):
     assert "is no file of weights" in refused(name="weights.h5")
     assert "torch is not installed" in refused(name="weights.pth") or "torch" in sys.modules
     assert "unknown layout 'torchgeoo'; did you mean 'torchgeo'" in refused("torchgeoo")
-    assert "'croma' cannot be imported: its attention has heads of 48" in refused("croma")
-    assert "by one pixel" in refused("dofa")
     moved = wrap("module.base_encoder.", good)
     assert "not of layout 'torchgeo': it starts with the keys module.base_encoder.blocks.0.attn.proj.bias, " in (
         line := refused(content=moved)) and line.endswith("try --layout=ssl4eo_moco")
     assert "missing 1 (blocks.1.attn.qkv.bias)" in refused(
         content={key: value for key, value in good.items() if key != "blocks.1.attn.qkv.bias"})
     assert "unexpected 1 (blocks.0.extra)" in refused(content=good | {"blocks.0.extra": ONE})
-    for content, message in (
-            ({"blocks.0.ls1.gamma": ONE}, "of SoftCon or DINOv2 ('blocks.0.ls1.gamma'), which cannot be imported"),
-            ({"patch_embed.weight_generator.weight_tokens": ONE, "fc_norm.weight": ONE}, "holds weights of DOFA"),
-            ({"s1_encoder.linear_input.weight": ONE, "s1_GAP_FFN.0.weight": ONE}, "holds weights of CROMA")):
-        for layout in ("timm", "torchgeo", "ssl4eo_moco"):
-            assert message in refused(layout, content=good | content)
-            assert message in refused(layout, content=content)
+    for layout in ("timm", "torchgeo", "ssl4eo_moco"):
+        for content in ({}, good):
+            assert "of SoftCon, DINOv2 or DOFA v2 ('blocks.0.ls1.gamma'), which cannot be imported" in refused(
+                layout, content=content | {"blocks.0.ls1.gamma": ONE})
+        assert refused(layout, content=dofa_file()[0]).endswith("try --layout=dofa")
+        assert refused(layout, content=croma()).endswith("try --layout=croma")
+    assert "with a stem of convolutions (vit_conv)" in refused("ssl4eo_moco", content={
+        key.replace("proj.weight", "proj.0.weight") if "patch_embed" in key else key: value
+        for key, value in good.items()})
+    assert "after the mean of its tokens and no class token" in refused(
+        "timm", content=state(VIT.clone(pool="mean"), 13) | {"fc_norm.weight": ONE}, file_bands=L1C)
     assert "--beside" in refused("softcon") and "14 pixels" in refused("dinov2")
     deep = WEIGHTS13 | {key.replace("layer3.1", "layer3.2"): value for key, value in WEIGHTS13.items()}
     assert "a ResNet with 2, 2, 3, 2 blocks in its layers" in refused(content=deep)
     assert "deformable attention" in refused("decur", content=good | {"da1_l3.proj_q.weight": ONE})
     assert "takes 5 bands, and layout 'torchgeo' does not say which" in refused(content=state(RESNET, 5))
     assert "does not say how optical images are normalised" in refused("timm", file_bands=L1C)
+
+    content = croma()
+    assert "of sensor 's2_l2a' (B01 B02" in refused("croma", content=content)
+    optical = {key: value for key, value in content.items() if key.startswith("s2_")}
+    assert "holds no encoder of 's1', but one of 's2'; give a sensor of that" in refused(
+        "croma", content=optical, of="s1_grd")
+    for key in ("s2_GAP_FFN.3.bias", "s2_encoder.transformer.layers.0.0.to_out.bias"):
+        assert "missing 1 (" in refused("croma", of="s2_l2a", content={
+            other: value for other, value in content.items() if other != key})
+    assert "unexpected 1 (blocks.0.attn.qkv.bias)" in refused("croma", of="s2_l2a", content=content | {
+        "s2_encoder.transformer.layers.0.0.to_qkv.bias": ONE})
+    assert "unexpected key 's3_encoder.weight'" in refused("croma", content=content | {"s3_encoder.weight": ONE})
+    short = {"s2_encoder.linear_input.weight": ONE, "s2_encoder.transformer.layers.0.0.input_norm.weight": np.ones(768)}
+    assert "holds 1 blocks of width 768, the published network has 12" in refused("croma", of="s2_l2a", content=short)
+    assert "not of layout 'croma'" in refused("croma", content=good)
+
+    content = dofa_file()[0]
+    assert "take any bands; leave it out" in refused("dofa", content=content, file_bands=L1C)
+    assert "missing 1 (patch_embed.fclayer.w2.bias)" in refused("dofa", content={
+        key: value for key, value in content.items() if key != "patch_embed.fclayer.w2.bias"})
+    assert "unexpected 1 (patch_embed.fclayer.w3)" in refused("dofa", content=content | {"patch_embed.fclayer.w3": ONE})
+    assert "unexpected 1 (blocks.0.extra)" in refused("dofa", content=content | {"blocks.0.extra": ONE})
+    strange = dataclasses.replace(sensor("s1_grd"), name="lidar", bands=("VV", "L1"))
+    assert "the wavelength of L1 is not known" in refused("dofa", content=content, spec=strange)
+    file = files.read(tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match="cannot be imported: it mixes bands"):
+        published.find(file, "dofa", dataclasses.replace(
+            layouts.LAYOUTS["dofa"], withdrawn={file.sha256[:8]: "it mixes bands"}), "s2")

@@ -20,6 +20,7 @@ from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import sensor
 from dual_encoder.import_weights import source, workdir
 from dual_encoder.models.encoder import AnyEncoder
+from dual_encoder.weights.dofa import WAVELENGTHS
 from dual_encoder.workdir.checkpoint import load_model
 from tests.runtimes import runtime
 
@@ -204,7 +205,7 @@ def test_no_code_of_a_file_runs(tmp_path):
 @pytest.mark.parametrize(("name", "message"), [
     ("resnet152", "a ResNet with 3, 8, 36, 3 bottlenecks"),
     ("wide_resnet50_2", "128 channels inside and 64 at the stem"), ("vit_small_patch14_dinov2", "LayerScale"),
-    ("vit_base_patch16_rpn_224", "a norm after the mean of its tokens"),
+    ("vit_base_patch16_rpn_224", "a norm after the mean of its tokens and no class token"),
     ("vit_small_patch14_reg4_dinov2", "LayerScale")])
 def test_other_networks_of_timm_are_refused_by_what_they_have(tmp_path, name, message):
     timm = library("timm")
@@ -215,21 +216,45 @@ def test_other_networks_of_timm_are_refused_by_what_they_have(tmp_path, name, me
         source.load(source.Wanted(tmp_path / "w.pth", "timm", sensor("s2_rgb"), (), "", "imagenet"))
 
 
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize(("name", "message"), [
-    ("croma_base", r"holds weights of CROMA \('s1_GAP_FFN"),
-    ("dofa_base_patch16_224", r"holds weights of DOFA \('(model\.)?patch_embed\.weight_generator\.")])
-def test_published_networks_that_are_not_ours_are_refused_by_name(tmp_path, name, message, nested):
-    """With the keys of torchgeo's file, and nested: CROMA_base.pt of its authors has a mapping per module."""
-    networks = library("torchgeo.models")
-    with torch.device("meta"):
-        keys = list(getattr(networks, name)(**{"image_size": 16} if name == "croma_base" else {}).state_dict())
-    file = {key: torch.zeros(1) for key in keys}
-    if nested:
-        parts = [key.split(".", 1) for key in keys if "." in key]
-        file = ({module: {key: torch.zeros(1) for other, key in parts if other == module} for module, _ in parts}
-                if name == "croma_base" else {"model": file})
-    torch.save(file, tmp_path / "w.pth")
-    for layout in ("timm", "torchgeo", "ssl4eo_mae"):
-        with pytest.raises(UserError, match=message):
-            source.load(source.Wanted(tmp_path / "w.pth", layout, sensor("s2_l1c"), (), "", "reflectance"))
+@pytest.mark.parametrize(("name", "nested", "size"), [("s1_grd", False, 48), ("s2_l2a", True, 32)])
+def test_croma_is_that_of_torchgeo(tmp_path, name, nested, size):
+    """With the keys of torchgeo's module, and nested: the files of its authors and of torchgeo have a mapping each."""
+    models = library("torchgeo.models")
+    network = models.CROMA(encoder_dim=64, encoder_depth=4, image_size=size)
+    bias = network.attn_bias.clone()  # a buffer: it does not learn
+    randomised(network).attn_bias.copy_(bias)
+    groups = ("s1_encoder", "s1_GAP_FFN", "s2_encoder", "s2_GAP_FFN", "joint_encoder")
+    torch.save({group: getattr(network, group).state_dict() for group in groups} if nested else network.state_dict(),
+               tmp_path / "croma.pt")
+    model = imported(tmp_path, tmp_path / "croma.pt", "croma", name)
+    spec, image = sensor(name), stored(name, size)
+    lowest, highest = (np.array(spec.mean) + sign * 2 * np.array(spec.std) for sign in (-1, 1))
+    values = np.clip((image - lowest) / (highest - lowest), 0, 1)
+    encoder, head = (getattr(network, f"{spec.feature}_{part}") for part in ("encoder", "GAP_FFN"))
+    assert_same(ours(model, spec.feature, image), answer(lambda x: head(encoder(x, bias).mean(dim=1)), values))
+
+
+@pytest.mark.parametrize(("name", "bands"), [("s1_grd", ()), ("s2_l1c", ()), ("s2_l2a", ("B04", "B8A", "B12"))])
+def test_dofa_is_that_of_torchgeo(tmp_path, name, bands):
+    models = library("torchgeo.models")
+    network = randomised(models.DOFA(img_size=64, embed_dim=128, depth=2, num_heads=2, num_classes=5))
+    torch.save(network.state_dict(), tmp_path / "dofa.pth")
+    spec = sensor(name).subset(bands or sensor(name).bands)
+    model = imported(tmp_path, tmp_path / "dofa.pth", "dofa", spec.name)
+    image = stored(spec.name, 64)
+    wavelengths = [WAVELENGTHS[band] for band in spec.bands]
+    assert_same(ours(model, spec.feature, image), answer(
+        lambda x: network.forward_features(x, wavelengths), (image - np.array(spec.mean)) / np.array(spec.std)))
+
+
+def test_a_masked_autoencoder_that_was_fine_tuned_is_that_of_timm(tmp_path):
+    """Its vector is the norm of the mean of the tokens of its patches, next to a class token."""
+    timm = library("timm")
+    network = randomised(timm.create_model("vit_tiny_patch16_224", in_chans=13, img_size=64, depth=2, global_pool="avg",
+                                           num_classes=5))
+    torch.save({"model": network.state_dict()}, tmp_path / "w.pth")
+    model = imported(tmp_path, tmp_path / "w.pth", "timm", "s2_l1c", file_bands=sensor("s2_l1c").bands,
+                     normalisation="reflectance")
+    image = stored("s2_l1c", 64)
+    network.reset_classifier(0, "avg")
+    assert_same(ours(model, "s2", image), answer(network, image / 10000))

@@ -68,8 +68,8 @@ FILES = {
     "runtime": "cgroup cores limits backend mesh heap compilation_cache compiling stop_request processes",
     "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
             "index tfrecord records selection overlap batches",
-    "models": "convolution attention features resnet vit encoder pyramid decoders fusion dual_encoder segmentation "
-              "classification",
+    "models": "convolution attention features resnet vit croma encoder pyramid decoders fusion dual_encoder "
+              "segmentation classification",
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "
               "without_negatives choices",
     "optim": "schedules optimizer",
@@ -83,7 +83,7 @@ FILES = {
               "comparison __main__",
     "training": "step evaluate frozen probe hooks selection loop run",
     "plan": "chips hlo flops step_program table search remedies __main__",
-    "weights": "timm_keys files layouts published first_layer normalisation",
+    "weights": "timm_keys files layouts published first_layer dofa normalisation",
     "import_weights": "source workdir __main__",
     "export": "folder inputs network source narrow_resnet card_code card_calibration samples card graph shipped timm "
               "huggingface torchgeo_weights torchgeo preparation terratorch_backbone terratorch torchgeo_bench_model "

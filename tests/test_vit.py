@@ -12,6 +12,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dual_encoder.errors import UserError
+from dual_encoder.models.croma import Croma, distance_bias
 from dual_encoder.models.vit import ViT, resample, sincos
 from dual_encoder.weights.timm_keys import from_timm, to_timm
 
@@ -22,7 +23,7 @@ SMALL = dict(depth=2, width=128, patch=8, image_size=32)
 TOLERANCE = 2e-6
 
 
-def weights(model: ViT, bands: int) -> tuple[dict, dict]:
+def weights(model: ViT | Croma, bands: int) -> tuple[dict, dict]:
     """Made-up values everywhere: (timm state dict, the same as our variables)."""
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, bands)), False))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
@@ -50,50 +51,68 @@ def slow_resample(grid, rows, columns):
     return np.einsum("ri,cj,ijd->rcd", matrix(rows, grid.shape[0]), matrix(columns, grid.shape[1]), grid)
 
 
-def slow_vit(x, state, patch, pool):
-    """(vector, maps) of one image [h, w, bands] in float64, one head and one token at a time, from the paper."""
+def slow_bias(rows, columns):
+    """-distance / 2^(h / 2) of two patches for heads h = 1 .. 16, one pair at a time."""
+    places = [(row, column) for row in range(rows) for column in range(columns)]
+    return [[[-math.dist(one, other) / math.sqrt(2) ** head for other in places] for one in places]
+            for head in range(1, 17)]
+
+
+def slow_vit(x, state, patch, pool, shift=0):
+    """(vector, maps) of one image [h, w, bands] in float64, one head and one token at a time, from the papers.
+
+    pool: of a ViT; 'croma' is another network.
+    """
     state = {k: v.astype(np.float64) for k, v in state.items()}
+    epsilon = 1e-5 if pool == "croma" else 1e-6
 
     def linear(x, name):
-        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+        return x @ state[f"{name}.weight"].T + state.get(f"{name}.bias", 0)
 
     def norm(x, name):
         x = x - x.mean(axis=-1, keepdims=True)
-        x = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
+        x = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + epsilon)
         return x * state[f"{name}.weight"] + state[f"{name}.bias"]
 
     def attention(x, name):
         q, k, v = np.split(linear(x, f"{name}.qkv"), 3, axis=-1)
-        heads = []
-        for head in range(x.shape[-1] // 64):
-            part = slice(64 * head, 64 * head + 64)
-            similarity = np.exp(q[:, part] @ k[:, part].T / 8)
+        heads, channels = [], x.shape[-1] // 16 if pool == "croma" else 64
+        for head in range(x.shape[-1] // channels):
+            part = slice(channels * head, channels * head + channels)
+            similarity = np.exp(q[:, part] @ k[:, part].T / math.sqrt(channels) + bias[head])
             heads.append(similarity / similarity.sum(axis=1, keepdims=True) @ v[:, part])
         return linear(np.concatenate(heads, axis=-1), f"{name}.proj")
 
     def mlp(x, name):
-        x = linear(x, f"{name}.fc1")
-        return linear(x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))), f"{name}.fc2")
+        x = linear(x, f"{name}fc1")
+        return linear(x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))), f"{name}fc2")
 
     rows, columns = (-(-side // patch) for side in x.shape[:2])
+    bias = np.array(slow_bias(rows, columns)) if pool == "croma" else np.zeros(x.size)
     padded = np.zeros((rows * patch, columns * patch, x.shape[2]))
-    padded[:x.shape[0], :x.shape[1]] = x
+    seen = x[:rows * patch - shift, :columns * patch - shift]
+    padded[shift:shift + len(seen), shift:shift + seen.shape[1]] = seen
     kernel = state["patch_embed.proj.weight"]
     tokens = np.array([np.einsum("hwi,oihw->o", padded[r * patch:(r + 1) * patch, c * patch:(c + 1) * patch], kernel)
                        for r in range(rows) for c in range(columns)]) + state["patch_embed.proj.bias"]
-    prefix = int(pool == "token")
-    positions = state["pos_embed"][0]
-    side = math.isqrt(len(positions) - prefix)
-    grid = slow_resample(positions[prefix:].reshape(side, side, -1), rows, columns)
-    tokens = tokens + grid.reshape(rows * columns, -1)
+    prefix = int(pool in ("token", "patches"))
+    if pool != "croma":
+        positions = state["pos_embed"][0]
+        side = math.isqrt(len(positions) - prefix)
+        grid = slow_resample(positions[prefix:].reshape(side, side, -1), rows, columns)
+        tokens = tokens + grid.reshape(rows * columns, -1)
     if prefix:
         tokens = np.concatenate([state["cls_token"][0] + positions[:1], tokens])
     maps = []
     for block in range(sum(key.endswith("norm1.weight") for key in state)):
         name = f"blocks.{block}"
         tokens = tokens + attention(norm(tokens, f"{name}.norm1"), f"{name}.attn")
-        tokens = tokens + mlp(norm(tokens, f"{name}.norm2"), f"{name}.mlp")
+        tokens = tokens + mlp(norm(tokens, f"{name}.norm2"), f"{name}.mlp.")
         maps.append(tokens[prefix:].reshape(rows, columns, -1))
+    if pool == "patches":
+        return norm(tokens[1:].mean(axis=0), "fc_norm"), maps
+    if pool == "croma":
+        return mlp(norm(norm(tokens, "norm").mean(axis=0), "gap_norm"), "gap_"), maps
     tokens = norm(tokens, "norm")
     return tokens[0] if prefix else tokens.mean(axis=0), maps
 
@@ -103,17 +122,23 @@ def assert_close(ours, expected, tolerance=TOLERANCE):
     np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("pool", ["token", "mean"])
+@pytest.mark.parametrize(("pool", "shift"), [("token", 0), ("mean", 0), ("patches", 3), ("croma", 0)])
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (21, 50)], ids=["as_kept", "resampled_and_padded"])
-def test_equals_a_plain_numpy_transformer(pool, height, width):
-    model = ViT(**SMALL, pool=pool)
+def test_equals_a_plain_numpy_transformer(pool, shift, height, width):
+    model = Croma(depth=2, width=128) if pool == "croma" else ViT(**SMALL, pool=pool, shift=shift)
     state, variables = weights(model, bands=3)
     x = image(height, width, 3)
     features = jax.jit(lambda x: model.apply(variables, x, False))(x)
-    pooled, maps = slow_vit(x[0], state, 8, pool)
+    pooled, maps = slow_vit(x[0], state, 8, pool, shift)
     assert_close(features.pooled[0], pooled)
     for ours, slow in zip(features.maps, maps, strict=True):
         assert_close(ours[0], slow)
+
+
+def test_the_bias_of_croma_falls_with_the_distance():
+    bias = distance_bias(3, 4)
+    assert bias.shape == (1, 16, 12, 12) and bias.dtype == jnp.float32
+    np.testing.assert_allclose(bias[0], slow_bias(3, 4), rtol=1e-6)
 
 
 def test_gradients_are_the_slopes_of_the_plain_numpy_transformer():
@@ -173,12 +198,13 @@ def test_fixed_positions_follow_the_formula_and_never_move():
             assert grads["params"]["cls_token"].any()
 
 
-def test_remat_changes_neither_values_nor_gradients():
-    _, variables = weights(ViT(**SMALL), bands=2)
+@pytest.mark.parametrize("model", [ViT(**SMALL), Croma(depth=1, width=32)], ids=["vit", "croma"])
+def test_remat_changes_neither_values_nor_gradients(model):
+    _, variables = weights(model, bands=2)
     x = image(24, 32, 2, batch=2)
     results, recomputed = [], []
     for remat in (False, True):
-        function = jax.value_and_grad(lambda v, r=remat: ViT(**SMALL, remat=r).apply(v, x, True).pooled[:, 0].sum())
+        function = jax.value_and_grad(lambda v, r=remat: model.clone(remat=r).apply(v, x, True).pooled[0, 0])
         recomputed.append("remat" in str(jax.make_jaxpr(function)(variables)))
         results.append(jax.jit(function)(variables))
     assert recomputed == [False, True]
@@ -207,15 +233,16 @@ def dtypes_of(jaxpr, names):
     return found
 
 
-def test_bfloat16_keeps_parameters_norms_and_softmax_in_float32():
-    model = ViT(**SMALL, dtype=jnp.bfloat16)
+@pytest.mark.parametrize("kept", [ViT(**SMALL), Croma(depth=2, width=128)], ids=["vit", "croma"])
+def test_bfloat16_keeps_parameters_norms_and_softmax_in_float32(kept):
+    model = kept.clone(dtype=jnp.bfloat16)
     _, variables = weights(model, bands=2)
     x = image(32, 32, 2, batch=2)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
     jaxpr = jax.make_jaxpr(lambda v: model.apply(v, x, True))(variables).jaxpr
     assert dtypes_of(jaxpr, {"exp", "rsqrt"}) == {("exp", "float32"), ("rsqrt", "float32")}
     assert dtypes_of(jaxpr, {"dot_general"}) == {("dot_general", "bfloat16")}
-    features, exact = (jax.jit(lambda v, m=m: m.apply(v, x, True))(variables) for m in (model, ViT(**SMALL)))
+    features, exact = (jax.jit(lambda v, m=m: m.apply(v, x, True))(variables) for m in (model, kept))
     assert features.pooled.dtype == jnp.float32 and {m.dtype for m in features.maps} == {jnp.dtype(jnp.bfloat16)}
     # bfloat16 keeps 8 bits; 2 blocks of 4 products each lose some 8 x 2^-9 = 1.6 %.
     error = np.linalg.norm(features.pooled - exact.pooled) / np.linalg.norm(exact.pooled)
@@ -242,3 +269,5 @@ def test_sizes_that_cannot_be_divided_are_refused():
     for wrong in (dict(width=100), dict(image_size=36)):
         with pytest.raises(UserError, match="expected a width that is a multiple of 64, and images of whole patches"):
             ViT(**SMALL | wrong).init(jax.random.key(0), jnp.zeros((1, 32, 32, 2)), False)
+    with pytest.raises(UserError, match="CROMA of width 40: expected a multiple of 16"):
+        Croma(1, 40).init(jax.random.key(0), jnp.zeros((1, 32, 32, 2)), False)

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save
 
+from dual_encoder.config import parse
 from dual_encoder.errors import UserError
 from dual_encoder.export.card_code import how_to_load
 from dual_encoder.export.source import Content, Source
 from dual_encoder.imagery.sensors import SensorSpec
+from dual_encoder.models.encoder import AnyEncoder
 from dual_encoder.weights.timm_keys import describe_network, to_timm
 
 _PURPOSES = {"pretrain": "by contrastive pre-training on co-located image pairs",
@@ -39,9 +41,12 @@ def encoder(source: Source, program: str = "") -> Encoder:
       program: that can build no other networks than timm, for the message; '' = a stem of any width is fine.
 
     Raises:
-      UserError: the checkpoint has no such encoder, or one of stacked sensors; or `program` cannot build it.
+      UserError: the checkpoint has no such encoder, or one of stacked sensors; or timm or `program` cannot build it.
     """
     variables, spec = source.encoder()
+    if part := parse(AnyEncoder, source.model.config["encoder"], stored=True, name="config.encoder").not_in_timm:
+        raise UserError(f"the encoder has {part}, which {program or 'timm'} cannot build; use "
+                        "--format=stablehlo, saved_model, onnx, npz or orbax")
     weights = to_timm(variables)
     described = describe(weights, spec, source.image_size)
     if program:
@@ -171,9 +176,12 @@ def _network(description: Mapping[str, Any]) -> str:
     arguments = description["model_args"]
     if "img_size" in arguments:
         vector = "its class token" if arguments.get("class_token", True) else "the mean of its tokens"
+        vector = f"{vector}, after the last norm"
+        if arguments.get("fc_norm"):
+            vector = "the norm of the mean of its tokens, without the class token"
         size = f"{arguments['depth']} blocks of {arguments['embed_dim']} channels, p" if "depth" in arguments else "P"
         patch = arguments.get("patch_size", 16)
-        return f" {size}atches of {patch} px; the vector of an image is {vector}, after the last norm."
+        return f" {size}atches of {patch} px; the vector of an image is {vector}."
     if "norm_layer" in arguments:
         return (" Its norms are GroupNorm, not BatchNorm: builders that cannot change the norm (torchvision, torchgeo) "
                 "refuse these weights.")

@@ -4,6 +4,7 @@
       --out=runs/moco
     python -m dual_encoder.import_weights --from=exported/s2 --layout=timm --sensor=s2_l2a --out=runs/back
     python -m dual_encoder.import_weights --from=joint.pth --layout=decur --sensor=s1_grd --sensor=s2_l1c --out=runs/w
+    python -m dual_encoder.import_weights --from=CROMA_base.pt --layout=croma --sensor=s2_l2a --out=runs/croma
 
 docs/import_weights.md describes the layouts, and what to do if the bands differ.
 """
@@ -63,8 +64,9 @@ def _run(flags: argparse.Namespace) -> None:
     for name, one in encoders.items():
         print(f"{name}_encoder: {one.config.family} of depth {one.config.depth} and width {one.config.width}, for "
               f"{one.sensor.name}: {' '.join(one.sensor.bands)}")
-        for key in ("weights of", "first layer", "normalisation", "left out"):
-            print(f"  {key}: {one.facts[key]}")
+        for key in ("weights of", "first layer", "normalisation", "left out", "not in the file"):
+            if key in one.facts:
+                print(f"  {key}: {one.facts[key]}")
     print(f"{flags.out}: {parameters / 1e6:.1f} M parameters")
 
 

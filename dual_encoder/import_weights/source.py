@@ -9,7 +9,7 @@ from typing import Any
 from dual_encoder.errors import UserError, one_line
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.encoder import AnyEncoder
-from dual_encoder.weights import files, first_layer, layouts, normalisation, published
+from dual_encoder.weights import dofa, files, first_layer, layouts, normalisation, published
 
 _CARD = "config.json"  # of an export of ours: timm's description with the key dual_encoder
 
@@ -62,19 +62,28 @@ def load(wanted: Wanted) -> Encoder:
     """
     layout, file = layouts.layout(wanted.layout), files.read(wanted.file)
     found = published.find(file, wanted.layout, layout, wanted.sensor.feature)
-    config = published.encoder(found.weights, layout.fixed_positions)
+    weights = dofa.for_bands(found.weights, wanted.sensor.bands) if layout.wavelengths else found.weights
+    config = published.encoder(weights, layout)
     card = _card(file.path)
-    theirs = _bands(wanted, layout, found.weights, card)
+    theirs = _bands(wanted, layout, weights, card)
     _check_sensor(wanted, layout, theirs, card)
-    weights, said = first_layer.for_bands(found.weights, theirs, wanted.sensor.bands, wanted.rule)
+    weights, said = first_layer.for_bands(weights, theirs, wanted.sensor.bands, wanted.rule)
     sensor, how = _normalised(wanted, layout, card)
     left = "; ".join(what if not count else f"{what}: {count} array{'s' * (count > 1)}"
                      for what, count in found.left_out.items())
-    trained_on = (card.name if card else layout.bands.get(len(theirs), ("", ()))[0]) or "a sensor that is not named"
+    trained_on = (card.name if card else layout.bands.get(len(theirs), ("", ()))[0]) or (
+        "any sensor" if layout.wavelengths else "a sensor that is not named")
     return Encoder(config, sensor, published.variables(weights, config), file.sha256, {
         "file": file.path.name, "sha256": file.sha256, "layout": wanted.layout,
-        "weights of": f"{trained_on} ({' '.join(theirs)})", "first layer": said, "normalisation": how,
-        "left out": left or "nothing"})
+        "weights of": f"{trained_on} ({' '.join(theirs)})",
+        "first layer": "made from the wavelengths of these bands" if layout.wavelengths else said,
+        "normalisation": how, "left out": left or "nothing", **_filled(found)})
+
+
+def _filled(found: published.Found) -> Mapping[str, str]:
+    """Returns a fact about keys that the file lacks; nothing if it has all."""
+    text = ", ".join(f"{key} is {value:g}" for key, value in found.filled.items())
+    return {"not in the file": f"{text}, as in the published code"} if text else {}
 
 
 def _card(file: pathlib.Path) -> SensorSpec | None:
@@ -91,7 +100,12 @@ def _card(file: pathlib.Path) -> SensorSpec | None:
 
 def _bands(wanted: Wanted, layout: layouts.Layout, weights: Mapping[str, Any], card: SensorSpec | None
            ) -> Sequence[str]:
-    """Returns the bands of the file, in order."""
+    """Returns the bands of the weights, in order."""
+    if layout.wavelengths and wanted.file_bands:
+        raise UserError(f"--file-bands={','.join(wanted.file_bands)} is given, and weights of layout '{wanted.layout}' "
+                        "take any bands; leave it out")
+    if layout.wavelengths:
+        return wanted.sensor.bands
     if wanted.file_bands:
         return wanted.file_bands
     if card:

@@ -24,7 +24,7 @@ from dual_encoder.tasks.pretrain import PretrainConfig
 from dual_encoder.workdir import folder as workdir_lib
 from dual_encoder.workdir.checkpoint import Checkpoints
 
-_RESNET_SIZE = 224  # pixels; a ResNet takes any size, and published ones were made for this one
+_SIZES = {"resnet": 224, "croma": 120}  # pixels; these take any size, and published ones were made for these
 
 
 def write(encoders: Mapping[str, Encoder], workdir: epath.Path) -> int:
@@ -80,7 +80,7 @@ def _dim(config: AnyEncoder, variables: Mapping[str, Any]) -> int:
 
 
 def _size(config: AnyEncoder) -> int:
-    return config.image_size if config.family == "vit" else _RESNET_SIZE
+    return config.image_size if config.family == "vit" else _SIZES[config.family]
 
 
 def _identity(dim: int, hidden: int) -> dict[str, Any]:

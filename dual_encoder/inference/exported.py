@@ -11,7 +11,7 @@ from dual_encoder.errors import UserError, one_line
 from dual_encoder.export import folder as export_folder
 from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.models.encoder import AnyEncoder
-from dual_encoder.weights import published
+from dual_encoder.weights import layouts, published
 
 
 class Export(NamedTuple):
@@ -48,6 +48,6 @@ def read(folder: pathlib.Path) -> Export:
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"'{folder}' is no export of this project ({type(error).__name__}: {one_line(error)}); export "
                         "the encoder again with `python -m dual_encoder.export`") from error
-    encoder = published.encoder(weights, fixed_positions=False)  # fixed ones are stored, too
+    encoder = published.encoder(weights, layouts.layout("timm"))  # fixed positions are stored, too
     return Export(sensor, encoder, published.variables(weights, encoder),
                   {key: ours[key] for key in ("step", "code_version", "dataset")})

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from dual_encoder.models.encoder import ViTConfig
+from dual_encoder.models.encoder import TransformerConfig
 from dual_encoder.workdir.checkpoint import LoadedModel
 
 
@@ -29,5 +29,5 @@ class ModelFacts(NamedTuple):
     def of(cls, model: LoadedModel, encoder: Any) -> "ModelFacts":
         """Returns the facts of a checkpoint; `encoder` is the configuration of its encoders."""
         data = "/".join(model.dataset[key] for key in ("name", "config", "version"))
-        return cls(max(encoder.strides), isinstance(encoder, ViTConfig), model.image_size(),
+        return cls(max(encoder.strides), isinstance(encoder, TransformerConfig), model.image_size(),
                    encoder.uses_batch_statistics, model.step, data)

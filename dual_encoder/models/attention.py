@@ -17,17 +17,20 @@ _MEASURED_WITH = "0.10"
 Implementation = Literal["xla", "cudnn"]
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Returns softmax(q k^T / sqrt(channels)) v for each head (Vaswani et al. 2017, equation 1), softmax in float32.
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """Returns softmax(q k^T / sqrt(channels) + bias) v for each head, softmax in float32.
+
+    Vaswani et al. 2017, equation 1. cuDNN is used for bfloat16 without a bias only.
 
     Args:
-      q, k, v: [batch, tokens, heads, channels], of one dtype; cuDNN is used for bfloat16 only.
+      q, k, v: [batch, tokens, heads, channels], of one dtype.
+      bias: [1, heads, tokens, tokens] float32; None: nothing.
 
     Returns:
-      [batch, tokens, heads, channels], of that dtype.
+      [batch, tokens, heads, channels], of the dtype of q.
     """
-    by_xla = functools.partial(_attend, implementation="xla")
-    if q.dtype != jnp.bfloat16 or not _has_cudnn():
+    by_xla = functools.partial(_attend, implementation="xla", bias=bias)
+    if q.dtype != jnp.bfloat16 or bias is not None or not _has_cudnn():
         return by_xla(q, k, v)
     by_cudnn = functools.partial(_attend_in_pairs, implementation="cudnn")
     return jax.lax.platform_dependent(q, k, v, cuda=by_cudnn, default=by_xla)
@@ -48,10 +51,10 @@ def _has_cudnn() -> bool:
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, implementation: Implementation,
-            tokens: jax.Array | None = None) -> jax.Array:
+            tokens: jax.Array | None = None, bias: jax.Array | None = None) -> jax.Array:
     """Returns the attention of the first `tokens` [batch] int32 tokens of each image; None: of all."""
     with jax.numpy_dtype_promotion("standard"):  # JAX's function mixes bfloat16 with its float32 softmax
-        return jax.nn.dot_product_attention(q, k, v, implementation=implementation, query_seq_lengths=tokens,
+        return jax.nn.dot_product_attention(q, k, v, bias, implementation=implementation, query_seq_lengths=tokens,
                                             key_value_seq_lengths=tokens)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import jax.numpy as jnp
 
 from dual_encoder.config import AtLeast, Before, require
+from dual_encoder.models.croma import HEADS, PATCH, Croma
 from dual_encoder.models.resnet import ResNet
 from dual_encoder.models.vit import HEAD, ViT
 
@@ -15,9 +16,10 @@ class _Common:
     """What all encoders have in common.
 
     Attributes:
-      depth: of a ResNet 18, 34, 50 or 101; of a ViT its number of blocks (Ti, S and B: 12, L: 24).
+      depth: of a ResNet 18, 34, 50 or 101; of a ViT its number of blocks (Ti, S and B: 12, L: 24); of a CROMA, too (B:
+        6 for radar, 12 for optical images; L: 12 and 24).
       width: channels of a ResNet's stem, 64 in the standard ones; of a ViT's tokens, a multiple of 64 (Ti: 192, S: 384,
-        B: 768, L: 1024).
+        B: 768, L: 1024); of a CROMA's tokens, a multiple of 16 (B: 768, L: 1024).
       remat: recompute the inside of each block in the backward pass: less memory, more time.
       dtype: compute dtype, 'float32' or 'bfloat16'; parameters, norms and loss are float32.
     """
@@ -43,6 +45,11 @@ class _Common:
     def stage(self, layer: str) -> int:
         """Returns the stage of a layer, such as 'conv1': 0 is next to the image."""
         return 0
+
+    @property
+    def not_in_timm(self) -> str:
+        """A part of the network that timm cannot build, for messages; '' if it builds all of it."""
+        return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,43 +95,24 @@ class ResNetConfig(_Common):
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTConfig(_Common):
-    """A vision transformer.
-
-    Attributes:
-      patch: side of a patch in pixels, 4, 8, 16 or 32.
-      image_size: side of the images that positions are kept for; positions for other sizes are interpolated.
-      pool: 'token', or 'mean' of the tokens without a class token.
-      positions: 'learned', or 'sincos', which are fixed.
-    """
-
-    family: Literal["vit"] = "vit"
-    patch: int = 16
-    image_size: int = 224
-    pool: Literal["token", "mean"] = "token"
-    positions: Literal["learned", "sincos"] = "learned"
+class TransformerConfig(_Common):
+    """What vision transformers have in common."""
 
     @property
     def first_layer(self) -> str:
         """The parameter group with the kernel [height, width, bands, channels] that sees the bands."""
         return "patch_embed"
 
-    def check(self, path: str) -> None:
-        """Raises UserError for widths or sizes that cannot be divided."""
-        require(self.width % HEAD == 0, f"{path}.width", self.width, f"a multiple of {HEAD}, the width of a head")
-        require(self.patch in (4, 8, 16, 32), f"{path}.patch", self.patch, "4, 8, 16 or 32")
-        require(self.image_size >= self.patch and self.image_size % self.patch == 0, f"{path}.image_size",
-                self.image_size, f"a multiple of {path}.patch, {self.patch}")
-
-    def check_crop(self, crop: int) -> None:
-        """Raises UserError for images that are not made of whole patches."""
-        require(crop % self.patch == 0, "config.augment.crop", crop,
-                f"a multiple of config.encoder.patch, {self.patch}, or 0 for whole images")
-
     @property
     def strides(self) -> tuple[int, ...]:
         """Pixels per row of each feature map, from shallow to deep: the side of a patch for all of them."""
-        return (self.patch,) * self.depth
+        raise NotImplementedError
+
+    def check_crop(self, crop: int) -> None:
+        """Raises UserError for images that are not made of whole patches."""
+        patch = self.strides[0]
+        require(crop % patch == 0, "config.augment.crop", crop,
+                f"a multiple of {patch}, the side of a patch of the encoder, or 0 for whole images")
 
     @property
     def uses_batch_statistics(self) -> bool:
@@ -137,15 +125,79 @@ class ViTConfig(_Common):
         return 1 + self.depth
 
     def stage(self, layer: str) -> int:
-        """Returns 0 for patches, positions and class token, 1 for 'blocks_0', ...; the norm is of the last block."""
+        """Returns 0 for patches, positions and class token, 1 for 'blocks_0', ...; all behind is of the last block."""
         if layer.startswith("blocks_"):
             return 1 + int(layer.removeprefix("blocks_"))
-        return self.depth if layer == "norm" else 0
+        return 0 if layer in ("patch_embed", "pos_embed", "cls_token") else self.depth
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig(TransformerConfig):
+    """A vision transformer.
+
+    Attributes:
+      patch: side of a patch in pixels, 4, 8, 16 or 32.
+      image_size: side of the images that positions are kept for; positions for other sizes are interpolated.
+      pool: 'token'; 'mean' of the tokens without a class token; or 'patches': the mean of the tokens of the patches,
+        next to a class token, and then the norm.
+      positions: 'learned', or 'sincos', which are fixed.
+      shift: pixels by which the patches are shifted up and to the left; 0, but 1 for DOFA.
+    """
+
+    family: Literal["vit"] = "vit"
+    patch: int = 16
+    image_size: int = 224
+    pool: Literal["token", "mean", "patches"] = "token"
+    positions: Literal["learned", "sincos"] = "learned"
+    shift: Annotated[int, AtLeast(0), Before(0)] = 0
+
+    def check(self, path: str) -> None:
+        """Raises UserError for widths or sizes that cannot be divided, and for a shift beyond a patch."""
+        require(self.width % HEAD == 0, f"{path}.width", self.width, f"a multiple of {HEAD}, the width of a head")
+        require(self.patch in (4, 8, 16, 32), f"{path}.patch", self.patch, "4, 8, 16 or 32")
+        require(self.image_size >= self.patch and self.image_size % self.patch == 0, f"{path}.image_size",
+                self.image_size, f"a multiple of {path}.patch, {self.patch}")
+        require(self.shift < self.patch, f"{path}.shift", self.shift, f"less than {path}.patch, {self.patch}")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The side of a patch, for each block."""
+        return (self.patch,) * self.depth
+
+    @property
+    def not_in_timm(self) -> str:
+        """The shift, if there is one."""
+        return f"patches that are shifted by {self.shift} px" if self.shift else ""
 
     def make(self, name: str | None = None, fixed: int = 0) -> ViT:
         """Returns the module, with `fixed` first stages that do not learn."""
-        return ViT(self.depth, self.width, self.patch, self.image_size, self.pool, self.positions, self.remat,
-                   jnp.dtype(self.dtype), fixed=fixed, name=name)
+        return ViT(self.depth, self.width, self.patch, self.image_size, self.pool, self.positions, self.shift,
+                   self.remat, jnp.dtype(self.dtype), fixed=fixed, name=name)
 
 
-AnyEncoder = ResNetConfig | ViTConfig
+@dataclasses.dataclass(frozen=True)
+class CromaConfig(TransformerConfig):
+    """The encoder of one sensor of CROMA: patches of 8 px, 16 heads, distances in place of positions."""
+
+    family: Literal["croma"] = "croma"
+
+    def check(self, path: str) -> None:
+        """Raises UserError for a width that cannot be divided."""
+        require(self.width % HEADS == 0, f"{path}.width", self.width, f"a multiple of {HEADS}, the number of heads")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """8 pixels, for each block."""
+        return (PATCH,) * self.depth
+
+    @property
+    def not_in_timm(self) -> str:
+        """The attention."""
+        return "an attention with a bias by distance (CROMA)"
+
+    def make(self, name: str | None = None, fixed: int = 0) -> Croma:
+        """Returns the module, with `fixed` first stages that do not learn."""
+        return Croma(self.depth, self.width, self.remat, jnp.dtype(self.dtype), fixed=fixed, name=name)
+
+
+AnyEncoder = ResNetConfig | ViTConfig | CromaConfig

@@ -5,7 +5,7 @@
                  patch_embed/kernel      [h, w, in, out]  <->  patch_embed.proj.weight  [out, in, h, w]
                  blocks_0/attn_qkv/kernel      [in, out]  <->  blocks.0.attn.qkv.weight       [out, in]
                  .../scale, .../bias                      <->  .../weight, .../bias
-                 pos_embed, cls_token                     <->  pos_embed, cls_token
+                 pos_embed, cls_token, fc_norm            <->  pos_embed, cls_token, fc_norm
     batch_stats  .../mean, .../var                        <->  .../running_mean, .../running_var
 
 The keys of the ResNets are also torchvision's.
@@ -33,7 +33,7 @@ def to_timm(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns timm's state dict of an encoder.
 
     Args:
-      variables: {'params': tree, 'batch_stats': tree} of one `ResNet` or `ViT`, numpy arrays.
+      variables: {'params': tree, 'batch_stats': tree} of one `ResNet` or `ViT` (without a shift), numpy arrays.
 
     Returns:
       timm key -> float32 array; convolutions OIHW. The classifier and `num_batches_tracked` are not there.
@@ -57,14 +57,7 @@ def from_timm(state: Mapping[str, np.ndarray], template: Mapping[str, Any]) -> d
     """
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     shapes = {_key(path): _timm_shape(path, leaf.shape) for path, leaf in _leaves(template)}
-    problems = [f"{what} {_some(keys)}" for what, keys in (
-        ("missing", sorted(shapes.keys() - state.keys())),
-        ("unexpected", sorted(state.keys() - shapes.keys())),
-        ("other shape", [f"{k} {list(np.shape(state[k]))} for {list(shapes[k])}" for k in sorted(shapes)
-                         if k in state and np.shape(state[k]) != shapes[k]])) if keys]
-    if problems:
-        raise UserError(f"the weights do not fit the encoder: {'; '.join(problems)}; give the weights of an encoder "
-                        "of this kind, size and number of bands, without its classifier")
+    check_shapes(state, shapes)
     variables: dict[str, Any] = {}
     for path, _ in _leaves(template):
         tree = variables
@@ -73,6 +66,18 @@ def from_timm(state: Mapping[str, np.ndarray], template: Mapping[str, Any]) -> d
         value = np.asarray(state[_key(path)], np.float32)
         tree[path[-1]] = value.transpose(_from_axes(value.ndim)) if path[-1] == "kernel" else value
     return variables
+
+
+def check_shapes(state: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises UserError unless the arrays of a state dict have exactly these keys and shapes; it lists what differs."""
+    problems = [f"{what} {_some(keys)}" for what, keys in (
+        ("missing", sorted(shapes.keys() - state.keys())),
+        ("unexpected", sorted(state.keys() - shapes.keys())),
+        ("other shape", [f"{k} {list(np.shape(state[k]))} for {list(shapes[k])}" for k in sorted(shapes)
+                         if k in state and np.shape(state[k]) != shapes[k]])) if keys]
+    if problems:
+        raise UserError(f"the weights do not fit the encoder: {'; '.join(problems)}; give the weights of an encoder "
+                        "of this kind, size and number of bands, without its classifier")
 
 
 def resnet_blocks(weights: Mapping[str, np.ndarray]) -> tuple[bool, tuple[int, ...]]:
@@ -118,6 +123,8 @@ def _vit(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
         arguments |= {"embed_dim": width, "depth": depth, "num_heads": width // HEAD}
     if not token:
         arguments |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
+    elif "fc_norm.weight" in weights:
+        arguments |= {"global_pool": "avg", "fc_norm": True}
     return {"architecture": f"vit_{size or 'base'}_patch16_224", "num_features": width,
             "first_conv": "patch_embed.proj", "classifier": "head", "model_args": arguments}
 
