@@ -22,7 +22,7 @@ def made(data, variant="smoke", **changes) -> LoadedModel:
     """A checkpoint with random weights, norms included: a new network has scales of 0, which hide mistakes."""
     if "encoder" in changes:
         changes["encoder"] = {key: value for key, value in changes["encoder"].items() if value is not None}
-    config = runs.configure(data[variant], variant, **changes)
+    config = runs.configure(data[variant], variant, family="resnet", **changes)
     task, records = runs.open_run(config)
     params, batch_stats = task.init(jax.random.key(0))
     rng = np.random.default_rng(0)

@@ -13,6 +13,7 @@ from dual_encoder.training.loop import fit as train
 
 # One block: its step is traced and compiled in a third of the time of a ResNet-18.
 VIT = {"family": "vit", "depth": 1, "width": 64, "patch": 8, "image_size": 32, "pool": "mean", "positions": "sincos"}
+VIT_FLAGS = tuple(f"--config.encoder.{key}={value}" for key, value in VIT.items())
 
 
 def configure(folder, variant="smoke", *, family="vit", **changes):

@@ -136,7 +136,7 @@ def test_a_run_that_lost_its_checkpoints_chooses_the_same(labelled, undisturbed,
 def test_a_run_that_was_killed_chooses_the_same(labelled, tmp_path):
     config = configure(labelled).data
     command = [sys.executable, "main.py", "--config=configs/finetune.py:water_weak", f"--config.data.dir={config.dir}",
-               "--config.data.split=train", "--config.encoder.width=8", "--config.augment.crop=32",
+               "--config.data.split=train", *runs.VIT_FLAGS, "--config.augment.crop=32",
                "--config.decoder=linear", "--config.data.select_split=held_out", "--config.schedule.steps=12",
                "--config.schedule.eval_every=2", "--config.optimizer.learning_rate=0.1",
                "--config.schedule.checkpoint_every=5"]

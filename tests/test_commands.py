@@ -15,6 +15,7 @@ from dual_encoder.config import parse
 from dual_encoder.errors import UserError
 from dual_encoder.runtime import compilation_cache
 from dual_encoder.tasks.build import AnyConfig
+from tests.runs import VIT_FLAGS
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = "--config=configs/pretrain.py:smoke"
@@ -119,8 +120,7 @@ def test_a_user_without_a_home_has_no_compilation_cache(monkeypatch):
 def test_data_of_another_sensor_than_the_checkpoint_is_refused(write_dataset, tmp_path):
     """One short training run, then data sets that differ from it in one way each."""
     data = write_dataset()
-    short = [SMOKE, "--config.encoder.width=8", "--config.augment.crop=32", "--config.schedule.steps=1",
-             "--config.data.split=train"]
+    short = [SMOKE, *VIT_FLAGS, "--config.augment.crop=32", "--config.schedule.steps=1", "--config.data.split=train"]
     trained = run(*short, f"--workdir={tmp_path / 'run'}", f"--config.data.dir={data}")
     assert trained.returncode == 0, trained.stderr
     other = write_dataset(sensors=("s1_rtc", "s2_l2a"))
@@ -133,8 +133,8 @@ def test_data_of_another_sensor_than_the_checkpoint_is_refused(write_dataset, tm
                 f"--workdir={tmp_path / 'tune'}", "--config.data.split=train", "--config.augment.crop=32"]
     assert_refused(run(*finetune, f"--config.data.dir={data}"), "no feature 'label'")
     labelled = write_dataset(labels=True)
-    assert_refused(run(*finetune, f"--config.data.dir={labelled}", "--config.encoder.width=32"),
-                   "--config.encoder.width=32 contradicts the run", "has width=8; leave it out")
+    assert_refused(run(*finetune, f"--config.data.dir={labelled}", "--config.encoder.width=128"),
+                   "--config.encoder.width=128 contradicts the run", "has width=64; leave it out")
     evaluate = ["--config=configs/evaluate.py", f"--config.init_from={tmp_path / 'run'}"]
     assert_refused(run(*evaluate, "--config.init_step=7"), "no checkpoint of step 7; it has [1]")
     assert_refused(run(*evaluate, "--config.split=train"), "split 'train'", "give another --workdir")
@@ -142,14 +142,14 @@ def test_data_of_another_sensor_than_the_checkpoint_is_refused(write_dataset, tm
     assert apart.returncode == 0 and "gallery_size 16" in apart.stdout, apart.stderr
     assert '"gallery_size": 8' in (tmp_path / "run" / "evaluation" / "scores.json").read_text()
     assert_refused(run(*short, f"--workdir={tmp_path / 'crop'}", f"--config.data.dir={data}",
-                       "--config.augment.crop=41"), "config.augment.crop is 41, the images have 40 pixels")
+                       "--config.augment.crop=48"), "config.augment.crop is 48, the images have 40 pixels")
     assert not (tmp_path / "crop").exists()
 
 
 def test_data_sets_are_mixed_by_weight(write_dataset, tmp_path):
     """Trained, refused with other weights, and evaluated on the test splits of both."""
     folders = f"--config.data.dir={write_dataset(seed=1)},{write_dataset(seed=2, test=6)}"
-    command = [SMOKE, f"--workdir={tmp_path / 'run'}", folders, "--config.encoder.width=8", "--config.augment.crop=32",
+    command = [SMOKE, f"--workdir={tmp_path / 'run'}", folders, *VIT_FLAGS, "--config.augment.crop=32",
                "--config.schedule.steps=2", "--config.data.split=train", "--config.batch_size=8"]
     trained = run(*command, "--config.data.weights=0.7,0.3")
     assert trained.returncode == 0, trained.stderr
@@ -166,7 +166,7 @@ def test_training_never_loads_tensorflow(write_dataset, tmp_path):
                       "loaded = [name for name in sys.modules if name.split('.')[0] == 'tensorflow']\n"
                       "assert not loaded, loaded\nprint('no tensorflow')\n")
     result = run(SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.dir={write_dataset()}",
-                 "--config.encoder.width=8", "--config.augment.crop=32", "--config.schedule.steps=2",
+                 *VIT_FLAGS, "--config.augment.crop=32", "--config.schedule.steps=2",
                  "--config.data.split=train", script=script)
     assert result.returncode == 0, result.stderr
     assert "no tensorflow" in result.stdout and (tmp_path / "run" / "report.html").exists()
@@ -183,7 +183,8 @@ def test_a_profile_is_written_and_the_compilation_cache_is_told(write_dataset, t
     """Without JAX_COMPILATION_CACHE_DIR the cache lies in the user's cache folder; a second run finds the programs."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    arguments = [SMOKE, f"--config.data.dir={write_dataset()}", "--config.data.split=train", "--config.encoder.width=8",
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # small programs, too
+    arguments = [SMOKE, f"--config.data.dir={write_dataset()}", "--config.data.split=train", *VIT_FLAGS,
                  "--config.augment.crop=32", "--config.schedule.steps=6"]
     first = run(*arguments, f"--workdir={tmp_path / 'one'}", "--profile=2")
     assert first.returncode == 0, first.stderr

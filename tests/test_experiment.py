@@ -29,6 +29,7 @@ from dual_encoder.experiment.results import Arm, Results, collect
 from dual_encoder.experiment.tables import latex, markdown, tables_of
 from dual_encoder.runtime import mesh
 from dual_encoder.tasks.build import AnyConfig
+from tests.runs import VIT
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -392,6 +393,7 @@ def small_plan(tmp_path, data, **changes):
     size = {"augment": {"crop": 32}, "batch_size": 8, "schedule": {"steps": 2, "log_every": 1, "checkpoint_every": 0}}
     pretrain = size | {"data": {"dir": str(data), "split": "train"}, "projection": {"hidden": 16, "dim": 8}}
     values = dataclasses.asdict(plan(**{
+        "encoder": VIT,
         "fractions": (1.0,), "seeds": 1, "folds": 2, "initialisations": [
             initialisation("dual", pretrain="configs/pretrain.py:smoke", keys=pretrain), initialisation("scratch")],
         "tasks": [task("water", keys=size | {"decoder_width": 4, "data": {"dir": str(data), "split": "train"}})],

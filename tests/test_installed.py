@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from dual_encoder.__main__ import COMMANDS
+from tests.runs import VIT_FLAGS
 
 ROOT = pathlib.Path(__file__).parent.parent
-TINY = ("--config.schedule.steps=1", "--config.encoder.width=4", "--config.augment.crop=32", "--config.batch_size=8",
+TINY = ("--config.schedule.steps=1", *VIT_FLAGS, "--config.augment.crop=32", "--config.batch_size=8",
         "--config.projection.hidden=8", "--config.projection.dim=8", "--config.data.split=train",
         "--config.data.eval_split=test")
 

@@ -172,7 +172,7 @@ def test_a_flag_knows_the_home_folder(write_dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "data").symlink_to(write_dataset())
     result = run(SMOKE, "--workdir=~/run", "--config.data.dir=~/data/", "--config.schedule.steps=1",
-                 "--config.encoder.width=8", "--config.data.split=train", "--config.data.eval_split=test",
+                 *runs.VIT_FLAGS, "--config.data.split=train", "--config.data.eval_split=test",
                  "--config.batch_size=8", "--config.augment.crop=32")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run" / "report.html").exists() and not (ROOT / "~").exists()

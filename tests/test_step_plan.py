@@ -36,6 +36,7 @@ from dual_encoder.plan.step_program import Memory, StepProgram
 from dual_encoder.runtime import mesh
 from dual_encoder.tasks.build import AnyConfig, build_without_weights
 from dual_encoder.training.step import compile_step, init_state, train_step
+from tests.runs import VIT_FLAGS
 
 # ml_collections 1.1 loads configuration files in a way that importlib will not offer for ever.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -664,13 +665,14 @@ def run(*arguments, **environment):
 
 @pytest.mark.slow
 def test_the_command_fits_does_not_fit_and_reads_a_data_set(write_dataset, tmp_path):
-    fits = run("--topology=cpu:4", *TINY, "--pairs=1000", "--no-search", f"--json={tmp_path / 'plan.json'}")
+    tiny = (*TINY, *VIT_FLAGS)
+    fits = run("--topology=cpu:4", *tiny, "--pairs=1000", "--no-search", f"--json={tmp_path / 'plan.json'}")
     assert fits.returncode == 0, fits.stderr
     assert "cpu:4: 4 x simulated CPU device; global batch 8, 2 per device" in fits.stdout
     written = json.loads((tmp_path / "plan.json").read_text())
-    assert written["fits"] and written["plans"]["8"]["collectives"]["all-reduce"]["bytes"] > 4 * 300_000
+    assert written["fits"] and written["plans"]["8"]["collectives"]["all-reduce"]["bytes"] > 4 * 100_000
     folder = write_dataset()
-    arguments = [argument for argument in TINY if not argument.startswith("--size")]
+    arguments = [argument for argument in tiny if not argument.startswith("--size")]
     refused = run("--topology=cpu:4", *arguments, f"--config.data.dir={folder}", "--config.data.split=train",
                   "--memory=0.001", "--no-search")
     assert refused.returncode == 1 and "does not fit" in refused.stdout, refused.stderr

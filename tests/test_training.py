@@ -144,7 +144,7 @@ def test_batchnorm_statistics_are_those_of_the_global_batch(write_dataset):
 def test_training_learns_the_pairs_and_writes_all_artefacts(write_dataset, tmp_path):
     config = configure(write_dataset(train=32), schedule__steps=150, batch_size=16, schedule__checkpoint_every=0,
                        data__eval_split="train", augment__flips=False, augment__turns=False, augment__crop=0)
-    fit(config, tmp_path / "run", jax.devices()[:1])
+    fit(config, tmp_path / "run", jax.devices()[:1], report=True)
     rows = metrics.read(tmp_path / "run")
     losses = [row["loss"] for row in rows if row["kind"] == "train"]
     assert len(losses) == 150 and np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
@@ -420,7 +420,7 @@ def test_an_evaluation_that_a_stop_left_out_is_made_up_for(write_dataset, tmp_pa
 def test_a_part_of_the_split_is_scored_for_the_curves_and_changes_nothing_else(finished, tmp_path):
     config, whole = finished
     quick = configure(config.data.dir, schedule__quick_eval_every=2, schedule__quick_eval_records=5)
-    fit(quick, tmp_path / "quick")
+    fit(quick, tmp_path / "quick", report=True)
     rows = [row for row in metrics.read(tmp_path / "quick") if row["kind"] == "quick_eval"]
     assert [(row["step"], row["s1_to_s2/gallery_size"]) for row in rows] == [(2, 5), (4, 5), (6, 5)]
     part = Records(config.data.dir, "test", SENSORS).evenly_spaced(5)

@@ -1,13 +1,15 @@
 """The figures of an experiment as SVG: scores against the number of labels, and a forest plot of differences."""
 
 from collections.abc import Mapping, Sequence
-
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING
 
 from dual_encoder.evaluation.comparison import Interval
 from dual_encoder.experiment.analysis import Difference, Mean
 from dual_encoder.experiment.plan import percent
 from dual_encoder.report.curves import COLOURS, GRID, QUIET, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _MARKS = "osD^vPX*"
 _WORDS = {"gain": COLOURS[2], "loss": COLOURS[1], "no difference that matters": COLOURS[0], "can't tell": COLOURS[6]}
@@ -83,7 +85,7 @@ def forest(title: str, differences: Sequence[Difference], margin: float) -> byte
     return svg.getvalue()
 
 
-def _key(axes: Axes, colours: Mapping[str, str]) -> None:
+def _key(axes: "Axes", colours: Mapping[str, str]) -> None:
     """Adds a legend of colours below the axes."""
     lines = [axes.plot([], [], color=colour, marker="o", linewidth=2, label=word)[0]
              for word, colour in colours.items()]

@@ -5,12 +5,10 @@ import dataclasses
 import io
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Series = tuple[Sequence[float], Sequence[float]]  # steps and values
 
@@ -73,24 +71,27 @@ def plot(title: str, panel: Panel, marks: Sequence[int]) -> bytes:
         elif len(labels) > 1:
             axes.legend(frameon=False, fontsize=8)
         axes.set_xlabel("step", color=QUIET)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.locator_params(axis="x", nbins=5, integer=True)
     return svg.getvalue()
 
 
-def _line(axes: Axes, label: str, series: Series, colour: str, style: Any) -> None:
+def _line(axes: "Axes", label: str, series: Series, colour: str, style: Any) -> None:
     steps, values = thin(*series)
     axes.plot(steps, values, color=colour, linewidth=1.6, linestyle=style, label=_plain(label) or "validation",
               marker="o" if len(steps) <= 30 else None, markersize=3)
 
 
 @contextlib.contextmanager
-def drawing(title: str, size: tuple[float, float]) -> Iterator[tuple[Axes, io.BytesIO]]:
+def drawing(title: str, size: tuple[float, float]) -> Iterator[tuple["Axes", io.BytesIO]]:
     """Gives axes to draw on, and a buffer that holds them as an SVG document when the block ends.
 
     Args:
       title: of the picture. Equal titles and drawings give equal bytes.
       size: width and height in inches.
     """
+    import matplotlib  # here: it takes half a second to import, and most commands draw nothing
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9,
                                 "font.family": "sans-serif", "axes.edgecolor": EDGE, "axes.labelcolor": QUIET,
                                 "text.color": INK, "xtick.color": QUIET, "ytick.color": QUIET}):

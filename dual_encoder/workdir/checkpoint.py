@@ -367,11 +367,12 @@ def _arrays() -> ocp.PyTreeCheckpointHandler:
     """Returns the handler of nested arrays.
 
     Orbax saves a slice of an array from each device that holds it, and compiles a program for each shape: the first
-    save of a ResNet-18 on 8 devices blocked the training for 12 s. Here one device saves an array, unless it is large.
+    save of a ResNet-18 on 8 simulated devices took 11 s. Here one device saves an array, unless it is large.
     """
     kinds = ocp.type_handlers
-    arrays = kinds.ArrayHandler(min_slice_bytes_for_replica_parallel=_SLICE)
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=kinds.create_type_handler_registry((jax.Array, arrays)))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=kinds.create_type_handler_registry(
+        (jax.Array, kinds.ArrayHandler(min_slice_bytes_for_replica_parallel=_SLICE)),
+        (np.ndarray, kinds.NumpyHandler()), (np.number, kinds.ScalarHandler())))
 
 
 def _to(target: Any) -> ocp.args.PyTreeRestore:
