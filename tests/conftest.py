@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import signal
 import struct
 
 import jax
@@ -23,6 +24,9 @@ jaxtyping.install_import_hook([f"dual_encoder.losses.{name}" for name in ("contr
                               "beartype.beartype")
 # Most of a test's time is compilation; unoptimised code computes the same numbers. Commands under test inherit it.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+# A shell starts jobs in the background with SIGINT ignored, and commands under test would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 flags.FLAGS.mark_as_parsed()  # Grain reads its flags in worker processes; main.py parses them
 # Also on a machine with an accelerator, unless it is asked for (test_accelerator.py).
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
