@@ -67,8 +67,8 @@ def test_it_is_evaluated(earlier):
 
 
 def test_it_is_a_start_and_is_exported(earlier):
-    config = runs.configure(earlier / "data", family="resnet", init_from=str(earlier / "run"), encoder__width=4, encoder__norm="group",
-                            projection__hidden=8, projection__dim=8, augment__crop=20)
+    config = runs.configure(earlier / "data", family="resnet", init_from=str(earlier / "run"), encoder__width=4,
+                            encoder__norm="group", projection__hidden=8, projection__dim=8, augment__crop=20)
     assert build(config, runs.one_device()).start == load_model(earlier / "run").digest
     exported = export(Source(load_model(earlier / "run"), "s2"), earlier / "encoder")
     assert "model.safetensors" in {pathlib.Path(path).name for path in exported.paths}
