@@ -27,9 +27,12 @@ def configure(folder="data/x", **changes):
 
 def reference(task, params, images):
     """Projections of the stack, by the encoder and the head alone."""
-    stack = jnp.concatenate([images["s1"], images["s2"]], axis=-1)
-    features = task.config.encoder.make().apply({"params": params["s1_s2_encoder"]}, stack, True)
-    return ProjectionHead(16, 8).apply({"params": params["s1_s2_head"]}, features.pooled)
+    def project(images):
+        stack = jnp.concatenate([images["s1"], images["s2"]], axis=-1)
+        features = task.config.encoder.make().apply({"params": params["s1_s2_encoder"]}, stack, True)
+        return ProjectionHead(16, 8).apply({"params": params["s1_s2_head"]}, features.pooled)
+
+    return jax.jit(project)(images)
 
 
 def test_late_fusion_takes_the_images_as_they_are_and_early_fusion_stacks_them():
@@ -68,7 +71,7 @@ def test_the_partner_of_a_stack_is_the_stack_turned_upside_down(write_dataset):
     params, stats = task.init(jax.random.key(0))
     batch = {name: jnp.asarray(value)[None] for name, value in records[0].items()}
     images = {name: normalise(batch[name], task.sensors[name]) for name in ("s1", "s2")}
-    outputs = task.predict(params, stats, batch)
+    outputs = jax.jit(task.predict)(params, stats, batch)
     np.testing.assert_allclose(outputs["s1_s2"], reference(task, params, images), atol=1e-5)
     turned = {name: np.rot90(image, 2, (1, 2)) for name, image in images.items()}
     np.testing.assert_allclose(outputs["s1_s2_turned"], reference(task, params, turned), atol=1e-5)

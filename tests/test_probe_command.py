@@ -54,6 +54,12 @@ def vectors(config):
     return built, batch, labelled_vectors(config, built, built.test, runs.one_device()).vectors
 
 
+def pooled(built, variables, image):
+    """The vectors of the first encoder of a probe."""
+    encoder = built.encoders[0][0].encoder.make()
+    return jax.jit(lambda image: encoder.apply(variables, image, False).pooled)(image)
+
+
 def test_vectors_of_the_encoder_are_its_pooled_features(run, labelled):
     config = configure(run, labelled["image_class"])
     built, batch, found = vectors(config)
@@ -62,7 +68,7 @@ def test_vectors_of_the_encoder_are_its_pooled_features(run, labelled):
     for name in ("s1", "s2"):
         encoder = {kind: model.variables[kind][f"{name}_encoder"] for kind in ("params", "batch_stats")}
         image = normalise(batch[name], model.sensors[name])
-        expected.append(built.encoders[0][0].encoder.make().apply(encoder, image, False).pooled)
+        expected.append(pooled(built, encoder, image))
     np.testing.assert_allclose(found, np.concatenate(expected, axis=-1), rtol=1e-4, atol=1e-5)
 
 
@@ -74,7 +80,7 @@ def test_an_encoder_of_stacked_sensors_is_probed(labelled, write_dataset, tmp_pa
     model = load_model(str(tmp_path / "run"))
     encoder = {kind: model.variables[kind]["s1_s2_encoder"] for kind in ("params", "batch_stats")}
     stack = np.concatenate([normalise(batch[name], model.sensors[name]) for name in ("s1", "s2")], axis=-1)
-    expected = built.encoders[0][0].encoder.make().apply(encoder, stack, False).pooled
+    expected = pooled(built, encoder, stack)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     _, _, random = vectors(configure(tmp_path / "run", folder, representation="random"))
     assert random.shape == found.shape and not np.allclose(random, found)
