@@ -26,7 +26,7 @@ class Source:
       sensor: name of the images, such as 's1', or 'both'.
       input: form of the images that an exported graph takes.
       size: side of the images in pixels; 0 = as in training.
-      workdir: of the run, whose calibration.json is told in the card; '' = none.
+      workdir: of the run; the card states its calibration. '' = none.
     """
 
     model: LoadedModel
@@ -52,12 +52,9 @@ class Source:
 
     @functools.cached_property
     def calibration(self) -> tuple[Calibration | None, str]:
-        """The calibration of a segmentation model, or None and one line that says why there is none."""
-        if not self.workdir or self.network.kind != "segmentation":
-            return None, "not calibrated"
-        model = self.model
-        return calibration.of_model(self.workdir, digest_of(model.variables, model.sensors),
-                                    tuple(self.network.inputs))
+        """The calibration of the model, or None and one line that says why there is none."""
+        digest = digest_of(self.model.variables, self.model.sensors)
+        return calibration.of_model(self.workdir, digest, tuple(self.network.inputs))
 
     def program(self, images: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns the outputs of the network for images in the form `input`; pure."""

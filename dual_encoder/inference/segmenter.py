@@ -20,7 +20,6 @@ from dual_encoder.inference.images import Images, Units, stored_images
 from dual_encoder.tasks.build import AnyTask
 from dual_encoder.tasks.segment import Segment, SegmentConfig
 from dual_encoder.workdir import calibration
-from dual_encoder.workdir.calibration import Calibration
 from dual_encoder.workdir.checkpoint import LoadedModel, digest_of, load_model
 
 
@@ -64,10 +63,7 @@ class Segmenter:
         self.colours = tuple(class_colours(len(self.classes), info.label.colours if info.label else ()))
         self.facts = ModelFacts.of(model, config.encoder)
         self.digest = digest_of(model.variables, model.sensors)
-        self.calibration: Calibration | None = None
-        self.not_calibrated = "not calibrated"
-        if workdir:
-            self.calibration, self.not_calibrated = calibration.of_model(workdir, self.digest, tuple(self.sensors))
+        self.calibration, self.not_calibrated = calibration.of_model(workdir, self.digest, tuple(self.sensors))
 
     @property
     def temperature(self) -> float:

@@ -1,5 +1,6 @@
 """The encoders that config.encoder.family chooses from. A new one is a file of its own, and a dataclass here."""
 
+import abc
 import dataclasses
 from typing import Annotated, Literal
 
@@ -95,7 +96,7 @@ class ResNetConfig(_Common):
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig(_Common):
+class TransformerConfig(_Common, abc.ABC):
     """What vision transformers have in common."""
 
     @property
@@ -104,9 +105,9 @@ class TransformerConfig(_Common):
         return "patch_embed"
 
     @property
+    @abc.abstractmethod
     def strides(self) -> tuple[int, ...]:
         """Pixels per row of each feature map, from shallow to deep: the side of a patch for all of them."""
-        raise NotImplementedError
 
     def check_crop(self, crop: int) -> None:
         """Raises UserError for images that are not made of whole patches."""
@@ -125,7 +126,10 @@ class TransformerConfig(_Common):
         return 1 + self.depth
 
     def stage(self, layer: str) -> int:
-        """Returns 0 for patches, positions and class token, 1 for 'blocks_0', ...; all behind is of the last block."""
+        """Returns 0 for patches, positions and class token, 1 for 'blocks_0', ...
+
+        The layers after the blocks belong to the last one.
+        """
         if layer.startswith("blocks_"):
             return 1 + int(layer.removeprefix("blocks_"))
         return 0 if layer in ("patch_embed", "pos_embed", "cls_token") else self.depth

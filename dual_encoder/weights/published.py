@@ -104,8 +104,8 @@ def _completed(file: Weights, layout: Layout, feature: str, found: Found) -> Fou
         raise UserError(f"'{file.path}' holds {len(blocks)} blocks of width {width}, the published network has "
                         f"{expected}: it is truncated, or another network; copy or download it again")
     filled = {} if any(key in weights for key in layout.filled) else layout.filled
-    return Found(weights | {key: np.full(width, value, np.float32) for key, value in filled.items()}, found.left_out,
-                 filled)
+    weights = weights | {key: np.full(width, value, np.float32) for key, value in filled.items()}
+    return found._replace(weights=weights, filled=filled)
 
 
 def encoder(weights: Mapping[str, np.ndarray], layout: Layout) -> Any:

@@ -98,10 +98,12 @@ def of_model(workdir: epath.PathLike, model: str, images: Sequence[str]) -> tupl
     """Returns the calibration of a model, or None and one line that says why there is none.
 
     Args:
-      workdir: of the run.
+      workdir: of the run; '' = none.
       model: digest of the model, as of `Segmenter`.
       images: names of the images that it reads.
     """
+    if not workdir:
+        return None, "not calibrated"
     command = f"python -m dual_encoder.calibrate --workdir={workdir}"
     try:
         found = read(workdir)
