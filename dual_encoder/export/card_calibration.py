@@ -9,12 +9,12 @@ def section(source: Source, content: Content) -> str:
     """Returns Markdown: how the logits of a segmentation model become probabilities; '' for other outputs."""
     if not _segments(source, content):
         return ""
-    found, why = source.calibration
+    found = source.calibration
     if found is None:
-        return f"""## Probabilities
+        return """## Probabilities
 
-The softmax of the logits is not calibrated, and networks are usually too sure ({why}). Calibrate the run and
-export it again: this card then states the temperature to divide the logits by.
+The softmax of the logits is not calibrated, and networks are usually too sure. Calibrate the run and export it again:
+this card then states the temperature to divide the logits by.
 
 """
     return f"""## Probabilities
@@ -30,7 +30,7 @@ def facts(source: Source, content: Content) -> dict[str, Any]:
     """Returns {'calibration': facts, or None} of a segmentation model, for card.json."""
     if not _segments(source, content):
         return {}
-    found, _ = source.calibration
+    found = source.calibration
     return {"calibration": found and {"temperature": found.temperature, "data": found.data, "pixels": found.pixels,
                                       "error_before": found.before.error, "error_after": found.after.error}}
 

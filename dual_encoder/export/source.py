@@ -51,10 +51,10 @@ class Source:
         return self.size or self.model.image_size(self.sensor)
 
     @functools.cached_property
-    def calibration(self) -> tuple[Calibration | None, str]:
-        """The calibration of the model, or None and one line that says why there is none."""
+    def calibration(self) -> Calibration | None:
+        """The calibration of the model, or None."""
         digest = digest_of(self.model.variables, self.model.sensors)
-        return calibration.of_model(self.workdir, digest, tuple(self.network.inputs))
+        return calibration.of_model(self.workdir, digest, tuple(self.network.inputs))[0]
 
     def program(self, images: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns the outputs of the network for images in the form `input`; pure."""
