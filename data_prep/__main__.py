@@ -80,7 +80,8 @@ def _add_build_options(sub: argparse.ArgumentParser) -> None:
                           "as land_cover of bigearthnet")
     sub.add_argument("--split-by", choices=("source", "area"), default="source",
                      help="source: the authors' splits; area: by hash of blocks of --block-degrees, 80/10/10")
-    sub.add_argument("--block-degrees", type=float, default=1.0, metavar="D", help="side of such a block (default 1)")
+    sub.add_argument("--block-degrees", type=float, metavar="D",
+                     help="side of such a block (default: 1, or less if a split would get less than two places)")
     sub.add_argument("--sensors", default="", metavar="s1,s2",
                      help="images to store, as s1, s2 or by sensor, e.g. s1,s2_l1c or, of own files, some bands, e.g. "
                           "s1,s2_l2a:B02+B03+B04 (default: the importer's)")

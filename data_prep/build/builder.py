@@ -274,6 +274,8 @@ def _is_described_anew(built: Mapping[str, Any], asked: Mapping[str, Any]) -> bo
 
 def _differences(built: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """Returns 'raw /a, not /b; size 120, not 60'; '' if nothing differs. Texts for people do not count."""
+    if asked.get("block_degrees") is None and built.get("block_degrees") == 1:  # the default of older versions
+        built = {**built, "block_degrees": None}
     return "; ".join(f"{name} {built.get(name)}, not {asked.get(name)}" for name in {**built, **asked}
                      if name not in _TEXTS and built.get(name) != asked.get(name))
 

@@ -38,7 +38,7 @@ class Config(tfds.core.BuilderConfig):
       labels: 'water_weak' makes tiles of pairs by S2 indices; a name out of the importer's `Layout.other_labels`; '' =
         its usual labels.
       split_by: 'source', the authors' splits (by area if they gave none), or 'area', by hash of the block 80/10/10.
-      block_degrees: side of such a block.
+      block_degrees: side of such a block; None: 1, or the largest below that gives each split two places.
       filters: limits that records must keep.
       exclude: folders of data sets; records that overlap theirs are left out.
       source: facts of the origin, for the manifest.
@@ -53,7 +53,7 @@ class Config(tfds.core.BuilderConfig):
     label: LabelSpec | Mapping[str, str] | None = None
     labels: str = ""
     split_by: str = "source"
-    block_degrees: float = 1.0
+    block_degrees: float | None = None
     filters: Filters = dataclasses.field(default_factory=Filters)
     exclude: tuple[str, ...] = ()
     source: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -67,7 +67,7 @@ class Config(tfds.core.BuilderConfig):
         importers.load(self.importer)
         if self.split_by not in SPLIT_BY:
             raise UserError(f"config '{self.name}' has split_by='{self.split_by}'; valid are {SPLIT_BY}")
-        if not 0 < self.block_degrees <= 180:
+        if self.block_degrees is not None and not 0 < self.block_degrees <= 180:
             raise UserError(f"--block-degrees={self.block_degrees} must be more than 0 and at most 180")
         self.raw_size = self.raw_size or self.size
         if self.raw_size < self.size and not self.any_size:
@@ -105,7 +105,7 @@ class Config(tfds.core.BuilderConfig):
 
 
 def make_config(importer: str, kind: str, *, raw: pathlib.Path | None = None, sensors: Sequence[str] = (),
-                labels: str = "", split_by: str = "source", block_degrees: float = 1.0, size: int = 0,
+                labels: str = "", split_by: str = "source", block_degrees: float | None = None, size: int = 0,
                 filters: Filters | None = None, exclude: Sequence[str] = (), name: str = "") -> Config:
     """Makes a Config of the importer's layout and the options of a build.
 

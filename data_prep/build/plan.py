@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.build.selection import Filters, area, hashed_split
+from data_prep.build.selection import Filters, area, fitting_degrees, hashed_split
 from data_prep.importers import Entry, Reject, Unmatched
 from data_prep.names import fault, leaves, shown, split_name
 from data_prep.turned_away import first_reason, row, unmatched_text
@@ -34,6 +34,7 @@ from dual_encoder.storage import atomic
 
 _FORMAT = 2  # of entries.jsonl; 1 had s1_time and s2_time in place of times
 _MOST_SPLITS = 100
+_USUAL = 1.0  # side of a block in degrees
 _EVERY = 10.0  # seconds between lines of progress
 
 
@@ -96,15 +97,16 @@ def load(folder: pathlib.Path) -> Plan | None:
 
 
 def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping[str, Any], *, split_by: str,
-         block_degrees: float, filters: Filters, count_shards: Callable[[int], int]) -> Plan:
+         block_degrees: float | None, filters: Filters, count_shards: Callable[[int], int]) -> Plan:
     """Lists the entries, filters them without reading pixels, splits them, and writes the plan.
 
     Args:
       folder: written to; must exist.
       entries: of the importer.
       facts: see `Plan`.
-      split_by: 'area': by hash of the spatial block of `block_degrees`, 80/10/10; 'source': the authors' splits if
-        any entry has one, by area otherwise. Entries without a split of the authors are then left out.
+      split_by: 'area': by hash of the spatial block, 80/10/10; 'source': the authors' splits if any entry has one, by
+        area otherwise. Entries without a split of the authors are then left out.
+      block_degrees: side of such a block; None: 1, or the largest below that gives each split two places.
       filters: entries that they refuse are left out.
       count_shards: number of entries of a split -> number of shards.
 
@@ -135,12 +137,18 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
                 begins.append(lines.size)
                 lines.write(json.dumps(dataclasses.asdict(item)).encode() + b"\n")
                 own_splits.append(names.setdefault(item.split, len(names)))
-                area_splits.append(names.setdefault(hashed_split(area(item, block_degrees)), len(names)))
+                area_splits.append(names.setdefault(hashed_split(area(item, block_degrees or _USUAL)), len(names)))
                 without_place += math.isnan(item.lat) or math.isnan(item.lon)
         rejects.write(b"".join(map(row, unmatched)))
     own = split_by == "source" and any(number != names.get("") for number in set(own_splits))
     if split_by == "source" and begins and not own:
         print("the raw data has no splits: split by area instead", flush=True)
+    chosen = None if own or block_degrees else fitting_degrees(_lines(folder))
+    if chosen and chosen != _USUAL:
+        print(f"blocks of {_USUAL:g} degree would leave a split with less than two places: blocks of {chosen:g} "
+              f"instead (--block-degrees={chosen:g} for other builds of these images)", flush=True)
+        area_splits = array.array("B", (names.setdefault(hashed_split(area(item, chosen)), len(names))
+                                        for item in _lines(folder)))
     offsets = _offsets(begins, own_splits if own else area_splits, names)
     if own and (without := sum(number == names.get("") for number in own_splits)):
         print(f"left out {without} of {len(begins)} entries that are in no split of the raw data (take them with "
@@ -149,10 +157,16 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
     if not counts:
         raise UserError(f"the raw folder gives no record: {_why(folder, turned_away, unmatched)}")
     plan = Plan(folder, facts, counts, {name: count_shards(count) for name, count in counts.items()},
-                turned_away["fault"], _rule(own, block_degrees, without_place, len(begins)))
+                turned_away["fault"], _rule(own, block_degrees or chosen or _USUAL, without_place, len(begins)))
     _save(plan, offsets)
     _report(plan, turned_away, unmatched, folded if own else {})
     return plan
+
+
+def _lines(folder: pathlib.Path) -> Iterator[Entry]:
+    with open(folder / "entries.jsonl", "rb") as file:
+        for line in file:
+            yield Entry(**json.loads(line))
 
 
 def _rejected(name: str, kind: str, reason: str) -> bytes:

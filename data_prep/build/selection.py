@@ -3,12 +3,15 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from data_prep.pairing import DAY
 from data_prep.record import Entry, Pair, Tile, gap, timed, unknown_times
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SensorSpec
+
+SPLITS = ("train", "validation", "test")  # of a split by area
+_SIDES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # of its blocks, in degrees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,3 +83,19 @@ def hashed_split(block: str) -> str:
     """Returns 'train' (80 %), 'validation' (10 %) or 'test' (10 %) by a hash: no block is in two splits."""
     tenth = int.from_bytes(hashlib.sha256(block.encode()).digest()[:8], "big") % 10
     return "train" if tenth < 8 else "validation" if tenth == 8 else "test"
+
+
+def fitting_degrees(entries: Iterable[Entry]) -> float | None:
+    """Returns the largest side of blocks that gives each split two places or more; None if no side does.
+
+    Retrieval needs two places, and the larger the blocks, the less do images at their borders resemble each other.
+    """
+    places: dict[tuple[float, str], set[str]] = {(side, split): set() for side in _SIDES for split in SPLITS}
+    for entry in entries:
+        for side in _SIDES:
+            found = places[side, hashed_split(area(entry, side))]
+            if len(found) < 2:
+                found.add(entry.location_id)
+        if all(len(places[_SIDES[0], split]) == 2 for split in SPLITS):
+            break
+    return next((side for side in _SIDES if all(len(places[side, split]) == 2 for split in SPLITS)), None)

@@ -6,7 +6,6 @@ refuses '?'. Values of a geotiff.json that lies there already are kept.
 
 import itertools
 import json
-import math
 import pathlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.build.selection import area, hashed_split
+from data_prep.build.selection import fitting_degrees
 from data_prep.describe import names, roles, values
 from data_prep.describe.roles import STACK, Role
 from data_prep.importers import Entry, Reject, Unmatched, _geotiff_json, open_raw
@@ -29,8 +28,6 @@ from dual_encoder.storage import atomic
 _LOOKS = 12  # images that are looked at
 _TRIES = 8  # records that are read with the new description
 _LISTED = 20_000  # records that are listed, for the splits
-_SPLITS = ("train", "validation", "test")
-_DEGREES = (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # sides of the blocks of a split by area
 _CHOICES = {
     "s1.product": "'grd' (sigma0, as of Google Earth Engine) or 'rtc' (gamma0, terrain-flattened)",
     "s1.unit": "'dB' or 'linear' (power, not amplitude)",
@@ -220,13 +217,8 @@ def _split(entries: Sequence[Entry]) -> tuple[str, str]:
     """Returns the options of a split into three parts with two places each, and a warning if there is none."""
     if any(entry.split for entry in entries):
         return "", ""
-    known = not any(math.isnan(entry.lat + entry.lon) for entry in entries)
-    for degrees in _DEGREES if known else _DEGREES[:1]:
-        places: dict[str, set[str]] = {name: set() for name in _SPLITS}
-        for entry in entries:
-            places[hashed_split(area(entry, degrees))].add(entry.location_id)
-        if all(len(found) >= 2 for found in places.values()):
-            return ("" if degrees == 1 else f" --split-by=area --block-degrees={degrees:g}"), ""
+    if degrees := fitting_degrees(entries):
+        return ("" if degrees == 1 else f" --block-degrees={degrees:g}"), ""
     return "", ("warning: too few places for three splits; give a split of your own in pairs.csv, or more images")
 
 

@@ -238,6 +238,13 @@ def test_another_raw_folder_is_not_taken_for_the_first(cli, tmp_path):
             "anew, or give another --name") in process.stderr
 
 
+def test_blocks_of_older_versions_are_those_of_no_choice():
+    left_out, before = {"block_degrees": None}, {"block_degrees": 1.0}
+    assert not builder._differences(before, left_out) and not builder._differences(left_out, left_out)
+    assert builder._differences({"block_degrees": 0.5}, left_out) == "block_degrees 0.5, not None"
+    assert builder._differences(left_out, before) == "block_degrees None, not 1.0"
+
+
 def test_misfit_images_are_rejected_before_they_are_cut(cli, tmp_path, monkeypatch):
     raw = write_raw(tmp_path / "raw", files=1, per_file=4)
     read = npz.Importer.read

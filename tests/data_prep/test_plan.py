@@ -14,7 +14,7 @@ pytestmark = pytest.mark.quick
 
 def make(folder, entries, split_by="source", shards=lambda count: 1, **options):
     return plan.make(folder, iter(entries), {"raw": "r"}, split_by=split_by, count_shards=shards,
-                     block_degrees=options.pop("block_degrees", 1.0), filters=options.pop("filters", Filters()))
+                     block_degrees=options.pop("block_degrees", None), filters=options.pop("filters", Filters()))
 
 
 def ids(made):
@@ -109,6 +109,21 @@ def test_the_rule_that_was_used_is_told(tmp_path):
     assert make(tmp_path, [entry("a")]).split_by.startswith("area: the place or scene of each entry")
     mixed = make(tmp_path, [entry("a", **here), entry("b")], block_degrees=0.5)
     assert mixed.split_by == "area: blocks of 0.5 degrees; 1 of 2 entries, without coordinates, by place"
+
+
+def test_blocks_are_as_large_as_three_splits_allow(tmp_path, capsys):
+    near = [entry(f"{row}_{column}", lat=40.01 + row / 50, lon=7.01 + column / 50)
+            for row in range(30) for column in range(30)]
+    made = make(tmp_path, near)
+    assert made.split_by == "area: blocks of 0.2 degrees" and set(made.entries) == {"train", "validation", "test"}
+    assert "a split with less than two places: blocks of 0.2 instead (--block-degrees=0.2" in capsys.readouterr().out
+    found = [{tuple(int(part) // 10 for part in name.split("_")) for name in group[0]} for group in ids(made).values()]
+    assert sum(map(len, found)) == 9 == len(set().union(*found))  # 3 x 3 blocks of 10 x 10 images, each in one split
+    assert ids(make(tmp_path, near, "area", block_degrees=0.2)) == ids(made)
+    assert make(tmp_path, near, block_degrees=1.0).split_by == "area: blocks of 1 degrees"
+    far = [entry(str(number), lat=number % 40 + 0.5, lon=number + 0.5) for number in range(80)]
+    assert make(tmp_path, far).split_by == "area: blocks of 1 degrees"
+    assert make(tmp_path, near[:4]).split_by == "area: blocks of 1 degrees"  # no side gives three splits of four places
 
 
 def test_an_unreadable_raw_folder_is_not_blamed_on_the_output(tmp_path):
