@@ -26,7 +26,7 @@ from dual_encoder.tasks.pretrain import Pretrain
 from dual_encoder.training import loop
 from dual_encoder.training.evaluate import evaluator
 from dual_encoder.training.step import compile_step, init_state
-from dual_encoder.workdir import checkpoint, metrics
+from dual_encoder.workdir import checkpoint, checkpoint_folder, metrics
 from dual_encoder.workdir import folder as workdir_lib
 from tests import runs
 from tests.runs import fit, open_run
@@ -373,7 +373,7 @@ def test_digests_are_part_of_a_checkpoint_before_it_counts(finished, monkeypatch
     config, whole = finished
     of_an_earlier_version(whole, 6, digests=True)
     shutil.rmtree(whole / "checkpoints" / "6")
-    monkeypatch.setattr(checkpoint, "_write_digests", lambda folder: 1 / 0)
+    monkeypatch.setattr(checkpoint_folder, "write_digests", lambda folder: 1 / 0)
     with pytest.raises(UserError, match="a checkpoint could not be saved"):
         fit(config, whole)
     assert "6" not in [path.name for path in (whole / "checkpoints").iterdir()]

@@ -143,12 +143,9 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
     own = split_by == "source" and any(number != names.get("") for number in set(own_splits))
     if split_by == "source" and begins and not own:
         print("the raw data has no splits: split by area instead", flush=True)
-    chosen = None if own or block_degrees else fitting_degrees(_lines(folder))
-    if chosen and chosen != _USUAL:
-        print(f"blocks of {_USUAL:g} degree would leave a split with less than two places: blocks of {chosen:g} "
-              f"instead (--block-degrees={chosen:g} for other builds of these images)", flush=True)
-        area_splits = array.array("B", (names.setdefault(hashed_split(area(item, chosen)), len(names))
-                                        for item in _lines(folder)))
+    side = block_degrees or _USUAL
+    if not (own or block_degrees):
+        side, area_splits = _fitting(folder, names, area_splits)
     offsets = _offsets(begins, own_splits if own else area_splits, names)
     if own and (without := sum(number == names.get("") for number in own_splits)):
         print(f"left out {without} of {len(begins)} entries that are in no split of the raw data (take them with "
@@ -157,7 +154,7 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
     if not counts:
         raise UserError(f"the raw folder gives no record: {_why(folder, turned_away, unmatched)}")
     plan = Plan(folder, facts, counts, {name: count_shards(count) for name, count in counts.items()},
-                turned_away["fault"], _rule(own, block_degrees or chosen or _USUAL, without_place, len(begins)))
+                turned_away["fault"], _rule(own, side, without_place, len(begins)))
     _save(plan, offsets)
     _report(plan, turned_away, unmatched, folded if own else {})
     return plan
@@ -167,6 +164,21 @@ def _lines(folder: pathlib.Path) -> Iterator[Entry]:
     with open(folder / "entries.jsonl", "rb") as file:
         for line in file:
             yield Entry(**json.loads(line))
+
+
+def _fitting(folder: pathlib.Path, names: dict[str, int], usual: "array.array[int]"
+             ) -> tuple[float, "array.array[int]"]:
+    """Returns the side of blocks that gives each split two places, and the number of the split of each entry.
+
+    `usual` are the numbers for blocks of the usual side, which stay if they do, or if no side does.
+    """
+    side = fitting_degrees(_lines(folder)) or _USUAL
+    if side == _USUAL:
+        return side, usual
+    print(f"blocks of {_USUAL:g} degree would leave a split with less than two places: blocks of {side:g} instead "
+          f"(--block-degrees={side:g} for other builds of these images)", flush=True)
+    return side, array.array("B", (names.setdefault(hashed_split(area(item, side)), len(names))
+                                   for item in _lines(folder)))
 
 
 def _rejected(name: str, kind: str, reason: str) -> bytes:

@@ -1,13 +1,9 @@
-"""Checkpoints. No other module imports Orbax, but that of the export format of this name.
+"""Checkpoints of a run: saved, restored, and read as models.
 
-    WORKDIR/checkpoints/<step>/{model,optimizer,facts}    written by Orbax in a temporary folder, renamed when complete
-    WORKDIR/checkpoints/<step>/digests.json               crc32 of each file, written before the folder is renamed:
-                                                          Orbax does not detect bit rot
-    WORKDIR/digests/<step>.json                           the same, of checkpoints that earlier versions wrote
-    WORKDIR/damaged/<step>                                checkpoints that did not match their digests
+    WORKDIR/checkpoints/<step>    see checkpoint_folder.py
+    WORKDIR/damaged/<step>        checkpoints that did not match their digests
 """
 
-import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -15,10 +11,8 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 import shutil
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -32,14 +26,8 @@ from dual_encoder.imagery.sensors import SensorSpec
 from dual_encoder.runtime import backend
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.state import TrainState
-from dual_encoder.storage import atomic
+from dual_encoder.workdir import checkpoint_folder
 from dual_encoder.workdir.folder import BEST, compare
-
-_CHUNK = 1 << 24
-_SLICE = 1 << 22  # bytes; an array is saved by several devices if each saves at least so much
-_DIGESTS = "digests.json"
-_NOTES = "_CHECKPOINT_METADATA"  # Orbax's own notes on a save; it needs none of them to read a checkpoint
-_UNCHECKED = (_DIGESTS, "commit_success.txt")  # Orbax writes the latter last and never reads it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +97,7 @@ class Checkpoints:
     def __init__(self, workdir: epath.PathLike, keep: int, facts: Mapping[str, Any],
                  as_stored_now: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict):
         self._workdir, self._facts, self._as_stored_now = epath.Path(workdir), dict(facts), as_stored_now
-        self._manager, self._any_aside = _manager(self._workdir, keep), False
+        self._manager, self._any_aside = checkpoint_folder.manager(self._workdir, keep), False
         self._saver = concurrent.futures.ThreadPoolExecutor(1)
         self._saving: concurrent.futures.Future | None = None
 
@@ -184,7 +172,7 @@ class Checkpoints:
             if step < 0:
                 return None
             folder = self._workdir / "checkpoints" / str(step)
-            proven = _expected(self._workdir, step) is not None
+            proven = checkpoint_folder.digests_of(self._workdir, step) is not None
             try:
                 restored = self._read(step, state)
             except (UserError, jax.errors.JaxRuntimeError):
@@ -202,13 +190,13 @@ class Checkpoints:
                 self._set_aside(step, f"it has no digests and cannot be read: {one_line(error)}")
                 continue
             if not proven and mesh_lib.is_main_process():
-                _write_digests(folder)
+                checkpoint_folder.write_digests(folder)
             return restored
 
     def _newest_sound(self) -> int:
         """Returns the newest sound step, or -1 if there is no checkpoint; moves damaged checkpoints aside."""
         for step in sorted(self._manager.all_steps(), reverse=True):
-            fault = _fault(self._workdir, step)
+            fault = checkpoint_folder.fault(self._workdir, step)
             if fault is None:
                 return step
             self._set_aside(step, fault)
@@ -240,41 +228,10 @@ class Checkpoints:
                             f"{facts['code_version']} that wrote it")
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         restored = self._manager.restore(step, args=ocp.args.Composite(
-            model=_to(target.model), optimizer=_to(_rest(target))))
+            model=checkpoint_folder.restore_to(target.model), optimizer=checkpoint_folder.restore_to(_rest(target))))
         model, rest = restored["model"], restored["optimizer"]
         return TrainState(step=rest["step"], opt_state=rest["opt_state"], **rest.get("trained", model),
                           average=model if "trained" in rest else {})
-
-
-class _Sealed(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """The temporary folder of a checkpoint, or of one of its items: digests are written before it is renamed."""
-
-    @classmethod
-    def from_final(cls, final_path: epath.Path, *, checkpoint_metadata_store: Any = None, **options: Any) -> "_Sealed":
-        made = super().from_final(final_path, **options)
-        made.notes = checkpoint_metadata_store
-        return made
-
-    async def create(self) -> epath.Path:
-        folder = await super().create()
-        if self.get_final().name.isdigit() and self.notes is not None:
-            (folder / _NOTES).write_bytes(b"{}")  # Orbax adds to it, and would warn of a missing file
-        return folder
-
-    async def finalize(self) -> None:
-        if self.get_final().name.isdigit():
-            await asyncio.to_thread(self._seal)
-        await super().finalize()
-
-    def _seal(self) -> None:
-        if self.notes is not None:
-            self.notes.wait_until_finished()
-        # Orbax reads the notes of all checkpoints at each start: an object of another form there would hide the sound
-        # checkpoints, too. One flipped bit turns an empty object into text that Orbax ignores.
-        (self.get() / _NOTES).write_bytes(b"{}")
-        _write_digests(self.get())
-        # Of an earlier version and the same step.
-        (self.get_final().parent.parent / "digests" / f"{self.get_final().name}.json").unlink(missing_ok=True)
 
 
 def _shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -308,14 +265,14 @@ def load_model(workdir: epath.PathLike, step: int | None = None) -> LoadedModel:
     best = workdir / BEST
     if (best / "checkpoints").exists() and (step is None or not _holds(workdir, step) and _holds(best, step)):
         workdir = best
-    manager = _manager(workdir, None)
+    manager = checkpoint_folder.manager(workdir, None)
     try:
         steps = sorted(manager.all_steps(), reverse=True)
         if step is not None and step not in steps:
             raise UserError(f"'{workdir}' has no checkpoint of step {step}; it has {sorted(steps)}")
         faults = []
         for candidate in ([step] if step is not None else steps):
-            if fault := _fault(workdir, candidate):
+            if fault := checkpoint_folder.fault(workdir, candidate):
                 faults.append(fault)
                 continue
             try:
@@ -339,87 +296,9 @@ def _load(manager: ocp.CheckpointManager, step: int) -> LoadedModel:
     target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding),
                           manager.item_metadata(step)["model"])
     restored = manager.restore(step, args=ocp.args.Composite(
-        model=_to(target), facts=ocp.args.JsonRestore()))
+        model=checkpoint_folder.restore_to(target), facts=ocp.args.JsonRestore()))
     facts = restored["facts"]
     return LoadedModel(
         step=step, variables=jax.tree.map(np.asarray, restored["model"]), config=facts["config"],
         sensors={name: SensorSpec.from_json(spec) for name, spec in facts["sensors"].items()},
         dataset=facts["dataset"], code_version=facts["code_version"])
-
-
-def _manager(workdir: epath.Path, keep: int | None) -> ocp.CheckpointManager:
-    try:
-        return ocp.CheckpointManager(
-            (workdir / "checkpoints").resolve(),
-            item_handlers={"model": _arrays(), "optimizer": _arrays(), "facts": ocp.JsonCheckpointHandler()},
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=keep is not None, temporary_path_class=_Sealed,
-                cleanup_tmp_directories=keep is not None))  # a killed save may leave as much as a checkpoint
-    except (OSError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:
-        raise UserError(f"the checkpoints of '{workdir}' cannot be listed ({one_line(error)}); a file '{_NOTES}' below "
-                        f"'{workdir / 'checkpoints'}' is damaged: restore it, or delete it, it is not needed"
-                        ) from error
-
-
-def _arrays() -> ocp.PyTreeCheckpointHandler:
-    """Returns the handler of nested arrays.
-
-    Orbax saves a slice of an array from each device that holds it, and compiles a program for each shape: the first
-    save of a ResNet-18 on 8 simulated devices took 11 s. Here one device saves an array, unless it is large.
-    """
-    kinds = ocp.type_handlers
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=kinds.create_type_handler_registry(
-        (jax.Array, kinds.ArrayHandler(min_slice_bytes_for_replica_parallel=_SLICE)),
-        (np.ndarray, kinds.NumpyHandler()), (np.number, kinds.ScalarHandler())))
-
-
-def _to(target: Any) -> ocp.args.PyTreeRestore:
-    """Returns the arguments that restore arrays to the structure, shapes, dtypes and shardings of a target."""
-    return ocp.args.PyTreeRestore(target, restore_args=ocp.checkpoint_utils.construct_restore_args(target))
-
-
-def _digests(folder: epath.Path) -> dict[str, int]:
-    """Returns relative path -> crc32 of every file below `folder`."""
-    digests = {}
-    for path in sorted(_files(folder)):
-        crc = 0
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                crc = zlib.crc32(chunk, crc)
-        digests[os.path.relpath(path, folder)] = crc
-    return digests
-
-
-def _files(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in folder.iterdir():  # epath refuses a recursive glob
-        if path.is_dir():
-            yield from _files(path)
-        else:
-            yield path
-
-
-def _write_digests(folder: epath.Path) -> None:
-    atomic.write(folder / _DIGESTS, json.dumps(_digests(folder), indent=0).encode())
-
-
-def _expected(workdir: epath.Path, step: int) -> epath.Path | None:
-    """Returns the file with the digests of a checkpoint; None if an earlier version was killed before it wrote them."""
-    places = (workdir / "checkpoints" / str(step) / _DIGESTS, workdir / "digests" / f"{step}.json")
-    return next((file for file in places if file.exists()), None)
-
-
-def _fault(workdir: epath.Path, step: int) -> str | None:
-    """Returns the fault of a checkpoint as text, or None. A checkpoint without digests counts as sound."""
-    file = _expected(workdir, step)
-    if file is None:
-        return None
-    try:
-        expected = dict(json.loads(file.read_bytes()))
-    except (TypeError, ValueError, RecursionError):
-        return f"its digests '{file}' cannot be read"
-    seen = _digests(workdir / "checkpoints" / str(step))
-    different = sorted(name for name in expected | seen
-                       if expected.get(name) != seen.get(name) and name not in _UNCHECKED)
-    return f"{len(different)} files differ from their digests, first '{different[0]}'" if different else None

@@ -3,7 +3,7 @@
     config.json       the configuration; a folder belongs to one configuration and one data set
     run.json          task, command, versions, devices, data set, sensors, number of parameters
     metrics.jsonl     and tensorboard/: see metrics.py
-    checkpoints/      see checkpoint.py
+    checkpoints/      see checkpoint_folder.py
     best/             with data.select_split: the folder checkpoints/ of the state that was chosen so far
     evaluation/       scores, tables (JSON) and pictures (PNG) of the last evaluation: see scores.py
     calibration.json  after `python -m dual_encoder.calibrate`: see calibration.py
