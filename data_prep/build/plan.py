@@ -140,16 +140,11 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
                 area_splits.append(names.setdefault(hashed_split(area(item, block_degrees or _USUAL)), len(names)))
                 without_place += math.isnan(item.lat) or math.isnan(item.lon)
         rejects.write(b"".join(map(row, unmatched)))
-    own = split_by == "source" and any(number != names.get("") for number in set(own_splits))
-    if split_by == "source" and begins and not own:
-        print("the raw data has no splits: split by area instead", flush=True)
+    own = split_by == "source" and _has_splits(own_splits, names.get(""))
     side = block_degrees or _USUAL
     if not (own or block_degrees):
         side, area_splits = _fitting(folder, names, area_splits)
     offsets = _offsets(begins, own_splits if own else area_splits, names)
-    if own and (without := sum(number == names.get("") for number in own_splits)):
-        print(f"left out {without} of {len(begins)} entries that are in no split of the raw data (take them with "
-              "--split-by=area)", flush=True)
     counts = {name: len(offsets[name]) for name in splits_in_order(offsets)}
     if not counts:
         raise UserError(f"the raw folder gives no record: {_why(folder, turned_away, unmatched)}")
@@ -164,6 +159,17 @@ def _lines(folder: pathlib.Path) -> Iterator[Entry]:
     with open(folder / "entries.jsonl", "rb") as file:
         for line in file:
             yield Entry(**json.loads(line))
+
+
+def _has_splits(splits: Sequence[int], none: int | None) -> bool:
+    """Returns True if an entry has a split of the authors, and says what follows for those without one."""
+    without = sum(number == none for number in splits)
+    if splits and without == len(splits):
+        print("the raw data has no splits: split by area instead", flush=True)
+    elif without:
+        print(f"left out {without} of {len(splits)} entries that are in no split of the raw data (take them with "
+              "--split-by=area)", flush=True)
+    return without < len(splits)
 
 
 def _fitting(folder: pathlib.Path, names: dict[str, int], usual: "array.array[int]"
