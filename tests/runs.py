@@ -58,6 +58,8 @@ def fit(config, workdir, devices=None, pretrained=None, report=False):
     eval_records = Records(config.data.dir, config.data.eval_split, config.features)
     train(Built(config, task, records, eval_records), devices, epath.Path(workdir),
           after_evaluation=write_report if report else lambda workdir: None)
+    if report:
+        write_report(workdir)
     return task
 
 

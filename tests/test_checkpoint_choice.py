@@ -48,6 +48,7 @@ def configure(folder, **changes):
 def fit(config, workdir):
     devices = runs.one_device()
     loop.fit(build(config, devices), devices, epath.Path(workdir), after_evaluation=write_report)
+    write_report(workdir)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from dual_encoder.optim.optimizer import make_optimizer
 from dual_encoder.runtime import mesh
 from dual_encoder.runtime.stop_request import StopRequest
 from dual_encoder.tasks.pretrain import Pretrain
-from dual_encoder.training import loop
+from dual_encoder.training import hooks, loop
 from dual_encoder.training.evaluate import evaluator
 from dual_encoder.training.step import compile_step, init_state
 from dual_encoder.workdir import checkpoint, checkpoint_folder, metrics
@@ -415,6 +415,16 @@ def test_an_evaluation_that_a_stop_left_out_is_made_up_for(write_dataset, tmp_pa
     assert [(row["step"], row["event"]) for row in rows if "seconds" in row] == [(4, "ended"), (6, "ended")]
     learnt = [(row["step"], row["s1_to_s2/gallery_size"]) for row in rows if row["kind"] == "train_eval"]
     assert learnt == [(2, 8), (6, 8)], "as many training records as the evaluation split has"
+
+
+def test_scores_are_shown_after_each_evaluation_but_the_last():
+    """The caller shows the last ones, when the run has ended."""
+    steps = []
+    shown = hooks.ShowScores(lambda: steps.append(step), (4, 0, 3), 12, lambda: None)
+    for step in range(1, 13):
+        if shown.due(step, stopping=step == 9):
+            shown.after(step, None)
+    assert steps == [3, 4, 6, 8]
 
 
 def test_a_part_of_the_split_is_scored_for_the_curves_and_changes_nothing_else(finished, tmp_path):

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -45,7 +46,7 @@ class _WithNegatives(Objective):
 
     def scalars(self) -> dict[str, jax.Array]:
         """Returns `log_scale`, the log of 1 / temperature, [] float32."""
-        return {"log_scale": -jnp.log(jnp.float32(self.temperature))}
+        return {"log_scale": jnp.float32(-math.log(self.temperature))}
 
     def compare(self, first: Views, second: Views, params: Mapping[str, jax.Array],
                 location: jax.Array, mesh: Mesh | None) -> Result:

@@ -117,7 +117,7 @@ class Pretrain:
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """Returns (params, batch_stats); see `Task`."""
-        images = {name: jnp.zeros((2, 64, 64, len(spec.bands))) for name, spec in self.sensors.items()}
+        images = {name: np.zeros((2, 64, 64, len(spec.bands)), np.float32) for name, spec in self.sensors.items()}
         variables = jax.jit(lambda k: self.model.init(k, images, train=True))(key)
         taken = [] if self.pretrained is None else known_encoders(self.config, self.pretrained)
         params, batch_stats = with_modules(variables, self.pretrained,

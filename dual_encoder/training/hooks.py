@@ -240,15 +240,14 @@ class Evaluate(Hook):
       workdir: scores and pictures go to its folder evaluation/.
       every, last: the evaluated steps are those of `is_due`.
       resume_clock: called after each evaluation, so that its time does not count in the rates of training.
-      done: called after each evaluation, on the main process.
       notes: lines about the records of the evaluation, printed below the scores.
     """
 
     def __init__(self, evaluate: Callable[[TrainState], Evaluation], writer: MetricWriter | None,
                  workdir: epath.Path, every: int, last: int, resume_clock: Callable[[], None],
-                 done: Callable[[], Any], notes: Sequence[str] = ()):
+                 notes: Sequence[str] = ()):
         self._evaluate, self._writer, self._workdir, self._notes = evaluate, writer, workdir, notes
-        self._every, self._last, self._resume_clock, self._done = every, last, resume_clock, done
+        self._every, self._last, self._resume_clock = every, last, resume_clock
 
     def begin(self, step: int, state: TrainState) -> None:
         """Evaluates the first state if an earlier process ended between its checkpoint and its scores."""
@@ -278,7 +277,6 @@ class Evaluate(Hook):
             self._writer.write(step, "eval", numbers(evaluation.scores()))
             say("\n".join([f"evaluation at step {of}", summary(evaluation.scores()),
                            *(f"  {line}" for line in (*notes, *self._notes))]))
-            self._done()
 
 
 class QuickEvaluate(Hook):
@@ -290,16 +288,15 @@ class QuickEvaluate(Hook):
       writer: None on all but the main process.
       workdir: of the run.
       every, last: the evaluated steps are those of `is_due`; with `every` 0 there are none.
-      resume_clock, done: as of `Evaluate`.
+      resume_clock: as of `Evaluate`.
       kind: of the rows.
     """
 
     def __init__(self, name: str, evaluate: Callable[[TrainState], Evaluation], writer: MetricWriter | None,
-                 workdir: epath.Path, every: int, last: int, resume_clock: Callable[[], None], done: Callable[[], Any],
+                 workdir: epath.Path, every: int, last: int, resume_clock: Callable[[], None],
                  kind: str = "quick_eval"):
         self._name, self._evaluate, self._writer, self._workdir, self._kind = name, evaluate, writer, workdir, kind
-        self._every, self._last = every, last
-        self._resume_clock, self._done = resume_clock, done
+        self._every, self._last, self._resume_clock = every, last, resume_clock
 
     def due(self, step: int, stopping: bool) -> bool:
         """Returns True when the state of `step` is to be scored."""
@@ -312,5 +309,27 @@ class QuickEvaluate(Hook):
             if self._name:
                 save_curve_tables(self._workdir, self._name, step, evaluation.tables)
             self._writer.write(step, self._kind, numbers(evaluation.scores()))
-            self._done()
+        self._resume_clock()
+
+
+class ShowScores(Hook):
+    """Has the evaluations of a step shown, but for those of the last one: the run is shown when it has ended.
+
+    Args:
+      show: draws the page of the run.
+      every: intervals of the evaluations; 0: none.
+      last: step of the run.
+      resume_clock: as of `Evaluate`.
+    """
+
+    def __init__(self, show: Callable[[], Any], every: Sequence[int], last: int, resume_clock: Callable[[], None]):
+        self._show, self._every, self._last, self._resume_clock = show, every, last, resume_clock
+
+    def due(self, step: int, stopping: bool) -> bool:
+        """Returns True when a state before the last one was evaluated."""
+        return not stopping and step != self._last and any(is_due(step, every, self._last) for every in self._every)
+
+    def after(self, step: int, state: TrainState) -> None:
+        """Has them shown."""
+        self._show()
         self._resume_clock()

@@ -121,7 +121,7 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
       workdir: folder of the run.
       profile_steps: number of steps to trace, from the third one on: the first compiles, the second may still wait for
         data.
-      after_evaluation: called with the workdir on the main process, after each evaluation.
+      after_evaluation: called with the workdir on the main process, after the evaluations of each step but the last.
 
     Raises:
       UserError: batch, workdir or data do not fit; a loss that is not finite.
@@ -138,10 +138,9 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
         if built.select_records is not None:  # what a choice is made on favours the model, too
             trained += [(part.info.fingerprint, part.split) for part in built.select_records.parts]
         notes = overlap.lines(built.eval_records, trained, held_out=built.config.data.subset.folds > 0)
-        done = functools.partial(after_evaluation, workdir)
         evaluate = hooks.Evaluate(
             evaluator(built.task, built.eval_records, built.config.batch_size, mesh, notes), run.writer, workdir,
-            schedule.eval_every, run.last, log.resume_clock, done, notes)
+            schedule.eval_every, run.last, log.resume_clock, notes)
         part = built.eval_records.evenly_spaced(schedule.quick_eval_records)
         evaluate_part = evaluator(built.task, part, built.config.batch_size, mesh)
         selects = built.select_records is not None
@@ -151,16 +150,21 @@ def fit(built: Built, mesh: Mesh, workdir: epath.Path, *, profile_steps: int = 0
             hooks.SaveCheckpoint(run.checkpoints, run.writer, schedule.checkpoint_every, run.last,
                                  also=schedule.eval_every if selects else 0),
             hooks.QuickEvaluate("part", evaluate_part, run.writer, workdir, schedule.quick_eval_every, run.last,
-                                log.resume_clock, done),
+                                log.resume_clock),
             _selection(run, log, evaluate, stack) if selects else evaluate,
         ]
         if schedule.eval_every and (count := min(schedule.train_eval_records, len(built.eval_records))):
             score = evaluator(built.task, built.records.evenly_spaced(count), built.config.batch_size, mesh)
             around.insert(-1, hooks.QuickEvaluate("", score, run.writer, workdir, schedule.eval_every, run.last,
-                                                  log.resume_clock, lambda: None, kind="train_eval"))
+                                                  log.resume_clock, kind="train_eval"))
+        intervals = [schedule.eval_every, schedule.quick_eval_every]
         if built.knn and isinstance(built.config, PretrainConfig):
+            intervals.append(built.config.knn.every)
             around.insert(-1, hooks.QuickEvaluate("knn", knn_evaluator(built, mesh), run.writer, workdir,
-                                                  built.config.knn.every, run.last, log.resume_clock, done))
+                                                  built.config.knn.every, run.last, log.resume_clock))
+        if run.writer:
+            around.append(hooks.ShowScores(functools.partial(after_evaluation, workdir), intervals, run.last,
+                                           log.resume_clock))
         train(run, log, around)
 
 
@@ -237,7 +241,7 @@ def _note_end(run: Run, log: hooks.TrainLog, began: float) -> None:
 def _train_log(run: Run) -> hooks.TrainLog:
     """Returns the log of a run, which names records by their ids and adds the learning rate."""
     config, records = run.built.config, run.built.records
-    rate = learning_rate(config.optimizer, config.batch_size, run.last)
+    rate = jax.jit(learning_rate(config.optimizer, config.batch_size, run.last))
 
     def name_records(step: int) -> list[str]:
         return [records.record(number)["id"] for number in run.order.numbers(step).tolist()]

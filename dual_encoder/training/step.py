@@ -47,8 +47,8 @@ def init_state(task: Task, optimizer: optax.GradientTransformation, config: Task
     """Returns the state at step 0, replicated over the mesh."""
     params, batch_stats = task.init(jax.random.key(config.seed))
     average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if config.optimizer.ema else {}
-    state = TrainState(step=jnp.int32(0), params=params, batch_stats=batch_stats, opt_state=optimizer.init(params),
-                       average=average)
+    state = TrainState(step=jnp.int32(0), params=params, batch_stats=batch_stats,
+                       opt_state=jax.jit(optimizer.init)(params), average=average)
     return jax.device_put(state, mesh_lib.replicated(mesh))
 
 
