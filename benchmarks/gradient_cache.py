@@ -1,8 +1,9 @@
 """Measures how much memory train.micro_batch saves, and how much time it costs.
 
-    python -m benchmarks.gradient_cache [--batch=1024] [--micro-batch=64] [--repeats=3]
+    python -m benchmarks.gradient_cache [--batch=1024] [--micro-batch=64] [--repeats=3] [--family=vit]
 
-Method. The whole step of the trainer (configs/pretrain.py:smoke with GroupNorm, 64 px) is compiled for one device.
+Method. The whole step of the trainer (configs/pretrain.py:smoke with GroupNorm, 64 px; with --family=vit, of two ViT of
+depth 2 and width 64) is compiled for one device.
 Memory: the compiler's figure for temporaries (activations, gradients) of a plain step of --micro-batch rows, of a plain
 step of --batch rows, and of a step of --batch rows in micro-batches. The raw batch is an argument, not a temporary.
 Time: the plain step of --timed-batch rows and the same rows in 4 micro-batches, in turns, the best of --repeats.
@@ -32,11 +33,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("batch", 1024), ("micro-batch", 64), ("timed-batch", 256), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--family", default="resnet", choices=["resnet", "vit"])
     options = parser.parse_args()
     values = pretrain.get_config("smoke")
     values.data.dir, values.augment.crop, values.encoder.norm = "not read", SIZE, "group"
+    if options.family == "vit":
+        values.encoder.update({"family": "vit", "depth": 2, "width": 64, "patch": 8})
     config = parse(PretrainConfig, values.to_dict())
-    print(f"two ResNet-18 of width {config.encoder.width}, {SIZE} px, {jax.devices()[0].device_kind}")
+    print(f"two {options.family} of depth {config.encoder.depth}, width {config.encoder.width}, {SIZE} px, "
+          f"{jax.devices()[0].device_kind}")
     small, plain, cached = (temporaries(changed(config, batch, part)) for batch, part in (
         (options.micro_batch, 0), (options.batch, 0), (options.batch, options.micro_batch)))
     print(f"MB of temporaries: batch {options.micro_batch}: {small:.0f}; batch {options.batch}: {plain:.0f}, "

@@ -18,6 +18,7 @@ from dual_encoder.data import tfrecord
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.data.manifest import MANIFEST, DatasetInfo, TensorInfo
 from dual_encoder.imagery.sensors import before, sensor
+from dual_encoder.runtime import compilation_cache
 
 # The losses check the shapes of their arguments at every call; nothing has imported them yet.
 jaxtyping.install_import_hook([f"dual_encoder.losses.{name}" for name in ("contrastive", "correlation")],
@@ -33,8 +34,14 @@ jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU has to hold commands under test, too
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax")
-jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+# Compiled programs stay for the next run, and for that of the next clone. Commands under test use them, too.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    programs = compilation_cache.usual("tests")
+    for name, value in (("jax_compilation_cache_dir", str(programs)), ("jax_compilation_cache_max_size", 1 << 29),
+                        ("jax_persistent_cache_min_compile_time_secs", 0.05)):
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
+    compilation_cache.mend(programs)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

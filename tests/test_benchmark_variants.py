@@ -63,7 +63,7 @@ def values_of(file, variant, built):
     values["data"]["dir"] = str(built(values["data"]["dir"]))
     if file == "probe":
         return values | {"neighbours": 2}
-    values["encoder"] |= {"family": "resnet", "depth": 18, "width": 8, "dtype": "float32"}
+    values["encoder"] |= runs.VIT | {"dtype": "float32"}
     values["schedule"] |= {"steps": 1, "epochs": 0, "log_every": 1, "checkpoint_every": 0}
     values["augment"]["crop"] = min(values["augment"]["crop"], 32)
     return values | {"batch_size": 2} | ({"decoder_width": 4} if file == "finetune" else {})

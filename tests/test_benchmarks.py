@@ -13,7 +13,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments, expected", [
     (["loss", "--batch=64", "--large=128", "--huge=256", "--peer-batch=32", "--chunk=16", "--repeats=1"], "open_clip"),
-    (["gradient_cache", "--batch=16", "--micro-batch=8", "--timed-batch=8", "--repeats=1"], "in 4 micro-batches"),
+    (["gradient_cache", "--batch=16", "--micro-batch=8", "--timed-batch=8", "--repeats=1", "--family=vit"],
+     "in 4 micro-batches"),
     (["trainer", "--steps=60", "--milliseconds=1"], "ms per checkpoint"),
     (["train_step", "--width=8", "--size=32", "--batch=8", "--steps=2", "--turns=1"], "pairs/s"),
     (["train_step", "--family=vit", "--depth=1", "--width=64", "--size=32", "--batch=8", "--steps=2", "--turns=1"],

@@ -117,6 +117,15 @@ def test_a_user_without_a_home_has_no_compilation_cache(monkeypatch):
     assert options == {"jax_enable_compilation_cache": False}
 
 
+def test_a_program_that_was_written_in_part_is_deleted(tmp_path):
+    """JAX writes the program, then its time of use."""
+    for name, size in (("whole-cache", 5), ("whole-atime", 8), ("cut-cache", 2), ("bare-cache", 5), ("bare-atime", 0)):
+        (tmp_path / name).write_bytes(bytes(size))
+    compilation_cache.mend(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} - {".lockfile"} == {"whole-cache", "whole-atime"}
+    compilation_cache.mend(tmp_path / "none")
+
+
 def test_data_of_another_sensor_than_the_checkpoint_is_refused(write_dataset, tmp_path):
     """One short training run, then data sets that differ from it in one way each."""
     data = write_dataset()
@@ -154,6 +163,7 @@ def test_data_sets_are_mixed_by_weight(write_dataset, tmp_path):
     trained = run(*command, "--config.data.weights=0.7,0.3")
     assert trained.returncode == 0, trained.stderr
     assert "32 records, 4 steps per epoch" in trained.stdout and "gallery_size 8" in trained.stdout
+    assert not (tmp_path / "run" / "profile").exists(), "nobody asked for one"
     assert_refused(run(*command), "config.data.weights=(0.7, 0.3), this run has ()")
     assert_refused(run(*command, "--config.data.weights=0.7"), "config.data.weights is (0.7,)", "names 2 data set(s)")
     evaluated = run("--config=configs/evaluate.py", f"--config.init_from={tmp_path / 'run'}")
@@ -197,8 +207,8 @@ def test_a_profile_is_written_and_the_compilation_cache_is_told(write_dataset, t
     assert "trace of 4 steps: " in second.stdout, "the first two are left out, and the run ends at 6"
     assert int(re.search(r", (\d+) programs, (\d+) MB", second.stdout)[1]) > 0
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    third = run(*arguments, f"--workdir={tmp_path / 'three'}")
-    assert "compilation cache: off" in third.stdout and not (tmp_path / "three" / "profile").exists()
+    third = run(SMOKE, "--config.data.dir=nowhere", f"--workdir={tmp_path / 'three'}")  # it is told before the data
+    assert "compilation cache: off" in third.stdout
 
 
 @pytest.mark.parametrize("settings, told, largest", [

@@ -54,6 +54,12 @@ def assert_close(ours, expected, tolerance):
                  ours, expected)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _short_resnet():
+    with runs.short_resnet():
+        yield
+
+
 @pytest.fixture(scope="module")
 def pairs(write_dataset):
     return write_dataset()

@@ -15,9 +15,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from dual_encoder.workdir import checkpoint, metrics
+from tests.runs import VIT_FLAGS
 
 ROOT = pathlib.Path(__file__).parent.parent
-TINY = ("--config.encoder.width=8", "--config.data.split=train+validation")
+TINY = (*VIT_FLAGS, "--config.data.split=train+validation")
 STEPS = 24
 
 pytestmark = pytest.mark.slow
@@ -98,7 +99,8 @@ def test_evaluation_repeats_the_figures_of_the_run(undisturbed):
 def test_fine_tuning_and_its_report(data, undisturbed, tmp_path):
     output = run("main.py", "--config=configs/finetune.py:water_weak", f"--config.init_from={undisturbed}", *TINY,
                  f"--config.data.dir={data['s1s2_tiles']}", f"--workdir={tmp_path / 'tune'}",
-                 "--config.schedule.steps=20", "--config.inputs=s1+s2", "--config.frozen=True")
+                 "--config.schedule.steps=20", "--config.inputs=s1+s2", "--config.frozen=True",
+                 "--config.decoder_width=4")
     assert "evaluation at step 20\n  miou" in output
     page = (tmp_path / "tune" / "report.html").read_text()
     for fact in ("vegetation", "weak labels", "segmentation", "data:image/png;base64"):
@@ -112,7 +114,7 @@ def test_fine_tuning_and_its_report(data, undisturbed, tmp_path):
 def test_export_holds_the_encoder_of_the_checkpoint(undisturbed, tmp_path):
     run("-m", "dual_encoder.export", f"--workdir={undisturbed}", "--sensor=s2", f"--out={tmp_path / 'encoder'}")
     weights = load_file(tmp_path / "encoder" / "model.safetensors")
-    kernel = checkpoint.load_model(undisturbed).variables["params"]["s2_encoder"]["conv1"]["kernel"]
-    np.testing.assert_array_equal(weights["conv1.weight"], kernel.transpose(3, 2, 0, 1))
+    kernel = checkpoint.load_model(undisturbed).variables["params"]["s2_encoder"]["patch_embed"]["kernel"]
+    np.testing.assert_array_equal(weights["patch_embed.proj.weight"], kernel.transpose(3, 2, 0, 1))
     card = (tmp_path / "encoder" / "README.md").read_text()
     assert "B8A" in card and checkpoint.load_model(undisturbed).dataset["fingerprint"] in card

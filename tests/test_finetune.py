@@ -33,6 +33,12 @@ def configure(folder, family="resnet", **changes):
     return runs.configure(folder, "water_weak", family=family, **changes)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _short_resnet():
+    with runs.short_resnet():
+        yield
+
+
 @pytest.fixture(scope="module")
 def labelled(write_dataset):
     return write_dataset(labels=True)
@@ -91,7 +97,7 @@ def test_only_the_last_stages_of_a_resnet_learn(labelled, pretrained):
     for old, new in zip(*two_steps(*open_run(config, pretrained)), strict=True):
         changed = moved(old["s1_encoder"], new["s1_encoder"])
         assert {name for name, yes in changed.items() if yes} == {
-            f"layer{layer}_{number}" for layer in (3, 4) for number in (0, 1)}
+            "layer3_0", "layer4_0"}
         assert moved(old, new)["decoder4"]
 
 

@@ -59,28 +59,39 @@ def finish(processes, code):
 
 
 @pytest.mark.slow
-def test_two_processes_of_two_devices_stop_together_and_equal_one_of_four(write_dataset, tmp_path):
+def test_two_processes_of_four_devices_stop_together_and_equal_one_of_eight(write_dataset, tmp_path):
+    """Only the order of the sums over devices differs: 1e-8 after 5 steps.
+
+    Training doubles any difference every step or two, and how fast depends on the processor: 1e-6 after 10 steps on an
+    AMD EPYC, below it after 20 on an Intel Xeon. So 8 gentle steps.
+    """
     data = write_dataset()
-    two = start_two(data, tmp_path / "two")
+    further = [f"--config.{key}={value}" for key, value in (
+        ("loss.learnable_temperature", False), ("loss.temperature", 1.0), ("optimizer.learning_rate", 0.003),
+        ("schedule.steps", 8), ("schedule.checkpoint_every", 4), ("batch_size", 16))]
+    two = start_two(data, tmp_path / "two", *further, devices=(4, 4))
     wait_for_steps(two, tmp_path / "two")
     two[1].send_signal(signal.SIGTERM)
     outputs = finish(two, 75)
     assert "stopped by a signal after step" in outputs[0]
     stopped = checkpoint.load_model(tmp_path / "two").step
-    assert 3 <= stopped < STEPS
-    assert f"from step {stopped} to {STEPS}" in finish(start_two(data, tmp_path / "two"), 0)[0]
-    finish([start(data, tmp_path / "one", 4)], 0)
-    one, two = (checkpoint.load_model(tmp_path / name) for name in ("one", "two"))
-    assert one.step == two.step == STEPS
-    # The same sums over devices in another order: float32 rounding, amplified by 12 steps.
-    for path, leaf in jax.tree_util.tree_leaves_with_path(one.variables["params"]):
-        other = dict(jax.tree_util.tree_leaves_with_path(two.variables["params"]))[path]
-        assert np.abs(leaf - other).max() <= 1e-3 * np.abs(leaf).max() + 1e-6, path
-    scores = [json.loads((tmp_path / name / "evaluation" / "scores.json").read_text()) for name in ("one", "two")]
-    assert scores[0]["s1_to_s2"]["gallery_size"] == scores[1]["s1_to_s2"]["gallery_size"] == 8
+    assert 3 <= stopped < 8
+    output = finish(start_two(data, tmp_path / "two", *further, devices=(4, 4)), 0)[0]
+    assert f"from step {stopped} to 8" in output
+    finish([start(data, tmp_path / "one", 8, *further)], 0)
+
+    def parameters(name, step):
+        leaves = jax.tree.leaves(checkpoint.load_model(tmp_path / name, step).variables)
+        return np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in leaves])
+
+    middle, one, two = parameters("one", 4), parameters("one", 8), parameters("two", 8)
+    assert np.linalg.norm(two - one) < 1e-6 * np.linalg.norm(one)
+    assert np.linalg.norm(one - middle) > 1000 * np.linalg.norm(two - one), "they moved"
     losses = [[row["loss"] for row in metrics.read(tmp_path / name) if row["kind"] == "train"]
               for name in ("one", "two")]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    scores = [json.loads((tmp_path / name / "evaluation" / "scores.json").read_text()) for name in ("one", "two")]
+    assert scores[0]["s1_to_s2"]["gallery_size"] == scores[1]["s1_to_s2"]["gallery_size"] == 8
 
 
 @pytest.mark.slow
@@ -109,33 +120,6 @@ def test_a_signal_before_the_first_step_of_a_resumed_run_stops_all(write_dataset
     two[1].send_signal(signal.SIGTERM)
     assert "stopped by a signal" in finish(two, 75)[0]
     assert before <= checkpoint.load_model(tmp_path / "run").step <= before + 2
-
-
-@pytest.mark.slow
-def test_two_processes_of_four_devices_equal_one_of_eight(write_dataset, tmp_path):
-    """Only the order of the sums over devices differs: 1e-8 after 5 steps.
-
-    Training doubles any difference every step or two, and how fast depends on the processor: 1e-6 after 10 steps on an
-    AMD EPYC, below it after 20 on an Intel Xeon. So 8 gentle steps.
-    """
-    data = write_dataset()
-    further = [f"--config.{key}={value}" for key, value in (
-        ("encoder.depth", 2), ("loss.learnable_temperature", False), ("loss.temperature", 1.0),
-        ("optimizer.learning_rate", 0.003), ("schedule.steps", 8), ("schedule.checkpoint_every", 1),
-        ("schedule.keep", 8), ("batch_size", 16))]
-    finish(start_two(data, tmp_path / "two", *further, devices=(4, 4)), 0)
-    finish([start(data, tmp_path / "one", 8, *further)], 0)
-
-    def parameters(name, step):
-        leaves = jax.tree.leaves(checkpoint.load_model(tmp_path / name, step).variables)
-        return np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in leaves])
-
-    first, one, two = parameters("one", 1), parameters("one", 8), parameters("two", 8)
-    assert np.linalg.norm(two - one) < 1e-6 * np.linalg.norm(one)
-    assert np.linalg.norm(one - first) > 1000 * np.linalg.norm(two - one), "they moved"
-    losses = [[row["loss"] for row in metrics.read(tmp_path / name) if row["kind"] == "train"]
-              for name in ("one", "two")]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
 @pytest.mark.slow

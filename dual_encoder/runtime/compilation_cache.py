@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 
+import filelock
 import jax
 
 _VARIABLE = "JAX_COMPILATION_CACHE_DIR"
@@ -29,15 +30,46 @@ def start() -> str:
         return "compilation cache: off (JAX_ENABLE_COMPILATION_CACHE)"
     if folder is None:
         try:
-            home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+            folder = os.fspath(usual("jax"))
         except RuntimeError:  # the user has no home folder, as in some containers
             jax.config.update("jax_enable_compilation_cache", False)
             return f"compilation cache: off (there is no home folder; set {_VARIABLE} to use another one)"
-        folder = os.fspath(pathlib.Path(home) / "dual_encoder" / f"jax-{jax.__version__}-{_processor()}")
         if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
             jax.config.update("jax_compilation_cache_max_size", _LARGEST)
+        if jax.config.jax_compilation_cache_max_size != -1:  # type: ignore[attr-defined]
+            mend(folder)
     jax.config.update("jax_compilation_cache_dir", folder)
     return f"compilation cache: '{folder}'{_contents(folder)} (set {_VARIABLE} to move it)"
+
+
+def usual(name: str) -> pathlib.Path:
+    """Returns the folder of the programs of this JAX for this processor below the user's cache folder.
+
+    Args:
+      name: its name begins so.
+
+    Raises:
+      RuntimeError: the user has no home folder.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(home) / "dual_encoder" / f"{name}-{jax.__version__}-{_processor()}"
+
+
+def mend(folder: str | os.PathLike[str]) -> None:
+    """Deletes programs that a killed process wrote in part, in the folder of a cache that is bounded in size.
+
+    JAX writes the time of use after the program. A program without one makes it warn at each later start, and keep no
+    further program.
+    """
+    place = pathlib.Path(folder)
+    if not place.is_dir():
+        return
+    with contextlib.suppress(OSError), filelock.FileLock(place / ".lockfile", timeout=10):  # JAX's own lock
+        for program in place.glob("*-cache"):
+            used = program.with_name(program.name.removesuffix("-cache") + "-atime")
+            if not used.exists() or used.stat().st_size != 8:
+                program.unlink()
+                used.unlink(missing_ok=True)
 
 
 def _contents(folder: str) -> str:
