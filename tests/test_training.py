@@ -68,6 +68,12 @@ def relative_error(one, other):
     return jax.tree.map(error, one, other)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _short_resnet():
+    with runs.short_resnet():
+        yield
+
+
 def test_one_device_equals_eight(write_dataset):
     """Loss, gradients and BatchNorm statistics; the order of float32 sums is all that may differ."""
     # SGD sees a scale error that Adam hides; the comparison of raw gradients sees it too.
