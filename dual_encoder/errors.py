@@ -41,7 +41,7 @@ def one_line(error: BaseException, limit: int | None = 300) -> str:
 
 
 def exit_on_user_error(main: Callable[[], None], debug: bool, leave: Callable[[int], None] = sys.exit) -> None:
-    """Runs `main`. A UserError, an OSError or a MemoryError ends the process with code 2 and one line.
+    """Runs `main`. A mistake, or an error of the system or of a device's memory, gives one line and exit code 2.
 
     Args:
       main: the command, without arguments.
@@ -56,6 +56,10 @@ def exit_on_user_error(main: Callable[[], None], debug: bool, leave: Callable[[i
 
 def _explain(error: BaseException, debug: bool) -> int:
     """Prints the error; returns the exit code."""
+    # JAX's error; this file does not import JAX, because most errors are found sooner than it is loaded.
+    if not debug and type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+        error = UserError(f"the memory of the device ran out ({one_line(error, 160)}); choose smaller batches or "
+                          "images, a smaller model, or another device (JAX_PLATFORMS=cpu takes the processor)")
     if debug or not isinstance(error, UserError | OSError | MemoryError | KeyboardInterrupt):
         traceback.print_exception(error)
         return 1

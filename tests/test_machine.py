@@ -116,6 +116,9 @@ def test_a_process_that_is_killed_is_told_with_the_limits(control_group, files, 
      "files (ulimit -n 65536, docker --ulimit nofile=65536) and run the same command again"),
     (OSError(errno.EACCES, "Permission denied", "a.tif"), "'a.tif'; mend this and run the same command again"),
     (MemoryError(), "error: memory ran out; give the machine, the container or the job more memory"),
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 68719476736 bytes."),
+     "error: the memory of the device ran out (RESOURCE_EXHAUSTED: Out of memory allocating 68719476736 bytes.); choose"
+     " smaller batches or images, a smaller model, or another device (JAX_PLATFORMS=cpu takes the processor)"),
 ])
 def test_an_error_of_the_system_names_the_setting(capsys, error, line):
     def fail():
