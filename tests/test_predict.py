@@ -24,6 +24,7 @@ from dual_encoder.imagery.grid import Grid
 from dual_encoder.imagery.sensors import SENSORS
 from dual_encoder.inference import segmenter as segmenter_file
 from dual_encoder.inference.segmenter import Segmenter, load_segmentation
+from dual_encoder.predict import __main__ as predict_command
 from dual_encoder.predict import aoi, gaps, hectares, listed, mosaic, one_map, part
 from dual_encoder.predict.description import open_scenes
 from dual_encoder.predict.permanent import permanent_water
@@ -492,6 +493,26 @@ def test_a_list_of_scenes_gives_a_map_each_and_a_mosaic(segmenter, tmp_path):
     (tmp_path / "items.json").write_text('[{"id": "a", "assets": {"vv": {"href": "https://x/vv.tif"}}}]')
     with pytest.raises(UserError, match="which is not on this disk"):
         list(listed.scenes(str(tmp_path / "items.json"), segmenter.sensors))
+
+
+def test_each_scene_of_a_list_has_its_picture_and_polygons(workdir, tmp_path, monkeypatch, capsys):
+    for name in "ab":
+        tif(tmp_path / f"{name}.tif", decibels(60, 60, seed=ord(name)), PLACE)
+    describe(tmp_path, size=None, s1=S1)
+    (tmp_path / "list.json").write_text(json.dumps([{"id": name, "s1": f"{name}.tif"} for name in "ab"]))
+
+    def predict(*further):
+        monkeypatch.setattr(sys, "argv", ["predict", f"--workdir={workdir}", f"--scenes={tmp_path / 'list.json'}",
+                                          f"--out={tmp_path / 'maps'}", *further])
+        predict_command.main()
+
+    predict(f"--preview={tmp_path / 'maps' / '{id}.png'}", f"--polygons={tmp_path / 'maps' / '{id}.geojson'}")
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {
+        f"{name}.{kind}" for name in "ab" for kind in ("tif", "png", "geojson")}
+    with pytest.raises(SystemExit):
+        predict(f"--preview={tmp_path / 'all.png'}")
+    said = capsys.readouterr().err
+    assert "put the id of the scene into its name: --preview=" in said and "{id}.png" in said and said.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -21,6 +21,8 @@ from dual_encoder.predict.flags import add_map_flags, check_names, paths, reques
 from dual_encoder.predict.permanent import permanent_water
 from dual_encoder.runtime import compilation_cache
 
+_OF_ONE_MAP = ("preview", "polygons", "areas")  # flags of further files
+_ID = "{id}"  # in their names, with --scenes: the id of a scene
 _CACHE = "256"  # MB of decoded tiles that GDAL keeps; its default is a twentieth of all memory
 
 
@@ -39,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     add_map_flags(parser)
     add("--before", default="", help="Sentinel-1 scene before the change, of a run with config.change")
     add("--s2-before", default="", help="Sentinel-2 scene before the change")
-    add("--scenes", default="", help="JSON list of scenes or STAC ItemCollection: a map of each, in the folder --out")
+    add("--scenes", default="", help="JSON list of scenes or STAC ItemCollection: a map of each, in the folder --out; "
+                                     "--preview, --polygons and --areas then have {id} in their names")
     add("--mosaic", default="", help="with --scenes: one map of all of them")
     add("--min-area", type=float, default=0.1, help="hectares of the smallest polygon (default %(default)s)")
     add("--simplify", type=float, default=1.0, help="pixels by which outlines may move (default %(default)s; 0: none)")
@@ -72,7 +75,8 @@ def _main(flags: argparse.Namespace) -> None:
         if maps[-1].exists():
             say(f"map: {maps[-1]} is there; delete it to make it again")
             continue
-        one_map.make(segmenter, _request(flags, scene, maps[-1]), permanent)
+        named = {flag: getattr(flags, flag).replace(_ID, name) for flag in _OF_ONE_MAP}
+        one_map.make(segmenter, _request(argparse.Namespace(**vars(flags) | named), scene, maps[-1]), permanent)
     if flags.mosaic:
         mosaic.write_mosaic(pathlib.Path(flags.mosaic), maps)
         say(f"mosaic: {flags.mosaic} of {len(maps)} maps")
@@ -88,8 +92,11 @@ def _check(flags: argparse.Namespace, scenes: dict[str, str]) -> None:
     """Raises UserError for flags that do not fit together."""
     if bool(scenes) == bool(flags.scenes):
         raise UserError("give either --s1=SCENE (and --s2=SCENE), or --scenes=FILE")
-    if flags.scenes and (flags.preview or flags.polygons or flags.areas):
-        raise UserError("--preview, --polygons and --areas are of one map; leave them out with --scenes")
+    for flag in _OF_ONE_MAP if flags.scenes else ():
+        path = pathlib.Path(getattr(flags, flag))
+        if path.name and _ID not in path.name:
+            raise UserError(f"--{flag}={path} is one file, and --scenes gives a map for each scene; put the id of the "
+                            f"scene into its name: --{flag}={path.with_name(f'{_ID}{path.suffix}')}")
     if flags.areas:
         areas.check_name(flags.areas, flags.districts)
     elif flags.districts:
