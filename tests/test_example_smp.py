@@ -53,7 +53,7 @@ def test_the_maps_of_the_encoder_are_ours_before_training(model, folder):
     with torch.no_grad():
         image, *theirs = encoder(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous())
     variables = {kind: tree["s1_encoder"] for kind, tree in model.variables.items()}
-    ours = jax.jit(lambda x: ResNet(18).apply(variables, x, False).maps)(x)
+    ours = jax.jit(lambda v, x: ResNet(18).apply(v, x, False).maps)(variables, x)
     assert image.shape == (2, 2, 64, 64) and len(theirs) == len(ours) == 5
     for one, other in zip(theirs, ours, strict=True):
         assert relative_difference(one.permute(0, 2, 3, 1).numpy(), np.asarray(other)) <= 1e-5

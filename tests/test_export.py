@@ -316,10 +316,10 @@ def test_timm_computes_the_same_maps_from_an_export(timm, tmp_path, depth, norm)
     export(model, "s2", tmp_path)
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, features_only=True).eval()
     variables = own(model, "s2")
-    ours = jax.jit(lambda x: network.apply(variables, x, False).maps)
+    ours = jax.jit(lambda v, x: network.apply(v, x, False).maps)
     for height, width in ((120, 120), (128, 128), (264, 264), (121, 65)):
         x = image(height, width, 12)
-        assert_same(ours(x), forward(theirs, x), LONG_SUMS if norm == "group" else 2e-6)
+        assert_same(ours(variables, x), forward(theirs, x), LONG_SUMS if norm == "group" else 2e-6)
 
 
 @pytest.mark.runtimes
@@ -336,10 +336,10 @@ def test_weights_of_timm_load_here(timm, depth, norm):
             value.copy_(torch.from_numpy(weight(key, tuple(value.shape))))
     network = ResNet(depth, norm=norm)
     variables = from_timm({key: value.numpy() for key, value in theirs.state_dict().items()}, shapes(network, 2))
-    ours = jax.jit(lambda x: network.apply(variables, x, False).maps)
+    ours = jax.jit(lambda v, x: network.apply(v, x, False).maps)
     for height, width in ((120, 120), (75, 131)):
         x = image(height, width, 2)
-        assert_same(ours(x), forward(theirs, x), LONG_SUMS if norm == "group" else 2e-6)
+        assert_same(ours(variables, x), forward(theirs, x), LONG_SUMS if norm == "group" else 2e-6)
 
 
 @pytest.mark.runtimes
@@ -407,7 +407,7 @@ def test_the_snippet_of_the_card_runs_and_gives_our_pooled_features(timm, tmp_pa
     values: dict = {"stored_image": torch.from_numpy(stored)}
     exec(snippet.replace("torch.zeros(1, 2, 128, 128)", "stored_image"), values)
     variables = own(model, "s1")
-    features = jax.jit(lambda x: network.apply(variables, x, False).pooled)(x)
+    features = jax.jit(lambda v, x: network.apply(v, x, False).pooled)(variables, x)
     assert values["features"].shape == features.shape
     # GroupNorm divides by the spread of few values in a narrow network, 101 times in a row.
     group = isinstance(network, ResNet) and network.norm == "group"
@@ -415,7 +415,7 @@ def test_the_snippet_of_the_card_runs_and_gives_our_pooled_features(timm, tmp_pa
     if isinstance(network, ViT) or network.width == 64:  # the trap that the card warns of: no error
         maps = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, features_only=True, out_indices=(0, 1))
         tolerance = LONG_SUMS if getattr(network, "norm", "") == "group" else 2e-6
-        ours = jax.jit(lambda x: network.apply(variables, x, False).maps[:2])(x)
+        ours = jax.jit(lambda v, x: network.apply(v, x, False).maps[:2])(variables, x)
         assert_same(ours, forward(maps.eval(), x), tolerance)
         wrong = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, in_chans=3)
         assert next(value for value in wrong.parameters() if value.ndim == 4).shape[1] == 3

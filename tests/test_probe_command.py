@@ -57,7 +57,7 @@ def vectors(config):
 def pooled(built, variables, image):
     """The vectors of the first encoder of a probe."""
     encoder = built.encoders[0][0].encoder.make()
-    return jax.jit(lambda image: encoder.apply(variables, image, False).pooled)(image)
+    return jax.jit(lambda v, image: encoder.apply(v, image, False).pooled)(variables, image)
 
 
 def test_vectors_of_the_encoder_are_its_pooled_features(run, labelled):

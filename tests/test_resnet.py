@@ -79,7 +79,7 @@ def test_equals_a_plain_numpy_network_at_odd_sizes(depth, width, norm):
     model = ResNet(depth, width, norm)
     state, variables = weights(model, bands=2)
     x = np.random.default_rng(0).standard_normal((1, 37, 26, 2)).astype(np.float32)
-    features = jax.jit(lambda x: model.apply(variables, x, False))(x)
+    features = jax.jit(lambda v, x: model.apply(v, x, False))(variables, x)
     assert [m.shape[-1] for m in features.maps] == list(feature_widths(depth, width))
     for ours, slow in zip(features.maps, slow_resnet(x[0], state, depth), strict=True):
         np.testing.assert_allclose(ours[0], slow, rtol=0, atol=2e-6 * np.abs(slow).max())
@@ -91,7 +91,7 @@ def test_equals_the_stored_answers_of_timm(case):
     depth, norm, height, width = case
     model = ResNet(depth, norm=norm)
     _, variables = weights(model, golden["BANDS"])
-    features = jax.jit(lambda x: model.apply(variables, x, False))(golden["image"](height, width))
+    features = jax.jit(lambda v, x: model.apply(v, x, False))(variables, golden["image"](height, width))
     ours = golden["summary"]([np.asarray(m) for m in features.maps])
     with np.load(GOLDEN / "resnet.npz") as answers:
         expected = answers["{}_{}_{}x{}".format(*case)]

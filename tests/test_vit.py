@@ -128,7 +128,7 @@ def test_equals_a_plain_numpy_transformer(pool, shift, height, width):
     model = Croma(depth=2, width=128) if pool == "croma" else ViT(**SMALL, pool=pool, shift=shift)
     state, variables = weights(model, bands=3)
     x = image(height, width, 3)
-    features = jax.jit(lambda x: model.apply(variables, x, False))(x)
+    features = jax.jit(lambda v, x: model.apply(v, x, False))(variables, x)
     pooled, maps = slow_vit(x[0], state, 8, pool, shift)
     assert_close(features.pooled[0], pooled)
     for ours, slow in zip(features.maps, maps, strict=True):
@@ -164,7 +164,7 @@ def test_equals_the_stored_answers_of_timm(name):
     geometry, height, width = golden["CASES"][name]
     model = ViT(*geometry)
     _, variables = weights(model, golden["BANDS"])
-    features = jax.jit(lambda x: model.apply(variables, x, False))(golden["image"](height, width))
+    features = jax.jit(lambda v, x: model.apply(v, x, False))(variables, golden["image"](height, width))
     with np.load(GOLDEN / "vit.npz") as answers:
         assert_close(features.pooled[0], answers[f"{name}/pooled"])
         expected = answers[f"{name}/maps"]
