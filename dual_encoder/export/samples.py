@@ -1,6 +1,5 @@
 """Two real images in every export, with our outputs for them: so the proof needs neither the run nor its data."""
 
-import dataclasses
 import io
 import pathlib
 from collections.abc import Mapping
@@ -58,12 +57,10 @@ def take(source: Source, content: Content, data_dir: str) -> Samples:
     images = {name: np.stack([_middle(record[name], source.image_size, spec.no_data or 0) for record in chosen])
               for name, spec in network.inputs.items()}
 
-    def ours(variables, stored):
-        return outputs_of(dataclasses.replace(network, variables=variables),
-                          {name: normalise(image, network.inputs[name]) for name, image in stored.items()})
+    def ours(stored):
+        return outputs_of(network, {name: normalise(image, network.inputs[name]) for name, image in stored.items()})
 
-    outputs = {name: np.asarray(value) for name, value in jax.jit(ours)(network.variables, images).items()
-               if name in content.outputs}
+    outputs = {name: np.asarray(value) for name, value in jax.jit(ours)(images).items() if name in content.outputs}
     origin = {"data set": " ".join(str(source.model.dataset[key]) for key in ("name", "config", "version")),
               "split": split, "rows": rows, "ids": [record["id"] for record in chosen]}
     return Samples(inputs.of_stored(images, network.inputs, content.input), outputs, origin)
