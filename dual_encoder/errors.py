@@ -40,6 +40,11 @@ def one_line(error: BaseException, limit: int | None = 300) -> str:
     return " ".join(str(error).split())[:limit]
 
 
+def is_device_memory(error: BaseException) -> bool:
+    """Returns True for the error that JAX raises when the memory of a device runs out. It does not load JAX."""
+    return type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)
+
+
 def exit_on_user_error(main: Callable[[], None], debug: bool, leave: Callable[[int], None] = sys.exit) -> None:
     """Runs `main`. A mistake, or an error of the system or of a device's memory, gives one line and exit code 2.
 
@@ -56,8 +61,7 @@ def exit_on_user_error(main: Callable[[], None], debug: bool, leave: Callable[[i
 
 def _explain(error: BaseException, debug: bool) -> int:
     """Prints the error; returns the exit code."""
-    # JAX's error; this file does not import JAX, because most errors are found sooner than it is loaded.
-    if not debug and type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+    if not debug and is_device_memory(error):
         error = UserError(f"the memory of the device ran out ({one_line(error, 160)}); choose smaller batches or "
                           "images, a smaller model, or another device (JAX_PLATFORMS=cpu takes the processor)")
     if debug or not isinstance(error, UserError | OSError | MemoryError | KeyboardInterrupt):

@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import struct
+from unittest import mock
 
 import jax
 import jaxtyping
@@ -18,6 +19,7 @@ from dual_encoder.data import tfrecord
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.data.manifest import MANIFEST, DatasetInfo, TensorInfo
 from dual_encoder.imagery.sensors import before, sensor
+from dual_encoder.models import resnet
 from dual_encoder.runtime import compilation_cache
 
 # The losses check the shapes of their arguments at every call; nothing has imported them yet.
@@ -52,6 +54,13 @@ def real_data() -> pathlib.Path:
     if not pathlib.Path(folder, "README.md").is_file() or not folder:
         pytest.skip(f"S1S2_DATA='{folder}' is not the folder of real Sentinel data")
     return pathlib.Path(folder).resolve()
+
+
+@pytest.fixture(scope="module")
+def short_resnet():
+    """A ResNet-18 has one block in each of its four layers: half the program, with all that a ResNet consists of."""
+    with mock.patch.dict(resnet._LAYOUTS, {18: (False, (1, 1, 1, 1))}):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,11 @@
 """Small runs for tests: a configuration, its task and records, and training."""
 
-import contextlib
-from collections.abc import Iterator
-from unittest import mock
-
 import jax
 from etils import epath
 
 from configs import classify, finetune, pretrain
 from dual_encoder.config import parse
 from dual_encoder.data.records import Records
-from dual_encoder.models import resnet
 from dual_encoder.report.page import write_report
 from dual_encoder.runtime import mesh
 from dual_encoder.tasks.build import AnyConfig, Built, make_task
@@ -19,13 +14,6 @@ from dual_encoder.training.loop import fit as train
 # One block: its step is traced and compiled in a third of the time of a ResNet-18.
 VIT = {"family": "vit", "depth": 1, "width": 64, "patch": 8, "image_size": 32, "pool": "mean", "positions": "sincos"}
 VIT_FLAGS = tuple(f"--config.encoder.{key}={value}" for key, value in VIT.items())
-
-
-@contextlib.contextmanager
-def short_resnet() -> Iterator[None]:
-    """Leaves a ResNet-18 one block in each of its four layers: half the program, with all that a ResNet consists of."""
-    with mock.patch.dict(resnet._LAYOUTS, {18: (False, (1, 1, 1, 1))}):
-        yield
 
 
 def configure(folder, variant="smoke", *, family="vit", **changes):

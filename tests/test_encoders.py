@@ -26,6 +26,8 @@ VIT = {"family": "vit", "depth": 2, "width": 64, "patch": 8, "image_size": 32}
 CROMA = {"family": "croma", "depth": 2, "width": 32}
 GROUP = {"norm": "group", "width": 8}
 
+pytestmark = pytest.mark.usefixtures("short_resnet")
+
 
 def configure(variant, folder, encoder, **changes):
     """`runs.configure` of a variant with another encoder."""
@@ -52,12 +54,6 @@ def assert_close(ours, expected, tolerance):
     """Relative to the largest value of each tensor."""
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(np.abs(b).max(), 1e-6)),
                  ours, expected)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _short_resnet():
-    with runs.short_resnet():
-        yield
 
 
 @pytest.fixture(scope="module")

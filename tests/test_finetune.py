@@ -27,16 +27,12 @@ from dual_encoder.workdir import metrics
 from tests import runs
 from tests.runs import fit, open_run
 
+pytestmark = pytest.mark.usefixtures("short_resnet")
+
 
 def configure(folder, family="resnet", **changes):
     """`runs.configure` of segmentation."""
     return runs.configure(folder, "water_weak", family=family, **changes)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _short_resnet():
-    with runs.short_resnet():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,8 @@ from tests.runs import fit, open_run
 
 SENSORS = ("s1", "s2")
 
+pytestmark = pytest.mark.usefixtures("short_resnet")
+
 
 def configure(folder, family="vit", **changes):
     """`runs.configure` of six steps of pre-training, with a checkpoint every second one."""
@@ -66,12 +68,6 @@ def relative_error(one, other):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         return np.abs(a - b).max() / max(np.abs(b).max(), 1e-6)
     return jax.tree.map(error, one, other)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _short_resnet():
-    with runs.short_resnet():
-        yield
 
 
 def test_one_device_equals_eight(write_dataset):

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.build.selection import Filters, area, fitting_degrees, hashed_split
+from data_prep.build.selection import USUAL_DEGREES, Filters, area, fitting_degrees, hashed_split
 from data_prep.importers import Entry, Reject, Unmatched
 from data_prep.names import fault, leaves, shown, split_name
 from data_prep.turned_away import first_reason, row, unmatched_text
@@ -34,7 +34,6 @@ from dual_encoder.storage import atomic
 
 _FORMAT = 2  # of entries.jsonl; 1 had s1_time and s2_time in place of times
 _MOST_SPLITS = 100
-_USUAL = 1.0  # side of a block in degrees
 _EVERY = 10.0  # seconds between lines of progress
 
 
@@ -120,7 +119,7 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
     turned_away: collections.Counter[str] = collections.Counter()
     unmatched: list[Unmatched] = []
     folded: dict[str, str] = {}  # name of a split in the raw data -> name that is stored
-    without_place = 0
+    without_place, side = 0, block_degrees or USUAL_DEGREES
     with atomic.create(folder / "entries.jsonl") as lines, atomic.create(folder / "rejected.jsonl") as rejects:
         def reject(name: str, kind: str, reason: str) -> None:
             turned_away[kind] += 1
@@ -137,11 +136,10 @@ def make(folder: pathlib.Path, entries: Iterable[Entry | Reject], facts: Mapping
                 begins.append(lines.size)
                 lines.write(json.dumps(dataclasses.asdict(item)).encode() + b"\n")
                 own_splits.append(names.setdefault(item.split, len(names)))
-                area_splits.append(names.setdefault(hashed_split(area(item, block_degrees or _USUAL)), len(names)))
+                area_splits.append(names.setdefault(hashed_split(area(item, side)), len(names)))
                 without_place += math.isnan(item.lat) or math.isnan(item.lon)
         rejects.write(b"".join(map(row, unmatched)))
     own = split_by == "source" and _has_splits(own_splits, names.get(""))
-    side = block_degrees or _USUAL
     if not (own or block_degrees):
         side, area_splits = _fitting(folder, names, area_splits)
     offsets = _offsets(begins, own_splits if own else area_splits, names)
@@ -178,11 +176,11 @@ def _fitting(folder: pathlib.Path, names: dict[str, int], usual: "array.array[in
 
     `usual` are the numbers for blocks of the usual side, which stay if they do, or if no side does.
     """
-    side = fitting_degrees(_lines(folder)) or _USUAL
-    if side == _USUAL:
+    side = fitting_degrees(_lines(folder)) or USUAL_DEGREES
+    if side == USUAL_DEGREES:
         return side, usual
-    print(f"blocks of {_USUAL:g} degree would leave a split with less than two places: blocks of {side:g} instead "
-          f"(--block-degrees={side:g} for other builds of these images)", flush=True)
+    print(f"blocks of {USUAL_DEGREES:g} degree would leave a split with less than two places: blocks of {side:g} "
+          f"instead (--block-degrees={side:g} for other builds of these images)", flush=True)
     return side, array.array("B", (names.setdefault(hashed_split(area(item, side)), len(names))
                                    for item in _lines(folder)))
 

@@ -10,8 +10,9 @@ from data_prep.record import Entry, Pair, Tile, gap, timed, unknown_times
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.sensors import SensorSpec
 
-SPLITS = ("train", "validation", "test")  # of a split by area
-_SIDES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # of its blocks, in degrees
+USUAL_DEGREES = 1.0  # side of a block
+_SIDES = (USUAL_DEGREES, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+_SPLITS = ("train", "validation", "test")  # by area
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +91,12 @@ def fitting_degrees(entries: Iterable[Entry]) -> float | None:
 
     Retrieval needs two places, and the larger the blocks, the less do images at their borders resemble each other.
     """
-    places: dict[tuple[float, str], set[str]] = {(side, split): set() for side in _SIDES for split in SPLITS}
+    places: dict[tuple[float, str], set[str]] = {(side, split): set() for side in _SIDES for split in _SPLITS}
     for entry in entries:
         for side in _SIDES:
             found = places[side, hashed_split(area(entry, side))]
             if len(found) < 2:
                 found.add(entry.location_id)
-        if all(len(places[_SIDES[0], split]) == 2 for split in SPLITS):
+        if all(len(places[USUAL_DEGREES, split]) == 2 for split in _SPLITS):
             break
-    return next((side for side in _SIDES if all(len(places[side, split]) == 2 for split in SPLITS)), None)
+    return next((side for side in _SIDES if all(len(places[side, split]) == 2 for split in _SPLITS)), None)

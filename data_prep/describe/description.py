@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.build.selection import fitting_degrees
+from data_prep.build.selection import USUAL_DEGREES, fitting_degrees
 from data_prep.describe import names, roles, values
 from data_prep.describe.roles import STACK, Role
 from data_prep.importers import Entry, Reject, Unmatched, _geotiff_json, open_raw
@@ -218,7 +218,7 @@ def _split(entries: Sequence[Entry]) -> tuple[str, str]:
     if any(entry.split for entry in entries):
         return "", ""
     if degrees := fitting_degrees(entries):
-        return ("" if degrees == 1 else f" --block-degrees={degrees:g}"), ""
+        return ("" if degrees == USUAL_DEGREES else f" --block-degrees={degrees:g}"), ""
     return "", ("warning: too few places for three splits; give a split of your own in pairs.csv, or more images")
 
 

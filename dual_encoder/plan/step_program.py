@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dual_encoder.data.manifest import DatasetInfo
-from dual_encoder.errors import UserError, one_line
+from dual_encoder.errors import UserError, is_device_memory, one_line
 from dual_encoder.optim.optimizer import make_optimizer
 from dual_encoder.plan import flops, hlo
 from dual_encoder.tasks.task import Task, TaskConfig
@@ -106,7 +106,7 @@ def compile_program(config: TaskConfig, task: Task, info: DatasetInfo, mesh: jax
     try:
         compiled = lowered.compile(_options(mesh))
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_device_memory(error):
             raise UserError(f"the compiler fails at a global batch of {config.batch_size:,}: {one_line(error)}; "
                             "try another --config.batch_size; --debug shows more") from error
         raise TooLarge(" ".join(str(error).split("RESOURCE_EXHAUSTED: ")[-1].splitlines()[0].split())) from error

@@ -21,7 +21,7 @@ from dual_encoder.predict.flags import add_map_flags, check_names, paths, reques
 from dual_encoder.predict.permanent import permanent_water
 from dual_encoder.runtime import compilation_cache
 
-_OF_ONE_MAP = ("preview", "polygons", "areas")  # flags of further files
+_FURTHER_FILES = ("preview", "polygons", "areas")  # of a map
 _ID = "{id}"  # in their names, with --scenes: the id of a scene
 _CACHE = "256"  # MB of decoded tiles that GDAL keeps; its default is a twentieth of all memory
 
@@ -75,7 +75,7 @@ def _main(flags: argparse.Namespace) -> None:
         if maps[-1].exists():
             say(f"map: {maps[-1]} is there; delete it to make it again")
             continue
-        named = {flag: getattr(flags, flag).replace(_ID, name) for flag in _OF_ONE_MAP}
+        named = {flag: getattr(flags, flag).replace(_ID, name) for flag in _FURTHER_FILES}
         one_map.make(segmenter, _request(argparse.Namespace(**vars(flags) | named), scene, maps[-1]), permanent)
     if flags.mosaic:
         mosaic.write_mosaic(pathlib.Path(flags.mosaic), maps)
@@ -92,7 +92,7 @@ def _check(flags: argparse.Namespace, scenes: dict[str, str]) -> None:
     """Raises UserError for flags that do not fit together."""
     if bool(scenes) == bool(flags.scenes):
         raise UserError("give either --s1=SCENE (and --s2=SCENE), or --scenes=FILE")
-    for flag in _OF_ONE_MAP if flags.scenes else ():
+    for flag in _FURTHER_FILES if flags.scenes else ():
         path = pathlib.Path(getattr(flags, flag))
         if path.name and _ID not in path.name:
             raise UserError(f"--{flag}={path} is one file, and --scenes gives a map for each scene; put the id of the "

@@ -46,7 +46,7 @@ def usual(name: str) -> pathlib.Path:
     """Returns the folder of the programs of this JAX for this processor below the user's cache folder.
 
     Args:
-      name: its name begins so.
+      name: first part of the name of the folder, such as 'jax'.
 
     Raises:
       RuntimeError: the user has no home folder.

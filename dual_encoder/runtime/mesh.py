@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dual_encoder.errors import UserError, one_line
+from dual_encoder.errors import UserError, is_device_memory, one_line
 from dual_encoder.runtime import backend
 
 LOST = 76  # exit code: another process of the run is dead (EX_PROTOCOL)
@@ -230,7 +230,7 @@ def together() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if is_alone() or "RESOURCE_EXHAUSTED" in str(error):
+        if is_alone() or is_device_memory(error):
             raise
         print(f"error: process {jax.process_index()} of {jax.process_count()} lost another process, or failed "
               f"itself: {one_line(error)}; look for an earlier error in the logs of the others, and start the same "

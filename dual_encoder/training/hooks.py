@@ -313,10 +313,10 @@ class QuickEvaluate(Hook):
 
 
 class ShowScores(Hook):
-    """Has the evaluations of a step shown, but for those of the last one: the run is shown when it has ended.
+    """Draws the page of the run after the evaluations of each step but the last; the caller draws the last page.
 
     Args:
-      show: draws the page of the run.
+      show: draws the page.
       every: intervals of the evaluations; 0: none.
       last: step of the run.
       resume_clock: as of `Evaluate`.
@@ -330,6 +330,6 @@ class ShowScores(Hook):
         return not stopping and step != self._last and any(is_due(step, every, self._last) for every in self._every)
 
     def after(self, step: int, state: TrainState) -> None:
-        """Has them shown."""
+        """Draws the page."""
         self._show()
         self._resume_clock()

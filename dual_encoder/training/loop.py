@@ -18,7 +18,7 @@ from dual_encoder.console import say
 from dual_encoder.data import overlap
 from dual_encoder.data.batches import batches
 from dual_encoder.data.order import Order
-from dual_encoder.errors import UserError, one_line
+from dual_encoder.errors import UserError, is_device_memory, one_line
 from dual_encoder.optim.optimizer import learning_rate, make_optimizer, rate_at
 from dual_encoder.runtime import mesh as mesh_lib
 from dual_encoder.runtime.stop_request import StopRequest
@@ -211,7 +211,7 @@ def _memory_explained() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_device_memory(error):
             raise
         raise UserError(f"the memory of the device ran out ({one_line(error, 160)}); lower --config.batch_size or "
                         "--config.augment.crop (pre-training also has train.micro_batch); `python -m "

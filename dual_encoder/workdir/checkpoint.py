@@ -172,7 +172,7 @@ class Checkpoints:
             if step < 0:
                 return None
             folder = self._workdir / "checkpoints" / str(step)
-            proven = checkpoint_folder.digests_of(self._workdir, step) is not None
+            proven = checkpoint_folder.digests_file(self._workdir, step) is not None
             try:
                 restored = self._read(step, state)
             except (UserError, jax.errors.JaxRuntimeError):

@@ -63,7 +63,7 @@ def write_digests(folder: epath.Path) -> None:
     atomic.write(folder / _DIGESTS, json.dumps(_digests(folder), indent=0).encode())
 
 
-def digests_of(workdir: epath.Path, step: int) -> epath.Path | None:
+def digests_file(workdir: epath.Path, step: int) -> epath.Path | None:
     """Returns the file with the digests of a checkpoint; None if an earlier version was killed before it wrote them."""
     places = (workdir / "checkpoints" / str(step) / _DIGESTS, workdir / "digests" / f"{step}.json")
     return next((file for file in places if file.exists()), None)
@@ -71,7 +71,7 @@ def digests_of(workdir: epath.Path, step: int) -> epath.Path | None:
 
 def fault(workdir: epath.Path, step: int) -> str | None:
     """Returns the fault of a checkpoint as text, or None. A checkpoint without digests counts as sound."""
-    file = digests_of(workdir, step)
+    file = digests_file(workdir, step)
     if file is None:
         return None
     try:
