@@ -5,10 +5,10 @@ import json
 import pathlib
 
 import numpy as np
-from tensorflow_datasets.proto import tf_example_pb2
 
 from dual_encoder.data import tfrecord
 from dual_encoder.data.manifest import MANIFEST, DatasetInfo, TensorInfo
+from dual_encoder.data.tf_message import Example
 from dual_encoder.imagery.sensors import sensor
 
 SENSORS = {"s1": sensor("s1_grd"), "s2": sensor("s2_l2a")}
@@ -29,7 +29,7 @@ def image(feature: str, number: int, size: int) -> np.ndarray:
 
 def framed(number: int, size: int) -> bytes:
     """Returns record `number` with its TFRecord header and footer."""
-    example = tf_example_pb2.Example()
+    example = Example()
     feature = example.features.feature
     for name in SENSORS:
         feature[name].bytes_list.value.append(image(name, number, size).tobytes())

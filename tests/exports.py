@@ -10,12 +10,36 @@ import numpy as np
 
 from dual_encoder.config import to_dict
 from dual_encoder.export.check import LIMIT
+from dual_encoder.export.source import Source
 from dual_encoder.workdir.checkpoint import LoadedModel
 from dual_encoder.workdir.folder import facts
 from tests import runs
 
 WIDE = {"family": "resnet", "depth": 18, "width": 64}
 SMALL = {"family": "vit", "depth": 12, "width": 384, "patch": 16, "image_size": 32}
+
+_VIT = {"family": "vit", "depth": 2, "width": 64, "patch": 8, "image_size": 32}
+RUNS = {  # name -> sensor, changes of the configuration
+    "encoders": ("both", {}),
+    "early": ("both", {"fusion": "early"}),
+    "transformer": ("s2", {"encoder": _VIT | {"pool": "patches", "shift": 1}}),
+    "croma": ("s2", {"encoder": {"family": "croma", "depth": 2, "width": 32}}),
+    "unet": ("both", {"variant": "water_weak", "inputs": "s1+s2"}),
+    "pyramid": ("s1", {"variant": "water_weak", "encoder": _VIT | {"norm": None}, "decoder": "fpn"}),
+    "one_of_two": ("s2", {"variant": "water_weak", "inputs": "s1+s2", "sensor_dropout": 0.3, "decoder": "linear"}),
+    "classes": ("s1", {"variant": "land_cover_small", "inputs": "s1"}),
+}
+
+
+def data_sets(write_dataset):
+    """Variant -> a small data set for it."""
+    return {variant: write_dataset(labels=labels) for variant, labels in (
+        ("smoke", False), ("water_weak", True), ("land_cover_small", "image_classes"))}
+
+
+def source_of(name, data) -> Source:
+    sensor, changes = RUNS[name]
+    return Source(made(data, **changes), sensor)
 
 
 def made(data, variant="smoke", **changes) -> LoadedModel:

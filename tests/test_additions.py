@@ -5,16 +5,15 @@ in files of the project.
 """
 
 import json
-import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import tomllib
 
 import numpy as np
 import pytest
+
+from tests import commands
 
 pytestmark = pytest.mark.quick
 
@@ -71,9 +70,7 @@ def project(tmp_path_factory):
 def run(project):
     """Runs `python ARGUMENTS` in the copy and returns what it prints."""
     def run(*arguments):
-        variables = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "NO_COLOR": "1", "PYTHONPATH": str(project)}
-        done = subprocess.run([sys.executable, *map(str, arguments)], cwd=project, text=True, capture_output=True,
-                              env=os.environ | variables, timeout=300)
+        done = commands.run(*arguments, cwd=project, JAX_NUM_CPU_DEVICES="1", PYTHONPATH=str(project))
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
     return run

@@ -1,10 +1,7 @@
 """Every benchmark: raw files in its exact layout, the documented build, and its variant on the data set."""
 
 import importlib
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -14,12 +11,11 @@ from dual_encoder.config import parse
 from dual_encoder.data.manifest import load_info
 from dual_encoder.tasks.build import AnyConfig, build
 from dual_encoder.training.run import run
-from tests import runs
+from tests import commands, runs
 from tests.fuzz import raw_sets
 
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).parent.parent
 CHIPS = [("Spain_1", "train"), ("India_2", "train"), ("Ghana_3", "valid"), ("USA_4", "test"), ("Bolivia_5", "bolivia")]
 
 
@@ -48,10 +44,8 @@ def built(tmp_path_factory):
         if not (base / folder).exists():
             raw.mkdir(parents=True)
             write(raw)
-            command = ["build", f"--importer={importer}", f"--raw={raw}", "--data_dir=data", "--kind=tiles", *options]
-            done = subprocess.run([sys.executable, "-m", "data_prep", *command, "--workers=1"], cwd=base, text=True,
-                                  capture_output=True, timeout=300,
-                                  env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"})
+            words = ["build", f"--importer={importer}", f"--raw={raw}", "--data_dir=data", "--kind=tiles", *options]
+            done = commands.run("-m", "data_prep", *words, "--workers=1", cwd=base)
             assert done.returncode == 0, done.stdout + done.stderr
         return base / folder
     return make

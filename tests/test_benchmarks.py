@@ -1,13 +1,9 @@
 """The benchmarks of the training step and of the search run to their end, at sizes that say nothing."""
 
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import commands
 
 
 @pytest.mark.slow
@@ -23,7 +19,6 @@ ROOT = pathlib.Path(__file__).parent.parent
     (["search", "--vectors=70000", "--dim=8", "--queries=3"], "  3 queries at once"),
 ], ids=["loss", "gradient_cache", "trainer", "train_step_resnet", "train_step_vit", "convolutions", "search"])
 def test_it_runs(arguments, expected):
-    result = subprocess.run([sys.executable, "-m", f"benchmarks.{arguments[0]}", *arguments[1:]], cwd=ROOT, text=True,
-                            capture_output=True, timeout=300, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    result = commands.run("-m", f"benchmarks.{arguments[0]}", *arguments[1:])
     assert result.returncode == 0, result.stderr
     assert expected in result.stdout

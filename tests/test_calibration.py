@@ -7,8 +7,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
 from unittest import mock
 
 import numpy as np
@@ -34,6 +32,7 @@ from dual_encoder.state import TrainState
 from dual_encoder.workdir import calibration as file
 from dual_encoder.workdir import folder as workdir_folder
 from dual_encoder.workdir.checkpoint import Checkpoints
+from tests import commands
 from tests.data_prep.geotiff_writing import PLACE, tif
 from tests.test_predict import GRIDS, SMALL, scene, untrained
 
@@ -208,8 +207,7 @@ def test_the_command_writes_what_it_measured(calibrated):
 
 
 def test_calibrate_refuses_in_one_line(run, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "dual_encoder", "calibrate", f"--workdir={run}", "--records=0"],
-                          text=True, capture_output=True)
+    done = commands.run("-m", "dual_encoder", "calibrate", f"--workdir={run}", "--records=0")
     assert (done.returncode, done.stderr) == (2, "error: --records is 0; give 1 or more\n")
     for arguments, message in (
             (["--split=train"], "has learnt from split 'train', where it is surer than it may be; give another one"),

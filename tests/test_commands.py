@@ -15,6 +15,7 @@ from dual_encoder.config import parse
 from dual_encoder.errors import UserError
 from dual_encoder.runtime import compilation_cache
 from dual_encoder.tasks.build import AnyConfig
+from tests import commands
 from tests.runs import VIT_FLAGS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -22,9 +23,7 @@ SMOKE = "--config=configs/pretrain.py:smoke"
 
 
 def run(*arguments, script="main.py", platform="cpu"):
-    environment = os.environ | {"JAX_PLATFORMS": platform, "NO_COLOR": "1"}
-    return subprocess.run([sys.executable, script, *map(str, arguments)], cwd=ROOT, env=environment, text=True,
-                          capture_output=True, timeout=300)
+    return commands.run(script, *arguments, JAX_PLATFORMS=platform)
 
 
 def assert_refused(result, *parts):

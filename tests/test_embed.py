@@ -1,11 +1,9 @@
 """`python -m dual_encoder.embed`: the vectors of the encoder in GeoParquet, resumable, with their origin."""
 
 import json
-import os
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -25,7 +23,7 @@ from dual_encoder.embed.write import Job, embed
 from dual_encoder.errors import UserError
 from dual_encoder.imagery.grid import Grid
 from dual_encoder.storage import sums
-from tests import runs, saved
+from tests import commands, runs, saved
 
 pytestmark = pytest.mark.quick
 
@@ -223,9 +221,8 @@ def test_a_footprint_has_four_corners_unless_it_crosses_the_antimeridian():
 
 
 def test_the_command_writes_vectors(workdir, folder, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "dual_encoder.embed", f"--workdir={workdir}", f"--data={folder}",
-                           f"--out={tmp_path / 'out'}", "--split=test"], cwd=ROOT, text=True, capture_output=True,
-                          env=os.environ | {"JAX_PLATFORMS": "cpu"}, timeout=300)
+    done = commands.run("-m", "dual_encoder.embed", f"--workdir={workdir}", f"--data={folder}",
+                       f"--out={tmp_path / 'out'}", "--split=test")
     assert done.returncode == 0, done.stderr
     assert "8 vectors of 4 entries in 1 files" in done.stdout and "ETA 0:00" in done.stdout
 

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from dual_encoder.workdir import checkpoint, metrics
+from tests import commands
 from tests.runs import VIT_FLAGS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -31,10 +32,9 @@ def start(*arguments):
 
 
 def run(*arguments):
-    process = start(*arguments)
-    output = process.communicate(timeout=400)[0]
-    assert process.returncode == 0, output
-    return output
+    done = commands.run(*arguments, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def pretrain(data, workdir, *more):

@@ -1,10 +1,6 @@
 """The scripts in examples/ run on real data and print what their docstrings promise."""
 
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,9 +9,7 @@ import rasterio
 from dual_encoder import calibrate
 from dual_encoder.inference.segmenter import load_segmentation
 from dual_encoder.workdir import calibration
-from tests import runs, saved
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import commands, runs, saved
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +32,7 @@ def flood_run(write_dataset, tmp_path_factory):
 
 
 def script(name, *arguments):
-    done = subprocess.run([sys.executable, f"examples/{name}.py", *map(str, arguments)], cwd=ROOT, text=True,
-                          capture_output=True, env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
-                          timeout=300)
+    done = commands.run(f"examples/{name}.py", *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

@@ -29,6 +29,7 @@ from dual_encoder.experiment.results import Arm, Results, collect
 from dual_encoder.experiment.tables import latex, markdown, tables_of
 from dual_encoder.runtime import mesh
 from dual_encoder.tasks.build import AnyConfig
+from tests import commands
 from tests.runs import VIT
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -404,8 +405,7 @@ def small_plan(tmp_path, data, **changes):
 
 
 def experiment(*arguments, module="dual_encoder.experiment"):
-    return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True,
-                          text=True, timeout=600)
+    return commands.run("-m", module, *arguments, timeout=600)
 
 
 @pytest.mark.slow

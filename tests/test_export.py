@@ -6,7 +6,6 @@ import pathlib
 import re
 import runpy
 import subprocess
-import sys
 import types
 import warnings
 
@@ -28,6 +27,7 @@ from dual_encoder.models.vit import ViT, sincos
 from dual_encoder.state import TrainState
 from dual_encoder.weights.timm_keys import from_timm, to_timm
 from dual_encoder.workdir.checkpoint import Checkpoints, LoadedModel
+from tests import commands
 from tests.bit_flips import flipped, places
 from tests.runtimes import runtime
 
@@ -217,8 +217,8 @@ def test_command_exports_from_a_checkpoint(tmp_path, network, note):
     checkpoints.close()
 
     def command(*flags):
-        return subprocess.run([sys.executable, "-m", "dual_encoder.export", f"--workdir={tmp_path / 'run'}",
-                               f"--out={tmp_path / 'out'}", *flags], capture_output=True, text=True)
+        return commands.run("-m", "dual_encoder.export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}",
+                           *flags)
 
     done = command("--sensor=s1")
     assert done.returncode == 0, done.stderr
@@ -245,7 +245,7 @@ def test_each_flipped_bit_of_an_export_is_found(tmp_path):
         assert "\n" not in str(caught.value), (path, place)
 
     def command(flag):
-        return subprocess.run([sys.executable, "-m", "dual_encoder.export", flag], capture_output=True, text=True)
+        return commands.run("-m", "dual_encoder.export", flag)
 
     done = command(f"--check={tmp_path / 'out'}")
     assert done.returncode == 1 and "4 files, all sound\n" in done.stdout
@@ -261,8 +261,8 @@ def test_each_flipped_bit_of_an_export_is_found(tmp_path):
 
 
 def test_command_ends_with_one_line_when_there_is_no_checkpoint(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "dual_encoder.export", f"--workdir={tmp_path}", "--sensor=s2",
-                           f"--out={tmp_path / 'out'}"], capture_output=True, text=True)
+    done = commands.run("-m", "dual_encoder.export", f"--workdir={tmp_path}", "--sensor=s2",
+                        f"--out={tmp_path / 'out'}")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert str(tmp_path) in done.stderr and "checkpoint" in done.stderr and not done.stdout
 

@@ -4,8 +4,6 @@ import functools
 import hashlib
 import json
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,58 +12,26 @@ import pytest
 
 from dual_encoder.errors import UserError
 from dual_encoder.export import onnx_graph, samples
-from dual_encoder.export.check import LIMIT, check, relative_difference
+from dual_encoder.export.check import check
 from dual_encoder.export.inputs import of_stored, prepare
-from dual_encoder.export.network import outputs_of
 from dual_encoder.export.source import Source
 from dual_encoder.export.write import export
 from dual_encoder.imagery.normalise import normalise
 from dual_encoder.imagery.sensors import SENSORS
 from dual_encoder.storage import sums
-from tests.exports import SMALL, WIDE, assert_the_card_gives_our_outputs, made, run
+from tests import commands
+from tests.exports import RUNS, SMALL, WIDE, assert_the_card_gives_our_outputs, data_sets, made, run, source_of
 from tests.runtimes import needs
-
-VIT = {"family": "vit", "depth": 2, "width": 64, "patch": 8, "image_size": 32}
-RUNS = {
-    "encoders": ("both", {}),
-    "early": ("both", {"fusion": "early"}),
-    "transformer": ("s2", {"encoder": VIT | {"pool": "patches", "shift": 1}}),
-    "croma": ("s2", {"encoder": {"family": "croma", "depth": 2, "width": 32}}),
-    "unet": ("both", {"variant": "water_weak", "inputs": "s1+s2"}),
-    "pyramid": ("s1", {"variant": "water_weak", "encoder": VIT | {"norm": None}, "decoder": "fpn"}),
-    "one_of_two": ("s2", {"variant": "water_weak", "inputs": "s1+s2", "sensor_dropout": 0.3, "decoder": "linear"}),
-    "classes": ("s1", {"variant": "land_cover_small", "inputs": "s1"}),
-}
 
 
 @pytest.fixture(scope="module")
 def data(write_dataset):
-    return {kind: write_dataset(labels=labels) for kind, labels in (
-        ("smoke", False), ("water_weak", True), ("land_cover_small", "image_classes"))}
+    return data_sets(write_dataset)
 
 
 @pytest.fixture(scope="module")
 def source(data):
-    @functools.cache
-    def of(name):
-        sensor, changes = RUNS[name]
-        return Source(made(data, **changes), sensor)
-    return of
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_stablehlo_gives_our_outputs_at_every_size(source, tmp_path, name):
-    of = source(name)
-    export(of, tmp_path, "stablehlo")
-    result = check(tmp_path)
-    assert result.passed and result.differences.keys() == of.network.outputs.keys(), result
-    images = {key: np.random.default_rng(1).integers(1, 4000, (3, 48, 64, len(spec.bands))).astype(spec.dtype)
-              for key, spec in of.network.inputs.items()}
-    called = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes())).call
-    theirs = called(of_stored(images, of.network.inputs, "physical"))
-    ours = jax.jit(lambda stored: outputs_of(of.network, {
-        key: normalise(image, of.network.inputs[key]) for key, image in stored.items()}))(images)
-    assert max(relative_difference(np.asarray(theirs[key]), np.asarray(ours[key])) for key in ours) <= LIMIT
+    return functools.cache(lambda name: source_of(name, data))
 
 
 @pytest.mark.parametrize("form", ["npz", "orbax"])
@@ -122,8 +88,7 @@ def test_runtimes_of_pytorch_give_our_outputs(data, tmp_path, form, encoder):
     names = {"s2_map"} if form == "terratorch" else {"s2_map", "s2_vector"}
     if form in ("torchgeo", "terratorch"):
         assert_the_card_gives_our_outputs(tmp_path, names)
-    done = subprocess.run([sys.executable, "-m", "dual_encoder.export", f"--check={tmp_path}"], capture_output=True,
-                          text=True)
+    done = commands.run("-m", "dual_encoder.export", f"--check={tmp_path}")
     assert done.returncode == 0 and done.stdout.count("= ") == len(names), done.stdout + done.stderr
 
 
@@ -175,8 +140,7 @@ def test_check_finds_other_weights_behind_right_digests(source, tmp_path):
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.iterdir()
                if path.name != sums.NAME}
     (tmp_path / sums.NAME).write_bytes(sums.to_text(digests))
-    done = subprocess.run([sys.executable, "-m", "dual_encoder.export", f"--check={tmp_path}"], capture_output=True,
-                          text=True)
+    done = commands.run("-m", "dual_encoder.export", f"--check={tmp_path}")
     assert done.returncode == 1 and "FAILED, above 1e-05" in done.stdout, done.stdout
 
 
@@ -223,8 +187,7 @@ def test_a_new_export_replaces_all_files_of_another_format(source, tmp_path):
 def test_the_benchmark_compares_with_the_parameters(source, tmp_path):
     for form in ("npz", "stablehlo"):
         export(source("classes"), tmp_path / form, form)
-    done = subprocess.run([sys.executable, "-m", "benchmarks.export", str(tmp_path), "--batch=2", "--repeats=1"],
-                          capture_output=True, text=True)
+    done = commands.run("-m", "benchmarks.export", tmp_path, "--batch=2", "--repeats=1")
     assert done.returncode == 0 and re.search(r"stablehlo +[\d.]+ +[\d.]+ +[\d.]+\n$", done.stdout), done.stderr
 
 

@@ -13,7 +13,7 @@ import pytest
 from affine import Affine
 
 from data_prep import sample
-from tests import runs, saved
+from tests import commands, runs, saved
 from tests.data_prep.geotiff_writing import decibels, digital_numbers, tif
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -51,7 +51,7 @@ def run(command: str, folder: pathlib.Path) -> str:
     """Runs a command as printed; returns what it prints."""
     words = shlex.split(command)
     assert words[0] == "python"
-    process = subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=600)
+    process = commands.run(*words[1:], cwd=folder, timeout=600)
     assert process.returncode == 0, f"{command}\n{process.stdout[-2000:]}\n{process.stderr[-2000:]}"
     assert "Very slow compile" not in process.stderr
     return process.stdout

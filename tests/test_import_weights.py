@@ -8,7 +8,6 @@ import hashlib
 import json
 import pathlib
 import runpy
-import subprocess
 import sys
 
 import jax
@@ -37,6 +36,7 @@ from dual_encoder.weights.first_layer import for_bands
 from dual_encoder.weights.normalisation import normalised
 from dual_encoder.weights.timm_keys import to_timm
 from dual_encoder.workdir.checkpoint import load_model
+from tests import commands
 from tests.runs import configure
 
 RESNET, VIT = ResNet(18, 8), ViT(depth=2, width=128, patch=8, image_size=48)
@@ -371,7 +371,7 @@ def test_evaluation_and_fine_tuning_take_a_croma(tmp_path, write_dataset):
 
 
 def command(*flags):
-    return subprocess.run([sys.executable, "-m", "dual_encoder.import_weights", *flags], capture_output=True, text=True)
+    return commands.run("-m", "dual_encoder.import_weights", *flags)
 
 
 def test_the_command_says_what_it_did_and_may_run_again(tmp_path):

@@ -66,8 +66,8 @@ FILES = {
     "imagery": "sensors radiometry s2_offset plausibility file_kinds tiff_header gdal grid raster "
                "geotiff_keys geotiff_json geotiff_statements geotiff_images normalise palette pictures",
     "runtime": "cgroup cores limits backend mesh heap compilation_cache compiling stop_request processes",
-    "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_example record_layout "
-            "index tfrecord records selection overlap batches",
+    "data": "subsets config order batch_memory labels digests manifest_form manifest shapes tf_message tf_example "
+            "record_layout index tfrecord records selection overlap batches",
     "models": "convolution attention features resnet vit croma encoder pyramid decoders fusion dual_encoder "
               "segmentation classification",
     "losses": "shapes tiles log_sum_exp softplus_sum contrastive correlation segmentation objective with_negatives "

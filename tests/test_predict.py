@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import doctest
 import json
-import subprocess
 import sys
 
 import jax
@@ -32,7 +31,7 @@ from dual_encoder.predict.windows import Blend, Windows, choose, needed, reflect
 from dual_encoder.state import TrainState
 from dual_encoder.workdir import folder as workdir_folder
 from dual_encoder.workdir.checkpoint import Checkpoints, LoadedModel
-from tests import runs
+from tests import commands, runs
 from tests.data_prep.geotiff_writing import PLACE, S1, S2, describe, digital_numbers, tif
 from tests.data_prep.geotiff_writing import read as read_record
 
@@ -519,15 +518,15 @@ def test_each_scene_of_a_list_has_its_picture_and_polygons(workdir, tmp_path, mo
 def test_the_command_makes_a_map_of_real_radar(workdir, real_data, tmp_path):
     chip = real_data / "sen1floods11/data/flood_events/HandLabeled/S1Hand/India_900498_S1Hand.tif"
     (tmp_path / "geotiff.json").write_text(json.dumps({"s1": S1}))
-    command = [sys.executable, "-m", "dual_encoder.predict", f"--workdir={workdir}", f"--s1={chip}",
-               f"--out={tmp_path / 'map.tif'}", f"--description={tmp_path / 'geotiff.json'}", "--window=512"]
-    done = subprocess.run([*command, f"--preview={tmp_path / 'map.png'}"], text=True, capture_output=True)
+    words = ["-m", "dual_encoder.predict", f"--workdir={workdir}", f"--s1={chip}",
+             f"--out={tmp_path / 'map.tif'}", f"--description={tmp_path / 'geotiff.json'}", "--window=512"]
+    done = commands.run(*words, f"--preview={tmp_path / 'map.png'}")
     assert done.returncode == 0, done.stderr
     with rasterio.open(chip) as source, rasterio.open(tmp_path / "map.tif") as made:
         assert (made.transform, made.crs, made.shape) == (source.transform, source.crs, source.shape)
         np.testing.assert_array_equal(made.read(1) == 255, ~np.isfinite(source.read()).all(axis=0))
     assert f"map: {tmp_path / 'map.tif'}" in done.stdout and "Mpx/s" in done.stdout
-    wrong = subprocess.run([*command[:-3], f"--out={tmp_path / 'map.png'}"], text=True, capture_output=True)
+    wrong = commands.run(*words[:-3], f"--out={tmp_path / 'map.png'}")
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: --out=") and wrong.stderr.count("\n") == 1
 
 

@@ -1,10 +1,7 @@
 """Probes of a run by the command: the vectors of encoder and controls, the report, and mistakes."""
 
 import json
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -20,9 +17,7 @@ from dual_encoder.tasks.build import AnyConfig, build_probe
 from dual_encoder.training import frozen
 from dual_encoder.training.probe import labelled_vectors, probe
 from dual_encoder.workdir.checkpoint import load_model
-from tests import runs
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import commands, runs
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +163,8 @@ def test_a_second_probe_takes_the_outputs_from_the_cache_and_a_damaged_one_is_ma
 
 def test_the_command_writes_a_report(run, labelled, tmp_path):
     folder = labelled["image_class"]
-    command = ["--config=configs/probe.py", f"--config.init_from={run}", f"--config.data.dir={folder}"]
-    done = subprocess.run([sys.executable, "main.py", *command, f"--workdir={tmp_path / 'probe'}",
-                           "--config.probes=('knn',)"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    flags = ["--config=configs/probe.py", f"--config.init_from={run}", f"--config.data.dir={folder}"]
+    done = commands.run("main.py", *flags, f"--workdir={tmp_path / 'probe'}", "--config.probes=('knn',)")
     assert done.returncode == 0, done.stderr
     assert re.search(r"knn: accuracy 0\.\d+  macro_f1 0\.\d+", done.stdout)
     page = (tmp_path / "probe" / "report.html").read_text()

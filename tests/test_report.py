@@ -7,8 +7,6 @@ import html.parser
 import json
 import math
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -24,6 +22,7 @@ from dual_encoder.report import html as page_html
 from dual_encoder.report.curves import Panel, plot, thin
 from dual_encoder.report.page import write_report
 from dual_encoder.workdir.scores import save_curve_tables, save_evaluation
+from tests import commands
 
 pytestmark = pytest.mark.quick
 
@@ -372,8 +371,7 @@ def test_folder_without_a_run_is_a_user_error(tmp_path):
 
 
 def command(*arguments):
-    return subprocess.run([sys.executable, "-m", "dual_encoder.report", *map(str, arguments)], capture_output=True,
-                          text=True)
+    return commands.run("-m", "dual_encoder.report", *arguments)
 
 
 def test_command(tmp_path):

@@ -1,7 +1,5 @@
 """A map from a few labelled polygons: the classifier, the command, and labels that are not as they should be."""
 
-import subprocess
-import sys
 
 import numpy as np
 import pyogrio
@@ -17,11 +15,10 @@ from dual_encoder.imagery.grid import Grid
 from dual_encoder.inference.frozen_maps import load_frozen_maps
 from dual_encoder.predict.windows import Windows
 from dual_encoder.sketch_map.labels import draw_pixels, read_labels
-from tests import runs
+from tests import commands, runs
 from tests.data_prep.geotiff_writing import PLACE, S1, describe, tif
 from tests.saved import save_run
 
-ROOT = runs.__file__.rsplit("/tests/", 1)[0]
 SIDE = 200
 LAKE = (slice(60, 140), slice(60, 140))
 
@@ -62,8 +59,7 @@ FEW = [(square(70, 70), "water"), (square(110, 110), "water"), (square(10, 10), 
 
 
 def run(*arguments, code=0):
-    ended = subprocess.run([sys.executable, "-m", "dual_encoder.sketch_map", *map(str, arguments)], cwd=ROOT, text=True,
-                           capture_output=True, timeout=300)
+    ended = commands.run("-m", "dual_encoder.sketch_map", *arguments)
     assert ended.returncode == code, ended.stderr
     return ended.stderr if code else ended.stdout
 

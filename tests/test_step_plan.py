@@ -6,11 +6,8 @@ import functools
 import importlib.util
 import itertools
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import types
 
 import jax
@@ -36,10 +33,12 @@ from dual_encoder.plan.step_program import Memory, StepProgram
 from dual_encoder.runtime import mesh
 from dual_encoder.tasks.build import AnyConfig, build_without_weights
 from dual_encoder.training.step import compile_step, init_state, train_step
-from tests.runs import VIT_FLAGS
+from tests import commands
+from tests.runs import VIT, VIT_FLAGS
 
 # ml_collections 1.1 loads configuration files in a way that importlib will not offer for ever.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+              pytest.mark.usefixtures("short_resnet")]
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ("--config=configs/pretrain.py:smoke", "--size=40", "--config.encoder.width=8", "--config.augment.crop=32",
@@ -273,8 +272,11 @@ def test_operations_of_loops_conditions_meshes_and_gradients_are_counted():
     assert flops.count(jax.jit(split), x, w) == product
 
 
-def resnet18_by_hand(width, size, bands):
-    """(operations of all convolutions, those of the first) for one image, forward; only products with pixels count."""
+def resnet_by_hand(width, size, bands):
+    """(operations of all convolutions, those of the first) for one image, forward; only products with pixels count.
+
+    One block of two convolutions in each layer (`short_resnet`).
+    """
     def convolution(size, kernel, stride, inside, outside):
         positions = brute_force_convolution(size, kernel, stride, (kernel // 2, kernel // 2), 1, 1)
         return 2 * positions**2 * inside * outside
@@ -286,7 +288,7 @@ def resnet18_by_hand(width, size, bands):
         total += convolution(size, 3, stride, inside, outside)
         total += convolution(size, 1, stride, inside, outside) if stride == 2 else 0
         size, inside = size // stride, outside
-        total += 3 * convolution(size, 3, 1, outside, outside)
+        total += convolution(size, 3, 1, outside, outside)
     return total, first
 
 
@@ -338,7 +340,7 @@ def test_a_program_that_jax_cannot_read_is_one_line(program, monkeypatch):
 def test_operations_are_those_of_a_hand_count(program):
     """Forward, and two products as large going back: for the input (not of the first layer) and for the kernel."""
     config, records, task, planned = program
-    encoders = [resnet18_by_hand(8, 32, len(spec.bands)) for spec in records.info.sensors.values()]
+    encoders = [resnet_by_hand(8, 32, len(spec.bands)) for spec in records.info.sensors.values()]
     head = 2 * (64 * config.projection.hidden + config.projection.hidden * config.projection.dim)
     by_hand = config.batch_size * sum(3 * (total + head) - first for total, first in encoders)
     optimizer = make_optimizer(config.optimizer, config.batch_size, 10, task.frozen)
@@ -368,7 +370,8 @@ def test_what_crosses_is_predicted_by_the_parameters(program):
 @pytest.mark.parametrize("variant", ["flood_ombria", "flood_ombria_change"])
 def test_finetuning_has_a_plan_without_checkpoint_or_tiles(variant):
     values = finetune.get_config(variant)
-    values.encoder.width, values.batch_size, values.augment.crop, values.decoder_width = 8, 8, 32, 8
+    values.encoder.update(VIT)
+    values.batch_size, values.augment.crop, values.decoder_width = 8, 32, 8
     values.init_from, values.class_weights, values.data.dir = "nowhere", "none", "unread"
     config = parse(AnyConfig, values.to_dict())
     records = shapes(40, ("s1_grd", "s2_l2a"), classes=3, two_dates=variant.endswith("change"))
@@ -659,8 +662,7 @@ def test_a_compiler_that_is_missing_is_named(monkeypatch):
 
 
 def run(*arguments, **environment):
-    return subprocess.run([sys.executable, "-m", "dual_encoder.plan", *map(str, arguments)], cwd=ROOT, text=True,
-                          capture_output=True, timeout=900, env=os.environ | environment)
+    return commands.run("-m", "dual_encoder.plan", *arguments, timeout=900, **environment)
 
 
 @pytest.mark.slow

@@ -16,7 +16,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep import importers
 from data_prep.build.doubts import Doubts
@@ -28,6 +27,7 @@ from data_prep.look import footprints
 from data_prep.pairing import GapHistogram
 from data_prep.record import Pair, Tile, check, cut, patches, time_of, timed
 from dual_encoder.data.labels import LabelSpec
+from dual_encoder.data.tf_message import Example
 from dual_encoder.data.tfrecord import FOOTER, HEADER, INDEX_DTYPE, masked_crc32c
 from dual_encoder.errors import UserError, one_line
 from dual_encoder.imagery import radiometry
@@ -228,7 +228,7 @@ def write(job: Job, importer: importers.Importer, plan: Plan, task: Task, meter:
 
 def serialize(job: Job, record: Pair | Tile) -> bytes:
     """Returns the record as a serialized tf.train.Example, the bytes that TFDS would write for the same features."""
-    example = tf_example_pb2.Example()
+    example = Example()
     feature = example.features.feature
     tensors = {name: record.images[name] for name in job.specs}
     if isinstance(record, Tile):

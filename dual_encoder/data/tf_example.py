@@ -13,8 +13,8 @@ from collections.abc import Container
 from typing import Any
 
 import google.protobuf.message
-from tensorflow_datasets.proto import tf_example_pb2  # at the top: reading threads deadlock in TFDS's lazy imports
 
+from dual_encoder.data.tf_message import Example
 from dual_encoder.errors import UserError
 
 
@@ -28,7 +28,7 @@ def decode(payload: bytes) -> dict[str, Any]:
       UserError: not an Example, or one that is cut off.
     """
     try:
-        features = tf_example_pb2.Example.FromString(payload).features.feature
+        features = Example.FromString(payload).features.feature
     except google.protobuf.message.DecodeError as error:
         raise UserError(f"{len(payload)} bytes are not a tf.train.Example ({error}); rebuild the data set") from error
     record = {}

@@ -1,5 +1,6 @@
 """Small raw folders and data sets for the tests of data_prep."""
 
+import functools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ import safetensors.numpy
 from data_prep.build import finish
 from dual_encoder.data.tfrecord import masked_crc32c
 from dual_encoder.imagery.sensors import SENSORS
+from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
 S2_BANDS = SENSORS["s2_l2a"].bands
@@ -24,21 +26,23 @@ COARSE = {"B01": 6, "B09": 6} | dict.fromkeys(("B05", "B06", "B07", "B8A", "B11"
 
 
 @pytest.fixture(scope="session")
-def python(tmp_path_factory):
-    """Runs `python ARGUMENTS` as a user would, outside the repository; returns the finished process."""
-    folder = tmp_path_factory.mktemp("cwd")
-
-    def run(*arguments, **variables):
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | variables
-        return subprocess.run([sys.executable, *map(str, arguments)], cwd=folder, env=environment, text=True,
-                              capture_output=True, timeout=120)
-    return run
+def elsewhere(tmp_path_factory):
+    """A folder outside the repository."""
+    return tmp_path_factory.mktemp("cwd")
 
 
 @pytest.fixture(scope="session")
-def cli(python):
-    """Runs `python -m data_prep ARGUMENTS`."""
-    return lambda *arguments, **variables: python("-m", "data_prep", *arguments, **variables)
+def python(elsewhere):
+    """Runs `python -c CODE ARGUMENTS` outside the repository; returns the finished process."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    return lambda code, *arguments: subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=elsewhere,
+                                                   env=environment, text=True, capture_output=True, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def cli(elsewhere):
+    """Runs `python -m data_prep ARGUMENTS` as a user would, outside the repository; returns the finished process."""
+    return functools.partial(commands.run, "-m", "data_prep", cwd=elsewhere, timeout=120)
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +131,7 @@ def _frame(payload: bytes) -> bytes:
 @pytest.fixture
 def tiny(tmp_path):
     """A data set of 8x8 tiles in three shards (4, 3 and 2 records), written without TFDS; returns (folder, images)."""
-    from tensorflow_datasets.proto import tf_example_pb2
+    from dual_encoder.data.tf_message import Example
 
     folder, random = tmp_path / "tiny", np.random.default_rng(0)
     folder.mkdir()
@@ -144,7 +148,7 @@ def tiny(tmp_path):
         for shard, count in enumerate(counts):
             frames = []
             for _ in range(count):
-                example = tf_example_pb2.Example()
+                example = Example()
                 feature = example.features.feature
                 for name, array in (images | {"label": label}).items():
                     feature[name].bytes_list.value.append(array[number].tobytes())

@@ -397,7 +397,7 @@ serializer = example_serializer.ExampleSerializer(builder.info.features.get_seri
 theirs = serializer.get_tf_example(builder.info.features.encode_example(example))
 assert ours == theirs.SerializeToString(deterministic=True) and len(ours) > 7000
 """
-    process = python("-c", code, raw, tmp_path)
+    process = python(code, raw, tmp_path)
     assert process.returncode == 0, process.stderr
 
 

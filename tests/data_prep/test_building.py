@@ -104,7 +104,7 @@ def test_manifest_states_the_origin(built):
 
 def test_index_and_tfds_give_the_same_records(built, python, tmp_path):
     folder, _ = built
-    process = python("-c", LOAD_WITH_TFDS, folder, tmp_path / "rows.npz")
+    process = python(LOAD_WITH_TFDS, folder, tmp_path / "rows.npz")
     assert process.returncode == 0, process.stderr
     with np.load(tmp_path / "rows.npz") as rows:
         expected = {name: rows[name] for name in rows.files}
@@ -261,7 +261,7 @@ def test_bad_commands_end_with_one_line(cli, tmp_path, arguments, message):
 def test_plain_tfds_build_gives_the_same_folder(built, python, mini_sets, real_data, tmp_path):
     folder, _ = built
     package = importers.__file__.removesuffix("importers/__init__.py")
-    process = python("-c", TFDS_BUILD, f"{package}s1s2_pairs", "--config=bigearthnet", f"--manual_dir={mini_sets}",
+    process = python(TFDS_BUILD, f"{package}s1s2_pairs", "--config=bigearthnet", f"--manual_dir={mini_sets}",
                      f"--data_dir={tmp_path}")
     assert process.returncode == 0, process.stderr
     plain = tmp_path / "s1s2_pairs" / "bigearthnet" / "1.0.0"
@@ -270,7 +270,7 @@ def test_plain_tfds_build_gives_the_same_folder(built, python, mini_sets, real_d
         assert (plain / name).read_bytes() == (folder / name).read_bytes(), name
     config = ('{"name": "mine", "importer": "npz", "sensors": {"s1": "s1_grd", "s2": "s2_l2a"}, "size": 120, '
               '"labels": "water_weak", "split_by": "area"}')
-    process = python("-c", TFDS_BUILD, f"{package}s1s2_tiles", f"--config={config}",
+    process = python(TFDS_BUILD, f"{package}s1s2_tiles", f"--config={config}",
                      f"--manual_dir={real_data / 'bigearthnet'}", f"--data_dir={tmp_path}")
     assert process.returncode == 0, process.stderr
     info = load_info(tmp_path / "s1s2_tiles" / "mine" / "1.0.0")
@@ -290,5 +290,5 @@ main(['verify', folder])
 main(['build', '--importer=ombria', f'--raw={raw}', f'--data_dir={out}', '--workers=1'])
 assert not {'tensorflow', 'jax', 'rasterio', 'lmdb'} & set(sys.modules), 'loaded'
 """
-    process = python("-c", code, folder, tmp_path / "out", real_data / "ombria")
+    process = python(code, folder, tmp_path / "out", real_data / "ombria")
     assert process.returncode == 0, process.stderr

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -113,28 +112,24 @@ def test_rewrite_makes_manifest_and_index_anew_but_accepts_no_other_damage(tiny)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_data_set_without_digests_opens_and_verify_says_so(tiny):
+def test_a_data_set_without_digests_opens_and_verify_says_so(tiny, cli):
     folder, _ = tiny
     expected = content(folder)
     (folder / "SHA256SUMS").unlink()
     assert content(folder) == expected
 
-    def command(*options):
-        return subprocess.run([sys.executable, "-m", "data_prep", "verify", str(folder), *options], text=True,
-                              capture_output=True)
-
-    done = command()
+    done = cli("verify", folder)
     assert done.returncode == 0 and "no digests of the small files (SHA256SUMS); write with --rewrite" in done.stdout
-    done = command("--rewrite")
+    done = cli("verify", folder, "--rewrite")
     assert done.returncode == 0 and "no digests" not in done.stdout and (folder / "SHA256SUMS").exists()
     index = np.load(folder / "train.index.npy")
     index["shard"][4] = 67108865
     np.save(folder / "train.index.npy", index)
     digests.write(folder)
-    done = command()
+    done = cli("verify", folder)
     assert done.returncode == 1 and "train.index.npy is damaged: row 4 says shard 67108865" in done.stdout
     (folder / "manifest.json").write_text("[]")
-    done = command()
+    done = cli("verify", folder)
     assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (2, 1, False)
 
 

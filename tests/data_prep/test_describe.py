@@ -3,8 +3,6 @@
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -126,11 +124,10 @@ def test_a_wrong_folder_or_answer_is_one_line(tmp_path):
         list(describe(tmp_path, ("s1.product=grd", "s1.prodct=grd"), anew=False))
 
 
-def test_after_a_mended_description_the_same_build_command_starts_anew(tmp_path):
+def test_after_a_mended_description_the_same_build_command_starts_anew(cli, tmp_path):
     def build():
-        return subprocess.run([sys.executable, "-m", "data_prep", "build", "--importer=geotiff", f"--raw={raw}",
-                               f"--data_dir={tmp_path / 'data'}", "--workers=1", "--max-rejected=2"],
-                              capture_output=True, text=True)
+        return cli("build", "--importer=geotiff", f"--raw={raw}", f"--data_dir={tmp_path / 'data'}", "--workers=1",
+                   "--max-rejected=2")
 
     raw = tmp_path / "raw"
     same_names(raw)
