@@ -33,6 +33,30 @@ def assert_refused(result, *parts):
         assert part in result.stderr
 
 
+@pytest.mark.parametrize("end", ["", "sys.exit(3)", "sys.exit('a line')", "{}['x']", "os.kill(os.getpid(), 9)"])
+@pytest.mark.parametrize("how", [["there/script.py"], ["-m", "there"]], ids=["script", "module"])
+def test_a_fork_of_the_command_server_behaves_as_a_process_of_its_own(tmp_path, how, end):
+    (tmp_path / "there").mkdir()
+    code = ("import os, sys\n"
+            "print(__name__, sys.argv, sys.path[0], os.getcwd(), sys.stdin.read(), os.environ['GIVEN'], flush=True)\n"
+            f"print('warned', file=sys.stderr, flush=True)\n{end}\n")
+    for name in ("script", "__main__"):
+        (tmp_path / "there" / f"{name}.py").write_text(code)
+    forked = commands.run(*how, "two words", cwd=tmp_path, GIVEN="value")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "GIVEN": "value"}
+    started = subprocess.run([sys.executable, *how, "two words"], cwd=tmp_path, text=True, capture_output=True,
+                             env=environment, stdin=subprocess.DEVNULL)
+    assert (forked.returncode, forked.stdout) == (started.returncode, started.stdout) and "two words" in forked.stdout
+    assert [forked.stderr.splitlines()[at] for at in (0, -1)] == [started.stderr.splitlines()[at] for at in (0, -1)]
+
+
+def test_a_command_that_hangs_is_killed(tmp_path):
+    (tmp_path / "script.py").write_text("import time; print('here', flush=True); time.sleep(1000)")
+    with pytest.raises(subprocess.TimeoutExpired) as late:
+        commands.run(tmp_path / "script.py", timeout=1)
+    assert late.value.stdout == "here\n"
+
+
 @pytest.mark.parametrize("arguments, parts", [
     (["--workdir=x"], ["--config=FILE is missing; give"]),
     (["--config", "configs/pretrain.py", "--workdir=x"], ["--config=FILE is missing; give"]),

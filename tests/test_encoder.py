@@ -57,7 +57,7 @@ def test_vectors_are_those_of_the_task(run, encoder, batch):
     _, task, params, batch_stats = run
     given = batch | {"label": np.zeros(9)}
     for kind, expected in (("projected", jax.jit(task.predict)(params, batch_stats, given)),
-                           ("pooled", task.vectors(params, batch_stats, given))):
+                           ("pooled", jax.jit(task.vectors)(params, batch_stats, given))):
         found = encoder.encode(s1=batch["s1"], s2=batch["s2"], units="stored", vectors=kind, batch_size=4)
         if kind == "pooled":
             found = {"vector": np.concatenate([found["s1"], found["s2"]], axis=1)}
