@@ -18,6 +18,7 @@ CORE = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "pillow>=12.1.1,<14",
+    "protobuf>=6.33,<8",  # tf.train.Example, the content of records
     "rich>=15,<16",
     "safetensors>=0.8,<1",
     "scikit-learn>=1.9,<2",
