@@ -25,7 +25,7 @@ install: .venv/installed
 	else $(PYTHON) -m venv .venv; fi
 	@if [ -n "$(LOCK)" ]; then locks/install $(RUN) dev dev; \
 	elif command -v uv >/dev/null; then uv pip install --quiet --python $(RUN) -e '.[dev]'; \
-	else $(RUN) -m pip install --quiet -e '.[dev]'; fi
+	else $(RUN) -m pip install --quiet --no-compile -e '.[dev]'; fi
 	@touch $@
 
 demo: install

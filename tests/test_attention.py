@@ -34,8 +34,14 @@ def reference(q, k, v, gradient):
 def test_values_and_gradients(tokens, attend):
     rng = np.random.default_rng(0)
     q, k, v, gradient = rng.normal(size=(4, 2, tokens, 3, 64))
-    y, pull = jax.vjp(attend, *(x.astype(np.float32) for x in (q, k, v)))
-    for ours, expected in zip((y, *pull(gradient.astype(np.float32))), reference(q, k, v, gradient), strict=True):
+
+    @jax.jit
+    def values_and_gradients(q, k, v, gradient):
+        y, pull = jax.vjp(attend, q, k, v)
+        return y, *pull(gradient)
+
+    found = values_and_gradients(*(x.astype(np.float32) for x in (q, k, v, gradient)))
+    for ours, expected in zip(found, reference(q, k, v, gradient), strict=True):
         # Sums of 64 products and of 17 tokens, one after the other.
         np.testing.assert_allclose(ours, expected, rtol=0, atol=81 * 2**-24 * 4)
 

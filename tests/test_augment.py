@@ -31,7 +31,11 @@ def images(batch=6, size=20):
 def augmented(batch, config, seed):
     rows = {name: jnp.asarray(array) for name, array in batch.items()}
     sensors = {name: spec for name, spec in SENSORS.items() if name in rows}
-    return augment(rows, sensors, config, record_keys(jax.random.key(seed), len(next(iter(rows.values())))))
+
+    def program(rows):
+        return augment(rows, sensors, config, record_keys(jax.random.key(seed), len(next(iter(rows.values())))))
+
+    return jax.jit(program)(rows)
 
 
 def plain(image, spec):
@@ -143,8 +147,9 @@ def test_a_window_is_resampled_with_antialiasing_and_without_pixels_that_hold_no
     config = dataclasses.replace(OFF, crop=crop, min_area=0.2)
     out = augmented(batch, config, 3)
     keys = jax.vmap(lambda k: jax.random.fold_in(k, 0))(record_keys(jax.random.key(3), 6))
+    window = jax.jit(lambda key: _window(20, 20, 0.2, key))
     for row in range(6):
-        corner, size = (np.asarray(v, np.float64) for v in _window(20, 20, 0.2, keys[row]))
+        corner, size = (np.asarray(v, np.float64) for v in window(keys[row]))
         for name in ("s1", "s2"):
             spec, image = SENSORS[name], batch[name][row].astype(np.float64)
             valid = (batch[name][row] != spec.no_data).any(axis=-1, keepdims=True)
@@ -161,7 +166,7 @@ def test_a_window_is_resampled_with_antialiasing_and_without_pixels_that_hold_no
 
 def test_windows_have_the_stated_area_and_stay_inside():
     keys = record_keys(jax.random.key(0), 2000)
-    corners, sizes = jax.vmap(lambda k: _window(100, 100, 0.2, k))(keys)
+    corners, sizes = jax.jit(jax.vmap(lambda k: _window(100, 100, 0.2, k)))(keys)
     corners, sizes = np.asarray(corners), np.asarray(sizes)
     assert corners.min() >= 0 and (corners + sizes).max() <= 100 + 1e-3
     area = sizes.prod(axis=1) / 1e4
@@ -196,7 +201,8 @@ def test_radar_stored_as_grey_levels_gets_the_options_of_optical_images():
     spec = sensor("ombria_s1")
     flat = jnp.full((300, 4, 4, 1), 100, jnp.uint8)
     config = dataclasses.replace(OFF, optical_brightness=0.2, sar_gain_db=3.0, sar_looks=4)
-    out = augment({"s1": flat}, {"s1": spec}, config, record_keys(jax.random.key(0), 300))["s1"]
+    keys = record_keys(jax.random.key(0), 300)
+    out = jax.jit(lambda flat: augment({"s1": flat}, {"s1": spec}, config, keys)["s1"])(flat)
     grey = np.asarray(out) * spec.std[0] + spec.mean[0]
     assert 80 <= grey.min() < 82 and 118 < grey.max() <= 120.01
 

@@ -57,8 +57,8 @@ def test_two_augmented_stacks_are_the_pair(write_dataset):
     batch = {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
     embeddings, _ = jax.jit(task.embed)(params, stats, batch, jax.random.key(3))
     for view, key in enumerate(jax.random.split(jax.random.key(3))):
-        images = augment({name: batch[name] for name in ("s1", "s2")}, task.sensors, config.augment,
-                         record_keys(key, 8))
+        images = jax.jit(lambda batch, key: augment(batch, task.sensors, config.augment, record_keys(key, 8)))(
+            {name: batch[name] for name in ("s1", "s2")}, key)
         # Sums of another order in some layers; the projections are of order 0.1.
         np.testing.assert_allclose(embeddings["s1_s2"][view], reference(task, params, images), atol=1e-4)
     assert np.abs(embeddings["s1_s2"][0] - embeddings["s1_s2"][1]).max() > 1e-2
