@@ -1,4 +1,4 @@
-"""Forks a process for each command that a line of its input names; see commands.py.
+"""Runs commands for commands.py, each in a fork of this process. One line of input is one command.
 
 A line is JSON: [words, folder, file for stdout, file for stderr]. The answer is two lines: process number, exit code.
 """
@@ -21,7 +21,7 @@ import tensorflow_datasets  # noqa: F401
 
 
 def main():
-    gc.freeze()  # or a collection in a child copies the memory of all these libraries
+    gc.freeze()  # otherwise a garbage collection in a child would copy the memory of these libraries
     for line in sys.stdin:
         words, folder, stdout, stderr = json.loads(line)
         child = os.fork()

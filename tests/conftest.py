@@ -13,11 +13,11 @@ import jaxtyping
 import numpy as np
 import pytest
 from absl import flags
+from tensorflow_datasets.proto import tf_example_pb2
 
 from dual_encoder.data import tfrecord
 from dual_encoder.data.labels import LabelSpec
 from dual_encoder.data.manifest import MANIFEST, DatasetInfo, TensorInfo
-from dual_encoder.data.tf_message import Example
 from dual_encoder.imagery.sensors import before, sensor
 from dual_encoder.models import resnet
 from dual_encoder.runtime import compilation_cache
@@ -132,7 +132,7 @@ def _example(specs, name, place, size, labels, rng) -> bytes:
         images["label"] = np.array([(~wet).mean() > 0.4, wet.mean() > 0.4], np.uint8)
     elif labels:
         images["label"] = wet.astype(np.uint8)
-    example = Example()
+    example = tf_example_pb2.Example()
     for feature, image in images.items():
         example.features.feature[feature].bytes_list.value.append(image.tobytes())
     for feature, text in (("id", name), ("location_id", place), ("source", "synthetic")):

@@ -85,8 +85,7 @@ def test_selected_kernels_answer_as_all_do_with_the_other_bands_at_their_mean(ru
             for name, image in encoder_images(images, ("s1", "s2"), fusion).items()])(variables, images)
 
     variables = selected(model, now, fusion, config.encoder.first_layer)
-    for ours, theirs in zip(vectors(variables, few),
-                            vectors(model.variables, full), strict=True):
+    for ours, theirs in zip(vectors(variables, few), vectors(model.variables, full), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=4e-6 * np.abs(theirs).max())
 
 

@@ -1,6 +1,5 @@
 """The benchmarks of the training step and of the search run to their end, at sizes that say nothing."""
 
-
 import pytest
 
 from tests import commands

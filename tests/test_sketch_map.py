@@ -1,6 +1,5 @@
 """A map from a few labelled polygons: the classifier, the command, and labels that are not as they should be."""
 
-
 import numpy as np
 import pyogrio
 import pytest

@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from dual_encoder.data.batches import batches
 from dual_encoder.data.records import Records
 from dual_encoder.data.shapes import shapes
 from dual_encoder.errors import UserError
+from dual_encoder.models import resnet
 from dual_encoder.optim.optimizer import make_optimizer
 from dual_encoder.plan import __main__ as plan
 from dual_encoder.plan import chips, flops, hlo, step_program, table
@@ -34,7 +36,7 @@ from dual_encoder.runtime import mesh
 from dual_encoder.tasks.build import AnyConfig, build_without_weights
 from dual_encoder.training.step import compile_step, init_state, train_step
 from tests import commands
-from tests.runs import VIT, VIT_FLAGS
+from tests.runs import VIT_FLAGS
 
 # ml_collections 1.1 loads configuration files in a way that importlib will not offer for ever.
 pytestmark = [pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
@@ -272,10 +274,10 @@ def test_operations_of_loops_conditions_meshes_and_gradients_are_counted():
     assert flops.count(jax.jit(split), x, w) == product
 
 
-def resnet_by_hand(width, size, bands):
+def resnet_by_hand(width, size, bands, blocks):
     """(operations of all convolutions, those of the first) for one image, forward; only products with pixels count.
 
-    One block of two convolutions in each layer (`short_resnet`).
+    blocks: of two convolutions each, for each layer.
     """
     def convolution(size, kernel, stride, inside, outside):
         positions = brute_force_convolution(size, kernel, stride, (kernel // 2, kernel // 2), 1, 1)
@@ -283,12 +285,12 @@ def resnet_by_hand(width, size, bands):
 
     first = convolution(size, 7, 2, bands, width)
     total, size, inside = first, size // 4, width
-    for layer in range(4):
+    for layer, count in enumerate(blocks):
         outside, stride = width * 2**layer, 2 if layer else 1
         total += convolution(size, 3, stride, inside, outside)
         total += convolution(size, 1, stride, inside, outside) if stride == 2 else 0
         size, inside = size // stride, outside
-        total += convolution(size, 3, 1, outside, outside)
+        total += (2 * count - 1) * convolution(size, 3, 1, outside, outside)
     return total, first
 
 
@@ -337,10 +339,12 @@ def test_a_program_that_jax_cannot_read_is_one_line(program, monkeypatch):
         step_program.compile_program(config, task, records.info, mesh.make(), steps=10)
 
 
-def test_operations_are_those_of_a_hand_count(program):
-    """Forward, and two products as large going back: for the input (not of the first layer) and for the kernel."""
-    config, records, task, planned = program
-    encoders = [resnet_by_hand(8, 32, len(spec.bands)) for spec in records.info.sensors.values()]
+def count_both(config, records, task, blocks):
+    """Asserts that the operations of a step are those of a hand count; returns them.
+
+    Forward, and two products as large going back: for the input (not of the first layer) and for the kernel.
+    """
+    encoders = [resnet_by_hand(8, 32, len(spec.bands), blocks) for spec in records.info.sensors.values()]
     head = 2 * (64 * config.projection.hidden + config.projection.hidden * config.projection.dim)
     by_hand = config.batch_size * sum(3 * (total + head) - first for total, first in encoders)
     optimizer = make_optimizer(config.optimizer, config.batch_size, 10, task.frozen)
@@ -349,10 +353,18 @@ def test_operations_are_those_of_a_hand_count(program):
                           step_program.batch_shapes(task, records.info, config.batch_size))
     similarities = 2 * config.batch_size**2 * config.projection.dim  # forward once, backward at most four times
     assert by_hand + similarities <= counted <= by_hand + 5 * similarities
+    return counted
+
+
+def test_operations_are_those_of_a_hand_count(program):
+    config, records, task, planned = program
+    counted = count_both(config, records, task, (1, 1, 1, 1))
     # The compiler counts more operations: mostly the optimizer, 20 or so per parameter on every device. On a CPU the
     # images of 2 and 1 pixels go through patches: of their 9 products, 4 and 1 are with pixels and counted by hand.
     assert counted / 8 <= planned.flops < 9 / 4 * counted / 8 + 30 * planned.parameters
     assert planned.bytes_accessed == pytest.approx(planned.traffic, rel=0.02)  # no loop of weight in this program
+    with mock.patch.dict(resnet._LAYOUTS, {18: (False, (2, 2, 2, 2))}):  # a whole ResNet-18 again
+        count_both(config, records, build_without_weights(config, records, mesh.make()), (2, 2, 2, 2))
 
 
 def test_what_crosses_is_predicted_by_the_parameters(program):
@@ -370,8 +382,7 @@ def test_what_crosses_is_predicted_by_the_parameters(program):
 @pytest.mark.parametrize("variant", ["flood_ombria", "flood_ombria_change"])
 def test_finetuning_has_a_plan_without_checkpoint_or_tiles(variant):
     values = finetune.get_config(variant)
-    values.encoder.update(VIT)
-    values.batch_size, values.augment.crop, values.decoder_width = 8, 32, 8
+    values.encoder.width, values.batch_size, values.augment.crop, values.decoder_width = 8, 8, 32, 8
     values.init_from, values.class_weights, values.data.dir = "nowhere", "none", "unread"
     config = parse(AnyConfig, values.to_dict())
     records = shapes(40, ("s1_grd", "s2_l2a"), classes=3, two_dates=variant.endswith("change"))

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from tensorflow_datasets.proto import tf_example_pb2
 
 from dual_encoder.data import tf_example
-from dual_encoder.data.tf_message import Example
 from dual_encoder.errors import UserError
 
 pytestmark = pytest.mark.quick
@@ -93,7 +93,7 @@ def test_unusual_records_are_left_to_the_library(case, behind):
 
 
 def test_what_protobuf_writes_is_usual():
-    written = Example()
+    written = tf_example_pb2.Example()
     for name, text in (("s1", bytes(3000)), ("s2", b"abc"), ("location_id", b"here"), ("id", b"1")):
         written.features.feature[name].bytes_list.value.append(text)
     written.features.feature["lat"].float_list.value.append(1.5)

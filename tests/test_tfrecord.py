@@ -9,10 +9,10 @@ import struct
 
 import numpy as np
 import pytest
+from tensorflow_datasets.proto import tf_example_pb2
 
 from dual_encoder.data import tfrecord
 from dual_encoder.data.manifest import load_info
-from dual_encoder.data.tf_message import Example
 from dual_encoder.errors import UserError
 
 pytestmark = pytest.mark.quick
@@ -143,7 +143,7 @@ def write_shard(folder, payloads):
 
 
 def respelt(payload, **texts):
-    example = Example.FromString(payload)
+    example = tf_example_pb2.Example.FromString(payload)
     for name, text in texts.items():
         example.features.feature[name].bytes_list.value[:] = [text]
     return example.SerializeToString(deterministic=True)
@@ -163,8 +163,8 @@ def test_records_of_one_length_and_different_layouts(write_dataset):
 def test_a_record_that_only_the_protobuf_library_can_read(write_dataset):
     folder = write_dataset(train=2, shards=1)
     payload = next(payloads(next(folder.glob("*-train.*"))))
-    example = Example.FromString(payload)
-    parts = [Example() for _ in range(2)]
+    example = tf_example_pb2.Example.FromString(payload)
+    parts = [tf_example_pb2.Example() for _ in range(2)]
     for number, (name, feature) in enumerate(sorted(example.features.feature.items())):
         parts[number % 2].features.feature[name].CopyFrom(feature)
     split = b"".join(part.SerializeToString() for part in parts)  # protobuf merges the two
@@ -181,7 +181,7 @@ def test_a_record_that_only_the_protobuf_library_can_read(write_dataset):
 def test_a_record_without_what_a_step_needs_is_named(write_dataset, change, message):
     folder = write_dataset(train=2, shards=1)
     good = next(payloads(next(folder.glob("*-train.*"))))
-    example = Example.FromString(good)
+    example = tf_example_pb2.Example.FromString(good)
     change(example)
     records = write_shard(folder, [good, example.SerializeToString(deterministic=True), good[:-1]])
     read_into(records, 0, rows_of(records))

@@ -131,7 +131,7 @@ def _frame(payload: bytes) -> bytes:
 @pytest.fixture
 def tiny(tmp_path):
     """A data set of 8x8 tiles in three shards (4, 3 and 2 records), written without TFDS; returns (folder, images)."""
-    from dual_encoder.data.tf_message import Example
+    from tensorflow_datasets.proto import tf_example_pb2
 
     folder, random = tmp_path / "tiny", np.random.default_rng(0)
     folder.mkdir()
@@ -148,7 +148,7 @@ def tiny(tmp_path):
         for shard, count in enumerate(counts):
             frames = []
             for _ in range(count):
-                example = Example()
+                example = tf_example_pb2.Example()
                 feature = example.features.feature
                 for name, array in (images | {"label": label}).items():
                     feature[name].bytes_list.value.append(array[number].tobytes())

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import absl.logging
 import numpy as np
+from tensorflow_datasets.proto import tf_example_pb2
 
 import data_prep.__main__
 import data_prep.build.builder
 import data_prep.s1s2_pairs.s1s2_pairs_dataset_builder
 import data_prep.s1s2_tiles.s1s2_tiles_dataset_builder  # noqa: F401  imported here, a trial need not
 from data_prep.importers import majortom
-from dual_encoder.data.tf_message import Example
 from tests.fuzz import bombs, damage, hostile, raw_sets
 from tests.fuzz.trial import Ended, apart, run_all
 
@@ -186,7 +186,7 @@ def content_of(folder: pathlib.Path) -> Content:
         while start < len(blob):
             length, = struct.unpack_from("<Q", blob, start)
             payload = blob[start + 12:start + 12 + length]
-            example = Example.FromString(payload)
+            example = tf_example_pb2.Example.FromString(payload)
             name = example.features.feature["id"].bytes_list.value[0].decode()
             content[name] = path.name.split("-")[1].split(".")[0], hashlib.sha256(payload).hexdigest()
             start += 16 + length
